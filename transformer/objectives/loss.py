@@ -1,0 +1,20 @@
+"""The one value that every objective returns: sums, which only ever add."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+
+
+class Loss(NamedTuple):
+    """A loss as a pair of sums, so that microbatches, devices and packing only add.
+
+    total: float32 scalar, the summed loss. weight: float32 scalar, the summed weight of
+    the targets. sums: further additive float32 scalars by name (nats, bytes, correct).
+    The mean is total / weight, divided once, at the end.
+    """
+
+    total: jax.Array
+    weight: jax.Array
+    sums: dict[str, jax.Array]
