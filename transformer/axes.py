@@ -116,7 +116,9 @@ def _partition(
         axes = tuple(a for a in axes if a not in others or len(axes) == 1)
         axes = tuple(a for a in axes if sizes.get(a, 1) > 1)
         divides = size % math.prod(sizes[a] for a in axes) == 0
-        entries.append((axes if len(axes) > 1 else axes[0]) if axes and divides else None)
+        entries.append(
+            (axes if len(axes) > 1 else axes[0]) if axes and divides else None
+        )
     return PartitionSpec(*entries)
 
 

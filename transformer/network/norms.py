@@ -1,0 +1,77 @@
+"""Normalisation over a token's features, with float32 statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def layer_norm(
+    x_BLD: jax.Array, gain_D: jax.Array, bias_D: jax.Array, *, epsilon: float
+) -> jax.Array:
+    """(x - mean) / deviation * gain + bias over the last dimension (Ba et al. 2016,
+    arXiv 1607.06450; Turner's section 2.3)."""
+    wide = x_BLD.astype(jnp.float32)
+    centred = wide - wide.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    lead = (None,) * (x_BLD.ndim - 1)
+    normal = centred * jax.lax.rsqrt(variance + epsilon) * gain_D[lead] + bias_D[lead]
+    return normal.astype(x_BLD.dtype)
+
+
+def rms_norm(x_BLD: jax.Array, gain_D: jax.Array, *, epsilon: float) -> jax.Array:
+    """x / root mean square * gain over the last dimension (Zhang and Sennrich 2019,
+    arXiv 1910.07467)."""
+    wide = x_BLD.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + epsilon)
+    normal = wide * inverse * gain_D[(None,) * (x_BLD.ndim - 1)]
+    return normal.astype(x_BLD.dtype)
+
+
+class LayerNorm(nn.Module):
+    """`layer_norm` with a learned gain and bias; `compute` may be a fast equal."""
+
+    epsilon: float = 1e-5
+    compute: Callable[..., jax.Array] = layer_norm
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        gain_D = self.param("gain_D", nn.initializers.ones, x_BLD.shape[-1:])
+        bias_D = self.param("bias_D", nn.initializers.zeros, x_BLD.shape[-1:])
+        return self.compute(x_BLD, gain_D, bias_D, epsilon=self.epsilon)
+
+
+class RMSNorm(nn.Module):
+    """`rms_norm` with a learned gain; `compute` may be a fast equal."""
+
+    epsilon: float = 1e-6
+    compute: Callable[..., jax.Array] = rms_norm
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        gain_D = self.param("gain_D", nn.initializers.ones, x_BLD.shape[-1:])
+        return self.compute(x_BLD, gain_D, epsilon=self.epsilon)
+
+
+class HeadRMSNorm(nn.Module):
+    """RMS norm over the features of a head, for queries and keys (QK-norm, Henry et
+    al. 2020, arXiv 2010.04245)."""
+
+    epsilon: float = 1e-6
+    compute: Callable[..., jax.Array] = rms_norm
+
+    @nn.compact
+    def __call__(self, x_BLHK: jax.Array) -> jax.Array:
+        gain_K = self.param("gain_K", nn.initializers.ones, x_BLHK.shape[-1:])
+        return self.compute(x_BLHK, gain_K, epsilon=self.epsilon)
+
+
+class Absent(nn.Module):
+    """No normalisation."""
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        return x_BLD

@@ -1,0 +1,111 @@
+"""What tells a transformer the order of its tokens.
+
+A position can enter in three places, each a value for its slot: added to the embedding
+(learned, sinusoidal), turned into queries and keys (rotary), or added to the scores
+(ALiBi). `Absent` and `unrotated` are the values that do nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from transformer.network.masks import Tokens
+
+Rotate = Callable[[jax.Array, jax.Array], jax.Array]
+Bias = Callable[[Tokens, Tokens], jax.Array]
+
+
+class Absent(nn.Module):
+    """No position added to the embedding."""
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, position_BL: jax.Array) -> jax.Array:
+        return x_BLD
+
+
+class Learned(nn.Module):
+    """One learned vector a position, up to `length` of them (GPT-2, BERT, ViT)."""
+
+    length: int
+    deviation: float = 0.02
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, position_BL: jax.Array) -> jax.Array:
+        shape = (self.length, x_BLD.shape[-1])
+        init = nn.initializers.normal(self.deviation)
+        position_LD = self.param("position_LD", init, shape)
+        return x_BLD + position_LD[position_BL].astype(x_BLD.dtype)
+
+
+class Sinusoidal(nn.Module):
+    """Sines and cosines of falling frequency (Vaswani et al. 2017, section 3.5)."""
+
+    theta: float = 10_000.0
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, position_BL: jax.Array) -> jax.Array:
+        half = x_BLD.shape[-1] // 2
+        angle_BLK = _angles(position_BL, half, self.theta)
+        wave_BLD = jnp.concatenate([jnp.sin(angle_BLK), jnp.cos(angle_BLK)], axis=-1)
+        return x_BLD + wave_BLD.astype(x_BLD.dtype)
+
+
+def _angles(position_BL: jax.Array, count: int, theta: float) -> jax.Array:
+    frequency_K = theta ** (-jnp.arange(count, dtype=jnp.float32) / count)
+    return position_BL[..., None].astype(jnp.float32) * frequency_K[None, None]
+
+
+def unrotated(x_BLHK: jax.Array, position_BL: jax.Array) -> jax.Array:
+    """Queries and keys as they are."""
+    return x_BLHK
+
+
+def _rotary(
+    x_BLHK: jax.Array, position_BL: jax.Array, *, theta: float, stretch: float
+) -> jax.Array:
+    half = x_BLHK.shape[-1] // 2
+    angle_BLK = _angles(position_BL, half, theta) / stretch
+    cos_BLHK = jnp.cos(angle_BLK)[:, :, None].astype(x_BLHK.dtype)
+    sin_BLHK = jnp.sin(angle_BLK)[:, :, None].astype(x_BLHK.dtype)
+    a_BLHK, b_BLHK = x_BLHK[..., :half], x_BLHK[..., half:]
+    return jnp.concatenate(
+        [a_BLHK * cos_BLHK - b_BLHK * sin_BLHK, b_BLHK * cos_BLHK + a_BLHK * sin_BLHK],
+        axis=-1,
+    )
+
+
+def rotary(*, theta: float = 10_000.0, stretch: float = 1.0) -> Rotate:
+    """Rotary positions (Su et al. 2021, arXiv 2104.09864), first half against second.
+
+    stretch > 1 interpolates positions, so that a model trained on L tokens reads
+    stretch * L (Chen et al. 2023, arXiv 2306.15595). The number of head features must
+    be even.
+    """
+    return partial(_rotary, theta=theta, stretch=stretch)
+
+
+def stretched_theta(theta: float, *, stretch: float, head_features: int) -> float:
+    """The "NTK-aware" theta: fast frequencies stay, the slowest is stretched fully
+    (YaRN, Peng et al. 2023, arXiv 2309.00071, section 3.1)."""
+    return theta * stretch ** (head_features / (head_features - 2))
+
+
+def _alibi(queries: Tokens, keys: Tokens, *, heads: int) -> jax.Array:
+    power = 2.0 ** math.floor(math.log2(heads))
+    slopes = [2.0 ** (-8.0 * (i + 1) / power) for i in range(int(power))]
+    slopes += [2.0 ** (-4.0 * (2 * i + 1) / power) for i in range(heads - int(power))]
+    distance_BLM = jnp.abs(queries.position_BL[:, :, None] - keys.position_BL[:, None])
+    slope_H = jnp.asarray(slopes, jnp.float32)
+    return -slope_H[None, :, None, None] * distance_BLM[:, None].astype(jnp.float32)
+
+
+def alibi(heads: int) -> Bias:
+    """Scores fall linearly with distance, each head with its own slope (Press et al.
+    2021, arXiv 2108.12409). Gives float32 (B, H, L, M)."""
+    return partial(_alibi, heads=heads)

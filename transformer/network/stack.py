@@ -1,0 +1,133 @@
+"""Blocks one after another: unrolled, or one block scanned over its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from transformer.network.attention import Cache
+from transformer.network.block import Block
+from transformer.network.masks import Tokens
+
+# What the backward pass finds saved and what it computes again: named policies, each a
+# function of the block's class. Less memory for more arithmetic, downward.
+Remat = Callable[[type[Block]], Any]
+REMAT: dict[str, Remat] = {
+    "none": lambda block: block,
+    "products": lambda block: nn.remat(
+        block, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False
+    ),
+    "weight_products": lambda block: nn.remat(
+        block,
+        policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        prevent_cse=False,
+    ),
+    "all": lambda block: nn.remat(block, prevent_cse=False),
+}
+
+MakeBlock = Callable[[Any, int], Block]
+
+
+class Unrolled(nn.Module):
+    """`depth` blocks, each compiled for itself: fastest on a CPU, and each layer may
+    differ. make_block(remat(Block), layer) makes the block of a layer."""
+
+    depth: int
+    make_block: MakeBlock
+    remat: Remat = REMAT["none"]
+
+    def setup(self) -> None:
+        block = self.remat(Block)
+        self.layers = [self.make_block(block, i) for i in range(self.depth)]
+
+    def __call__(self, x_BLD: jax.Array, tokens: Tokens) -> jax.Array:
+        """(B, L, D) to the same; the residual stream behind each block is kept in the
+        collection `intermediates`, where that is asked for."""
+        for layer in self.layers:
+            x_BLD = layer(x_BLD, tokens)
+            self.sow("intermediates", "stream_BLD", x_BLD)
+        return x_BLD
+
+    def extend(
+        self, x_BLD: jax.Array, caches: list[Cache], tokens: Tokens
+    ) -> tuple[jax.Array, list[Cache]]:
+        """The next tokens of each row, through every layer's cache."""
+        extended = []
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x_BLD, cache = layer.extend(x_BLD, cache, tokens)
+            extended.append(cache)
+        return x_BLD, extended
+
+    @nn.nowrap
+    def empty_cache(self, *arguments: Any) -> list[Cache]:
+        blocks = [self.make_block(Block, i) for i in range(self.depth)]
+        return [block.empty_cache(*arguments) for block in blocks]
+
+
+class Scanned(nn.Module):
+    """`depth` equal blocks as one, scanned: its parameters have a leading dimension N.
+    Compiles once whatever the depth, for accelerators and deep stacks."""
+
+    depth: int
+    make_block: MakeBlock
+    remat: Remat = REMAT["none"]
+
+    def setup(self) -> None:
+        layers = {
+            "variable_axes": {"params": 0, "intermediates": 0},
+            "split_rngs": {"params": True},
+            "length": self.depth,
+        }
+        self.layers = nn.scan(
+            _Layer,
+            methods={
+                "__call__": {**layers, "in_axes": nn.broadcast},
+                "extend": {**layers, "in_axes": (0, nn.broadcast)},
+            },
+        )(self.make_block, self.remat)
+
+    def __call__(self, x_BLD: jax.Array, tokens: Tokens) -> jax.Array:
+        """As `Unrolled`; intermediates have the leading dimension N too."""
+        x_BLD, _ = self.layers(x_BLD, tokens)
+        return x_BLD
+
+    def extend(
+        self, x_BLD: jax.Array, caches: Cache, tokens: Tokens
+    ) -> tuple[jax.Array, Cache]:
+        """As `Unrolled`; the caches are one, with the leading dimension N."""
+        return self.layers.extend(x_BLD, caches, tokens)
+
+    @nn.nowrap
+    def empty_cache(self, *arguments: Any) -> Cache:
+        cache = self.make_block(Block, 0).empty_cache(*arguments)
+        return jax.tree.map(lambda a: jnp.stack([a] * self.depth), cache)
+
+
+class _Layer(nn.Module):
+    """A block in the form that `nn.scan` takes: carry in, (carry, output) out."""
+
+    make_block: MakeBlock
+    remat: Remat
+
+    def setup(self) -> None:
+        self.block = self.make_block(self.remat(Block), 0)
+
+    def __call__(self, x_BLD: jax.Array, tokens: Tokens) -> tuple[jax.Array, None]:
+        x_BLD = self.block(x_BLD, tokens)
+        self.sow("intermediates", "stream_BLD", x_BLD)
+        return x_BLD, None
+
+    def extend(
+        self, x_BLD: jax.Array, cache: Cache, tokens: Tokens
+    ) -> tuple[jax.Array, Cache]:
+        return self.block.extend(x_BLD, cache, tokens)
+
+
+def scanned(params: dict[str, Any]) -> dict[str, Any]:
+    """An unrolled stack's parameters in the shape of a scanned one's."""
+    layers = [params[f"layers_{i}"] for i in range(len(params))]
+    return {"layers": {"block": jax.tree.map(lambda *a: jnp.stack(a), *layers)}}
