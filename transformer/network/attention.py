@@ -130,10 +130,11 @@ def platform(
 
 class Cache(NamedTuple):
     """Keys and values of the tokens so far, and where each stands; slot = index modulo
-    the number of slots. Empty slots are segment 0."""
+    the number of slots. Empty slots are segment 0. Heads come before slots, so that a
+    head's keys lie together in memory when one query reads them all."""
 
-    k_BMGK: jax.Array
-    v_BMGK: jax.Array
+    k_BGMK: jax.Array
+    v_BGMK: jax.Array
     index_BM: jax.Array
     position_BM: jax.Array
     segment_BM: jax.Array
@@ -145,19 +146,29 @@ class Cache(NamedTuple):
 
 def _stored(cache: Cache, k_BLGK: jax.Array, v_BLGK: jax.Array, new: Tokens) -> Cache:
     """`cache` with the new tokens' keys and values; padding is not stored."""
-    rows, slots = k_BLGK.shape[0], cache.k_BMGK.shape[1]
-    shape = (rows, k_BLGK.shape[1])
-    index, position, segment = (jnp.broadcast_to(a, shape) for a in new)
+    rows, length, groups, _ = k_BLGK.shape
+    slots = cache.k_BGMK.shape[2]
+    index_BL, position_BL, segment_BL = (
+        jnp.broadcast_to(a, (rows, length)) for a in new
+    )
     # Out of range for padding: mode="drop" leaves those slots as they were, so padding
     # cannot push an older token out of a rolling cache.
-    slot = jnp.where(segment == 0, slots, index % slots)
-    at = jnp.arange(rows)[:, None], slot
-    values = (k_BLGK, v_BLGK, index, position, segment)
+    slot_BL = jnp.where(segment_BL == 0, slots, index_BL % slots)
+    row_BL = jnp.broadcast_to(jnp.arange(rows)[:, None], (rows, length))
+
+    def heads(old_BGMK: jax.Array, new_BLGK: jax.Array) -> jax.Array:
+        at = row_BL[:, :, None], jnp.arange(groups)[None, None], slot_BL[:, :, None]
+        return old_BGMK.at[at].set(new_BLGK.astype(old_BGMK.dtype), mode="drop")
+
+    def places(old_BM: jax.Array, new_BL: jax.Array) -> jax.Array:
+        return old_BM.at[row_BL, slot_BL].set(new_BL, mode="drop")
+
     return Cache(
-        *(
-            old.at[at].set(value.astype(old.dtype), mode="drop")
-            for old, value in zip(cache, values, strict=True)
-        )
+        heads(cache.k_BGMK, k_BLGK),
+        heads(cache.v_BGMK, v_BLGK),
+        places(cache.index_BM, index_BL),
+        places(cache.position_BM, position_BL),
+        places(cache.segment_BM, segment_BL),
     )
 
 
@@ -218,7 +229,8 @@ class Attention(nn.Module):
         q_BLHK, k_BLGK, v_BLGK = self._projected(x_BLD, tokens)
         cache = _stored(cache, k_BLGK, v_BLGK, tokens)
         score = self._score(self.mask & masks.padding(), tokens, cache.tokens)
-        y_BLHK = plain(q_BLHK, cache.k_BMGK, cache.v_BMGK, **score)
+        k_BMGK, v_BMGK = (a.swapaxes(1, 2) for a in (cache.k_BGMK, cache.v_BGMK))
+        y_BLHK = plain(q_BLHK, k_BMGK, v_BMGK, **score)
         return self._output(y_BLHK), cache
 
     @nn.nowrap
@@ -227,10 +239,10 @@ class Attention(nn.Module):
         time. Under a window it holds only what the window can reach, and rolls."""
         reach = self.mask.reach
         slots = length if reach is None else min(length, reach + chunk - 1)
-        k_BMGK = jnp.zeros((rows, slots, self.groups, self.head_features), dtype)
-        k_BMGK = constrain(k_BMGK, "BMGK")
+        k_BGMK = jnp.zeros((rows, self.groups, slots, self.head_features), dtype)
+        k_BGMK = constrain(k_BGMK, "BGMK")
         none_BM = jnp.zeros((rows, slots), jnp.int32)
-        return Cache(k_BMGK, k_BMGK, none_BM, none_BM, none_BM)
+        return Cache(k_BGMK, k_BGMK, none_BM, none_BM, none_BM)
 
     def _score(self, mask: Mask, queries: Tokens, keys: Tokens) -> dict[str, Any]:
         return {
