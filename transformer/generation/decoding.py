@@ -114,7 +114,7 @@ def advanced(
     state: Decoding,
     *,
     choose: Choose,
-    tokens: int,
+    tokens: int | jax.Array,
     stop: Sequence[int] = (),
 ) -> Decoding:
     """`state` with up to `tokens` more in each row; ends early when all rows have
