@@ -1,10 +1,10 @@
 """Things prepared once per machine: a folder for each, made whole or not at all.
 
-They live in `$XDG_CACHE_HOME/transformer` (or `~/.cache/transformer`). A folder is built
-under another name, sealed with the checksums of its files, and renamed; a file lock
-beside it lets one of several processes build while the others wait. A folder whose files
-no longer agree with their seal is built again. Everything here can be deleted at any
-time.
+They live in `$XDG_CACHE_HOME/transformer` (or `~/.cache/transformer`). A folder is
+built under another name, sealed with the checksums of its files, and renamed; a file
+lock beside it lets one of several processes build while the others wait. A folder whose
+files no longer agree with their seal is built again. Everything here can be deleted at
+any time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def digest(*parts: str | bytes) -> str:
 
 
 def checksum(path: Path) -> list[int]:
-    """[size, crc32] of a file; beyond 256 MiB the crc is of 256 blocks spread over it."""
+    """[size, crc32] of a file; beyond 256 MiB the crc is of 256 blocks all over it."""
     size, crc = path.stat().st_size, 0
     stride = max(_BLOCK_BYTES, size // _BLOCKS)
     with open(path, "rb") as file:

@@ -26,7 +26,7 @@ class Text(NamedTuple):
 
     name: what the user asked for, for messages.
     identity: changes when the text does; keys what is derived from it.
-    pieces: split -> the pieces of its documents, in a fixed order, read as they are used.
+    pieces: split -> the pieces of its documents, in a fixed order, read when used.
     """
 
     name: str
@@ -45,7 +45,7 @@ def whole(text: Text, split: str) -> Iterator[str]:
 
 
 def _boundary(text: str, limit: int) -> int:
-    """The last place <= limit that begins a run of white space; limit if there is none."""
+    """The last place <= limit that begins a run of white space; limit if none does."""
     for place in range(limit, 0, -1):
         if text[place] in " \n" and not text[place - 1].isspace():
             return place

@@ -1,8 +1,8 @@
 """The user's own UTF-8 file, or folder of them, read in pieces.
 
-The validation split is the tail: the last `held_out` of all bytes, in the order of the
-files' paths, from the beginning of a line on (the file in which the cut falls is
-divided). A folder with the two sub-folders `train` and `validation` is taken at its word.
+The validation split is the tail: the last `held_out` of all bytes, in the order of
+the files' paths, from the beginning of a line on (the file in which the cut falls is
+divided). A folder with sub-folders `train` and `validation` is taken at its word.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def chunks(span: Span) -> Iterator[str]:
             try:
                 text = decoder.decode(data, final=place >= stop)
             except UnicodeDecodeError as error:
+                got = error.object[error.start]
                 raise ValueError(
-                    f"{path}: expected UTF-8, got byte 0x{error.object[error.start]:02x} "
+                    f"{path}: expected UTF-8, got byte 0x{got:02x} "
                     f"at offset {begins + error.start} ({error.reason})"
                 ) from None
             yield text

@@ -12,6 +12,7 @@ global batch of any step, so hosts divide a batch as they like and nothing is sa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,14 +22,15 @@ from transformer.data import cache, documents, tokenizers
 from transformer.data import tokens as tokenised
 
 Batch = dict[str, np.ndarray]
+_REMEMBERED_ROWS = 1024
 
 
 class Rows(NamedTuple):
     """An endless, shuffled, random-access supply of training rows.
 
-    batch: (step, rows of the global batch) -> those rows.
+    batch: (step, rows of the global batch) -> those rows, each [rows, length].
+    tokens, rows_per_epoch: how much there is in one pass.
     order: grain.MapDataset of row addresses; read: addresses -> rows.
-    tokens, rows_per_epoch: how much there is, in one pass.
     """
 
     batch: Callable[[int, Sequence[int]], Batch]
@@ -57,8 +59,7 @@ def rows_of(window: np.ndarray, *, end: int, sizes: np.ndarray | None = None) ->
     window: [B, L + 1]; sizes: how many of each window are real, from its start (all).
     """
     window = window.astype(np.int32)
-    length = window.shape[1] - 1
-    place = np.arange(length + 1, dtype=np.int32)
+    place = np.arange(window.shape[1], dtype=np.int32)
     starts = np.zeros(window.shape, bool)
     starts[:, 1:] = window[:, :-1] == end
     segment = 1 + np.cumsum(starts, axis=1, dtype=np.int32)
@@ -69,27 +70,31 @@ def rows_of(window: np.ndarray, *, end: int, sizes: np.ndarray | None = None) ->
     same = (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] > 0)
     return {
         "tokens_BL": window[:, :-1],
-        "targets_BL": np.where(same, window[:, 1:], 0),
+        "targets_BL": window[:, 1:] * same,
         "segment_BL": segment[:, :-1],
         "index_BL": index[:, :-1],
         "weight_BL": same.astype(np.float32),
     }
 
 
-def _fold(*parts: Any) -> int:
+def fold(*parts: Any) -> int:
     """A 32-bit number from a hash of the parts."""
     return int(cache.digest(*(repr(part) for part in parts))[:8], 16)
 
 
-def _check(split: tokenised.Tokens, length: int, batch_size: int) -> None:
-    if length < 1 or batch_size < 1:
+def check(**sizes: int) -> None:
+    """ValueError unless every size is at least 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}: expected at least 1, got {size}")
+
+
+def enough(name: str, rows: int, *, batch_size: int, length: int) -> None:
+    """ValueError unless there is a batch of rows."""
+    if rows < batch_size:
         raise ValueError(
-            f"expected a length and a batch size above 0, got {length}, {batch_size}"
-        )
-    if len(split.tokens) < length + 1:
-        raise ValueError(
-            f"{split.name}: sequence of {length} tokens expected at least {length + 1} "
-            f"tokens of text, got {len(split.tokens)}"
+            f"{name}: expected text for a batch of {batch_size} rows of {length} "
+            f"tokens, got {rows} rows"
         )
 
 
@@ -97,15 +102,29 @@ def shuffled(rows: int, address: Callable[[int, int], Any], *, seed: int) -> Any
     """grain's endless permutation: element i is `address(epoch, row)`."""
     import grain
 
-    order = grain.MapDataset.range(rows).seed(_fold("order", seed)).shuffle().repeat()
-    return order.map_with_index(lambda i, row: address(i // rows, int(row)))
+    numbers = grain.MapDataset.range(rows).seed(fold("order", seed)).shuffle().repeat()
+
+    @functools.lru_cache(maxsize=4)
+    def epoch_order(epoch: int) -> list[int]:
+        return [numbers[epoch * rows + place] for place in range(rows)]
+
+    def remembered(i: int, _: int) -> Any:
+        return address(i // rows, epoch_order(i // rows)[i % rows])
+
+    if rows <= _REMEMBERED_ROWS:  # a permutation of few costs grain 1 ms an element
+        return grain.MapDataset.range(rows).repeat().map_with_index(remembered)
+    return numbers.map_with_index(lambda i, row: address(i // rows, int(row)))
 
 
-def _supply(order: Any, read: Any, batch_size: int, **facts: int) -> Rows:
+def supply(
+    order: Any, read: Callable[[Sequence[Any]], Batch], *, batch_size: int
+) -> Callable[[int, Sequence[int]], Batch]:
+    """`batch(step, rows)`: row r of step s is element s * batch_size + r of `order`."""
+
     def batch(step: int, rows: Sequence[int]) -> Batch:
         return read([order[step * batch_size + int(row)] for row in rows])
 
-    return Rows(batch=batch, batch_size=batch_size, order=order, read=read, **facts)
+    return batch
 
 
 def language(
@@ -121,30 +140,38 @@ def language(
     Epoch e lays its windows from an offset below `length` that is a hash of (seed, e).
     ValueError where the text is shorter than a row or its rows fewer than a batch.
     """
+    check(length=length, batch_size=batch_size)
     split = tokenised.tokens(text, tokenizer, split="train")
-    _check(split, length, batch_size)
-    rows = max(1, (len(split.tokens) - length) // length)
-    offsets = min(length, len(split.tokens) - rows * length)
-    if rows < batch_size:
+    total = len(split.tokens)
+    if total < length + 1:
         raise ValueError(
-            f"{split.name}: a batch of {batch_size} rows of {length} tokens expected at "
-            f"least {batch_size} rows, got {rows} from {len(split.tokens)} tokens"
+            f"{split.name}: expected more tokens than the sequence length {length}, "
+            f"got {total}"
         )
+    rows = max(1, (total - length) // length)
+    offsets = min(length, total - rows * length)
+    enough(split.name, rows, batch_size=batch_size, length=length)
+
+    @functools.lru_cache(maxsize=4)
+    def offset(epoch: int) -> int:
+        return fold("offset", seed, epoch) % offsets
 
     def address(epoch: int, row: int) -> int:
-        return _fold("offset", seed, epoch) % offsets + row * length
+        return offset(epoch) + row * length
 
     def read(starts: Sequence[int]) -> Batch:
-        window = np.stack([split.tokens[s : s + length + 1] for s in starts])
-        return rows_of(window, end=split.end)
+        place = np.asarray(starts, np.int64).reshape(-1, 1) + np.arange(length + 1)
+        return rows_of(split.tokens[place], end=split.end)
 
-    return _supply(
-        shuffled(rows, address, seed=seed),
-        read,
-        batch_size,
+    order = shuffled(rows, address, seed=seed)
+    return Rows(
+        batch=supply(order, read, batch_size=batch_size),
+        batch_size=batch_size,
         length=length,
-        tokens=len(split.tokens),
+        tokens=total,
         rows_per_epoch=rows,
+        order=order,
+        read=read,
     )
 
 
@@ -159,12 +186,12 @@ def validation(
     """The validation split in fixed rows, complete and in order, everything once.
 
     overlap: tokens at a row's start that only give context, having been targets of the
-    row before (a score with longer context, at length / (length - overlap) the cost).
+        row before (a score with longer context, length / (length - overlap) the cost).
     """
-    split = tokenised.tokens(text, tokenizer, split="validation")
-    _check(split, length, batch_size)
+    check(length=length, batch_size=batch_size)
     if not 0 <= overlap < length:
         raise ValueError(f"overlap: expected 0 to {length - 1}, got {overlap}")
+    split = tokenised.tokens(text, tokenizer, split="validation")
     total, stride = len(split.tokens), length - overlap
     count = 1 + max(0, -(-(total - 1 - length) // stride))
     place = np.arange(length + 1)
@@ -172,11 +199,12 @@ def validation(
     def batch(step: int, rows: Sequence[int]) -> Batch:
         numbers = step * batch_size + np.asarray(rows, np.int64)
         starts = np.where(numbers < count, numbers * stride, total)
-        sizes = np.minimum(total - starts, length + 1)
         window = split.tokens[np.minimum(starts[:, None] + place, total - 1)]
-        made = rows_of(window, end=split.end, sizes=sizes)
+        made = rows_of(window, end=split.end, sizes=total - starts)
         counted = (place[:-1] >= overlap) | (numbers[:, None] == 0)
-        return made | {"weight_BL": made["weight_BL"] * counted}
+        made["weight_BL"] *= counted
+        made["targets_BL"] *= counted
+        return made
 
     return Validation(
         batch=batch,

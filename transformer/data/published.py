@@ -22,26 +22,33 @@ FORMAT = "array_record"
 READ_EXAMPLES = 64
 
 
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0].rstrip(' :')}"
+
+
 def _builder(name: str, folder: Path | None) -> Any:
     """The TFDS builder of that name; ValueError with the nearest names if unknown."""
     import tensorflow_datasets as tfds
 
     from transformer.data.suite import builders  # noqa: F401  (registers the members)
 
-    known = set(tfds.list_builders(with_community_datasets=False)) | set(SHIPPED)
+    known = sorted(tfds.list_builders(with_community_datasets=False))
     base = name.split("/")[0].split(":")[0]
-    if base not in known and ":" not in name:
-        near = difflib.get_close_matches(base, sorted(known), n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
+    community = ":" in name and not name.rpartition(":")[2][:1].isdigit()
+    if base not in known and not community:
+        near = difflib.get_close_matches(base, known, n=3)
+        hint = f"; nearest names: {', '.join(near)}" if near else ""
         raise ValueError(
-            f"expected a file, a folder or a TFDS name, got {name!r}, which is none{hint}"
+            f"expected an existing file or folder or a TFDS name, got {name!r}{hint}"
         )
     place = {} if folder is None else {"data_dir": str(folder)}
     try:
         return tfds.builder(name, file_format=FORMAT, **place)
     except Exception as error:
-        first = str(error).strip().splitlines()[0]
-        raise ValueError(f"expected a TFDS name, got {name!r}: {first}") from error
+        raise ValueError(
+            f"expected a TFDS name, got {name!r}: {_first_line(error)}"
+        ) from error
 
 
 def _shipped(name: str) -> Any:
@@ -62,7 +69,12 @@ def _named(name: str) -> Any:
     """The builder of any other TFDS name, downloaded and prepared if need be."""
     builder = _builder(name, None)
     with cache.locked(cache.home() / "locks" / f"tfds-{cache.digest(name)}"):
-        builder.download_and_prepare()
+        try:
+            builder.download_and_prepare()
+        except Exception as error:
+            raise ValueError(
+                f"{name}: expected TFDS to prepare it, got {_first_line(error)}"
+            ) from error
     return builder
 
 
@@ -81,13 +93,13 @@ def text_features(features: Any, prefix: str = "") -> list[str]:
 
 def choose(name: str, found: list[str], asked: str | None) -> str:
     """The feature asked for, or the one called `text`, or the only one."""
+    if asked in found:
+        return str(asked)
     if asked is None and "text" in found:
         return "text"
     if asked is None and len(found) == 1:
         return found[0]
-    if asked in found:
-        return str(asked)
-    got = "none" if not found else ", ".join(found)
+    got = ", ".join(found) or "none"
     want = "one text feature" if asked is None else f"the text feature {asked!r}"
     raise ValueError(f"{name}: expected {want}, got {got}")
 
@@ -96,11 +108,14 @@ def _ranges(builder: Any, held_out: float) -> dict[str, tuple[str, int, int]]:
     """Our split -> (TFDS split, first example, one past the last)."""
     sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
     if "train" not in sizes:
-        raise ValueError(f"{builder.name}: expected a split train, got {sorted(sizes)}")
+        got = ", ".join(sorted(sizes)) or "none"
+        raise ValueError(f"{builder.name}: expected a split train, got {got}")
     if "validation" in sizes:
         return {split: (split, 0, sizes[split]) for split in documents.SPLITS}
     size = sizes["train"]
-    middle = min(round(size * (1 - held_out)), size - 1)
+    if size < 2:
+        raise ValueError(f"{builder.name}: expected 2 examples or more, got {size}")
+    middle = max(1, min(round(size * (1 - held_out)), size - 1))
     return {"train": ("train", 0, middle), "validation": ("train", middle, size)}
 
 
@@ -120,7 +135,7 @@ def text(name: str, *, feature: str | None, held_out: float) -> documents.Text:
     """The TFDS data set `name` as a `Text`, prepared first if need be."""
     builder = _shipped(name) if name in SHIPPED else _named(name)
     chosen = choose(name, text_features(builder.info.features), feature)
-    ranges = _ranges(builder, held_out)
+    path, ranges = chosen.split("/"), _ranges(builder, held_out)
 
     def pieces(split: str) -> Iterator[documents.Piece]:
         documents.check_split(split)
@@ -128,13 +143,13 @@ def text(name: str, *, feature: str | None, held_out: float) -> documents.Text:
         source = builder.as_data_source(split=part)
         for first in range(start, stop, READ_EXAMPLES):
             numbers = range(first, min(first + READ_EXAMPLES, stop))
-            for number, example in zip(
-                numbers, source.__getitems__(numbers), strict=True
-            ):
+            examples = source.__getitems__(numbers)
+            for number, example in zip(numbers, examples, strict=True):
                 where = f"{name}, {part} example {number}"
-                yield from documents.cut([_string(example, chosen.split("/"), where)])
+                yield from documents.cut([_string(example, path, where)])
 
-    facts = [builder.info.full_name, chosen, sorted(ranges.items())]
-    sizes = [(key, int(s.num_bytes)) for key, s in sorted(builder.info.splits.items())]
+    splits = sorted(builder.info.splits.items())
+    sizes = [(key, info.num_examples, int(info.num_bytes)) for key, info in splits]
+    facts = repr([builder.info.full_name, chosen, sorted(ranges.items()), sizes])
     stamp = repr(files.record(name)) if name in SHIPPED else ""
-    return documents.Text(name, cache.digest(repr(facts), repr(sizes), stamp), pieces)
+    return documents.Text(name, cache.digest(facts, stamp), pieces)

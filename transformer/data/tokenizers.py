@@ -24,8 +24,8 @@ from transformer.data import cache, documents
 
 FILE = "tokenizer.json"
 TRAINING_CHARACTERS = 200_000_000
+_GROUP = 4
 _THREADS = min(8, os.cpu_count() or 1)
-_BATCH_CHARACTERS = 1 << 22
 
 
 class Tokenizer(NamedTuple):
@@ -135,7 +135,7 @@ def _of_alphabet(alphabet: str) -> Tokenizer:
 
 
 def characters(text: documents.Text) -> Tokenizer:
-    """Each character of the training split is a token; one more stands for any other."""
+    """Each character of the train split is a token; one more stands for any other."""
     seen: set[str] = set()
     for piece in text.pieces("train"):
         seen.update(piece.text)
@@ -176,7 +176,8 @@ def _of_model(model: dict[str, Any]) -> Tokenizer:
     def encode_pieces(pieces: Sequence[str]) -> list[np.ndarray]:
         if len(pieces) < 2:
             return some(pieces)
-        groups = [pieces[start : start + 4] for start in range(0, len(pieces), 4)]
+        starts = range(0, len(pieces), _GROUP)
+        groups = [pieces[start : start + _GROUP] for start in starts]
         with ThreadPoolExecutor(_THREADS) as pool:
             return [array for group in pool.map(some, groups) for array in group]
 
@@ -192,15 +193,7 @@ def _limited(text: documents.Text, limit: int) -> Iterator[str]:
             return
 
 
-def bpe(text: documents.Text, *, vocabulary: int) -> Tokenizer:
-    """Byte-level BPE trained on the training split (its first 200 M characters).
-
-    vocabulary: tokens in all, the 256 bytes and `end` among them; fewer come out where
-    the text has no more pairs to merge.
-    """
-    if vocabulary < 257:
-        raise ValueError(f"vocabulary: expected at least 257, got {vocabulary}")
-    library = _library()
+def _trained(library: Any, text: documents.Text, vocabulary: int) -> Tokenizer:
     model = library.Tokenizer(library.models.BPE())
     model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = library.trainers.BpeTrainer(
@@ -213,7 +206,7 @@ def bpe(text: documents.Text, *, vocabulary: int) -> Tokenizer:
 
 
 def from_bytes(content: bytes, *, name: str = FILE) -> Tokenizer:
-    """The tokenizer `to_bytes` wrote; ValueError if the content or its hash is wrong."""
+    """The tokenizer `to_bytes` wrote; ValueError if the content or hash is wrong."""
     try:
         body = json.loads(content)
         stored = body.pop("hash")
@@ -236,4 +229,38 @@ def from_bytes(content: bytes, *, name: str = FILE) -> Tokenizer:
         raise ValueError(
             f"{name}: expected vocabulary {vocabulary}, got {made.vocabulary}"
         )
+    return made
+
+
+def bpe(text: documents.Text, *, vocabulary: int) -> Tokenizer:
+    """Byte-level BPE trained on the training split (its first 200 M characters).
+
+    vocabulary: tokens in all, the 256 bytes and `end` among them; fewer come out where
+    the text has no more pairs to merge.
+    """
+    if vocabulary < 257:
+        raise ValueError(f"vocabulary: expected at least 257, got {vocabulary}")
+    library = _library()
+    key = cache.digest(library.__version__, text.identity, str(vocabulary))
+
+    def train(folder: Path) -> None:
+        (folder / FILE).write_bytes(_trained(library, text, vocabulary).to_bytes())
+
+    made = cache.folder(f"tokenizers/{key}", train) / FILE
+    return from_bytes(made.read_bytes(), name=str(made))
+
+
+def kept(folder: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
+    """The tokenizer in `folder`/tokenizer.json; made and written there if need be.
+
+    ValueError naming the file if it is damaged or its hash is not that of its content.
+    """
+    file = folder / FILE
+    if file.is_file():
+        return from_bytes(file.read_bytes(), name=str(file))
+    made = make()
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_suffix(f".{os.getpid()}.building")
+    fresh.write_bytes(made.to_bytes())
+    fresh.replace(file)
     return made

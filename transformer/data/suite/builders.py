@@ -1,7 +1,7 @@
 """The shipped members as TFDS builders, so that they take the path of any TFDS name.
 
-Importing this module registers them: `tfds.builder("austen", file_format="array_record")`
-works like any other name, without TensorFlow.
+Importing this module registers them: then `tfds.builder("austen", ...)` works like any
+other name, without TensorFlow.
 """
 
 from __future__ import annotations

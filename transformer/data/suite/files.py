@@ -1,4 +1,4 @@
-"""The shipped files, read only after their sha256 agrees with the record beside them."""
+"""The shipped files, read only if their sha256 agrees with the record beside them."""
 
 from __future__ import annotations
 
