@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from transformer.axes import constrain
 from transformer.network import masks, norms, offsets, positions
 from transformer.network.masks import Mask, Tokens
-from transformer.network.precision import product
+from transformer.network.precision import contract, product
 
 Attend = Callable[..., jax.Array]
 
@@ -257,9 +257,9 @@ class Attention(nn.Module):
     def _projected(
         self, x_BLD: jax.Array, tokens: Tokens
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        q_BLHK = jnp.einsum("BLD,DHK->BLHK", x_BLD, self.w_q_DHK) + self.b_q_HK
-        k_BMGK = jnp.einsum("BMD,DGK->BMGK", x_BLD, self.w_k_DGK) + self.b_k_GK
-        v_BMGK = jnp.einsum("BMD,DGK->BMGK", x_BLD, self.w_v_DGK) + self.b_v_GK
+        q_BLHK = contract("BLD,DHK->BLHK", x_BLD, self.w_q_DHK) + self.b_q_HK
+        k_BMGK = contract("BMD,DGK->BMGK", x_BLD, self.w_k_DGK) + self.b_k_GK
+        v_BMGK = contract("BMD,DGK->BMGK", x_BLD, self.w_v_DGK) + self.b_v_GK
         q_BLHK = self.rotate(self.q_norm(q_BLHK), tokens.position_BL)
         k_BMGK = self.rotate(self.k_norm(k_BMGK), tokens.position_BL)
         return (
@@ -269,4 +269,4 @@ class Attention(nn.Module):
         )
 
     def _output(self, y_BLHK: jax.Array) -> jax.Array:
-        return jnp.einsum("BLHK,HKD->BLD", y_BLHK, self.w_o_HKD) + self.b_o_D
+        return contract("BLHK,HKD->BLD", y_BLHK, self.w_o_HKD) + self.b_o_D

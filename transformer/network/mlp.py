@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from transformer.axes import constrain
 from transformer.network import offsets
+from transformer.network.precision import contract
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -46,9 +47,9 @@ class MLP(nn.Module):
         w_out_FD = self.param("w_out_FD", self.output_init, (self.hidden, self.width))
         b_in_F = self.offset(self, "b_in_F", (self.hidden,))
         b_out_D = self.offset(self, "b_out_D", (self.width,))
-        h_BLF = self.activation(jnp.einsum("BLD,DF->BLF", x_BLD, w_in_DF) + b_in_F)
+        h_BLF = self.activation(contract("BLD,DF->BLF", x_BLD, w_in_DF) + b_in_F)
         h_BLF = constrain(h_BLF, "BLF")
-        return jnp.einsum("BLF,FD->BLD", h_BLF, w_out_FD) + b_out_D
+        return contract("BLF,FD->BLD", h_BLF, w_out_FD) + b_out_D
 
 
 class GatedMLP(nn.Module):
@@ -69,7 +70,7 @@ class GatedMLP(nn.Module):
         w_out_FD = self.param("w_out_FD", self.output_init, (self.hidden, self.width))
         b_in_F = self.offset(self, "b_in_F", (self.hidden,))
         b_out_D = self.offset(self, "b_out_D", (self.width,))
-        gate_BLF = self.activation(jnp.einsum("BLD,DF->BLF", x_BLD, w_gate_DF))
-        h_BLF = gate_BLF * (jnp.einsum("BLD,DF->BLF", x_BLD, w_in_DF) + b_in_F)
+        gate_BLF = self.activation(contract("BLD,DF->BLF", x_BLD, w_gate_DF))
+        h_BLF = gate_BLF * (contract("BLD,DF->BLF", x_BLD, w_in_DF) + b_in_F)
         h_BLF = constrain(h_BLF, "BLF")
-        return jnp.einsum("BLF,FD->BLD", h_BLF, w_out_FD) + b_out_D
+        return contract("BLF,FD->BLD", h_BLF, w_out_FD) + b_out_D

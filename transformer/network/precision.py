@@ -34,3 +34,9 @@ def cast(params: Any, dtype: Any) -> Any:
 def product(subscripts: str, *operands: jax.Array) -> jax.Array:
     """`jnp.einsum` accumulated and returned in float32, for scores and logits."""
     return jnp.einsum(subscripts, *operands, preferred_element_type=jnp.float32)
+
+
+def contract(subscripts: str, x: jax.Array, w: jax.Array) -> jax.Array:
+    """`jnp.einsum` of activations with weights, accumulated in float32, in x's dtype:
+    every linear map of the network goes through here."""
+    return product(subscripts, x, w).astype(x.dtype)
