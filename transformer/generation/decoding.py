@@ -22,14 +22,16 @@ from transformer.network.precision import product
 
 
 class Language(NamedTuple):
-    """What generation asks of a model: two functions of it.
+    """What generation asks of a model: functions of it.
 
-    extend(params, ids_BL, cache, tokens) -> ((x_BLD, w_VD), cache): features of the
-    next tokens of each row. empty_cache(rows, length, chunk) -> cache.
+    extend(weights, ids_BL, cache, tokens) -> ((x_BLD, w_VD), cache): features of the
+    next tokens of each row. empty_cache(rows, length, chunk) -> cache. weights(params):
+    the parameters as `extend` takes them, made once, as a cast to the compute dtype.
     """
 
     extend: Callable[..., Any]
     empty_cache: Callable[..., Any]
+    weights: Callable[[Any], Any] = lambda params: params
 
 
 class Decoding(NamedTuple):
@@ -163,6 +165,7 @@ def generated(
     chunk: int = 256,
 ) -> Decoding:
     """Prompts to texts in one compilable program: `started`, then `advanced`."""
+    params = language.weights(params)
     state = started(
         language, params, ids_BL, length_B, key, new_tokens=new_tokens, chunk=chunk
     )

@@ -33,10 +33,11 @@ def bursts(
         partial(decoding.advanced, language, choose=choose, stop=stop),
         donate_argnums=1,
     )
-    state = start(params, ids_BL, length_B, key)
+    weights = jax.jit(language.weights)(params)
+    state = start(weights, ids_BL, length_B, key)
     told_B = length_B
     for drawn in range(0, new_tokens, burst):
-        state = advance(params, state, tokens=min(burst, new_tokens - drawn))
+        state = advance(weights, state, tokens=min(burst, new_tokens - drawn))
         ids_BL, length_B, done_B = jax.device_get(
             (state.ids_BL, state.length_B, state.done_B)
         )
