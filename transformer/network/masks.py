@@ -76,8 +76,7 @@ class Mask:
         return Mask(_both, (self, other), min(bounds, default=None))
 
     def __or__(self, other: Mask) -> Mask:
-        bounds = [self.reach, other.reach]
-        bounded = [bound for bound in bounds if bound is not None]
+        bounded = [m.reach for m in (self, other) if m.reach is not None]
         return Mask(_either, (self, other), max(bounded) if len(bounded) == 2 else None)
 
     def __repr__(self) -> str:
@@ -106,15 +105,10 @@ class Mask:
         The algebra has no negation, so a rule is monotone in what its parts allow: all
         tokens in one segment bounds it from above, every key in padding from below.
         """
-        index = np.asarray(q)[None], np.asarray(k)[None]
-        q_tokens = Tokens(index[0], index[0], np.ones_like(index[0]))
-        above, below = (
-            np.broadcast_to(
-                self.allowed(q_tokens, Tokens(index[1], index[1], segment)),
-                (1, len(q), len(k)),
-            )[0]
-            for segment in (np.ones_like(index[1]), np.zeros_like(index[1]))
-        )
+        q_BL, k_BM = np.asarray(q)[None], np.asarray(k)[None]
+        queries = Tokens(q_BL, q_BL, np.ones_like(q_BL))
+        keys = [Tokens(k_BM, k_BM, f(k_BM)) for f in (np.ones_like, np.zeros_like)]
+        above, below = (self.allowed(queries, tokens)[0] for tokens in keys)
         return above, below
 
     def count(self, queries: int, keys: int | None = None, *, block: int = 1) -> int:
@@ -139,9 +133,6 @@ class Mask:
             computed.append(np.logical_or.reduceat(above.any(0), edges))
             full.append(np.logical_and.reduceat(below.all(0), edges))
         return Blocks(np.stack(computed), np.stack(full))
-
-
-# The rules, and the functions that make masks of them.
 
 
 def _both(q: Tokens, k: Tokens, a: Mask, b: Mask) -> Any:
@@ -211,22 +202,22 @@ def padding() -> Mask:
 
 
 def _block_sparse(q: Tokens, k: Tokens, layout: tuple, block: int) -> Any:
-    table = np.asarray(layout, bool)
-    if not isinstance(q.index_BL, np.ndarray) or not isinstance(k.index_BL, np.ndarray):
-        table = jnp.asarray(table)
-    return table[q.index_BL // block, k.index_BL // block]
+    table = np.pad(np.asarray(layout, bool), (0, 1))
+    last_row, last_column = np.subtract(table.shape, 1)
+    i = (q.index_BL // block).clip(max=last_row)
+    j = (k.index_BL // block).clip(max=last_column)
+    on_host = isinstance(i, np.ndarray) and isinstance(j, np.ndarray)
+    return (table if on_host else jnp.asarray(table))[i, j]
 
 
 def block_sparse(layout: Sequence[Sequence[int]], block: int) -> Mask:
-    """`layout[i][j]`: whether queries i*block.. attend to keys j*block.. (Child et al.
-    2019, arXiv 1904.10509; Zaheer et al. 2020, arXiv 2007.14062)."""
+    """`layout[i][j]`: whether queries i*block.. attend to keys j*block..; nothing does
+    beyond it (Child et al. 2019, arXiv 1904.10509; Zaheer et al. 2020, 2007.14062)."""
     _at_least("block", block, 1)
     rows = tuple(tuple(bool(cell) for cell in row) for row in layout)
     if len({len(row) for row in rows}) != 1:
-        raise ValueError(
-            f"block_sparse layout: expected rows of one length, got lengths "
-            f"{[len(row) for row in rows]}"
-        )
+        lengths = [len(row) for row in rows]
+        raise ValueError(f"layout: expected rows of one length, got lengths {lengths}")
     return Mask(_block_sparse, (rows, block))
 
 
@@ -273,9 +264,6 @@ def _at_least(what: str, value: int, least: int) -> int:
     if value < least:
         raise ValueError(f"{what}: expected at least {least}, got {value}")
     return value
-
-
-# What a mask becomes.
 
 
 def lowered(mask: Mask, queries: Tokens, keys: Tokens) -> dict[str, Any]:

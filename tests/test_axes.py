@@ -1,0 +1,191 @@
+"""Names say shapes and places: the alphabet, the mesh, and where each array lies."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import MODELS, drawn, text
+from jax.sharding import PartitionSpec as Spec
+
+from transformer import axes
+from transformer.network import stack
+
+
+@pytest.mark.parametrize(
+    ("name", "letters"),
+    [
+        ("w_q_DHK", "DHK"),
+        ("embedding_VD", "VD"),
+        ("weight_BL", "BL"),
+        ("step", ""),
+        ("count", ""),
+        ("K", "K"),
+        ("w_q", ""),
+        ("b_DXK", ""),
+        ("w_q_DHK_scale", ""),
+    ],
+)
+def test_dimensions_are_the_capital_suffix(name: str, letters: str) -> None:
+    assert axes.dimensions(name) == letters
+
+
+def test_every_letter_names_its_own_mesh_axes() -> None:
+    for letter, meaning in axes.ALPHABET.items():
+        assert len(letter) == 1 and letter.isupper() and meaning.word
+        assert {*meaning.parameter, *meaning.activation} <= set(axes.AXES)
+
+
+@pytest.mark.parametrize(
+    ("asked", "shape"),
+    [
+        ({}, (8, 1, 1, 1, 1)),
+        ({"tensor": 4}, (2, 1, 4, 1, 1)),
+        ({"data": 1, "fsdp": 2, "tensor": 2, "context": 2}, (1, 2, 2, 2, 1)),
+        ({"fsdp": 2, "expert": 4}, (1, 2, 1, 1, 4)),
+    ],
+)
+def test_data_takes_the_devices_that_remain(
+    asked: dict[str, int], shape: tuple[int, ...]
+) -> None:
+    mesh = axes.mesh(**asked)
+    assert mesh.axis_names == axes.AXES and mesh.devices.shape == shape
+    assert axes.batch_shards(mesh) == shape[0] * shape[1] * shape[4]
+
+
+def test_a_mesh_of_some_devices() -> None:
+    mesh = axes.mesh(tensor=2, devices=jax.devices()[4:])
+    assert mesh.devices.shape == (2, 1, 2, 1, 1)
+    assert mesh.devices.ravel().tolist() == jax.devices()[4:]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"data": 3}, "expected axes whose product is the number of devices, 8; got"),
+        ({"tensor": 16}, r"tensor=16.*\(product 0\)"),
+        ({"fsdp": 3}, r"fsdp=3.*\(product 6\)"),
+        ({"context": 0}, "mesh axis context: expected at least 1, got 0"),
+        ({"data": -1}, "mesh axis data: expected at least 1, got -1"),
+    ],
+)
+def test_impossible_meshes_are_named(asked: dict[str, int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        axes.mesh(**asked)
+
+
+MESH = {"data": 1, "fsdp": 2, "tensor": 2, "context": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "role", "spec"),
+    [
+        ("w_q_DHK", (8, 4, 6), "parameter", Spec("fsdp", "tensor", None)),
+        ("w_q_DHK", (3, 8, 4, 6), "parameter", Spec(None, "fsdp", "tensor", None)),
+        ("w_k_DGK", (8, 1, 6), "parameter", Spec("fsdp", None, None)),
+        ("w_q_DHK", (7, 4, 6), "parameter", Spec(None, "tensor", None)),
+        ("embedding_VD", (64, 8), "parameter", Spec("tensor", "fsdp")),
+        ("gain_D", (8,), "parameter", Spec("fsdp")),
+        ("position_LD", (16, 8), "parameter", Spec(None, "fsdp")),
+        ("tokens_BL", (8, 16), "activation", Spec("fsdp", "context")),
+        ("x_BLD", (8, 16, 8), "activation", Spec("fsdp", "context", None)),
+        ("k_BGMK", (8, 4, 16, 6), "activation", Spec("fsdp", "tensor", None, None)),
+        (
+            "attention_BHLM",
+            (8, 4, 6, 6),
+            "activation",
+            Spec("fsdp", "tensor", "context", None),
+        ),
+        ("step", (), "parameter", Spec()),
+        ("history", (5,), "parameter", Spec(None)),
+        ("scale_DHK", (), "parameter", Spec()),
+    ],
+)
+def test_place_follows_from_name(
+    name: str, shape: tuple[int, ...], role: str, spec: Spec
+) -> None:
+    mesh = axes.mesh(**MESH)
+    leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
+    placed = axes.placement(mesh, {"layer": {name: leaf}}, role=role)
+    assert placed["layer"][name].spec == spec
+    assert placed["layer"][name].is_equivalent_to(
+        jax.sharding.NamedSharding(mesh, spec), len(shape)
+    )
+
+
+def test_rows_and_experts_share_the_expert_axis() -> None:
+    mesh = axes.mesh(data=2, fsdp=2, expert=2)
+    tree = {
+        "x_BLD": jax.ShapeDtypeStruct((8, 4, 4), jnp.float32),
+        "x_EBCD": jax.ShapeDtypeStruct((2, 8, 4, 4), jnp.float32),
+    }
+    placed = axes.placement(mesh, tree, role="activation")
+    assert placed["x_BLD"].spec[0] == ("data", "fsdp", "expert")
+    assert placed["x_EBCD"].spec[:2] == ("expert", ("data", "fsdp"))
+
+
+@pytest.mark.parametrize("kind", [stack.Unrolled, stack.Scanned])
+def test_parameters_and_moments_lie_as_their_names_say(kind: type) -> None:
+    mesh = axes.mesh(fsdp=2, tensor=4)
+    params = drawn(MODELS[0].make(stack=kind))
+    optimizer = optax.adamw(1e-3)
+    state = jax.eval_shape(optimizer.init, params)
+    placed = jax.device_put(params, axes.placement(mesh, params))
+    moments = axes.placement(mesh, state)[0]
+    layer = ("layers_0",) if kind is stack.Unrolled else ("layers", "block")
+    for tree in (placed, moments.mu, moments.nu):
+        tree = tree["stack"]
+        for name in layer:
+            tree = tree[name]
+        for block, name, axis in (
+            ("attention", "w_q_DHK", ("fsdp", "tensor", None)),
+            ("attention", "w_o_HKD", ("tensor", None, "fsdp")),
+            ("attention", "b_q_HK", ("tensor", None)),
+            ("mlp", "w_in_DF", ("fsdp", "tensor")),
+            ("mlp", "b_out_D", ("fsdp",)),
+        ):
+            leaf = tree[block][name]
+            sharding = leaf.sharding if isinstance(leaf, jax.Array) else leaf
+            assert sharding.spec[-len(axis) :] == axis, name
+    assert moments.count.spec == Spec()
+    whole = sum(leaf.size for leaf in jax.tree.leaves(params))
+    here = sum(a.addressable_shards[0].data.size for a in jax.tree.leaves(placed))
+    assert here < whole / 4, (here, whole)
+
+
+def test_batches_lie_over_rows_and_positions() -> None:
+    mesh = axes.mesh(data=2, fsdp=2, context=2)
+    batch = text()
+    placed = jax.device_put(batch, axes.batch_placement(mesh, batch))
+    assert placed["tokens_BL"].addressable_shards[0].data.shape == (2, 8)
+    np.testing.assert_array_equal(placed["tokens_BL"], batch["tokens_BL"])
+
+
+def test_rows_that_cannot_be_divided_are_named() -> None:
+    batch = {"tokens_BL": np.zeros((6, 4), np.int32)}
+    words = "tokens_BL: expected a number of rows divisible by 8.*got 6"
+    with pytest.raises(ValueError, match=words):
+        axes.batch_placement(axes.mesh(), batch)
+
+
+def test_constraints_hold_under_a_mesh_and_vanish_without() -> None:
+    x_BLD = jnp.ones((8, 4, 6))
+    assert axes.constrain(x_BLD, "BLD") is x_BLD
+    assert axes.whole(x_BLD) is x_BLD
+    mesh = axes.mesh(data=4, context=2)
+    with jax.set_mesh(mesh):
+        run = jax.jit(lambda x: (axes.constrain(x * 2, "BLD"), axes.whole(x * 3)))
+        divided, gathered = run(x_BLD)
+    assert divided.addressable_shards[0].data.shape == (2, 2, 6)
+    assert gathered.addressable_shards[0].data.shape == (8, 4, 6)
+    with jax.set_mesh(axes.mesh(devices=jax.devices()[:1])):
+        assert axes.constrain(x_BLD, "BLD") is x_BLD
+
+
+def test_leaf_names_are_the_innermost() -> None:
+    paths = jax.tree_util.tree_flatten_with_path(
+        {"a": [{"w_DF": 1}, (2, 3)], "b_D": optax.TraceState(trace=4)}
+    )[0]
+    assert [axes.leaf_name(path) for path, _ in paths] == ["w_DF", "a", "a", "trace"]
