@@ -42,10 +42,13 @@ def digest(*parts: str | bytes) -> str:
 def checksum(path: Path) -> list[int]:
     """[size, crc32] of a file; beyond 256 MiB the crc is of 256 blocks all over it."""
     size, crc = path.stat().st_size, 0
-    stride = max(_BLOCK_BYTES, size // _BLOCKS)
+    places = range(0, size, _BLOCK_BYTES)
+    if len(places) > _BLOCKS:
+        last = size - _BLOCK_BYTES
+        places = [last * number // (_BLOCKS - 1) for number in range(_BLOCKS)]
     with open(path, "rb") as file:
-        for start in range(0, size, stride):
-            file.seek(start)
+        for place in places:
+            file.seek(place)
             crc = zlib.crc32(file.read(_BLOCK_BYTES), crc)
     return [size, crc]
 

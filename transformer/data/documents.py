@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 SPLITS = ("train", "validation")
 CHARACTERS = 1 << 16
+LOOK_BACK = 1 << 12
 
 
 class Piece(NamedTuple):
@@ -45,8 +46,8 @@ def whole(text: Text, split: str) -> Iterator[str]:
 
 
 def _boundary(text: str, limit: int) -> int:
-    """The last place <= limit that begins a run of white space; limit if none does."""
-    for place in range(limit, 0, -1):
+    """The last place <= limit that begins a run of white space; limit if none near."""
+    for place in range(limit, max(limit - LOOK_BACK, 0), -1):
         if text[place] in " \n" and not text[place - 1].isspace():
             return place
     return limit

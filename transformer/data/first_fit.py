@@ -91,8 +91,8 @@ def read(
     nth, row = _ramp(counts), np.repeat(np.arange(len(rows)), counts)
     sizes = packed.sizes[np.repeat(begin, counts) + nth]
     starts = packed.starts[np.repeat(begin, counts) + nth]
-    before = np.cumsum(sizes) - sizes
-    column = before - np.repeat(before[np.cumsum(counts) - counts], counts)
+    before = np.concatenate([[0], np.cumsum(sizes)])
+    column = before[:-1] - np.repeat(before[np.cumsum(counts) - counts], counts)
     within = _ramp(sizes)
     place = (np.repeat(row, sizes), np.repeat(column, sizes) + within)
     token = np.repeat(starts, sizes) + within

@@ -41,7 +41,8 @@ def mixture(
         read_parts, places = [], []
         for number in sorted(set(part.tolist())):
             mine = np.flatnonzero(part == number)
-            read_parts.append(supplies[number].read([addresses[i][1] for i in mine]))
+            chosen = [addresses[i][1] for i in mine.tolist()]
+            read_parts.append(supplies[number].read(chosen))
             places.append(mine)
         back = np.argsort(np.concatenate(places))
         return {

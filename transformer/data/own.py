@@ -8,6 +8,7 @@ divided). A folder with sub-folders `train` and `validation` is taken at its wor
 from __future__ import annotations
 
 import codecs
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,7 +87,7 @@ def spans(files: list[Path]) -> list[Span]:
 
 def divide(whole: list[Span], held_out: float) -> dict[str, list[Span]]:
     """The spans before and after the cut that holds out the last share of the bytes."""
-    left = round(sum(span.stop for span in whole) * (1 - held_out))
+    left = int(sum(span.stop for span in whole) * (1 - held_out))
     train, validation = [], []
     for path, _, stop in whole:
         middle = line_start(path, max(0, min(left, stop)))
@@ -96,10 +97,16 @@ def divide(whole: list[Span], held_out: float) -> dict[str, list[Span]]:
     return {"train": train, "validation": validation}
 
 
+def file_hash(span: Span) -> bytes:
+    """sha256 of the file of a span."""
+    with open(span.path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 def identity(whole: list[Span]) -> str:
     """Changes with the files: their bytes if small, else their place, size and time."""
     if sum(span.stop for span in whole) <= HASHED_BYTES:
-        return cache.digest(*(span.path.read_bytes() for span in whole))
+        return cache.digest(*map(file_hash, whole))
     facts = [(str(s.path.resolve()), s.stop, s.path.stat().st_mtime_ns) for s in whole]
     return cache.digest(repr(facts))
 
@@ -111,19 +118,19 @@ def text(path: Path, *, held_out: float) -> documents.Text:
     else:
         whole = spans(listing(path) if path.is_dir() else [path])
         parts = divide(whole, held_out)
-    for split, share in parts.items():
-        if not share:
-            raise ValueError(
-                f"{path}: expected UTF-8 text for the {split} split, got "
-                + ("an empty file" if path.is_file() else "no text in the folder")
-            )
+    everything = [span for split in documents.SPLITS for span in parts[split]]
+    if not all(parts.values()):
+        got = sum(span.stop - span.start for span in everything)
+        raise ValueError(
+            f"{path}: expected UTF-8 text for a train and a validation split, "
+            f"got {got} bytes"
+        )
 
     def pieces(split: str) -> Iterator[documents.Piece]:
         documents.check_split(split)
         for span in parts[split]:
             yield from documents.cut(chunks(span))
 
-    everything = [span for split in documents.SPLITS for span in parts[split]]
     marks = repr([(span.start, span.stop) for span in everything])
     files = spans(list(dict.fromkeys(span.path for span in everything)))
     return documents.Text(str(path), cache.digest(identity(files), marks), pieces)

@@ -105,7 +105,7 @@ def shuffled(rows: int, address: Callable[[int, int], Any], *, seed: int) -> Any
     numbers = grain.MapDataset.range(rows).seed(fold("order", seed)).shuffle().repeat()
 
     @functools.lru_cache(maxsize=4)
-    def epoch_order(epoch: int) -> list[int]:
+    def epoch_order(epoch: int) -> list[Any]:
         return [numbers[epoch * rows + place] for place in range(rows)]
 
     def remembered(i: int, _: int) -> Any:

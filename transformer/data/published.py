@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,15 @@ def _builder(name: str, folder: Path | None) -> Any:
 
     from transformer.data.suite import builders  # noqa: F401  (registers the members)
 
-    known = sorted(tfds.list_builders(with_community_datasets=False))
-    base = name.split("/")[0].split(":")[0]
-    community = ":" in name and not name.rpartition(":")[2][:1].isdigit()
-    if base not in known and not community:
-        near = difflib.get_close_matches(base, known, n=3)
+    try:
+        return tfds.builder(name, data_dir=folder, file_format=FORMAT)
+    except tfds.core.DatasetNotFoundError:
+        known = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(re.split("[/:]", name)[0], known, n=3)
         hint = f"; nearest names: {', '.join(near)}" if near else ""
         raise ValueError(
             f"expected an existing file or folder or a TFDS name, got {name!r}{hint}"
-        )
-    place = {} if folder is None else {"data_dir": str(folder)}
-    try:
-        return tfds.builder(name, file_format=FORMAT, **place)
+        ) from None
     except Exception as error:
         raise ValueError(
             f"expected a TFDS name, got {name!r}: {_first_line(error)}"

@@ -2,7 +2,7 @@
 
     text("austen")                     six novels shipped with the project
     text("letters.txt"), text("letters/")
-    text("wikipedia/20230601.en")      any TFDS name with a text feature
+    text("tiny_shakespeare")           any TFDS name with a text feature
 
 The shipped member is a TFDS builder and is read like any other.
 """

@@ -6,6 +6,7 @@ it is written piece by piece and only the pages that are read are loaded.
 
 from __future__ import annotations
 
+import array
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,15 +50,15 @@ def _write(
     folder: Path, text: documents.Text, tokenizer: tokenizers.Tokenizer, split: str
 ) -> None:
     dtype = np.dtype(np.uint16 if tokenizer.vocabulary <= 1 << 16 else np.uint32)
-    offsets, written = [0], 0
+    offsets, written = array.array("q", [0]), 0
     with open(folder / "tokens.bin", "wb") as file:
         for batch in _batches(text.pieces(split)):
             encoded = tokenizer.encode_pieces([piece.text for piece in batch])
-            for piece, array in zip(batch, encoded, strict=True):
+            for piece, codes in zip(batch, encoded, strict=True):
                 closing = [tokenizer.end] if piece.last else []
-                file.write(np.append(array, closing).astype(dtype).tobytes())
-                written += len(array) + len(closing)
-                offsets += [written] if piece.last else []
+                file.write(np.append(codes, closing).astype(dtype).tobytes())
+                written += len(codes) + len(closing)
+                offsets.extend([written] if piece.last else [])
     np.save(folder / "offsets.npy", np.array(offsets, np.int64))
     facts = {"dtype": dtype.name, "tokens": written, "text": text.name, "split": split}
     (folder / "facts.json").write_text(json.dumps(facts))

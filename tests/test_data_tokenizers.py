@@ -1,0 +1,207 @@
+"""Tokenizers: nothing is lost, pieces equal the whole, files carry their hash."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from transformer.data import documents, sources, tokenizers
+
+WORDS = "It is a truth universally acknowledged, that 12 men's \t hats cost £3.\n\n"
+STRANGE = "".join(map(chr, [0, 1, 27, 28, 160, 768, 0x2028, 0x1F642, 0xFFFD, 0x10FFFF]))
+TEXTS = [
+    "",
+    " ",
+    "a",
+    "\n\n  \r\n\t",
+    WORDS,
+    STRANGE,
+    "日本語のテキスト 🙂🙃 é",
+    "<|end|><s>[UNK]",
+    "".join(chr(value) for value in range(0x500)),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache_folder(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A text of some thousand words, with a held-out tail of other characters."""
+    draw = random.Random(0)
+    lines = [" ".join(draw.choices(WORDS.split(), k=9)) + ".\n" for _ in range(2000)]
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text("".join(lines))
+    return sources.text(file)
+
+
+@pytest.fixture(scope="module")
+def each(text):
+    return {
+        "bytes": tokenizers.bytes_(),
+        "characters": tokenizers.characters(text),
+        "bpe": tokenizers.bpe(text, vocabulary=400),
+    }
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+@pytest.mark.parametrize("sample", TEXTS)
+def test_decoding_returns_any_text(each, kind, sample):
+    tokenizer = each[kind]
+    tokens = tokenizer.encode(sample)
+    assert tokens.dtype == np.int32 and tokens.ndim == 1
+    assert tokenizer.decode(tokens) == sample
+    assert tokenizer.end not in tokens
+    assert tokenizer.bytes_V[tokens].sum() == len(sample.encode())
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe", "characters"])
+def test_sizes_and_end(each, kind):
+    tokenizer = each[kind]
+    assert tokenizer.kind == kind
+    assert tokenizer.end == tokenizer.vocabulary - 1
+    assert tokenizer.bytes_V.shape == (tokenizer.vocabulary,)
+    assert tokenizer.bytes_V.dtype == np.int32
+    assert tokenizer.bytes_V[tokenizer.end] == 0
+    assert tokenizer.decode([tokenizer.end]) == ""
+
+
+def test_characters_are_those_of_the_training_split(each, text):
+    tokenizer = each["characters"]
+    (train,) = documents.whole(text, "train")
+    assert tokenizer.decode(tokenizer.encode(train)) == train
+    assert tokenizer.vocabulary == len(set(train)) + 2
+    unknown = tokenizer.encode("t☃h")
+    assert tokenizer.decode(unknown) == "t\ufffdh"
+    assert tokenizer.bytes_V[unknown].tolist() == [1, 0, 1]
+
+
+def test_bytes_are_utf8(each):
+    assert each["bytes"].encode("é!").tolist() == [0xC3, 0xA9, 0x21]
+    assert each["bytes"].vocabulary == 257
+
+
+def test_bpe_has_merged_the_words_of_its_text(each):
+    tokenizer = each["bpe"]
+    assert tokenizer.vocabulary == 400 or tokenizer.vocabulary > 300
+    assert len(tokenizer.encode(" acknowledged truth")) == 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pieces_encode_to_the_tokens_of_the_whole(each, seed):
+    """Cutting before white space changes no token, wherever the cuts fall."""
+    draw = random.Random(seed)
+    words, spaces = [*WORDS.split(), "é🙂", ""], [" ", "\n", "\t ", " \n ", "  "]
+    sample = "".join(draw.choice(words) + draw.choice(spaces) for _ in range(300))
+    tokenizer = each["bpe"]
+    whole = tokenizer.encode_pieces([sample])[0]
+    size = draw.randint(40, 90)
+    pieces = [piece.text for piece in documents.cut([sample], size=size)]
+    assert len(pieces) > 4
+    encoded = np.concatenate(tokenizer.encode_pieces(pieces))
+    np.testing.assert_array_equal(encoded, whole)
+
+
+def test_many_pieces_keep_their_order(each):
+    pieces = [f"{number} {WORDS}" for number in range(50)]
+    encoded = each["bpe"].encode_pieces(pieces)
+    assert [each["bpe"].decode(tokens) for tokens in encoded] == pieces
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+def test_streaming_holds_back_half_a_character(each, kind):
+    sample = "aé日🙂\u0301 end"
+    push = each[kind].stream()
+    shown = [push(token) for token in each[kind].encode(sample)]
+    assert "".join(shown) + push(final=True) == sample
+    assert not any("\ufffd" in part for part in shown)
+    assert kind == "bpe" or "" in shown
+    broken = each["bytes"].stream()
+    assert broken(0xE6) == "" and broken(final=True) == "\ufffd"
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe", "characters"])
+def test_a_file_gives_the_same_tokenizer_back(each, kind, tmp_path):
+    made = tokenizers.kept(tmp_path / "run", lambda: each[kind])
+    again = tokenizers.kept(tmp_path / "run", lambda: pytest.fail("made twice"))
+    assert made is each[kind] and again.hash == made.hash
+    assert again.to_bytes() == made.to_bytes()
+    assert again.table == made.table
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [tokenizers.FILE]
+    np.testing.assert_array_equal(again.bytes_V, made.bytes_V)
+    np.testing.assert_array_equal(again.encode(WORDS), made.encode(WORDS))
+
+
+def test_hashes_differ_with_the_encoding(each, text):
+    hashes = {tokenizer.hash for tokenizer in each.values()}
+    hashes.add(tokenizers.bpe(text, vocabulary=300).hash)
+    assert len(hashes) == 4
+
+
+def changed(content: bytes) -> bytes:
+    body = json.loads(content)
+    merges = body["model"]["model"]["merges"]
+    merges[0], merges[1] = merges[1], merges[0]
+    return json.dumps(body).encode()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (changed, r"hash \w{16}, got \w{16}"),
+        (lambda content: content[:-20], "a tokenizer, got JSONDecodeError"),
+        (lambda content: b"", "a tokenizer, got JSONDecodeError"),
+        (lambda content: b"[1]", "a tokenizer, got TypeError"),
+        (lambda content: b"{}", "a tokenizer, got KeyError"),
+        (lambda content: b"\xff\xfa", "a tokenizer, got UnicodeDecodeError"),
+    ],
+)
+def test_a_damaged_file_is_named(each, tmp_path, damage, message):
+    file = tmp_path / tokenizers.FILE
+    file.write_bytes(damage(each["bpe"].to_bytes()))
+    with pytest.raises(ValueError, match=f"{file}: expected {message}") as caught:
+        tokenizers.kept(tmp_path, lambda: pytest.fail("retrained over a damaged file"))
+    assert "\n" not in str(caught.value)
+
+
+def test_too_small_a_vocabulary_is_an_error(text):
+    with pytest.raises(ValueError, match="expected at least 257, got 256"):
+        tokenizers.bpe(text, vocabulary=256)
+    assert tokenizers.bpe(text, vocabulary=257).vocabulary == 257
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+from transformer.data import sources, tokenizers
+print(tokenizers.bpe(sources.text(Path(sys.argv[1])), vocabulary=350).hash)
+"""
+
+
+def test_training_is_the_same_in_every_process(text, tmp_path):
+    """Another process, hash seed and thread setting train the same tokenizer."""
+    hashes = {tokenizers.bpe(text, vocabulary=350).hash}
+    for seed, threads in ((1, "false"), (2, "true")):
+        settings = {
+            "XDG_CACHE_HOME": str(tmp_path / str(seed)),
+            "PYTHONHASHSEED": str(seed),
+            "TOKENIZERS_PARALLELISM": threads,
+        }
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", TRAIN, text.name],
+            env=os.environ | settings,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        hashes.add(done.stdout.strip())
+        assert done.stderr == ""
+    assert len(hashes) == 1
