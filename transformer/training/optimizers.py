@@ -1,0 +1,120 @@
+"""Optimizer recipes: optax chains in the order in which they act, and schedules.
+
+What decays and what is orthogonalised is decided by a parameter's name, never by its
+rank: a scanned stack adds a leading dimension to every one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import optax
+from optax.contrib import MuonDimensionNumbers
+
+from transformer.axes import dimensions, leaf_name
+
+# How the dimensions of a weight divide into inputs and outputs of its linear map.
+INPUTS = {
+    "DHK": "D",
+    "DGK": "D",
+    "HKD": "HK",
+    "DF": "D",
+    "FD": "F",
+}
+
+
+def warmup_cosine(
+    peak: float, *, steps: int, warmup: int, final: float = 0.1
+) -> optax.Schedule:
+    """Up to `peak` in `warmup` steps, then half a cosine down to final * peak."""
+    return optax.warmup_cosine_decay_schedule(
+        0.0, peak, min(warmup, steps), max(steps, warmup + 1), final * peak
+    )
+
+
+def warmup_stable_decay(
+    peak: float, *, steps: int, warmup: int, decay: float = 0.2, final: float = 0.0
+) -> optax.Schedule:
+    """Up to `peak`, level, then linearly to final * peak over the last `decay` share
+    of the steps (WSD, Hu et al. 2024, arXiv 2404.06395)."""
+    falling = max(1, round(decay * steps))
+    warmup = min(warmup, steps - falling)
+    pieces = [
+        optax.linear_schedule(0.0, peak, max(warmup, 1)),
+        optax.constant_schedule(peak),
+        optax.linear_schedule(peak, final * peak, falling),
+    ]
+    return optax.join_schedules(pieces, [warmup, steps - falling])
+
+
+def decays(params: Any) -> Any:
+    """True for the matrices of linear maps: names `w_...` with two letters or more."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: _is_matrix(path), params)
+
+
+def _is_matrix(path: Sequence[Any]) -> bool:
+    name = leaf_name(path)
+    return name.startswith("w_") and len(dimensions(name)) > 1
+
+
+def adamw(
+    rate: optax.ScalarOrSchedule,
+    *,
+    decay: float = 0.1,
+    clip: float = 1.0,
+    b1: float = 0.9,
+    b2: float = 0.95,
+) -> optax.GradientTransformation:
+    """Clipped gradients, Adam, decay of the matrices (Loshchilov and Hutter 2017,
+    arXiv 1711.05101)."""
+    return optax.chain(
+        optax.clip_by_global_norm(clip),
+        optax.scale_by_adam(b1=b1, b2=b2),
+        optax.add_decayed_weights(decay, mask=decays),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def muon(
+    matrix_rate: optax.ScalarOrSchedule,
+    vector_rate: optax.ScalarOrSchedule,
+    *,
+    decay: float = 0.0,
+) -> optax.GradientTransformation:
+    """Muon for the matrices of linear maps, Adam for all else (Jordan et al. 2024;
+    Liu et al. 2025, arXiv 2502.16982).
+
+    A weight is orthogonalised as the matrix inputs x outputs of its linear map, each
+    scanned layer by itself.
+    """
+    return optax.contrib.muon(
+        matrix_rate,
+        adam_learning_rate=vector_rate,
+        adam_b2=0.95,
+        weight_decay=decay,
+        weight_decay_mask=decays,
+        muon_weight_dimension_numbers=matrix_dimensions,
+    )
+
+
+def matrix_dimensions(params: Any) -> Any:
+    """For each leaf which axes are inputs and which outputs; None for what is no
+    matrix of a linear map. Raises ValueError for dimensions it does not know."""
+
+    def of(path: Sequence[Any], leaf: Any) -> MuonDimensionNumbers | None:
+        if not _is_matrix(path):
+            return None
+        letters = dimensions(leaf_name(path))
+        if letters not in INPUTS:
+            raise ValueError(
+                f"{leaf_name(path)}: expected dimensions among {sorted(INPUTS)}, "
+                f"got {letters}"
+            )
+        lead = leaf.ndim - len(letters)
+        inputs = len(INPUTS[letters])
+        axes = tuple(range(lead, leaf.ndim))
+        return MuonDimensionNumbers(axes[:inputs], axes[inputs:])
+
+    return jax.tree_util.tree_map_with_path(of, params)
