@@ -201,6 +201,18 @@ VARIANTS = [
 ]
 
 
+class Path(NamedTuple):
+    """A fast path: an `attend` equal to `attention.plain`. soft_cap: it has one."""
+
+    name: str
+    attend: attention.Attend
+    soft_cap: bool = True
+
+
+# Fast paths; each is held against `attention.plain` in every theorem about attention.
+PATHS = [Path("platform", attention.platform, soft_cap=False)]
+
+
 def name_of(case: Any) -> str | None:
     """For `pytest.mark.parametrize(..., ids=name_of)`."""
     return getattr(case, "name", None)

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import LENGTH, MODELS, ROWS, Case, close, drawn, name_of, text
+from cases import LENGTH, MODELS, PATHS, ROWS, Case, Path, close, drawn, name_of, text
 
 from transformer import axes
-from transformer.network import attention, masks, precision, stack
+from transformer.network import masks, precision, stack
 
 every_model = pytest.mark.parametrize("case", MODELS, ids=name_of)
 
@@ -220,12 +220,11 @@ def test_training_on_eight_devices_equals_one() -> None:
     close(*results, 1e-4)
 
 
-@pytest.mark.parametrize("make", [attention.platform], ids=["platform"])
-def test_model_with_a_fast_path_equals_plain(make: attention.Attend) -> None:
-    """Values and gradients of a whole model; other paths join the list."""
+@pytest.mark.parametrize("path", PATHS, ids=name_of)
+def test_model_with_a_fast_path_equals_plain(path: Path) -> None:
     case = MODELS[1]
     _, params, expected = reference(case)
-    module = case.make(attend=make)
+    module = case.make(attend=path.attend)
     close(expected, value_and_grad(case, module, params, case.batch(0)))
 
 

@@ -258,14 +258,15 @@ class Attention(nn.Module):
         self, x_BLD: jax.Array, tokens: Tokens
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         q_BLHK = contract("BLD,DHK->BLHK", x_BLD, self.w_q_DHK) + self.b_q_HK
-        k_BMGK = contract("BMD,DGK->BMGK", x_BLD, self.w_k_DGK) + self.b_k_GK
-        v_BMGK = contract("BMD,DGK->BMGK", x_BLD, self.w_v_DGK) + self.b_v_GK
+        k_BLGK = contract("BLD,DGK->BLGK", x_BLD, self.w_k_DGK) + self.b_k_GK
+        v_BLGK = contract("BLD,DGK->BLGK", x_BLD, self.w_v_DGK) + self.b_v_GK
         q_BLHK = self.rotate(self.q_norm(q_BLHK), tokens.position_BL)
-        k_BMGK = self.rotate(self.k_norm(k_BMGK), tokens.position_BL)
+        k_BLGK = self.rotate(self.k_norm(k_BLGK), tokens.position_BL)
+        # As what is attended to, M, positions lie whole on every device.
         return (
             constrain(q_BLHK, "BLHK"),
-            constrain(k_BMGK, "BMGK"),
-            constrain(v_BMGK, "BMGK"),
+            constrain(k_BLGK, "BMGK"),
+            constrain(v_BLGK, "BMGK"),
         )
 
     def _output(self, y_BLHK: jax.Array) -> jax.Array:

@@ -80,11 +80,9 @@ class Mask:
         return Mask(_either, (self, other), max(bounded) if len(bounded) == 2 else None)
 
     def __repr__(self) -> str:
-        name = self.rule.__name__.strip("_")
-        if self.rule in (_both, _either):
-            sign = " & " if self.rule is _both else " | "
-            return f"({sign.join(map(repr, self.arguments))})"
-        return f"{name}({', '.join(map(repr, self.arguments))})"
+        signs = {_both: " & ", _either: " | "}
+        name = "" if self.rule in signs else self.rule.__name__.strip("_")
+        return f"{name}({signs.get(self.rule, ', ').join(map(repr, self.arguments))})"
 
     def allowed(self, queries: Tokens, keys: Tokens) -> Any:
         """bool (B, L, M): True where the query may attend to the key."""
@@ -203,11 +201,10 @@ def padding() -> Mask:
 
 def _block_sparse(q: Tokens, k: Tokens, layout: tuple, block: int) -> Any:
     table = np.pad(np.asarray(layout, bool), (0, 1))
-    last_row, last_column = np.subtract(table.shape, 1)
-    i = (q.index_BL // block).clip(max=last_row)
-    j = (k.index_BL // block).clip(max=last_column)
-    on_host = isinstance(i, np.ndarray) and isinstance(j, np.ndarray)
-    return (table if on_host else jnp.asarray(table))[i, j]
+    i = (q.index_BL // block).clip(max=table.shape[0] - 1)
+    j = (k.index_BL // block).clip(max=table.shape[1] - 1)
+    traced = isinstance(i, jax.Array) or isinstance(j, jax.Array)
+    return (jnp.asarray(table) if traced else table)[i, j]
 
 
 def block_sparse(layout: Sequence[Sequence[int]], block: int) -> Mask:
