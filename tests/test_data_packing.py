@@ -4,10 +4,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from data_texts import (
+    END,
+    all_batches,
+    assert_equal,
+    counted_targets,
+    distinct,
+    expected_targets,
+    text_of,
+)
 
 from transformer.data import (
-    cache,
-    documents,
     first_fit,
     mixing,
     packing,
@@ -15,59 +22,12 @@ from transformer.data import (
 )
 from transformer.data import tokens as tokenised
 
-END = 256
-LETTERS = [chr(0x4E00 + number) for number in range(3000)]
-
 
 @pytest.fixture(autouse=True, scope="module")
 def cache_folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-def text_of(train: list[str], validation: list[str] | None = None) -> documents.Text:
-    """A text of the given documents."""
-    splits = {"train": train, "validation": validation or train}
-
-    def pieces(split):
-        for document in splits[split]:
-            yield from documents.cut([document], size=50)
-
-    return documents.Text("probe", cache.digest(repr(splits)), pieces)
-
-
-def distinct(sizes: list[int]) -> documents.Text:
-    """Documents of the given sizes in which no character comes twice."""
-    letters = iter(LETTERS)
-    return text_of(["".join(next(letters) for _ in range(size)) for size in sizes])
-
-
-def counted_targets(batches) -> list[int]:
-    """All targets that count, sorted."""
-    return sorted(
-        int(target)
-        for batch in batches
-        for target in batch["targets_BL"][batch["weight_BL"] > 0]
-    )
-
-
-def all_batches(held: packing.Validation):
-    return [held.batch(step, range(held.batch_size)) for step in range(held.batches)]
-
-
-def expected_targets(text: documents.Text, tokenizer) -> list[int]:
-    """Every token but each document's first, and every end: what is there to predict."""
-    found = []
-    for document in documents.whole(text, "validation"):
-        found += [*tokenizer.encode(document)[1:].tolist(), tokenizer.end]
-    return sorted(found)
-
-
-def assert_equal(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
 def test_validation_rows_are_these_matrices():
@@ -89,21 +49,6 @@ def test_validation_rows_are_these_matrices():
     }
 
 
-def test_whole_documents_are_these_matrices():
-    a, b, c, d, e, f, g, h = b"abcdefgh"
-    text = text_of(["abc", "defgh", "a", "b"])
-    held = first_fit.validation(text, tokenizers.bytes_(), length=4, batch_size=3)
-    expected = {
-        "tokens_BL": [[a, b, c, h], [d, e, f, g], [a, b, 0, 0]],
-        "targets_BL": [[b, c, END, END], [e, f, g, h], [END, END, 0, 0]],
-        "segment_BL": [[1, 1, 1, 2], [1, 1, 1, 1], [1, 2, 0, 0]],
-        "index_BL": [[0, 1, 2, 0], [0, 1, 2, 3], [0, 0, 0, 0]],
-        "weight_BL": [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]],
-    }
-    assert_equal(held.batch(0, range(3)), expected)
-    assert not held.batch(1, range(3))["segment_BL"].any()
-
-
 @pytest.mark.parametrize("sizes", [[40], [1, 1, 1], [3, 17, 1, 64, 5] * 5])
 @pytest.mark.parametrize(("length", "overlap"), [(1, 0), (7, 0), (8, 3), (64, 63)])
 def test_validation_counts_every_target_once(sizes, length, overlap):
@@ -113,21 +58,6 @@ def test_validation_counts_every_target_once(sizes, length, overlap):
         text, tokenizer, length=length, batch_size=4, overlap=overlap
     )
     assert counted_targets(all_batches(held)) == expected_targets(text, tokenizer)
-
-
-@pytest.mark.parametrize("sizes", [[40], [1, 1, 1], [3, 17, 1, 64, 5] * 5])
-@pytest.mark.parametrize("length", [1, 8, 64])
-def test_whole_documents_count_every_target_once(sizes, length):
-    text = distinct(sizes)
-    tokenizer = tokenizers.characters(text)
-    held = first_fit.validation(text, tokenizer, length=length, batch_size=4)
-    assert counted_targets(all_batches(held)) == expected_targets(text, tokenizer)
-    rows = first_fit.language(text, tokenizer, length=length, batch_size=1, seed=1)
-    assert rows.rows_per_epoch == held.rows
-    for epoch in range(2):
-        steps = range(epoch * held.rows, (epoch + 1) * held.rows)
-        batches = [rows.batch(step, [0]) for step in steps]
-        assert counted_targets(batches) == expected_targets(text, tokenizer)
 
 
 def test_segments_and_positions_are_those_of_a_loop():
@@ -140,34 +70,6 @@ def test_segments_and_positions_are_those_of_a_loop():
             assert batch["index_BL"][row, place] == index
             assert batch["weight_BL"][row, place] == (code != END)
             segment, index = (segment + 1, 0) if code == END else (segment, index + 1)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_first_fit_is_that_of_a_loop(seed):
-    sizes = np.random.default_rng(seed).integers(1, 17, 300)
-    room: list[int] = []
-    for size, row in zip(sizes, first_fit.assign(sizes, 16), strict=True):
-        expected = next((i for i, left in enumerate(room) if left >= size), len(room))
-        room += [16] if expected == len(room) else []
-        assert row == expected
-        room[row] -= size
-    assert sum(room) < 0.1 * 16 * len(room)
-    bounded = first_fit.assign(sizes, 16, open_rows=2)
-    assert np.bincount(bounded, weights=sizes).max() <= 16
-
-
-def test_whole_documents_are_not_divided_unless_they_must():
-    text = distinct([5, 9, 3, 12, 30, 2] * 8)
-    tokenizer = tokenizers.characters(text)
-    rows = first_fit.language(text, tokenizer, length=12, batch_size=2)
-    for step in range(rows.rows_per_epoch // 2):
-        batch = rows.batch(step, range(2))
-        for row in range(2):
-            for segment in range(1, batch["segment_BL"][row].max() + 1):
-                mine = batch["segment_BL"][row] == segment
-                size = mine.sum()
-                complete = batch["targets_BL"][row][mine][-1] == tokenizer.end
-                assert complete or size == 12
 
 
 @pytest.fixture(scope="module")
