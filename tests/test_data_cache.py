@@ -159,6 +159,32 @@ def test_two_processes_prepare_once_and_read_the_same(home, tmp_path):
     assert not list(home.rglob("*.building"))
 
 
+KILLED = """
+import sys, time
+from transformer.data import cache
+
+def slow(folder):
+    (folder / "half").write_text("half")
+    print("building", flush=True)
+    time.sleep(60)
+
+cache.folder("x", slow)
+"""
+
+
+def test_a_killed_preparation_leaves_nothing_behind(home):
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True
+    )
+    with process, process.stdout as lines:
+        assert lines.readline() == "building\n"
+        process.kill()
+    assert (home / "x.building" / "half").exists() and not (home / "x").exists()
+    path = cache.folder("x", lambda folder: (folder / "a").touch())
+    assert sorted(p.name for p in path.iterdir()) == ["a", cache.SEAL]
+    assert sorted(p.name for p in home.iterdir()) == ["x", "x.lock"]
+
+
 def test_packing_takes_no_more_memory_than_a_few_pieces(tmp_path, monkeypatch):
     """Text to rows of a 16 MB file, in a fraction of it: nothing is held whole."""
     monkeypatch.setattr(tokenised, "BATCH_CHARACTERS", 1 << 17)
@@ -194,6 +220,6 @@ def test_importing_the_room_loads_nothing_heavy():
 
 
 def test_seals_name_every_file(home):
-    path = cache.folder("x", lambda folder: (folder / "a").write_text("abc") and None)
+    path = cache.folder("x", lambda folder: (folder / "a").touch())
     assert json.loads((path / cache.SEAL).read_text()).keys() == {"a"}
     assert os.access(path, os.R_OK)

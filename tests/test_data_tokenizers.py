@@ -37,7 +37,15 @@ def cache_folder(tmp_path_factory):
 def text(tmp_path_factory):
     """A text of some thousand words, with a held-out tail of other characters."""
     draw = random.Random(0)
-    lines = [" ".join(draw.choices(WORDS.split(), k=9)) + ".\n" for _ in range(2000)]
+    closings = [
+        ".\n",
+        " \n ",
+        "\t \n\n  ",
+    ]  # so that runs of white space are merged too
+    lines = [
+        " ".join(draw.choices(WORDS.split(), k=9)) + draw.choice(closings)
+        for _ in range(2000)
+    ]
     file = tmp_path_factory.mktemp("text") / "text.txt"
     file.write_text("".join(lines))
     return sources.text(file)
@@ -182,13 +190,15 @@ TRAIN = """
 import sys
 from pathlib import Path
 from transformer.data import sources, tokenizers
-print(tokenizers.bpe(sources.text(Path(sys.argv[1])), vocabulary=350).hash)
+text = sources.text(Path(sys.argv[1]))
+print(tokenizers.bpe(text, vocabulary=350).hash, tokenizers.characters(text).hash)
 """
 
 
-def test_training_is_the_same_in_every_process(text, tmp_path):
-    """Another process, hash seed and thread setting train the same tokenizer."""
-    hashes = {tokenizers.bpe(text, vocabulary=350).hash}
+def test_training_is_the_same_in_every_process(text, each, tmp_path):
+    """Another process, hash seed and thread setting train the same tokenizers."""
+    bpe = tokenizers.bpe(text, vocabulary=350)
+    hashes = {f"{bpe.hash} {each['characters'].hash}"}
     for seed, threads in ((1, "false"), (2, "true")):
         settings = {
             "XDG_CACHE_HOME": str(tmp_path / str(seed)),
