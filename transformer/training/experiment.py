@@ -36,7 +36,8 @@ class Experiment(NamedTuple):
     loss(params, batch, key) -> Loss(total, weight, sums).
     batch(step, rows) -> those rows of the step's global batch, 0 .. batch_size - 1.
     optimizer: an optax pair. steps: of training. accumulate: parts that a batch is
-    divided into, one after another. report(Loss) -> named numbers.
+    divided into, one after another. seed: of the parameters and the steps' keys.
+    report(Loss) -> named numbers.
     show(params, key) -> file name to content (text, bytes, image array or figure).
     generate(params, key, *, ...): its keywords are the flags of the verb `generate`.
     files: left in the run folder at the start. architecture: what the model is, for
@@ -54,6 +55,7 @@ class Experiment(NamedTuple):
     steps: int
     report: Callable[[Any], dict[str, float]]
     accumulate: int = 1
+    seed: int = 0
     evaluations: Mapping[str, Evaluation] = {}
     show: Callable[[Params, jax.Array], Mapping[str, Any]] = lambda params, key: {}
     generate: Callable[..., Any] | None = None

@@ -25,9 +25,16 @@ class State(NamedTuple):
     key: jax.Array
 
 
-def initial(experiment: Experiment, seed: int) -> State:
+class Told(NamedTuple):
+    """What a step tells: its Loss, and the norm of each parameter's gradient."""
+
+    loss: Any
+    norms: Any
+
+
+def initial(experiment: Experiment) -> State:
     """The state before the first step; pure, so that it can be born sharded."""
-    key = jax.random.key(seed)
+    key = jax.random.key(experiment.seed)
     params = experiment.init(jax.random.fold_in(key, 0))
     return State(
         step=jnp.int32(0),
@@ -37,15 +44,25 @@ def initial(experiment: Experiment, seed: int) -> State:
     )
 
 
-def born(experiment: Experiment, seed: int, mesh: Mesh) -> State:
+def abstract(experiment: Experiment, mesh: Mesh) -> State:
+    """Shapes, dtypes and places of the state, without computing any of it."""
+    shapes = jax.eval_shape(lambda: initial(experiment))
+    return jax.tree.map(
+        lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
+        shapes,
+        axes.placement(mesh, shapes),
+    )
+
+
+def born(experiment: Experiment, mesh: Mesh) -> State:
     """`initial`, each leaf made where its name places it: never whole anywhere."""
-    shapes = jax.eval_shape(lambda: initial(experiment, seed))
-    places = axes.placement(mesh, shapes)
-    return jax.jit(lambda: initial(experiment, seed), out_shardings=places)()
+    places = jax.tree.map(lambda a: a.sharding, abstract(experiment, mesh))
+    return jax.jit(lambda: initial(experiment), out_shardings=places)()
 
 
-def update(experiment: Experiment, state: State, batch: Any) -> tuple[State, Any]:
-    """The next state, and what to report: Loss, gradient and update norms."""
+def update(experiment: Experiment, state: State, batch: Any) -> tuple[State, Told]:
+    """The next state, and what to tell of the step: its Loss and the norm of each
+    parameter's gradient. Pure; the whole of training is this, again and again."""
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     loss, gradient = summed(experiment, state.params, batch, key)
     # Sums until here; this is the one division, by the weight of the whole batch.
@@ -54,11 +71,12 @@ def update(experiment: Experiment, state: State, batch: Any) -> tuple[State, Any
         gradient, state.optimizer_state, state.params
     )
     params = optax.apply_updates(state.params, change)
-    norms = {
-        "gradient_norm": optax.global_norm(gradient),
-        "update_norm": optax.global_norm(change),
-    }
-    return State(state.step + 1, params, optimizer_state, state.key), (loss, norms)
+    told = Told(loss, jax.tree.map(_norm, gradient))
+    return State(state.step + 1, params, optimizer_state, state.key), told
+
+
+def _norm(x: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32))))
 
 
 def summed(

@@ -1,0 +1,91 @@
+"""How a run ends early: asked to stop, broken, or stuck. Never half-saved."""
+
+from __future__ import annotations
+
+import faulthandler
+import itertools
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+
+TERMINATED = 128 + signal.SIGTERM
+WATCHDOG_SECONDS = 45.0
+
+_asked: list[int] = []
+_calls = itertools.count()
+
+
+class Terminated(Exception):
+    """SIGTERM came; what had been reached is saved."""
+
+
+class NonFinite(Exception):
+    """The loss or a gradient is no number; nothing after it is saved."""
+
+
+def listen() -> None:
+    """From here on SIGTERM asks the loop to save and stop, where it next looks."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        _asked.append(number)
+
+    _asked.clear()
+    signal.signal(signal.SIGTERM, ask)
+
+
+def asked_to_stop() -> bool:
+    """Whether to save and stop here: with several processes, which must all call this
+    equally often, at the same call on each."""
+    if jax.process_count() == 1:
+        return bool(_asked)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.reached_preemption_sync_point(next(_calls))
+
+
+def die_loudly() -> None:
+    """Among several processes an exception ends this one at once, traceback shown:
+    waiting politely at the exit barrier would hang the others for minutes."""
+
+    def hook(kind: Any, error: Any, trace: Any) -> None:
+        traceback.print_exception(kind, error, trace)
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os._exit(1)
+
+    sys.excepthook = hook
+
+
+def watch(seconds: float = WATCHDOG_SECONDS) -> None:
+    """Among several processes, exit with every thread's traceback unless called again
+    within `seconds`: one that is stuck would otherwise hang all for ever."""
+    if jax.process_count() > 1:
+        faulthandler.dump_traceback_later(seconds, exit=True)
+
+
+def unwatch() -> None:
+    """The watchdog rests."""
+    faulthandler.cancel_dump_traceback_later()
+
+
+def check_finite(step: int, loss: float, norms: Any, last: tuple[int, float]) -> None:
+    """Raise NonFinite, naming the step, the first bad parameter and what was finite
+    last, unless loss and every gradient norm of the step are numbers."""
+    leaves = jax.tree_util.tree_flatten_with_path(norms)[0]
+    bad = [path for path, norm in leaves if not np.isfinite(norm)]
+    if np.isfinite(loss) and not bad:
+        return
+    first = "every gradient is finite"
+    if bad:
+        name = jax.tree_util.keystr(bad[0], simple=True, separator="/")
+        first = f"first bad gradient: {name}"
+    raise NonFinite(
+        f"step {step}: expected a finite loss, got {loss}; {first}; "
+        f"last finite loss {last[1]:.4f} at step {last[0]}; nothing after is saved"
+    )

@@ -1,0 +1,113 @@
+"""The loop: batch, update, and on their steps evaluate and save."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from transformer.data import prefetch
+from transformer.training import checkpoint, evaluation, faults, feeding
+from transformer.training.experiment import Experiment
+from transformer.training.telling import Teller
+from transformer.training.update import State, abstract, born, update
+
+
+class Cadence(NamedTuple):
+    """How often, in steps, to log, evaluate and save; the last step does all."""
+
+    log: int = 10
+    evaluate: int = 200
+    checkpoint: int = 200
+
+
+EVERY = Cadence()
+
+
+def identity(experiment: Experiment) -> checkpoint.Identity:
+    """Whose checkpoints these are."""
+    return checkpoint.Identity(experiment.name, experiment.architecture)
+
+
+def latest(experiment: Experiment, saved: Any, mesh: Mesh) -> State:
+    """The newest sound state on disk, or a new one."""
+    restored = saved.restore(abstract(experiment, mesh))
+    if restored is None:
+        return born(experiment, mesh)
+    state, passed_over = restored
+    for message in passed_over:
+        print(f"warning: {message}", flush=True)
+    print(f"going on from step {int(state.step)}", flush=True)
+    return state
+
+
+def check(experiment: Experiment, folder: Path) -> None:
+    """Raise ValueError unless the folder is empty or this experiment's own."""
+    checkpoint.open_(folder / "checkpoints", identity(experiment)).close()
+
+
+def trained(experiment: Experiment, folder: Path, mesh: Mesh) -> Any:
+    """The parameters of the newest sound checkpoint. ValueError where there is none."""
+    return checkpoint.params_only(
+        folder / "checkpoints", identity(experiment), abstract(experiment, mesh).params
+    )
+
+
+def compiled(experiment: Experiment, mesh: Mesh) -> Any:
+    """`update` as one program; the old state's memory becomes the new one's."""
+    places = jax.tree.map(lambda a: a.sharding, abstract(experiment, mesh))
+    return jax.jit(
+        partial(update, experiment), donate_argnums=0, out_shardings=(places, None)
+    )
+
+
+def train(
+    experiment: Experiment, folder: Path, *, mesh: Mesh, cadence: Cadence = EVERY
+) -> State:
+    """Train from the newest sound checkpoint in `folder`, or from the start, to the
+    experiment's last step; return the state, with which a notebook can go on.
+
+    Raises faults.Terminated after SIGTERM, with all that was reached saved, and
+    faults.NonFinite before anything after the last finite step is saved.
+    """
+    with jax.set_mesh(mesh):
+        saved = checkpoint.open_(folder / "checkpoints", identity(experiment))
+        state = latest(experiment, saved, mesh)
+        advance = compiled(experiment, mesh)
+        at = feeding.fed(experiment.batch, experiment.batch_size, mesh)
+        start, steps = int(state.step), experiment.steps
+        teller = Teller(experiment, folder, first=start, every=cadence.log)
+        batches = prefetch.ahead(at, range(start, steps))
+
+        def measure(done: int, state: State) -> None:
+            if done and (done % cadence.evaluate == 0 or done == steps):
+                numbers = evaluation.measured(experiment, state.params, mesh)
+                teller.measured(done, numbers)
+
+        try:
+            measure(start, state)
+            for done, batch in enumerate(batches, start + 1):
+                if faults.asked_to_stop():
+                    raise faults.Terminated
+                with jax.transfer_guard("disallow"):
+                    state, told = advance(state, batch)
+                teller.hear(done, told)
+                faults.watch()
+                measure(done, state)
+                if done % cadence.checkpoint == 0 or done == steps:
+                    teller.settle()
+                    saved.save(state)
+        except faults.Terminated:
+            teller.settle()
+            if int(state.step) not in saved.steps():
+                saved.save(state)
+            raise
+        finally:
+            batches.close()
+            faults.unwatch()
+            saved.close()
+            teller.close()
+    return state
