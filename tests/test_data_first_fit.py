@@ -78,3 +78,10 @@ def test_whole_documents_are_not_divided_unless_they_must():
                 size = mine.sum()
                 complete = batch["targets_BL"][row][mine][-1] == tokenizer.end
                 assert complete or size == 12
+
+
+def test_stretches_are_whole_rows_and_rests():
+    """Documents of 5, 9, 2 and 4 tokens in rows of 4 places."""
+    starts, sizes = first_fit.stretches(np.array([0, 5, 14, 16, 20]), 4)
+    assert starts.tolist() == [0, 5, 9, 14, 16]
+    assert sizes.tolist() == [4, 4, 4, 1, 3]

@@ -221,8 +221,8 @@ def bad(tmp_path: Path, case: str):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("missing", r"bad.txt: expected a file or folder of text, got none"),
-        ("no folder", r"none: expected a file or folder"),
+        ("missing", r"expected a file or folder of text, got none at '.*bad.txt'"),
+        ("no folder", r"expected a file or folder of text, got none at '.*none'"),
         ("no text", r"expected UTF-8 text for a train and .* got 0 bytes"),
         ("empty", r"bad.txt: expected UTF-8 text .* got 0 bytes"),
         ("latin", r"bad.txt: expected UTF-8, got byte 0xe9 at offset (\d+) "),
@@ -243,10 +243,18 @@ def test_bad_files_are_one_clear_line(tmp_path, case, message):
 @pytest.mark.parametrize(
     ("name", "feature", "message"),
     [
+        ("", None, r"expected a file or folder of text, got none at ''"),
+        ("~/none.txt", None, r"expected a file .*, got none at '~/none.txt'"),
+        ("none.txt", None, r"expected a file .*, got none at 'none.txt'"),
         ("tiny_shakespear", None, r"'tiny_shakespear'; nearest names: tiny_shakesp"),
         ("austn", None, r"got 'austn'; nearest names: austen"),
         ("no/such.txt", None, r"file or folder or a TFDS name, got 'no/such.txt'"),
-        ("data_probe:9.9.9", None, r"expected a TFDS name, got 'data_probe:9.9.9': "),
+        (
+            "data_probe:9.9.9",
+            None,
+            r"a TFDS name, got 'data_probe:9.9.9': Dataset data",
+        ),
+        ("data_probe/x", None, r"a TFDS name, got 'data_probe/x': "),
         ("data_probe", "body", r"the text feature 'body', got text, note, pair/en"),
     ],
 )

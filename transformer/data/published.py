@@ -24,8 +24,9 @@ READ_EXAMPLES = 64
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0].rstrip(' :')}"
+    said = str(error).split('}": ')[-1]  # TFDS puts all its arguments in front
+    lines = said.strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(" :")
 
 
 def _builder(name: str, folder: Path | None) -> Any:

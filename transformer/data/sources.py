@@ -9,11 +9,13 @@ The shipped member is a TFDS builder and is read like any other.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from transformer.data import documents, own, published
 
 HELD_OUT = 0.05
+TFDS_NAME = re.compile(r"\w+(:\w+)?(/[\w.,=+-]+)*(:[\d.*]+)?")  # name/config:version
 
 
 def text(
@@ -30,8 +32,10 @@ def text(
     if not 0 < held_out < 1:
         raise ValueError(f"held_out: expected a share between 0 and 1, got {held_out}")
     path = Path(source).expanduser()
-    if source not in published.SHIPPED and path.exists():
+    if source not in ("", *published.SHIPPED) and path.exists():
         return own.text(path, held_out=held_out)
-    if isinstance(source, Path):
-        raise ValueError(f"{source}: expected a file or folder of text, got none there")
+    if isinstance(source, Path) or not TFDS_NAME.fullmatch(source):
+        raise ValueError(
+            f"expected a file or folder of text, got none at {str(source)!r}"
+        )
     return published.text(source, feature=feature, held_out=held_out)
