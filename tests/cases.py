@@ -36,7 +36,7 @@ ROWS, LENGTH = 8, 16
 
 
 class Case(NamedTuple):
-    """make(stack=..., remat=..., attend=...) gives the module; batch(seed) a batch of
+    """make(stack=..., remat=..., attend=..., depth=...) gives the module; batch(seed) a batch of
     ROWS rows; loss(module, params, batch) its Loss. mask: without segments."""
 
     name: str
@@ -97,6 +97,7 @@ def _language(
     stack: Callable[..., nn.Module] = stack.Unrolled,
     remat: Any = stack.REMAT["none"],
     attend: attention.Attend = attention.plain,
+    depth: int = DEPTH,
 ) -> nn.Module:
     make_attention = partial(
         attention.Attention,
@@ -120,7 +121,7 @@ def _language(
     return decoder.Decoder(
         vocabulary=VOCABULARY,
         width=WIDTH,
-        make_stack=partial(stack, depth=DEPTH, make_block=make_block, remat=remat),
+        make_stack=partial(stack, depth=depth, make_block=make_block, remat=remat),
         make_norm=norm,
         **decoder_arguments,
     )

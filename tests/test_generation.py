@@ -1,0 +1,218 @@
+"""Cached decoding says what the full forward pass says, and samplers draw from the
+distributions that their papers define."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import LENGTH, MODELS, VARIANTS, VOCABULARY, Case, close, drawn, name_of
+
+from transformer import axes
+from transformer.generation import decoding, sampling, texts
+from transformer.models import decoder
+from transformer.network import masks, precision, stack
+
+MODERN = MODELS[1]
+CACHED = [
+    *MODELS,
+    *(
+        case._replace(make=partial(case.make, depth=1))
+        for case in VARIANTS[len(MODELS) :]
+    ),
+    MODERN._replace(name="scanned", make=partial(MODERN.make, stack=stack.Scanned)),
+    MODERN._replace(name="remat", make=partial(MODERN.make, remat=stack.REMAT["all"])),
+]
+LENGTHS = np.array([LENGTH, 9, 5], np.int32)
+RAGGED = [[7, 3, 9, 2, 5], [4], [1, 8, 8], [60, 2, 2, 6, 1, 0, 5, 3]]
+
+
+def ids_of(rows: int, seed: int = 3) -> jax.Array:
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.integers(0, VOCABULARY, (rows, LENGTH)), jnp.int32)
+
+
+def read(
+    module: Any, params: Any, ids_BL: Any, cache: Any, *, start: int, stop: int, by: int
+) -> tuple[jax.Array, Any]:
+    """Features of tokens start..stop, `by` at a time, in one compiled loop."""
+
+    def step(cache: Any, at: jax.Array) -> tuple[Any, jax.Array]:
+        ids_BC = jax.lax.dynamic_slice_in_dim(ids_BL, at, by, axis=1)
+        index_BC = jnp.broadcast_to(at + jnp.arange(by), ids_BC.shape)
+        segment_BC = (index_BC < jnp.asarray(LENGTHS)[:, None]).astype(jnp.int32)
+        tokens = masks.Tokens(index_BC, index_BC, segment_BC)
+        (x_BCD, _), cache = module.apply(
+            {"params": params}, ids_BC, cache, tokens, method="extend"
+        )
+        return cache, x_BCD
+
+    cache, x_SBCD = jax.lax.scan(step, cache, jnp.arange(start, stop, by))
+    rows, width = ids_BL.shape[0], x_SBCD.shape[-1]
+    return x_SBCD.swapaxes(0, 1).reshape(rows, stop - start, width), cache
+
+
+@pytest.mark.parametrize("case", CACHED, ids=name_of)
+def test_cached_decoding_equals_the_full_forward(case: Case) -> None:
+    """Ragged rows, read four tokens at a time (a prefix of four is read whole), then
+    one by one. Windows roll: their caches are shorter than the row."""
+    module = case.make()
+    params = drawn(module)
+    ids_BL = ids_of(len(LENGTHS))
+
+    @jax.jit
+    def run(params: Any) -> Any:
+        whole_BLD, _ = module.apply({"params": params}, ids_BL, masks.row(LENGTH))
+        caches = module.empty_cache(len(LENGTHS), LENGTH, 4, jnp.float32)
+        go_on = partial(read, module, params, ids_BL)
+        first_BLD, caches = go_on(caches, start=0, stop=8, by=4)
+        rest_BLD, caches = go_on(caches, start=8, stop=LENGTH, by=1)
+        return whole_BLD, jnp.concatenate([first_BLD, rest_BLD], axis=1), caches
+
+    whole_BLD, cached_BLD, caches = run(params)
+    if case.mask.reach is not None:
+        slots = jax.tree.leaves(caches)[0].shape[-2]
+        assert slots == case.mask.reach + 3 < LENGTH
+    for row, length in enumerate(LENGTHS):
+        close(whole_BLD[row, :length], cached_BLD[row, :length], 2e-5)
+
+
+def language_of(module: Any, dtype: Any = jnp.float32) -> decoding.Language:
+    def extend(weights: Any, ids_BL: Any, cache: Any, tokens: Any) -> Any:
+        return module.apply({"params": weights}, ids_BL, cache, tokens, method="extend")
+
+    return decoding.Language(
+        extend=extend,
+        empty_cache=partial(module.empty_cache, dtype=dtype),
+        weights=partial(precision.cast, dtype=dtype),
+    )
+
+
+CHOOSE = {"greedy": sampling.greedy, "drawn": sampling.drawn(sampling.top_k(20))}
+
+
+@cache
+def generated(
+    index: int, choose: str, stop: tuple[int, ...] = (), chunk: int = 3
+) -> Any:
+    module = MODELS[index].make()
+    run = partial(
+        decoding.generated,
+        language_of(module),
+        choose=CHOOSE[choose],
+        new_tokens=8,
+        stop=stop,
+        chunk=chunk,
+    )
+    prompts = decoding.padded(RAGGED)
+    return jax.device_get(jax.jit(run)(drawn(module), *prompts, jax.random.key(5)))
+
+
+@pytest.mark.parametrize("index", range(len(MODELS)), ids=[c.name for c in MODELS])
+def test_greedy_texts_are_what_the_whole_model_finds_likeliest(index: int) -> None:
+    state = generated(index, "greedy")
+    module = MODELS[index].make()
+    readout = jax.jit(module.apply)(
+        {"params": drawn(module)}, jnp.asarray(state.ids_BL), masks.row(LENGTH)
+    )
+    likeliest_BL = np.asarray(decoder.logits(readout).argmax(-1))
+    assert state.ids_BL.shape == (4, LENGTH)
+    for row, prompt in enumerate(RAGGED):
+        stop = len(prompt) + 8
+        assert state.length_B[row] == stop
+        np.testing.assert_array_equal(state.ids_BL[row, : len(prompt)], prompt)
+        np.testing.assert_array_equal(
+            state.ids_BL[row, len(prompt) : stop],
+            likeliest_BL[row, len(prompt) - 1 : stop - 1],
+        )
+        assert (state.ids_BL[row, stop:] == 0).all()
+
+
+@pytest.mark.parametrize("chunk", [1, 256])
+def test_any_chunking_of_the_prompt_says_the_same(chunk: int) -> None:
+    expected, got = generated(2, "drawn"), generated(2, "drawn", chunk=chunk)
+    np.testing.assert_array_equal(expected.ids_BL, got.ids_BL)
+
+
+@pytest.mark.parametrize("burst", [3, 8])
+def test_bursts_say_what_one_go_says(burst: int) -> None:
+    expected = generated(1, "drawn")
+    module = MODERN.make()
+    gained = texts.bursts(
+        language_of(module),
+        drawn(module),
+        RAGGED,
+        jax.random.key(5),
+        choose=CHOOSE["drawn"],
+        new_tokens=8,
+        burst=burst,
+    )
+    rows = [sum(parts, []) for parts in zip(*gained, strict=True)]
+    for row, prompt in enumerate(RAGGED):
+        end = len(prompt) + 8
+        assert rows[row] == expected.ids_BL[row, len(prompt) : end].tolist()
+
+
+def test_a_stop_token_ends_its_row_and_changes_no_other() -> None:
+    free = generated(1, "drawn")
+    stop = int(free.ids_BL[0, len(RAGGED[0]) + 2])
+    halted = generated(1, "drawn", stop=(stop, VOCABULARY))
+    for row, prompt in enumerate(RAGGED):
+        text = free.ids_BL[row, len(prompt) : len(prompt) + 8].tolist()
+        kept = text[: text.index(stop) + 1] if stop in text else text
+        assert halted.length_B[row] == len(prompt) + len(kept)
+        assert halted.ids_BL[row, len(prompt) : halted.length_B[row]].tolist() == kept
+        assert (halted.ids_BL[row, halted.length_B[row] :] == 0).all()
+        assert halted.done_B[row] == (stop in text)
+    assert halted.done_B[0] and not halted.done_B.all() and halted.drawn == 8
+
+
+def test_generation_ends_when_all_rows_have_stopped() -> None:
+    state = generated(1, "greedy", stop=tuple(range(VOCABULARY)))
+    assert state.done_B.all() and state.drawn == 1
+
+
+@pytest.mark.parametrize("shape", [{"tensor": 2, "data": 4}, {"fsdp": 2, "data": 4}])
+def test_a_divided_cache_says_what_a_whole_one_says(shape: dict[str, int]) -> None:
+    module = MODERN.make()
+    params = drawn(module)
+    ids_BL, length_B = decoding.padded(RAGGED * 2)
+    run = partial(
+        decoding.generated, language_of(module), choose=sampling.greedy, new_tokens=8
+    )
+    mesh = axes.mesh(**shape)
+    with jax.set_mesh(mesh):
+        params = jax.device_put(params, axes.placement(mesh, params))
+        prompt = {"ids_BL": ids_BL, "length_B": length_B}
+        prompt = jax.device_put(prompt, axes.batch_placement(mesh, prompt))
+        state = jax.jit(run)(params, *prompt.values(), jax.random.key(0))
+    expected = generated(1, "greedy", chunk=8)
+    np.testing.assert_array_equal(state.ids_BL[:4], expected.ids_BL)
+    np.testing.assert_array_equal(state.ids_BL[4:], expected.ids_BL)
+    here = state.cache[0].k_BGMK.addressable_shards[0].data
+    assert here.size * 8 == state.cache[0].k_BGMK.size, here.shape
+
+
+def test_narrow_generation_has_a_narrow_cache_and_wide_logits() -> None:
+    module = MODERN.make()
+    run = partial(
+        decoding.generated,
+        language_of(module, jnp.bfloat16),
+        choose=sampling.greedy,
+        new_tokens=2,
+    )
+    state = jax.eval_shape(
+        run, drawn(module), *decoding.padded(RAGGED), jax.random.key(0)
+    )
+    assert state.cache[0].k_BGMK.dtype == jnp.bfloat16
+    assert state.logits_BV.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("prompts", [[], [[1], []]])
+def test_empty_prompts_are_named(prompts: list) -> None:
+    with pytest.raises(ValueError, match="expected at least one token each, got"):
+        decoding.padded(prompts)
