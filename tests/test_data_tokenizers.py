@@ -148,6 +148,31 @@ def test_a_file_gives_the_same_tokenizer_back(each, kind, tmp_path):
     np.testing.assert_array_equal(again.encode(WORDS), made.encode(WORDS))
 
 
+@pytest.mark.parametrize(
+    ("kind", "vocabulary", "message"),
+    [
+        ("bytes", None, "expected bytes, got bpe of vocabulary 400"),
+        ("bpe", 401, "expected bpe of vocabulary 401, got bpe of vocabulary 400"),
+    ],
+)
+def test_a_folder_of_another_tokenizer_is_refused(
+    each, tmp_path, kind, vocabulary, message
+):
+    tokenizers.kept(tmp_path, lambda: each["bpe"], kind="bpe", vocabulary=400)
+    again = tokenizers.kept(tmp_path, tokenizers.bytes_, kind="bpe", vocabulary=400)
+    assert again.hash == each["bpe"].hash
+    with pytest.raises(ValueError, match=f"{tmp_path}/tokenizer.json: {message}"):
+        tokenizers.kept(tmp_path, tokenizers.bytes_, kind=kind, vocabulary=vocabulary)
+
+
+def test_a_folder_that_cannot_be_written_is_named(each, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        ValueError, match="cannot write .*file/run/tokenizer.json: Not a"
+    ):
+        tokenizers.kept(tmp_path / "file" / "run", lambda: each["bpe"])
+
+
 def test_hashes_differ_with_the_encoding(each, text):
     hashes = {tokenizer.hash for tokenizer in each.values()}
     hashes.add(tokenizers.bpe(text, vocabulary=300).hash)

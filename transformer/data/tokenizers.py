@@ -23,6 +23,7 @@ import numpy as np
 from transformer.data import cache, documents
 
 FILE = "tokenizer.json"
+VERSION = "2"
 TRAINING_CHARACTERS = 200_000_000
 _GROUP = 4
 _THREADS = min(8, os.cpu_count() or 1)
@@ -162,8 +163,11 @@ def _byte_letters() -> dict[str, int]:
     return letters | {chr(0x100 + place): value for place, value in enumerate(others)}
 
 
-def _of_model(model: dict[str, Any]) -> Tokenizer:
-    """The tokenizer that a `tokenizers` model, given as JSON, describes."""
+def _of_model(model: dict[str, Any], asked: int) -> Tokenizer:
+    """The tokenizer that a `tokenizers` model, given as JSON, describes.
+
+    asked: the vocabulary it was trained for, which its text may not have filled.
+    """
     library = _library().Tokenizer.from_str(json.dumps(model))
     letters = _byte_letters()
     names = sorted(model["model"]["vocab"], key=model["model"]["vocab"].__getitem__)
@@ -181,8 +185,8 @@ def _of_model(model: dict[str, Any]) -> Tokenizer:
         with ThreadPoolExecutor(_THREADS) as pool:
             return [array for group in pool.map(some, groups) for array in group]
 
-    sizes = [len(entry) for entry in table]
-    return _make("bpe", table, encode_pieces, sizes=sizes, data={"model": model})
+    sizes, data = [len(entry) for entry in table], {"model": model, "asked": asked}
+    return _make("bpe", table, encode_pieces, sizes=sizes, data=data)
 
 
 def _limited(text: documents.Text, limit: int) -> Iterator[str]:
@@ -202,7 +206,7 @@ def _trained(library: Any, text: documents.Text, vocabulary: int) -> Tokenizer:
         initial_alphabet=sorted(_byte_letters()),
     )
     model.train_from_iterator(_limited(text, TRAINING_CHARACTERS), trainer)
-    return _of_model(json.loads(model.to_str()))
+    return _of_model(json.loads(model.to_str()), vocabulary)
 
 
 def from_bytes(content: bytes, *, name: str = FILE) -> Tokenizer:
@@ -222,7 +226,7 @@ def from_bytes(content: bytes, *, name: str = FILE) -> Tokenizer:
     elif kind == "characters":
         made = _of_alphabet(body["alphabet"])
     elif kind == "bpe":
-        made = _of_model(body["model"])
+        made = _of_model(body["model"], body.get("asked", vocabulary))
     else:
         raise ValueError(f"{name}: expected bytes, characters or bpe, got {kind!r}")
     if made.vocabulary != vocabulary:
@@ -241,7 +245,7 @@ def bpe(text: documents.Text, *, vocabulary: int) -> Tokenizer:
     if vocabulary < 257:
         raise ValueError(f"vocabulary: expected at least 257, got {vocabulary}")
     library = _library()
-    key = cache.digest(library.__version__, text.identity, str(vocabulary))
+    key = cache.digest(VERSION, library.__version__, text.identity, str(vocabulary))
 
     def train(folder: Path) -> None:
         (folder / FILE).write_bytes(_trained(library, text, vocabulary).to_bytes())
@@ -250,17 +254,37 @@ def bpe(text: documents.Text, *, vocabulary: int) -> Tokenizer:
     return from_bytes(made.read_bytes(), name=str(made))
 
 
-def kept(folder: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
+def kept(
+    folder: Path,
+    make: Callable[[], Tokenizer],
+    *,
+    kind: str | None = None,
+    vocabulary: int | None = None,
+) -> Tokenizer:
     """The tokenizer in `folder`/tokenizer.json; made and written there if need be.
 
-    ValueError naming the file if it is damaged or its hash is not that of its content.
+    kind, vocabulary: what `make` would be asked for; None where any will do. The
+        vocabulary concerns only a BPE, the other kinds having the one they have.
+    ValueError naming the file if it is damaged, if its hash is not that of its content,
+    or if it is another tokenizer than the one asked for.
     """
     file = folder / FILE
     if file.is_file():
-        return from_bytes(file.read_bytes(), name=str(file))
+        found = from_bytes(file.read_bytes(), name=str(file))
+        asked = found.data.get("asked", vocabulary)
+        if kind not in (None, found.kind) or vocabulary not in (None, asked):
+            of = f" of vocabulary {vocabulary}" if vocabulary else ""
+            raise ValueError(
+                f"{file}: expected {kind or 'a tokenizer'}{of}, got {found.kind} "
+                f"of vocabulary {asked or found.vocabulary}"
+            )
+        return found
     made = make()
-    folder.mkdir(parents=True, exist_ok=True)
     fresh = file.with_suffix(f".{os.getpid()}.building")
-    fresh.write_bytes(made.to_bytes())
-    fresh.replace(file)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(made.to_bytes())
+        fresh.replace(file)
+    except OSError as error:
+        raise ValueError(f"cannot write {file}: {error.strerror}") from error
     return made
