@@ -74,23 +74,25 @@ def from_features(
     Only one chunk's float32 logits live at once, in the backward pass too, where they
     are computed again. Raises ValueError when `chunks` does not divide L.
     """
-    rows, length, width = x_BLD.shape
+    rows, length, _ = x_BLD.shape
     if length % chunks:
         raise ValueError(f"chunks: expected a divisor of {length}, got {chunks}")
 
-    @jax.checkpoint
-    def part(x_BCD: jax.Array, targets_BC: jax.Array, weight_BC: jax.Array) -> Loss:
+    def part(chunk: tuple[jax.Array, jax.Array, jax.Array]) -> Loss:
+        x_BCD, targets_BC, weight_BC = chunk
         logits_BCV = jnp.einsum(
             "BCD,VD->BCV", x_BCD, w_VD, preferred_element_type=jnp.float32
         )
         return objective(logits_BCV, targets_BC, weight_BC)
 
-    size = length // chunks
-    parts = [
-        part(*(a[:, i * size : (i + 1) * size] for a in (x_BLD, targets_BL, weight_BL)))
-        for i in range(chunks)
-    ]
-    return jax.tree.map(lambda *sums: sum(sums), *parts)
+    def divided(a: jax.Array) -> jax.Array:
+        parts = a.reshape(rows, chunks, length // chunks, *a.shape[2:])
+        return jnp.moveaxis(parts, 1, 0)
+
+    # A loop, because a compiler may compute unrolled chunks all at once.
+    arrays = divided(x_BLD), divided(targets_BL), divided(weight_BL)
+    parts = jax.lax.map(jax.checkpoint(part, prevent_cse=False), arrays)
+    return jax.tree.map(lambda sums: sums.sum(0), parts)
 
 
 def with_bytes(

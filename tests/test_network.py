@@ -1,0 +1,298 @@
+"""The parts of the network against their formulae, written out in numpy."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import LENGTH, MODELS, VARIANTS, VOCABULARY, Case, close, drawn, name_of
+
+from transformer.models import decoder
+from transformer.network import (
+    block,
+    masks,
+    mlp,
+    norms,
+    offsets,
+    positions,
+    precision,
+    stack,
+)
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(2.0, 3.0, size=(2, 5, 8)).astype(np.float32)
+GAIN, BIAS = RNG.normal(size=(2, 8)).astype(np.float32)
+PLACES = jnp.asarray([[0, 1, 2, 3, 4], [0, 1, 0, 1, 2]])
+
+
+def applied(module: Any, *inputs: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A module's output, and its parameters, drawn so that none is special."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(
+        lambda s: rng.normal(size=s.shape).astype(np.float32), shapes.get("params", {})
+    )
+    return np.asarray(jax.jit(module.apply)({"params": params}, *inputs)), params
+
+
+def moved(x: np.ndarray, gain: Any, bias: Any, epsilon: float) -> np.ndarray:
+    x = x.astype(np.float64)
+    deviation = np.sqrt(x.var(-1, keepdims=True) + epsilon)
+    return (x - x.mean(-1, keepdims=True)) / deviation * gain + bias
+
+
+def scaled(x: np.ndarray, gain: Any, epsilon: float) -> np.ndarray:
+    x = x.astype(np.float64)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * gain
+
+
+def test_norms_equal_their_formulae() -> None:
+    got, p = applied(norms.LayerNorm(epsilon=0.1), X)
+    close(moved(X, p["gain_D"], p["bias_D"], 0.1), got)
+    got, p = applied(norms.RMSNorm(epsilon=0.1), X)
+    close(scaled(X, p["gain_D"], 0.1), got)
+    heads = X.reshape(2, 5, 2, 4)
+    got, p = applied(norms.HeadRMSNorm(epsilon=0.1), heads)
+    close(scaled(heads, p["gain_K"], 0.1), got)
+    got, p = applied(norms.Absent(), X)
+    close(X, got)
+    assert p == {}
+
+
+def test_norm_statistics_are_wide() -> None:
+    """In bfloat16 a mean far from 0 would drown the deviation."""
+    x = (1000.0 + 8.0 * RNG.normal(size=(2, 3, 64))).astype(np.float32)
+    narrow = jnp.asarray(x, jnp.bfloat16)
+    wide = np.asarray(narrow, np.float32)
+    got = norms.layer_norm(narrow, jnp.ones(64), jnp.zeros(64), epsilon=1e-5)
+    assert got.dtype == jnp.bfloat16
+    close(moved(wide, 1.0, 0.0, 1e-5), got.astype(jnp.float32), 1e-2)
+    got = norms.rms_norm(narrow, jnp.ones(64), epsilon=1e-6)
+    close(scaled(wide, 1.0, 1e-6), got.astype(jnp.float32), 1e-2)
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+ACTIVATIONS = {
+    "gelu": (mlp.gelu, gelu),
+    "relu_squared": (mlp.relu_squared, lambda x: np.maximum(x, 0) ** 2),
+    "silu": (mlp.silu, lambda x: x / (1 + np.exp(-x))),
+}
+
+
+@pytest.mark.parametrize(("ours", "formula"), ACTIVATIONS.values(), ids=ACTIVATIONS)
+def test_mlps_equal_their_formulae(ours: Any, formula: Any) -> None:
+    settings = {"width": 8, "hidden": 12, "activation": ours}
+    got, p = applied(mlp.MLP(offset=offsets.learned, **settings), X)
+    hidden = formula(X @ p["w_in_DF"] + p["b_in_F"])
+    close(hidden @ p["w_out_FD"] + p["b_out_D"], got)
+    got, p = applied(mlp.GatedMLP(**settings), X)
+    assert set(p) == {"w_gate_DF", "w_in_DF", "w_out_FD"}
+    close((formula(X @ p["w_gate_DF"]) * (X @ p["w_in_DF"])) @ p["w_out_FD"], got)
+
+
+def test_positions_are_added_by_place_in_the_document() -> None:
+    got, p = applied(positions.Learned(length=5), X, PLACES)
+    close(X + p["position_LD"][np.asarray(PLACES)], got)
+    got, _ = applied(positions.Absent(), X, PLACES)
+    close(X, got)
+    got, _ = applied(positions.Sinusoidal(theta=100.0), X, PLACES)
+    angle = np.asarray(PLACES)[..., None] / 100.0 ** (np.arange(4) / 4)
+    close(X + np.concatenate([np.sin(angle), np.cos(angle)], -1), got)
+
+
+@pytest.mark.parametrize("stretch", [1.0, 4.0])
+def test_rotary_turns_each_pair_by_its_angle(stretch: float) -> None:
+    q = X.reshape(2, 5, 2, 4)
+    got = positions.rotary(theta=50.0, stretch=stretch)(jnp.asarray(q), PLACES)
+    angle = np.asarray(PLACES)[..., None] / 50.0 ** (np.arange(2) / 2) / stretch
+    turn = np.exp(1j * angle)[:, :, None]
+    pairs = (q[..., :2] + 1j * q[..., 2:]) * turn
+    close(np.concatenate([pairs.real, pairs.imag], -1), got)
+
+
+@pytest.mark.parametrize("stretch", [1.0, 3.0])
+def test_rotary_scores_depend_on_distance_only(stretch: float) -> None:
+    rng = np.random.default_rng(0)
+    q, k = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in "qk")
+    turn = positions.rotary(stretch=stretch)
+    places = jnp.arange(40)[None]
+    q_BLHK, k_BLHK = (turn(jnp.repeat(a, 40, axis=1), places) for a in (q, k))
+    scores = np.asarray(jnp.einsum("BLHK,BMHK->LM", q_BLHK, k_BLHK))
+    for distance in range(-39, 40):
+        line = np.diagonal(scores, distance)
+        np.testing.assert_allclose(line, line[0], atol=1e-4)
+    assert np.std(scores[0]) > 0.1
+
+
+def test_stretched_rotary_is_interpolated() -> None:
+    q = jnp.asarray(RNG.normal(size=(1, 4, 1, 8)), jnp.float32)
+    far = positions.rotary(stretch=2.0)(q, 2 * jnp.arange(4)[None])
+    close(positions.rotary()(q, jnp.arange(4)[None]), far)
+
+
+def test_stretched_theta_stretches_the_slowest_and_leaves_the_fastest() -> None:
+    theta = positions.stretched_theta(1e4, stretch=8.0, head_features=16)
+    before, after = (t ** (-np.arange(8) / 8) for t in (1e4, theta))
+    np.testing.assert_allclose(before[0], after[0])
+    np.testing.assert_allclose(before[-1] / after[-1], 8.0)
+    assert (np.diff(before / after) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("heads", "slopes"),
+    [
+        (2, [1 / 16, 1 / 256]),
+        (4, [1 / 4, 1 / 16, 1 / 64, 1 / 256]),
+        (3, [1 / 16, 1 / 256, 1 / 4]),
+        (6, [1 / 4, 1 / 16, 1 / 64, 1 / 256, 1 / 2, 1 / 8]),
+    ],
+)
+def test_alibi_falls_with_distance(heads: int, slopes: list[float]) -> None:
+    tokens = masks.Tokens(PLACES, PLACES, jnp.ones_like(PLACES))
+    got = positions.alibi(heads)(tokens, tokens)
+    place = np.asarray(PLACES)
+    distance = np.abs(place[:, None, :, None] - place[:, None, None, :])
+    assert got.dtype == jnp.float32
+    close(-np.asarray(slopes)[None, :, None, None] * distance, got)
+
+
+def test_blocks_join_the_stream_before_or_after_the_norm() -> None:
+    """With y(x) = 2x as attention and x + 1 as MLP, both orders by hand."""
+
+    class Twice(norms.Absent):
+        def __call__(self, x_BLD: Any, tokens: Any) -> Any:
+            return 2 * x_BLD
+
+    class More(norms.Absent):
+        def __call__(self, x_BLD: Any) -> Any:
+            return x_BLD + 1
+
+    def run(residual: block.Residual) -> tuple[np.ndarray, Any]:
+        module = block.Block(Twice, More, norms.RMSNorm, residual)
+        return applied(module, X, masks.row(5))
+
+    got, p = run(block.pre_norm)
+    a, b = (
+        partial(scaled, gain=p[f"{name}_norm"]["gain_D"], epsilon=1e-6)
+        for name in ("attention", "mlp")
+    )
+    x = X + 2 * a(X)
+    close(x + b(x) + 1, got)
+    got, p = run(block.post_norm)
+    x = a(X + 2 * X)
+    close(b(x + x + 1), got)
+
+
+def test_layers_may_differ_when_unrolled() -> None:
+    def make(block: Any, layer: int) -> Any:
+        make_mlp = partial(mlp.MLP, width=8, hidden=4 * (layer + 1))
+        return block(partial(Still), make_mlp)
+
+    class Still(norms.Absent):
+        def __call__(self, x_BLD: Any, tokens: Any) -> Any:
+            return x_BLD
+
+    _, p = applied(stack.Unrolled(depth=3, make_block=make), X, masks.row(5))
+    shapes = [p[f"layers_{i}"]["mlp"]["w_in_DF"].shape for i in range(3)]
+    assert shapes == [(8, 4), (8, 8), (8, 12)]
+
+
+@pytest.mark.parametrize("case", VARIANTS, ids=name_of)
+def test_tokens_reach_exactly_as_far_as_the_mask_through_the_layers(case: Case) -> None:
+    """d features_i / d embedding_j is 0 for every j that i's mask, and the masks of
+    those that it sees, hide: so for j > i in every causal model. (The one below the
+    other: a boolean matrix power.)"""
+    module = case.make()
+    params = drawn(module)
+    ids_BL = jnp.arange(LENGTH)[None]
+    rng = np.random.default_rng(0)
+    direction_D = jnp.asarray(rng.normal(size=32), jnp.float32)
+
+    def features(embedding_VD: jax.Array) -> jax.Array:
+        variables = {"params": {**params, "embedding_VD": embedding_VD}}
+        x_BLD, _ = module.apply(variables, ids_BL, masks.row(LENGTH))
+        return x_BLD[0] @ direction_D
+
+    slope_LVD = jax.jit(jax.jacrev(features))(params["embedding_VD"])
+    influence = np.abs(np.asarray(slope_LVD[:, :LENGTH])).sum(-1)
+    one_layer = case.mask.array(LENGTH) | np.eye(LENGTH, dtype=bool)
+    reached = one_layer.astype(int) @ one_layer.astype(int) > 0
+    assert not np.triu(reached, 1)[4:].any()
+    np.testing.assert_array_equal(influence > 0, reached)
+
+
+@pytest.mark.parametrize("case", MODELS, ids=name_of)
+def test_parameters_are_born_as_their_names_say(case: Case) -> None:
+    params = jax.jit(partial(decoder.initial, case.make()))(jax.random.key(0))
+    shapes = jax.tree.map(jnp.shape, drawn(case.make()))
+    assert jax.tree.map(jnp.shape, params) == shapes
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        name = path[-1].key
+        assert leaf.dtype == jnp.float32
+        if name.startswith("gain_"):
+            assert (leaf == 1).all()
+        if name.startswith(("bias_", "b_")):
+            assert (leaf == 0).all()
+        if name.startswith(("w_", "embedding_")):
+            assert 0.015 < leaf.std() < 0.025, name
+
+
+def test_an_untied_readout_starts_undecided() -> None:
+    module = MODELS[1].make()
+    params = decoder.initial(module, jax.random.key(0))
+    assert (params["unembedding_VD"] == 0).all()
+    assert "unembedding_VD" not in drawn(MODELS[0].make())
+
+
+def test_the_policy_narrows_weights_and_keeps_norms_wide() -> None:
+    narrow = precision.cast(drawn(MODELS[0].make()), jnp.bfloat16)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(narrow)[0]:
+        wide = path[-1].key.startswith(("gain_", "bias_"))
+        assert leaf.dtype == (jnp.float32 if wide else jnp.bfloat16), path
+    x, w = jnp.ones((1, 2, 3), jnp.bfloat16), jnp.ones((3, 4), jnp.bfloat16)
+    assert precision.product("BLD,DF->BLF", x, w).dtype == jnp.float32
+    assert precision.contract("BLD,DF->BLF", x, w).dtype == jnp.bfloat16
+
+
+def test_training_flops_count_products_and_allowed_pairs() -> None:
+    case = MODELS[2]
+    got = decoder.training_flops(
+        drawn(case.make()), mask=case.mask, length=16, heads=4, head_features=8, depth=2
+    )
+    # Tied readout V D; per layer q and o D H K, k and v D K, MLP 2 D F.
+    weights = 64 * 32 + 2 * (2 * 32 * 4 * 8 + 2 * 32 * 8 + 2 * 32 * 64)
+    assert got == 6 * weights * 16 + 12 * 2 * 4 * 8 * case.mask.array(16).sum()
+
+
+@pytest.mark.parametrize("case", MODELS, ids=name_of)
+def test_tiny_data_is_memorised(case: Case) -> None:
+    module, batch = case.make(), case.batch(0)
+    batch = {name: a[:4] for name, a in batch.items()}
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def memorised(params: Any) -> jax.Array:
+        def mean(params: Any) -> jax.Array:
+            loss = case.loss(module, params, batch)
+            return loss.total / loss.weight
+
+        def step(carry: Any, _: Any) -> Any:
+            params, state = carry
+            value, gradients = jax.value_and_grad(mean)(params)
+            updates, state = optimizer.update(gradients, state)
+            return (optax.apply_updates(params, updates), state), value
+
+        start = params, optimizer.init(params)
+        return jax.lax.scan(step, start, length=200)[1]
+
+    losses = memorised(decoder.initial(module, jax.random.key(0)))
+    assert abs(losses[0] - np.log(VOCABULARY)) < 1.0
+    assert losses[-1] < 0.05, losses[-1]
