@@ -13,11 +13,10 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import optax
-from transformer.training.experiment import Evaluation, Experiment
 
 from transformer import main, platform
 from transformer.data import packing, sources, tokenizers
-from transformer.generation import decoding, texts
+from transformer.generation import decoding, speed, texts
 from transformer.models import decoder
 from transformer.network import (
     attention,
@@ -30,7 +29,8 @@ from transformer.network import (
 )
 from transformer.objectives import fused, language
 from transformer.objectives.loss import Loss
-from transformer.training import optimizers
+from transformer.training import benchmark, optimizers
+from transformer.training.experiment import Evaluation, Experiment
 
 HEAD_FEATURES = 64
 MASK = masks.causal()
@@ -220,7 +220,10 @@ def experiment(
     )
     return Experiment(
         name="austen",
-        architecture=repr(net),
+        architecture=(
+            f"decoder: {depth} blocks of {depth} heads of {HEAD_FEATURES}, "
+            f"{symbols.vocabulary} symbols, {MASK!r}, rotary"
+        ),
         init=partial(decoder.initial, net),
         loss=loss,
         batch=train.batch,
@@ -239,6 +242,14 @@ def experiment(
         },
         show=partial(show, speech),
         generate=partial(generate, speech),
+        benchmark={
+            "decode": partial(
+                speed.decoded,
+                speech.language,
+                length=length,
+                bandwidth=benchmark.memory_bandwidth,
+            )
+        },
         files={"tokenizer.json": symbols.to_bytes()},
         tokens_per_row=length,
         flops_per_row=decoder.training_flops(

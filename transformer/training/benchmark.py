@@ -1,0 +1,133 @@
+"""How fast a run is on this machine, against what the machine can do.
+
+Every time is a median of repeats with its quartiles; ratios are of medians of the same
+process, because shared machines differ from minute to minute.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from transformer.training import feeding
+from transformer.training.experiment import Experiment
+from transformer.training.update import abstract, born, update
+
+
+class Seconds(NamedTuple):
+    """Quartiles of repeated times."""
+
+    low: float
+    median: float
+    high: float
+
+    def rate(self, amount: float) -> str:
+        """`amount` a second: the median and, in brackets, the quartiles."""
+        low, median, high = (_short(amount / s) for s in reversed(self))
+        return f"{median}/s  [{low} to {high}]"
+
+
+def _short(value: float) -> str:
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.3g} "
+
+
+def timed(work: Callable[[], Any], *, repeats: int = 7) -> Seconds:
+    """Seconds of `work`, its result awaited each time, after one run that warms up."""
+    jax.block_until_ready(work())
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(work())
+        seconds.append(time.perf_counter() - start)
+    return Seconds(*np.percentile(seconds, (25, 50, 75)))
+
+
+def product_peak(dtype: Any, *, size: int = 0) -> float:
+    """FLOP/s of the best square matrix product, float32 accumulated, on one device."""
+    size = size or (8192 if jax.default_backend() == "gpu" else 2048)
+    a, b = (
+        jax.random.normal(jax.random.key(i), (size, size), jnp.float32).astype(dtype)
+        for i in (0, 1)
+    )
+    multiply = jax.jit(partial(jnp.matmul, preferred_element_type=jnp.float32))
+    seconds = timed(lambda: multiply(a, b), repeats=9)
+    return 2.0 * size**3 / seconds.low
+
+
+def memory_bandwidth(*, megabytes: int = 512) -> float:
+    """Bytes read a second from memory by the best of a sum and a matrix-vector product
+    over an array far larger than the caches."""
+    rows = megabytes * 2**20 // (4 * 1024)
+    w_VD = jax.random.normal(jax.random.key(0), (rows, 1024))
+    x_D = jnp.ones((1024,))
+    reads = (jax.jit(jnp.sum), jax.jit(lambda w_VD: w_VD @ x_D))
+    fastest = [timed(partial(read, w_VD), repeats=9).low for read in reads]
+    return w_VD.nbytes / min(fastest)
+
+
+def show(experiment: Experiment, mesh: Mesh) -> None:
+    """Print the benchmark of an experiment; call under `jax.set_mesh(mesh)`."""
+    places = jax.tree.map(lambda a: a.sharding, abstract(experiment, mesh))
+    rows, tokens = experiment.batch_size, experiment.tokens_per_row
+    at = feeding.fed(experiment.batch, rows, mesh)
+    data = timed(lambda: experiment.batch(1, range(rows)), repeats=21)
+    state, batch = born(experiment, mesh), at(0)
+    step = jax.jit(
+        partial(update, experiment), donate_argnums=0, out_shardings=(places, None)
+    )
+    start = time.perf_counter()
+    jax.config.update("jax_enable_compilation_cache", False)
+    advance = step.lower(state, batch).compile()
+    jax.config.update("jax_enable_compilation_cache", True)
+    compile_seconds = time.perf_counter() - start
+
+    def one() -> Any:
+        nonlocal state
+        state, told = advance(state, batch)
+        return told
+
+    seconds = timed(one, repeats=15)
+    devices = mesh.size
+    kind = jax.devices()[0].device_kind
+    _line("device", f"{devices} x {kind}, jax {jax.__version__}")
+    _line("compile", f"{compile_seconds:.1f} s (without the persistent cache)")
+    _line("step", f"{seconds.median * 1e3:.1f} ms  [{seconds.low * 1e3:.1f} to "
+          f"{seconds.high * 1e3:.1f}]")  # fmt: skip
+    _line("tokens", seconds.rate(rows * tokens))
+    flops = rows * experiment.flops_per_row
+    _line("model FLOPs", seconds.rate(flops))
+    for name in ("float32", "bfloat16"):
+        peak = product_peak(jnp.dtype(name)) * devices
+        share = flops / seconds.median / peak
+        _line(f"  of the {name} product peak", f"{share:.0%} of {_short(peak)}FLOP/s")
+    _line("peak memory", f"{_peak_memory() / 2**20:.0f} MiB")
+    _line("data", f"{data.rate(rows)} rows, {seconds.median / data.median:.0f}x "
+          "faster than a step consumes them")  # fmt: skip
+    for name, measure in experiment.benchmark.items():
+        for what, value in measure(state.params).items():
+            _line(f"{name}: {what}", f"{value:.4g}")
+
+
+def _line(what: str, value: str) -> None:
+    print(f"{what:32} {value}", flush=True)
+
+
+def _peak_memory() -> float:
+    """Bytes: of the device where it keeps count, else of this process."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in statistics:
+        return float(statistics["peak_bytes_in_use"])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
