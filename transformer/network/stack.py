@@ -12,19 +12,23 @@ import jax.numpy as jnp
 from transformer.network.attention import Cache
 from transformer.network.block import Block
 from transformer.network.masks import Tokens
+from transformer.network.precision import CONTRACTED
 
 # What the backward pass finds saved and what it computes again: named policies, each a
 # function of the block's class. Less memory for more arithmetic, downward.
 Remat = Callable[[type[Block]], Any]
+_contracted = jax.checkpoint_policies.save_only_these_names(CONTRACTED)
 REMAT: dict[str, Remat] = {
     "none": lambda block: block,
     "products": lambda block: nn.remat(
-        block, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False
+        block,
+        policy=jax.checkpoint_policies.save_from_both_policies(
+            jax.checkpoint_policies.dots_saveable, _contracted
+        ),
+        prevent_cse=False,
     ),
     "weight_products": lambda block: nn.remat(
-        block,
-        policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        prevent_cse=False,
+        block, policy=_contracted, prevent_cse=False
     ),
     "all": lambda block: nn.remat(block, prevent_cse=False),
 }
