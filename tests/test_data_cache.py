@@ -206,7 +206,7 @@ def test_packing_takes_no_more_memory_than_a_few_pieces(tmp_path, monkeypatch):
 LIGHT = """
 import sys, time
 start = time.perf_counter()
-from transformer.data import first_fit, mixing, packing, prefetch, sources, tokenizers
+from transformer.data import first_fit, mixing, packing, sources, tokenizers
 heavy = {"jax", "grain", "tensorflow_datasets", "tensorflow", "tokenizers"}
 print(heavy & set(sys.modules), time.perf_counter() - start)
 """

@@ -11,5 +11,4 @@ tokens      a split as a memory-mapped array
 packing     batch(step, rows): training rows and validation rows
 first_fit   ... of whole documents, for many short ones
 mixing      ... of several supplies in stated shares
-prefetch    threads ahead of any function of the step
 """

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from transformer.data import prefetch
+from transformer.training import prefetch
 from transformer.training import checkpoint, evaluation, faults, feeding
 from transformer.training.experiment import Experiment
 from transformer.training.telling import Teller

@@ -7,7 +7,7 @@ import traceback
 
 import pytest
 
-from transformer.data import prefetch
+from transformer.training import prefetch
 
 
 def test_prefetch_is_the_function_in_order():
