@@ -45,7 +45,7 @@ def model(*, depth: int, vocabulary: int) -> decoder.Decoder:
     1 / sqrt(inputs), so that at first every layer is the identity.
     """
     width = HEAD_FEATURES * depth
-    scaled = partial(nn.initializers.variance_scaling, 1.0, "fan_in", "normal")
+    scaled: Any = partial(nn.initializers.variance_scaling, 1.0, "fan_in", "normal")
     zero = nn.initializers.zeros
     return decoder.Decoder(
         vocabulary=vocabulary,
@@ -84,7 +84,7 @@ def model(*, depth: int, vocabulary: int) -> decoder.Decoder:
     )
 
 
-def language_of(net: decoder.Decoder, dtype: Any) -> decoding.Language:
+def language_of(net: Any, dtype: Any) -> decoding.Language:
     """What generation asks of the model, in the compute dtype."""
     return decoding.Language(
         extend=lambda weights, *arguments: net.apply(
@@ -194,9 +194,14 @@ def experiment(
         "characters": partial(tokenizers.characters, source),
         "bytes": tokenizers.bytes_,
     }[tokenizer]
-    symbols = make() if workdir is None else tokenizers.kept(workdir, make)
+    size = vocabulary if tokenizer == "bpe" else None
+    symbols = (
+        make()
+        if workdir is None
+        else tokenizers.kept(workdir, make, kind=tokenizer, vocabulary=size)
+    )
     compute = platform.compute_dtype() if dtype == "auto" else dtype
-    net = model(depth=depth, vocabulary=symbols.vocabulary)
+    net: Any = model(depth=depth, vocabulary=symbols.vocabulary)
     train = packing.language(
         source, symbols, length=length, batch_size=batch_size, seed=seed
     )

@@ -74,7 +74,7 @@ def mesh(
     tensor: int = 1,
     context: int = 1,
     expert: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Mesh:
     """A mesh of named axes over `devices` (default: all, of every process).
 
@@ -108,17 +108,14 @@ def _partition(
     """Axes of each dimension; one that its axes do not divide is not divided."""
     claimed = [getattr(ALPHABET[letter], role) for letter in letters]
     entries: list[Any] = [None] * (len(shape) - len(letters))
-    for i, (size, axes) in enumerate(
-        zip(shape[len(entries) :], claimed, strict=True), start=0
-    ):
+    named = shape[len(shape) - len(letters) :]
+    for i, (size, axes) in enumerate(zip(named, claimed, strict=True)):
         # B leaves the expert axis to E where both stand in one array.
         others = {a for j, c in enumerate(claimed) if j != i and len(c) == 1 for a in c}
         axes = tuple(a for a in axes if a not in others or len(axes) == 1)
         axes = tuple(a for a in axes if sizes.get(a, 1) > 1)
         divides = size % math.prod(sizes[a] for a in axes) == 0
-        entries.append(
-            (axes if len(axes) > 1 else axes[0]) if axes and divides else None
-        )
+        entries.append(axes if axes and divides else None)
     return PartitionSpec(*entries)
 
 

@@ -59,7 +59,7 @@ class Speech(NamedTuple):
     """
 
     language: decoding.Language
-    encode: Callable[[str], Sequence[int]]
+    encode: Callable[[str], Any]
     stream: Callable[[], Callable[..., str]]
     end: int
     length: int
