@@ -15,9 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from absl import flags
 
-from transformer import platform, signature_flags
-
-VERBS = ("train", "evaluate", "generate", "benchmark")
+from transformer import signature_flags, starting
 
 
 def universal(
@@ -69,7 +67,7 @@ def run(
     """
     try:
         command = parsed(sys.argv[1:], experiment, generate)
-        started(command.universal)
+        starting.start(command.universal)
         status = _do(command, experiment)
     except (ValueError, flags.Error) as error:
         _refuse(error)
@@ -81,12 +79,7 @@ def _refuse(error: Exception) -> NoReturn:
     if os.environ.get("TRANSFORMER_TRACEBACK"):
         raise error
     print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
-    os._exit(2) if _several() else sys.exit(2)
-
-
-def _several() -> bool:
-    jax = sys.modules.get("jax")
-    return jax is not None and jax.distributed.is_initialized()
+    os._exit(2) if starting.several() else sys.exit(2)
 
 
 def parsed(
@@ -112,7 +105,7 @@ def parsed(
     verb, rest = _verb(argv)
     if generate is not None and verb == "generate":
         signature_flags.define(values, generate)
-    extra = values([name, *rest], known_only=False)[1:]
+    extra = signature_flags.read(values, [name, *rest])[1:]
     if extra:
         raise ValueError(f"expected flags --name=value, got {' '.join(extra)!r}")
     common = signature_flags.arguments(values, universal, {})
@@ -128,8 +121,9 @@ def parsed(
 
 def _verb(argv: list[str]) -> tuple[str, list[str]]:
     if argv and not argv[0].startswith("-"):
-        if argv[0] not in VERBS:
-            raise ValueError(f"verb: expected one of {', '.join(VERBS)}; got {argv[0]}")
+        if argv[0] not in _VERBS:
+            verbs = ", ".join(_VERBS)
+            raise ValueError(f"verb: expected one of {verbs}; got {argv[0]}")
         return argv[0], argv[1:]
     return "train", argv
 
@@ -138,7 +132,8 @@ def _recorded_flags(workdir: Path, name: str) -> dict[str, Any]:
     file = workdir / "run.json"
     try:
         record = json.loads(file.read_text()) if file.exists() else {}
-    except (OSError, ValueError) as error:
+        record.get("experiment", name), dict(record.get("flags", {}))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{file}: expected a run's record, got {error}") from None
     if record.get("experiment", name) != name:
         raise ValueError(
@@ -173,113 +168,97 @@ def _help(experiment: Callable[..., Any], generate: Callable[..., Any] | None) -
     return "\n\n".join(parts)
 
 
-def started(common: Mapping[str, Any]) -> None:
-    """The platform tuned, the processes joined, the compilation cache open."""
-    if common["platform_tuning"]:
-        platform.tune()
-    import jax
-
-    from transformer.training import faults
-
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(home / "transformer" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    given = [common[name] for name in ("coordinator", "processes", "process")]
-    if any(value is not None for value in given):
-        if any(value is None for value in given):
-            raise ValueError(
-                "expected --coordinator, --processes and --process together, got "
-                f"{given}"
-            )
-        jax.distributed.initialize(*given)
-    else:
-        try:
-            jax.distributed.initialize()
-        except (ValueError, RuntimeError):
-            return
-    faults.die_loudly()
-
-
 def _do(command: Command, make: Callable[..., Any]) -> int:
     import jax
 
     from transformer.training import faults, folder
 
+    recorded = folder.recorded(command.workdir)
+    done = folder.finished(command.workdir)
+    if command.verb == "train" and done is not None:
+        print(f"the run in {command.workdir} is finished: step {done}")
+        return 0
+    if command.verb in ("evaluate", "generate") and recorded is None:
+        raise ValueError(
+            f"{command.workdir}: expected the folder of a run, got none; train first, "
+            "or choose another --workdir"
+        )
     arguments = command.experiment
     if "workdir" in arguments:
-        arguments = {**arguments, "workdir": command.workdir}
-    faults.listen()
-    mesh = _mesh(command.universal["mesh"])
-    experiment = make(**arguments)
-    recorded = {k: _plain(v) for k, v in command.experiment.items() if k != "workdir"}
+        # Until the run has begun nothing may be left in its folder.
+        workdir = command.workdir if recorded is not None else None
+        arguments = {**arguments, "workdir": workdir}
+    mesh = starting.mesh(command.universal["mesh"])
     try:
-        if command.verb == "train":
-            source = folder.source_of(make)
-            _train(command, experiment, mesh, recorded, source)
-        else:
-            _with_params(command, experiment, mesh)
+        with jax.set_mesh(mesh):
+            _VERBS[command.verb](command, make, make(**arguments), mesh)
     except faults.Terminated:
         print("stopped by SIGTERM; all that was reached is saved", flush=True)
         return faults.TERMINATED
-    except faults.NonFinite as error:
+    except (faults.NonFinite, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in faults.STORAGE:
+            raise
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
-    if jax.process_count() > 1:
+    if starting.several():
         jax.distributed.shutdown()
     return 0
 
 
 def _train(
-    command: Command, experiment: Any, mesh: Any, recorded: dict, source: str
+    command: Command, make: Callable[..., Any], experiment: Any, mesh: Any
 ) -> None:
-    from transformer.training import folder, loop
+    from transformer.training import faults, folder, loop
 
-    if folder.finished(command.workdir):
-        print(f"the run in {command.workdir} is finished: step {experiment.steps}")
-        return
     common = command.universal
     cadence = loop.Cadence(
         common["log_every"], common["evaluate_every"], common["checkpoint_every"]
     )
-    loop.check(experiment, command.workdir)
-    folder.begin(command.workdir, experiment, recorded, source)
+    chosen = {k: _plain(v) for k, v in command.experiment.items() if k != "workdir"}
+    loop.check(experiment, command.workdir, mesh=mesh, cadence=cadence)
+    folder.begin(command.workdir, experiment, chosen, folder.source_of(make))
+    faults.listen()
     state = loop.train(experiment, command.workdir, mesh=mesh, cadence=cadence)
     folder.finish(command.workdir, experiment, state.params, experiment.steps)
     print(f"finished; see {command.workdir}")
 
 
-def _with_params(command: Command, experiment: Any, mesh: Any) -> None:
-    """The verbs that need trained parameters (benchmark: any)."""
+def _evaluate(
+    command: Command, make: Callable[..., Any], experiment: Any, mesh: Any
+) -> None:
+    from transformer.training import evaluation, faults, loop
+
+    faults.listen()
+    params = loop.trained(experiment, command.workdir, mesh)
+    for name, numbers in evaluation.measured(experiment, params, mesh).items():
+        print(f"{name}: " + ", ".join(f"{k} {v:.4f}" for k, v in numbers.items()))
+
+
+def _generate(
+    command: Command, make: Callable[..., Any], experiment: Any, mesh: Any
+) -> None:
     import jax
 
-    from transformer.training import benchmark, evaluation, loop
+    from transformer.training import loop
 
-    with jax.set_mesh(mesh):
-        if command.verb == "benchmark":
-            benchmark.show(experiment, mesh)
-            return
-        params = loop.trained(experiment, command.workdir, mesh)
-        if command.verb == "evaluate":
-            for name, numbers in evaluation.measured(experiment, params, mesh).items():
-                told = ", ".join(f"{k} {v:.4f}" for k, v in numbers.items())
-                print(f"{name}: {told}")
-        elif experiment.generate is None:
-            raise ValueError(f"experiment {experiment.name} has nothing to generate")
-        else:
-            key = jax.random.key(experiment.seed)
-            experiment.generate(params, key, **command.generate)
+    if experiment.generate is None:
+        raise ValueError(f"experiment {experiment.name} has nothing to generate")
+    params = loop.trained(experiment, command.workdir, mesh)
+    key = jax.random.key(experiment.seed)
+    experiment.generate(params, key, **command.generate)
 
 
-def _mesh(text: str) -> Any:
-    from transformer import axes
+def _benchmark(
+    command: Command, make: Callable[..., Any], experiment: Any, mesh: Any
+) -> None:
+    from transformer.training import benchmark
 
-    sizes = {}
-    for part in filter(None, text.split(",")):
-        axis, _, size = part.partition(":")
-        if axis not in axes.AXES or not size.isdigit():
-            raise ValueError(
-                f"--mesh: expected axis:size with axis among {', '.join(axes.AXES)}, "
-                f"got {part!r}"
-            )
-        sizes[axis] = int(size)
-    return axes.mesh(**sizes)
+    benchmark.show(experiment, mesh)
+
+
+_VERBS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "generate": _generate,
+    "benchmark": _benchmark,
+}

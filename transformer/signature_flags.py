@@ -77,6 +77,29 @@ def _without_none(annotation: Any) -> Any:
     return annotation
 
 
+def read(values: flags.FlagValues, argv: list[str]) -> list[str]:
+    """Set `values` from `argv`; what is left of it.
+
+    Raises absl's error for an unknown flag, which suggests a known one, and ValueError
+    for a value of the wrong type.
+    """
+    try:
+        return values(argv)
+    except flags.IllegalFlagValueError as error:
+        found = re.match(r"flag --(\w+)=(.*?): ", str(error), re.S)
+        if found is None:
+            raise
+        name, got = found.groups()
+        expected = _expected(values[name].parser)
+        raise ValueError(f"--{name}: expected {expected}, got {got!r}") from None
+
+
+def _expected(parser: flags.ArgumentParser) -> str:
+    if isinstance(parser, flags.EnumParser):
+        return f"one of {', '.join(parser.enum_values)}"
+    return parser.syntactic_help or "true or false"
+
+
 def arguments(
     values: flags.FlagValues, function: Callable[..., Any], defaults: Mapping[str, Any]
 ) -> dict[str, Any]:

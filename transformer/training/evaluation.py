@@ -30,7 +30,7 @@ def summed(evaluation: Evaluation, params: Any, mesh: Mesh) -> Any:
     for step in range(evaluation.batches):
         if faults.asked_to_stop():
             raise faults.Terminated
-        faults.watch()
+        faults.watch(compiling=step == 0)
         more = loss(params, at(step), key)
         total = more if total is None else jax.tree.map(jnp.add, total, more)
     return jax.device_get(total)

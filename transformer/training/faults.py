@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import itertools
 import os
@@ -12,10 +13,22 @@ from types import FrameType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 TERMINATED = 128 + signal.SIGTERM
+# What an OSError says when the disk, not the program, is at fault.
+STORAGE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+)
 WATCHDOG_SECONDS = 45.0
+COMPILING_SECONDS = 1800.0
 
 _asked: list[int] = []
 _calls = itertools.count()
@@ -30,13 +43,17 @@ class NonFinite(Exception):
 
 
 def listen() -> None:
-    """From here on SIGTERM asks the loop to save and stop, where it next looks."""
+    """From here on SIGTERM asks the loop to save and stop, where it next looks.
+
+    Among several processes JAX listens already, and agrees on a common place to stop.
+    """
 
     def ask(number: int, frame: FrameType | None) -> None:
         _asked.append(number)
 
     _asked.clear()
-    signal.signal(signal.SIGTERM, ask)
+    if jax.process_count() == 1:
+        signal.signal(signal.SIGTERM, ask)
 
 
 def asked_to_stop() -> bool:
@@ -62,10 +79,12 @@ def die_loudly() -> None:
     sys.excepthook = hook
 
 
-def watch(seconds: float = WATCHDOG_SECONDS) -> None:
+def watch(*, compiling: bool = False) -> None:
     """Among several processes, exit with every thread's traceback unless called again
-    within `seconds`: one that is stuck would otherwise hang all for ever."""
+    in time: one that is stuck would otherwise hang all for ever. `compiling`: what
+    comes next may compile or write to a slow disk, so be patient."""
     if jax.process_count() > 1:
+        seconds = COMPILING_SECONDS if compiling else WATCHDOG_SECONDS
         faulthandler.dump_traceback_later(seconds, exit=True)
 
 
@@ -89,3 +108,20 @@ def check_finite(step: int, loss: float, norms: Any, last: tuple[int, float]) ->
         f"step {step}: expected a finite loss, got {loss}; {first}; "
         f"last finite loss {last[1]:.4f} at step {last[0]}; nothing after is saved"
     )
+
+
+def check_sound(step: int, params: Any) -> None:
+    """Raise NonFinite, naming the first bad parameter, unless all are numbers."""
+    leaves = jax.tree_util.tree_flatten_with_path(jax.device_get(_sound(params)))[0]
+    for path, sound in leaves:
+        if not sound:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise NonFinite(
+                f"step {step}: expected finite parameters, got {name} with values "
+                "that are not; it is not saved"
+            )
+
+
+@jax.jit
+def _sound(params: Any) -> Any:
+    return jax.tree.map(lambda a: jnp.isfinite(a).all(), params)

@@ -13,6 +13,16 @@ from transformer import axes
 from transformer.training.experiment import BatchOf
 
 
+def check(batch_size: int, parts: int, mesh: Mesh) -> None:
+    """Raise ValueError unless `parts` equal parts of a batch divide over the mesh."""
+    shards = axes.batch_shards(mesh)
+    if batch_size % (parts * shards):
+        raise ValueError(
+            f"batch_size: expected a multiple of {parts * shards} ({parts} to "
+            f"accumulate x {shards} parts of the mesh), got {batch_size}"
+        )
+
+
 def fed(batch: BatchOf, batch_size: int, mesh: Mesh) -> Callable[[int], Any]:
     """step -> the global batch on the mesh, each process making only its own rows.
 

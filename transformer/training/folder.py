@@ -71,9 +71,10 @@ def finish(folder: Path, experiment: Experiment, params: Any, step: int) -> None
         _write(folder / FINISHED, json.dumps({"step": step}).encode())
 
 
-def finished(folder: Path) -> bool:
-    """Whether the run in this folder has been to its end."""
-    return (folder / FINISHED).exists()
+def finished(folder: Path) -> int | None:
+    """The last step of the run in this folder; None while it has not got there."""
+    file = folder / FINISHED
+    return json.loads(file.read_text())["step"] if file.exists() else None
 
 
 def _encoded(content: Any) -> bytes:

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from transformer.training import prefetch
-from transformer.training import checkpoint, evaluation, faults, feeding
+from transformer.training import checkpoint, evaluation, faults, feeding, prefetch
 from transformer.training.experiment import Experiment
 from transformer.training.telling import Teller
 from transformer.training.update import State, abstract, born, update
+
+CHECKPOINTS = "checkpoints"
 
 
 class Cadence(NamedTuple):
@@ -44,15 +45,31 @@ def latest(experiment: Experiment, saved: Any, mesh: Mesh) -> State:
     return state
 
 
-def check(experiment: Experiment, folder: Path) -> None:
-    """Raise ValueError unless the folder is empty or this experiment's own."""
-    checkpoint.open_(folder / "checkpoints", identity(experiment)).close()
+def check(
+    experiment: Experiment, folder: Path, *, mesh: Mesh, cadence: Cadence = EVERY
+) -> None:
+    """Raise ValueError, before anything is written, unless the run can go its way:
+    its numbers possible, its batches divisible by the mesh, its folder its own."""
+    counts = {
+        "steps": experiment.steps,
+        "batch_size": experiment.batch_size,
+        "accumulate": experiment.accumulate,
+        **{f"{name}_every": number for name, number in cadence._asdict().items()},
+    }
+    for name, number in counts.items():
+        if number < 1:
+            raise ValueError(f"{name}: expected at least 1, got {number}")
+    feeding.check(experiment.batch_size, experiment.accumulate, mesh)
+    for evaluation_ in experiment.evaluations.values():
+        feeding.check(evaluation_.batch_size, 1, mesh)
+    if (folder / CHECKPOINTS).exists():
+        checkpoint.open_(folder / CHECKPOINTS, identity(experiment)).close()
 
 
 def trained(experiment: Experiment, folder: Path, mesh: Mesh) -> Any:
     """The parameters of the newest sound checkpoint. ValueError where there is none."""
     return checkpoint.params_only(
-        folder / "checkpoints", identity(experiment), abstract(experiment, mesh).params
+        folder / CHECKPOINTS, identity(experiment), abstract(experiment, mesh).params
     )
 
 
@@ -74,7 +91,7 @@ def train(
     faults.NonFinite before anything after the last finite step is saved.
     """
     with jax.set_mesh(mesh):
-        saved = checkpoint.open_(folder / "checkpoints", identity(experiment))
+        saved = checkpoint.open_(folder / CHECKPOINTS, identity(experiment))
         state = latest(experiment, saved, mesh)
         advance = compiled(experiment, mesh)
         at = feeding.fed(experiment.batch, experiment.batch_size, mesh)
@@ -87,7 +104,15 @@ def train(
                 numbers = evaluation.measured(experiment, state.params, mesh)
                 teller.measured(done, numbers)
 
+        def save(state: State) -> None:
+            teller.settle()
+            faults.watch(compiling=True)
+            faults.check_sound(int(state.step), state.params)
+            saved.save(state)
+            faults.watch()
+
         try:
+            faults.watch(compiling=True)
             measure(start, state)
             for done, batch in enumerate(batches, start + 1):
                 if faults.asked_to_stop():
@@ -98,12 +123,10 @@ def train(
                 faults.watch()
                 measure(done, state)
                 if done % cadence.checkpoint == 0 or done == steps:
-                    teller.settle()
-                    saved.save(state)
+                    save(state)
         except faults.Terminated:
-            teller.settle()
             if int(state.step) not in saved.steps():
-                saved.save(state)
+                save(state)
             raise
         finally:
             batches.close()
