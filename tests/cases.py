@@ -28,6 +28,7 @@ from transformer.network import (
     positions,
     stack,
 )
+from transformer.network.fast import attention as fast_attention
 from transformer.objectives import language
 from transformer.objectives.loss import Loss
 
@@ -36,8 +37,8 @@ ROWS, LENGTH = 8, 16
 
 
 class Case(NamedTuple):
-    """make(stack=..., remat=..., attend=..., depth=...) gives the module; batch(seed) a batch of
-    ROWS rows; loss(module, params, batch) its Loss. mask: without segments."""
+    """make(stack=..., remat=..., attend=..., depth=...) gives the module; batch(seed) a
+    batch of ROWS rows; loss(module, params, batch) its Loss. mask: without segments."""
 
     name: str
     make: Callable[..., nn.Module]
@@ -211,7 +212,10 @@ class Path(NamedTuple):
 
 
 # Fast paths; each is held against `attention.plain` in every theorem about attention.
-PATHS = [Path("platform", attention.platform, soft_cap=False)]
+PATHS = [
+    Path("platform", attention.platform, soft_cap=False),
+    Path("rows", partial(fast_attention.rows, block=5)),
+]
 
 
 def name_of(case: Any) -> str | None:

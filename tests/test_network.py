@@ -8,11 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from cases import LENGTH, MODELS, VARIANTS, VOCABULARY, Case, close, drawn, name_of
+from cases import MODELS, close, drawn
 
-from transformer.models import decoder
 from transformer.network import (
     block,
     masks,
@@ -147,6 +145,23 @@ def test_stretched_theta_stretches_the_slowest_and_leaves_the_fastest() -> None:
 
 
 @pytest.mark.parametrize(
+    ("module", "width", "words"),
+    [
+        (positions.Learned(length=4), 8, "expected rows of at most 4 tokens, got 5"),
+        (positions.Sinusoidal(), 7, "width: expected an even number, got 7"),
+    ],
+)
+def test_impossible_positions_are_named(module: Any, width: int, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        module.init(jax.random.key(0), X[:, :, :width], PLACES)
+
+
+def test_odd_heads_cannot_be_turned() -> None:
+    with pytest.raises(ValueError, match="expected an even number, got 3"):
+        positions.rotary()(jnp.ones((2, 5, 2, 3)), PLACES)
+
+
+@pytest.mark.parametrize(
     ("heads", "slopes"),
     [
         (2, [1 / 16, 1 / 256]),
@@ -205,53 +220,6 @@ def test_layers_may_differ_when_unrolled() -> None:
     assert shapes == [(8, 4), (8, 8), (8, 12)]
 
 
-@pytest.mark.parametrize("case", VARIANTS, ids=name_of)
-def test_tokens_reach_exactly_as_far_as_the_mask_through_the_layers(case: Case) -> None:
-    """d features_i / d embedding_j is 0 for every j that i's mask, and the masks of
-    those that it sees, hide: so for j > i in every causal model. (The one below the
-    other: a boolean matrix power.)"""
-    module = case.make()
-    params = drawn(module)
-    ids_BL = jnp.arange(LENGTH)[None]
-    rng = np.random.default_rng(0)
-    direction_D = jnp.asarray(rng.normal(size=32), jnp.float32)
-
-    def features(embedding_VD: jax.Array) -> jax.Array:
-        variables = {"params": {**params, "embedding_VD": embedding_VD}}
-        x_BLD, _ = module.apply(variables, ids_BL, masks.row(LENGTH))
-        return x_BLD[0] @ direction_D
-
-    slope_LVD = jax.jit(jax.jacrev(features))(params["embedding_VD"])
-    influence = np.abs(np.asarray(slope_LVD[:, :LENGTH])).sum(-1)
-    one_layer = case.mask.array(LENGTH) | np.eye(LENGTH, dtype=bool)
-    reached = one_layer.astype(int) @ one_layer.astype(int) > 0
-    assert not np.triu(reached, 1)[4:].any()
-    np.testing.assert_array_equal(influence > 0, reached)
-
-
-@pytest.mark.parametrize("case", MODELS, ids=name_of)
-def test_parameters_are_born_as_their_names_say(case: Case) -> None:
-    params = jax.jit(partial(decoder.initial, case.make()))(jax.random.key(0))
-    shapes = jax.tree.map(jnp.shape, drawn(case.make()))
-    assert jax.tree.map(jnp.shape, params) == shapes
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        name = path[-1].key
-        assert leaf.dtype == jnp.float32
-        if name.startswith("gain_"):
-            assert (leaf == 1).all()
-        if name.startswith(("bias_", "b_")):
-            assert (leaf == 0).all()
-        if name.startswith(("w_", "embedding_")):
-            assert 0.015 < leaf.std() < 0.025, name
-
-
-def test_an_untied_readout_starts_undecided() -> None:
-    module = MODELS[1].make()
-    params = decoder.initial(module, jax.random.key(0))
-    assert (params["unembedding_VD"] == 0).all()
-    assert "unembedding_VD" not in drawn(MODELS[0].make())
-
-
 def test_the_policy_narrows_weights_and_keeps_norms_wide() -> None:
     narrow = precision.cast(drawn(MODELS[0].make()), jnp.bfloat16)
     for path, leaf in jax.tree_util.tree_flatten_with_path(narrow)[0]:
@@ -260,39 +228,3 @@ def test_the_policy_narrows_weights_and_keeps_norms_wide() -> None:
     x, w = jnp.ones((1, 2, 3), jnp.bfloat16), jnp.ones((3, 4), jnp.bfloat16)
     assert precision.product("BLD,DF->BLF", x, w).dtype == jnp.float32
     assert precision.contract("BLD,DF->BLF", x, w).dtype == jnp.bfloat16
-
-
-def test_training_flops_count_products_and_allowed_pairs() -> None:
-    case = MODELS[2]
-    got = decoder.training_flops(
-        drawn(case.make()), mask=case.mask, length=16, heads=4, head_features=8, depth=2
-    )
-    # Tied readout V D; per layer q and o D H K, k and v D K, MLP 2 D F.
-    weights = 64 * 32 + 2 * (2 * 32 * 4 * 8 + 2 * 32 * 8 + 2 * 32 * 64)
-    assert got == 6 * weights * 16 + 12 * 2 * 4 * 8 * case.mask.array(16).sum()
-
-
-@pytest.mark.parametrize("case", MODELS, ids=name_of)
-def test_tiny_data_is_memorised(case: Case) -> None:
-    module, batch = case.make(), case.batch(0)
-    batch = {name: a[:4] for name, a in batch.items()}
-    optimizer = optax.adam(1e-2)
-
-    @jax.jit
-    def memorised(params: Any) -> jax.Array:
-        def mean(params: Any) -> jax.Array:
-            loss = case.loss(module, params, batch)
-            return loss.total / loss.weight
-
-        def step(carry: Any, _: Any) -> Any:
-            params, state = carry
-            value, gradients = jax.value_and_grad(mean)(params)
-            updates, state = optimizer.update(gradients, state)
-            return (optax.apply_updates(params, updates), state), value
-
-        start = params, optimizer.init(params)
-        return jax.lax.scan(step, start, length=200)[1]
-
-    losses = memorised(decoder.initial(module, jax.random.key(0)))
-    assert abs(losses[0] - np.log(VOCABULARY)) < 1.0
-    assert losses[-1] < 0.05, losses[-1]

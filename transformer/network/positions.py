@@ -30,13 +30,21 @@ class Absent(nn.Module):
 
 
 class Learned(nn.Module):
-    """One learned vector a position, up to `length` of them (GPT-2, BERT, ViT)."""
+    """One learned vector a position, up to `length` of them (GPT-2, BERT, ViT).
+
+    Raises ValueError for longer rows, whose last tokens would share one vector.
+    """
 
     length: int
     deviation: float = 0.02
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, position_BL: jax.Array) -> jax.Array:
+        if x_BLD.shape[1] > self.length:
+            raise ValueError(
+                f"learned positions: expected rows of at most {self.length} tokens, "
+                f"got {x_BLD.shape[1]}"
+            )
         shape = (self.length, x_BLD.shape[-1])
         init = nn.initializers.normal(self.deviation)
         position_LD = self.param("position_LD", init, shape)
@@ -50,10 +58,16 @@ class Sinusoidal(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, position_BL: jax.Array) -> jax.Array:
-        half = x_BLD.shape[-1] // 2
+        half = _half("sinusoidal positions: width", x_BLD.shape[-1])
         angle_BLK = _angles(position_BL, half, self.theta)
         wave_BLD = jnp.concatenate([jnp.sin(angle_BLK), jnp.cos(angle_BLK)], axis=-1)
         return x_BLD + wave_BLD.astype(x_BLD.dtype)
+
+
+def _half(what: str, count: int) -> int:
+    if count % 2:
+        raise ValueError(f"{what}: expected an even number, got {count}")
+    return count // 2
 
 
 def _angles(position_BL: jax.Array, count: int, theta: float) -> jax.Array:
@@ -69,7 +83,7 @@ def unrotated(x_BLHK: jax.Array, position_BL: jax.Array) -> jax.Array:
 def _rotary(
     x_BLHK: jax.Array, position_BL: jax.Array, *, theta: float, stretch: float
 ) -> jax.Array:
-    half = x_BLHK.shape[-1] // 2
+    half = _half("rotary positions: head features", x_BLHK.shape[-1])
     angle_BLK = _angles(position_BL, half, theta) / stretch
     cos_BLHK = jnp.cos(angle_BLK)[:, :, None].astype(x_BLHK.dtype)
     sin_BLHK = jnp.sin(angle_BLK)[:, :, None].astype(x_BLHK.dtype)
@@ -84,8 +98,8 @@ def rotary(*, theta: float = 10_000.0, stretch: float = 1.0) -> Rotate:
     """Rotary positions (Su et al. 2021, arXiv 2104.09864), first half against second.
 
     stretch > 1 interpolates positions, so that a model trained on L tokens reads
-    stretch * L (Chen et al. 2023, arXiv 2306.15595). The number of head features must
-    be even.
+    stretch * L (Chen et al. 2023, arXiv 2306.15595). Raises ValueError when the number
+    of head features is odd.
     """
     return partial(_rotary, theta=theta, stretch=stretch)
 
