@@ -22,11 +22,11 @@ def start(common: Mapping[str, Any]) -> None:
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     jax.config.update("jax_compilation_cache_dir", str(home / "transformer" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    if _joined([common[name] for name in ("coordinator", "processes", "process")]):
+    if joined([common[name] for name in ("coordinator", "processes", "process")]):
         faults.die_loudly()
 
 
-def _joined(given: list[Any]) -> bool:
+def joined(given: list[Any]) -> bool:
     """Whether there are several processes, this one now among them."""
     import jax
 

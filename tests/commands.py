@@ -1,0 +1,116 @@
+"""Command lines in this process, and in children of their own."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny_experiment
+
+from transformer import main
+
+# Children are forked from a server that has imported everything and started nothing:
+# a real process each, without the seconds that imports take.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["orbax.checkpoint", "tensorboardX", "transformer.main", "transformer.starting"]
+)
+PATIENCE_SECONDS = 100
+
+
+def refused(argv, capsys, monkeypatch, *, run=tiny_experiment) -> str:
+    """The one line with which `run`'s command line is refused in this process."""
+    monkeypatch.setattr("transformer.starting.start", lambda common: None)
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, argv)])
+    with pytest.raises(SystemExit) as stopped:
+        main.run(run.experiment, generate=run.generate)
+    said = capsys.readouterr()
+    assert stopped.value.code == 2, said
+    lines = said.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), said.err
+    return lines[0]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+class Child:
+    """A run of tiny_experiment in a process of its own; what it says goes to a file."""
+
+    def __init__(self, said: Path, *argv: str, devices: int = 1, **env: str) -> None:
+        self.said = said
+        said.touch()
+        flags = " ".join(
+            part
+            for part in os.environ["XLA_FLAGS"].split()
+            if "device_count" not in part
+        )
+        flags += f" --xla_force_host_platform_device_count={devices}"
+        given = (str(said), list(argv), {"XLA_FLAGS": flags, **env})
+        self._process = SERVER.Process(target=_run, args=given)
+        self._process.start()
+
+    @property
+    def text(self) -> str:
+        return self.said.read_text()
+
+    def signal(self, number: int) -> None:
+        os.kill(self._process.pid, number)
+
+    def status(self) -> int:
+        """The exit status, awaited; a signal's number is negative."""
+        self._process.join(PATIENCE_SECONDS)
+        status = self._process.exitcode
+        if status is None:
+            self._process.kill()
+            raise AssertionError(f"still running; said {self.text}")
+        return status
+
+    def await_text(self, text: str, times: int = 1) -> None:
+        """Return once it has said `text` so often."""
+        self.await_true(lambda: self.text.count(text) >= times, text)
+
+    def await_true(self, condition, what: str = "") -> None:
+        """Return once `condition()` holds; fail when the process ends before."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            alive = self._process.is_alive() and time.monotonic() < deadline
+            assert alive or condition(), f"never {what!r}; said {self.text}"
+            time.sleep(0.003)
+
+
+def _run(said: str, argv: list[str], env: dict[str, str]) -> None:
+    """In the child: both outputs into a file, then the command line."""
+    file = os.open(said, os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.environ.update(env)
+    limit = os.environ.pop("LIMIT_BYTES", None)
+    if limit is not None:
+        _limit(int(limit))
+    sys.argv = ["tiny_experiment", *argv, "--noplatform_tuning"]
+    main.run(tiny_experiment.experiment, generate=tiny_experiment.generate)
+
+
+def _limit(size: int) -> None:
+    """No file may grow beyond `size` bytes: what a full disk looks like from inside."""
+    import resource
+    import signal
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def losses(folder: Path, kind: str = "train") -> list[tuple[int, float]]:
+    """Step and loss of every record of a kind."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return [(r["step"], r["loss"]) for r in records if r["kind"] == kind]
