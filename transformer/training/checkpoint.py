@@ -1,0 +1,354 @@
+"""States on disk: saved in the background, whole or not at all; restored if sound.
+
+    folder/<step>/params, optimizer_state     arrays (Orbax)
+    folder/<step>/meta                        step, key, leaves, fingerprint, identity
+    folder/<step>/digests.json, seal.json     SHA-256 of the files
+
+A step's folder appears under its name only when all in it is written. Orbax does not
+notice a changed bit in an array file. So each leaf's fingerprint, computed before it is
+saved, is compared after it is restored; the digests say which file it was, and also
+cover the files whose damage would change no array.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from transformer.training import digests
+from transformer.training.fingerprint import fingerprint, leaf_paths
+from transformer.training.update import State
+
+ITEMS = ("params", "optimizer_state")
+META, DIGESTS, SEAL = "meta", "digests.json", "seal.json"
+PACKAGES = ("jax", "orbax-checkpoint", "optax", "numpy")
+
+
+class Identity(NamedTuple):
+    """Whose checkpoints a folder holds."""
+
+    experiment: str
+    architecture: str
+
+
+class Damaged(Exception):
+    """A step on disk is not what was saved; the message says where."""
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps committed in `folder`, ascending."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if _is_step(p))
+
+
+def _is_step(path: Path) -> bool:
+    return path.name.isascii() and path.name.isdigit() and path.is_dir()
+
+
+def open_(folder: Path, identity: Identity, *, keep: int = 3) -> Checkpoints:
+    """The checkpoints in `folder`, of which saving leaves the newest `keep`.
+
+    Reads only. Raises ValueError for a folder of another experiment or architecture.
+    """
+    check_identity(folder, identity)
+    return Checkpoints(folder, identity, keep=keep)
+
+
+def check_identity(folder: Path, identity: Identity) -> None:
+    """Raise ValueError if the checkpoints in `folder` are not of `identity`."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder of checkpoints, got a file")
+    for step in reversed(steps(folder)):
+        try:
+            found = Identity(**_meta(folder / str(step))["identity"])
+        except Damaged:
+            continue
+        for field, expected, got in zip(Identity._fields, identity, found, strict=True):
+            if expected != got:
+                raise ValueError(
+                    f"{folder}: it holds another {field}'s checkpoints: "
+                    f"expected {expected}, got {got}"
+                )
+        return
+
+
+class Checkpoints:
+    """What `open_` gives. All processes must call its methods alike."""
+
+    def __init__(self, folder: Path, identity: Identity, *, keep: int) -> None:
+        self.folder = folder.absolute()
+        self.identity = identity
+        self.keep = keep
+        self._manager: Any = None  # Made by the first save: it creates the folder.
+        self._saving: int | None = None
+        self._damaged: list[int] = []
+
+    def steps(self) -> list[int]:
+        """The steps committed on disk, ascending."""
+        return steps(self.folder)
+
+    def save(self, state: State) -> None:
+        """Save `state` in the background; its arrays may be donated after return.
+
+        A step that is on disk, and was not found damaged, is left as it is. Raises
+        OSError when this save or the one before, still under way, fails.
+        """
+        self.wait()
+        step = int(state.step)
+        if step in set(self.steps()) - set(self._damaged):
+            return
+        ocp = _orbax()
+        trees = {name: getattr(state, name) for name in ITEMS}
+        items = {
+            name: ocp.args.StandardSave(tree)
+            for name, tree in trees.items()
+            if jax.tree.leaves(tree)
+        }
+        items[META] = ocp.args.JsonSave(_described(state, self.identity))
+        with self._explained(step):
+            if self._manager is None:
+                self._set_aside()
+                self._manager = _manager(self.folder, self.keep, self._digest)
+            self._saving = step
+            # force: Orbax would silently skip a step below one that is on disk.
+            args = ocp.args.Composite(**items)
+            if not self._manager.save(step, args=args, force=True):
+                raise OSError("Orbax did not save")
+
+    def wait(self) -> None:
+        """Block until the last save is on disk. Raises OSError if it failed."""
+        if self._manager is None or self._saving is None:
+            return
+        step, primary = self._saving, jax.process_index() == 0
+        with self._explained(step):
+            self._manager.wait_until_finished()
+            self._saving = None
+            folder = self.folder / str(step)
+            if not folder.is_dir():
+                raise OSError("it is not on disk")
+            if primary:
+                paths = [path for path in folder.iterdir() if path.is_file()]
+                digests.write(folder, SEAL, paths)
+
+    def close(self) -> None:
+        """Wait, and end the background threads. Raises OSError if the save failed."""
+        self.wait()
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            manager.close()
+
+    def restore(self, abstract_state: State) -> tuple[State, list[str]] | None:
+        """The newest sound state, placed as `abstract_state` says, and a message for
+        each newer step that was passed over; None where nothing was saved.
+
+        Raises ValueError for a leaf of another shape or dtype, and when no step that
+        is there is sound.
+        """
+        self.wait()
+        messages = []
+        for step in reversed(self.steps()):
+            folder = self.folder / str(step)
+            try:
+                meta, parts = _sound(folder, abstract_state._asdict(), ITEMS)
+            except Damaged as damage:
+                messages.append(f"{folder} is damaged, passed over: {damage}")
+                self._damaged.append(step)
+                continue
+            scalars = {
+                name: _placed(np.asarray(meta[name]), getattr(abstract_state, name))
+                for name in ("step", "key")
+            }
+            return State(**parts, **scalars), messages
+        if messages:
+            told = "\n".join(messages)
+            raise ValueError(f"{told}\n{self.folder}: expected a sound step, got none")
+        return None
+
+    def _digest(self) -> None:
+        """Called by Orbax in the background, before the step's folder gets its name."""
+        if jax.process_index() == 0:
+            folder = _unfinished(self.folder, self._saving)
+            digests.write(folder, DIGESTS, _item_files(folder))
+
+    def _set_aside(self) -> None:
+        """Rename damaged steps: kept for inspection, out of the way of new ones."""
+        if jax.process_index() == 0:
+            for step in self._damaged:
+                number = len(list(self.folder.glob(f"{step}.damaged*")))
+                name = f"{step}.damaged{number or ''}"
+                (self.folder / str(step)).rename(self.folder / name)
+        self._damaged = []
+
+    @contextmanager
+    def _explained(self, step: int) -> Iterator[None]:
+        """Any failure to write as OSError; the next save starts afresh."""
+        try:
+            yield
+        except Exception as error:
+            self._manager = self._saving = None
+            cause = str(error).strip() or type(error).__name__
+            raise OSError(
+                getattr(error, "errno", None),
+                f"{self.folder}: step {step} could not be saved: {cause}; "
+                f"steps on disk: {self.steps() or 'none'}",
+            ) from error
+
+
+def params_only(folder: Path, identity: Identity, abstract_params: Any) -> Any:
+    """The newest sound parameters in `folder`, placed as `abstract_params` says.
+
+    Raises ValueError where there are none, or of another experiment, shape or dtype.
+    """
+    check_identity(folder, identity)
+    damages = []
+    for step in reversed(steps(folder)):
+        try:
+            path = folder.absolute() / str(step)
+            return _sound(path, {"params": abstract_params}, ["params"])[1]["params"]
+        except Damaged as damage:
+            damages.append(f"; {folder / str(step)} is damaged: {damage}")
+    raise ValueError(
+        f"{folder}: expected a sound checkpoint, got none{''.join(damages)}"
+    )
+
+
+def _described(state: State, identity: Identity) -> dict[str, Any]:
+    """The JSON beside the arrays. Its own digest is in it: it must be read to be
+    checked against, before anything else is known to be sound."""
+    trees = {name: getattr(state, name) for name in ITEMS}
+    meta = {
+        "step": int(state.step),
+        "key": np.asarray(jax.device_get(state.key)).tolist(),
+        "identity": identity._asdict(),
+        "leaves": {name: _described_leaf(x) for name, x in leaf_paths(trees).items()},
+        "fingerprint": fingerprint(trees),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+    return {**meta, "digest": _json_digest(meta)}
+
+
+def _json_digest(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+def _described_leaf(leaf: Any) -> str:
+    return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+
+
+def _meta(folder: Path) -> dict[str, Any]:
+    """The JSON of the step in `folder`. Raises Damaged."""
+    path = folder / META / "metadata"
+    try:
+        meta = json.loads(path.read_bytes())
+        if meta.pop("digest") == _json_digest(meta):
+            return meta
+    except OSError as error:
+        raise Damaged(f"{META}/{path.name}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{META}/{path.name}: not the JSON that was saved") from error
+    raise Damaged(f"{META}/{path.name}: its content has changed since it was written")
+
+
+def _sound(
+    folder: Path, abstract: dict[str, Any], names: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The step's JSON and the arrays of its items `names`, verified.
+
+    Raises Damaged; ValueError when the arrays are not those that `abstract` expects.
+    """
+    _agree(_broken_file(folder) if jax.process_index() == 0 else None)
+    meta = _meta(folder)
+    targets = {name: abstract[name] for name in names}
+    _check_leaves(folder, meta["leaves"], targets)
+    parts, damage = {}, None
+    try:
+        for name, target in targets.items():
+            parts[name] = _read(folder / name, target)
+    except Exception as error:  # Damage shows as whatever the decoder fails with.
+        damage = str(error).strip() or type(error).__name__
+    _agree(damage)
+    for name, number in fingerprint(parts).items():
+        if meta["fingerprint"][name] != number:
+            raise Damaged(f"{name}: its values are not those that were saved")
+    return meta, parts
+
+
+def _broken_file(folder: Path) -> str | None:
+    # A run that was killed may have left its newest step, whole, without a seal.
+    names = [DIGESTS, *([SEAL] if (folder / SEAL).exists() else [])]
+    return next(filter(None, (digests.broken(folder, name) for name in names)), None)
+
+
+def _agree(damage: str | None) -> None:
+    """Raise Damaged on every process if `damage` is told on one."""
+    anywhere = damage is not None
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        flags = multihost_utils.process_allgather(np.array([anywhere]))
+        anywhere = bool(np.any(flags))
+    if anywhere:
+        raise Damaged(damage or "found by another process")
+
+
+def _check_leaves(folder: Path, got: dict[str, str], targets: dict[str, Any]) -> None:
+    expected = {name: _described_leaf(x) for name, x in leaf_paths(targets).items()}
+    got = {name: leaf for name, leaf in got.items() if name.split("/")[0] in targets}
+    for name in sorted(expected.keys() | got.keys()):
+        if expected.get(name) != got.get(name):
+            raise ValueError(
+                f"{folder}: {name}: expected {expected.get(name, 'no such leaf')}, "
+                f"got {got.get(name, 'no such leaf')}"
+            )
+
+
+def _read(folder: Path, target: Any) -> Any:
+    if not jax.tree.leaves(target):
+        return target
+    with _orbax().StandardCheckpointer() as reader:
+        return reader.restore(folder, target)
+
+
+def _placed(value: np.ndarray, target: Any) -> jax.Array:
+    value = value.astype(target.dtype)
+    return jax.make_array_from_callback(
+        value.shape, target.sharding, lambda index: value[index]
+    )
+
+
+def _item_files(folder: Path) -> list[Path]:
+    return [path for path in digests.files(folder) if path.parent != folder]
+
+
+def _unfinished(folder: Path, step: int | None) -> Path:
+    """The folder of a step about to be committed; on object stores, which cannot
+    rename, it has its name already."""
+    return next(folder.glob(f"{step}.orbax-checkpoint-tmp*"), folder / str(step))
+
+
+def _manager(folder: Path, keep: int, before_commit: Callable[[], None]) -> Any:
+    ocp = _orbax()
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        cleanup_tmp_directories=True,
+        async_options=ocp.AsyncOptions(post_finalization_callback=before_commit),
+    )
+    return ocp.CheckpointManager(folder, options=options)
+
+
+def _orbax() -> Any:
+    """Orbax, imported when first used (it takes seconds), its warnings not shown."""
+    import orbax.checkpoint
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    return orbax.checkpoint
