@@ -12,25 +12,19 @@ cover the files whose damage would change no array.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
-import logging
-from collections.abc import Callable, Iterable, Iterator
+import errno
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from transformer.training import digests
-from transformer.training.fingerprint import fingerprint, leaf_paths
+from transformer.training import digests, saved_step
+from transformer.training.fingerprint import fingerprint as fingerprint
+from transformer.training.saved_step import DIGESTS, ITEMS, META, SEAL, Damaged
 from transformer.training.update import State
-
-ITEMS = ("params", "optimizer_state")
-META, DIGESTS, SEAL = "meta", "digests.json", "seal.json"
-PACKAGES = ("jax", "orbax-checkpoint", "optax", "numpy")
 
 
 class Identity(NamedTuple):
@@ -38,10 +32,6 @@ class Identity(NamedTuple):
 
     experiment: str
     architecture: str
-
-
-class Damaged(Exception):
-    """A step on disk is not what was saved; the message says where."""
 
 
 def steps(folder: Path) -> list[int]:
@@ -70,7 +60,7 @@ def check_identity(folder: Path, identity: Identity) -> None:
         raise ValueError(f"{folder}: expected a folder of checkpoints, got a file")
     for step in reversed(steps(folder)):
         try:
-            found = Identity(**_meta(folder / str(step))["identity"])
+            found = Identity(**saved_step.meta(folder / str(step))["identity"])
         except Damaged:
             continue
         for field, expected, got in zip(Identity._fields, identity, found, strict=True):
@@ -107,14 +97,16 @@ class Checkpoints:
         step = int(state.step)
         if step in set(self.steps()) - set(self._damaged):
             return
-        ocp = _orbax()
+        ocp = saved_step.orbax()
         trees = {name: getattr(state, name) for name in ITEMS}
         items = {
             name: ocp.args.StandardSave(tree)
             for name, tree in trees.items()
             if jax.tree.leaves(tree)
         }
-        items[META] = ocp.args.JsonSave(_described(state, self.identity))
+        items[META] = ocp.args.JsonSave(
+            saved_step.described(state, self.identity._asdict())
+        )
         with self._explained(step):
             if self._manager is None:
                 self._set_aside()
@@ -155,17 +147,21 @@ class Checkpoints:
         is there is sound.
         """
         self.wait()
-        messages = []
+        targets, messages = abstract_state._asdict(), []
         for step in reversed(self.steps()):
             folder = self.folder / str(step)
             try:
-                meta, parts = _sound(folder, abstract_state._asdict(), ITEMS)
+                meta, parts = saved_step.sound(
+                    folder, {name: targets[name] for name in ITEMS}
+                )
             except Damaged as damage:
                 messages.append(f"{folder} is damaged, passed over: {damage}")
                 self._damaged.append(step)
                 continue
             scalars = {
-                name: _placed(np.asarray(meta[name]), getattr(abstract_state, name))
+                name: saved_step.placed(
+                    np.asarray(meta[name]), getattr(abstract_state, name)
+                )
                 for name in ("step", "key")
             }
             return State(**parts, **scalars), messages
@@ -197,11 +193,12 @@ class Checkpoints:
         except Exception as error:
             self._manager = self._saving = None
             cause = str(error).strip() or type(error).__name__
-            raise OSError(
-                getattr(error, "errno", None),
+            failure = OSError(
                 f"{self.folder}: step {step} could not be saved: {cause}; "
-                f"steps on disk: {self.steps() or 'none'}",
-            ) from error
+                f"steps on disk: {self.steps() or 'none'}"
+            )
+            failure.errno = _error_number(error)
+            raise failure from error
 
 
 def params_only(folder: Path, identity: Identity, abstract_params: Any) -> Any:
@@ -214,7 +211,9 @@ def params_only(folder: Path, identity: Identity, abstract_params: Any) -> Any:
     for step in reversed(steps(folder)):
         try:
             path = folder.absolute() / str(step)
-            return _sound(path, {"params": abstract_params}, ["params"])[1]["params"]
+            return saved_step.sound(path, {"params": abstract_params}, ["params"])[1][
+                "params"
+            ]
         except Damaged as damage:
             damages.append(f"; {folder / str(step)} is damaged: {damage}")
     raise ValueError(
@@ -222,108 +221,12 @@ def params_only(folder: Path, identity: Identity, abstract_params: Any) -> Any:
     )
 
 
-def _described(state: State, identity: Identity) -> dict[str, Any]:
-    """The JSON beside the arrays. Its own digest is in it: it must be read to be
-    checked against, before anything else is known to be sound."""
-    trees = {name: getattr(state, name) for name in ITEMS}
-    meta = {
-        "step": int(state.step),
-        "key": np.asarray(jax.device_get(state.key)).tolist(),
-        "identity": identity._asdict(),
-        "leaves": {name: _described_leaf(x) for name, x in leaf_paths(trees).items()},
-        "fingerprint": fingerprint(trees),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-    }
-    return {**meta, "digest": _json_digest(meta)}
-
-
-def _json_digest(meta: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
-
-
-def _described_leaf(leaf: Any) -> str:
-    return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
-
-
-def _meta(folder: Path) -> dict[str, Any]:
-    """The JSON of the step in `folder`. Raises Damaged."""
-    path = folder / META / "metadata"
-    try:
-        meta = json.loads(path.read_bytes())
-        if meta.pop("digest") == _json_digest(meta):
-            return meta
-    except OSError as error:
-        raise Damaged(f"{META}/{path.name}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{META}/{path.name}: not the JSON that was saved") from error
-    raise Damaged(f"{META}/{path.name}: its content has changed since it was written")
-
-
-def _sound(
-    folder: Path, abstract: dict[str, Any], names: Iterable[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The step's JSON and the arrays of its items `names`, verified.
-
-    Raises Damaged; ValueError when the arrays are not those that `abstract` expects.
-    """
-    _agree(_broken_file(folder) if jax.process_index() == 0 else None)
-    meta = _meta(folder)
-    targets = {name: abstract[name] for name in names}
-    _check_leaves(folder, meta["leaves"], targets)
-    parts, damage = {}, None
-    try:
-        for name, target in targets.items():
-            parts[name] = _read(folder / name, target)
-    except Exception as error:  # Damage shows as whatever the decoder fails with.
-        damage = str(error).strip() or type(error).__name__
-    _agree(damage)
-    for name, number in fingerprint(parts).items():
-        if meta["fingerprint"][name] != number:
-            raise Damaged(f"{name}: its values are not those that were saved")
-    return meta, parts
-
-
-def _broken_file(folder: Path) -> str | None:
-    # A run that was killed may have left its newest step, whole, without a seal.
-    names = [DIGESTS, *([SEAL] if (folder / SEAL).exists() else [])]
-    return next(filter(None, (digests.broken(folder, name) for name in names)), None)
-
-
-def _agree(damage: str | None) -> None:
-    """Raise Damaged on every process if `damage` is told on one."""
-    anywhere = damage is not None
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        flags = multihost_utils.process_allgather(np.array([anywhere]))
-        anywhere = bool(np.any(flags))
-    if anywhere:
-        raise Damaged(damage or "found by another process")
-
-
-def _check_leaves(folder: Path, got: dict[str, str], targets: dict[str, Any]) -> None:
-    expected = {name: _described_leaf(x) for name, x in leaf_paths(targets).items()}
-    got = {name: leaf for name, leaf in got.items() if name.split("/")[0] in targets}
-    for name in sorted(expected.keys() | got.keys()):
-        if expected.get(name) != got.get(name):
-            raise ValueError(
-                f"{folder}: {name}: expected {expected.get(name, 'no such leaf')}, "
-                f"got {got.get(name, 'no such leaf')}"
-            )
-
-
-def _read(folder: Path, target: Any) -> Any:
-    if not jax.tree.leaves(target):
-        return target
-    with _orbax().StandardCheckpointer() as reader:
-        return reader.restore(folder, target)
-
-
-def _placed(value: np.ndarray, target: Any) -> jax.Array:
-    value = value.astype(target.dtype)
-    return jax.make_array_from_callback(
-        value.shape, target.sharding, lambda index: value[index]
-    )
+def _error_number(error: Exception) -> int:
+    """The system's number for what went wrong, which tensorstore has in its text."""
+    told = re.search(r"OS error (\d+)", str(error))
+    if told:
+        return int(told.group(1))
+    return getattr(error, "errno", None) or errno.EIO
 
 
 def _item_files(folder: Path) -> list[Path]:
@@ -337,18 +240,10 @@ def _unfinished(folder: Path, step: int | None) -> Path:
 
 
 def _manager(folder: Path, keep: int, before_commit: Callable[[], None]) -> Any:
-    ocp = _orbax()
+    ocp = saved_step.orbax()
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(post_finalization_callback=before_commit),
     )
     return ocp.CheckpointManager(folder, options=options)
-
-
-def _orbax() -> Any:
-    """Orbax, imported when first used (it takes seconds), its warnings not shown."""
-    import orbax.checkpoint
-
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    return orbax.checkpoint
