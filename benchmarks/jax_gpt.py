@@ -13,8 +13,16 @@ import optax
 
 from benchmarks.shapes import Shape
 from transformer.models import decoder
-from transformer.network import attention, block, masks, mlp, norms, positions
-from transformer.network import precision, stack
+from transformer.network import (
+    attention,
+    block,
+    masks,
+    mlp,
+    norms,
+    positions,
+    precision,
+    stack,
+)
 from transformer.network.fast import activations as fast_activations
 from transformer.network.fast import attention as fast_attention
 from transformer.network.fast import norms as fast_norms
@@ -93,9 +101,7 @@ def params(shape: Shape, weights: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def optimizer(shape: Shape) -> optax.GradientTransformation:
     """AdamW with the numbers of `torch_gpt`."""
-    return optax.adamw(
-        shape.learning_rate, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1
-    )
+    return optax.adamw(shape.learning_rate, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1)
 
 
 def trainer(
@@ -103,8 +109,10 @@ def trainer(
 ) -> Callable[[np.ndarray, np.ndarray], float]:
     """A function of (ids, targets) that makes one AdamW step and returns the loss."""
     gpt, adamw = model(shape, fast=fast), optimizer(shape)
-    readout_loss = fused.cross_entropy if fast else partial(
-        language.from_features, language.cross_entropy
+    readout_loss = (
+        fused.cross_entropy
+        if fast
+        else partial(language.from_features, language.cross_entropy)
     )
 
     def loss(masters: Any, ids_BL: jax.Array, targets_BL: jax.Array) -> jax.Array:
@@ -129,5 +137,3 @@ def trainer(
         return float(value)
 
     return step
-
-

@@ -30,7 +30,9 @@ class Attention(nn.Module):
     def split(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         rows, length, width = x.shape
         parts = self.qkv(x).split(width, dim=2)
-        return tuple(p.view(rows, length, self.heads, -1).transpose(1, 2) for p in parts)
+        return tuple(
+            p.view(rows, length, self.heads, -1).transpose(1, 2) for p in parts
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = self.split(x)

@@ -131,9 +131,9 @@ def _rows_forward(score: Score, q, k, v, queries: Tokens, keys: Tokens):
             _tokens(keys, part.runs),
         ).astype(v.dtype)
         inverse = _reciprocal(raised.sum(-1, dtype=jnp.float32))
-        mixed = product("BGLRM,BMGK->BLGRK", raised, _taken(v, part.runs))
-        out = mixed * inverse.swapaxes(1, 2)[..., None]
-        outputs.append(out.astype(q.dtype))
+        mixed = product("BGLRM,BMGK->BGLRK", raised, _taken(v, part.runs))
+        out = (mixed * inverse[..., None]).astype(q.dtype)
+        outputs.append(out.swapaxes(1, 2))
         saved.append((raised, inverse))
     out = jnp.concatenate(outputs, axis=1)
     return out, (q, k, v, queries, keys, out, saved)
@@ -165,7 +165,8 @@ def _rows_backward(score: Score, kept, slope):
             bend = 1 - jnp.square(jnp.tanh(raw * (score.scale / score.soft_cap)))
             s_slope = s_slope * bend * score.scale
         s_slope = s_slope.astype(q.dtype)
-        q_slopes.append(product("BGLRM,BMGK->BLGRK", s_slope, k_part).astype(q.dtype))
+        q_slope = product("BGLRM,BMGK->BGLRK", s_slope, k_part)
+        q_slopes.append(q_slope.astype(q.dtype).swapaxes(1, 2))
         k_slopes.add(part.runs, product("BLGRK,BGLRM->BGKM", q_part, s_slope))
     q_slope = jnp.concatenate(q_slopes, axis=1)
     return q_slope, k_slopes.whole(score.block), v_slopes.whole(score.block), None, None

@@ -1,0 +1,178 @@
+"""One training step, ours beside PyTorch's, alternating in one run.
+
+    python -m benchmarks.train_step [--shape=baby] [--dtype=bfloat16] [--rounds=7]
+
+Each contender is a process that lives through the whole run and steps only when it is
+its turn, so that a noisy machine is noisy for all. All start from the same weights and
+see the same batch: their losses are compared step by step. The table has the median
+seconds of a step, and the ratio ours / theirs: its median, and the quartiles over the
+rounds. torch is no dependency of the project: `pip install torch==2.13.0`. tcmalloc
+is found by the loader's name for it (Debian: libtcmalloc-minimal4).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import shapes
+
+OURS = "ours"
+CONTENDERS = (
+    OURS,
+    "ours, plain paths",
+    "torch eager",
+    "torch compile",
+    "torch compile + tcmalloc",
+)
+# Steps until the loss is compared; bfloat16 rounds differently in each.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-3}
+
+
+def tcmalloc() -> str | None:
+    """The path of the tcmalloc library, where there is one."""
+    folders = ("/usr/lib", "/usr/local/lib", "/usr/lib64")
+    found = (f for d in folders for f in Path(d).rglob("libtcmalloc*.so.*"))
+    return next((str(f) for f in sorted(found) if "debug" not in f.name), None)
+
+
+def stepper(name: str, shape: shapes.Shape, dtype: str) -> Callable[..., float]:
+    """The step function of contender `name`."""
+    weights = shapes.weights(shape)
+    if name.startswith(OURS):
+        from transformer import platform
+
+        print(platform.tune(), file=sys.stderr)
+        from benchmarks import jax_gpt
+
+        fast = name == OURS
+        return jax_gpt.trainer(shape, weights, dtype=dtype, fast=fast)
+    from benchmarks import torch_gpt
+
+    compile = "compile" in name
+    return torch_gpt.trainer(shape, weights, dtype=dtype, compile=compile)
+
+
+def work(name: str, shape: shapes.Shape, dtype: str) -> None:
+    """Answer every line of standard input with the time and loss of that many steps."""
+    step = stepper(name, shape, dtype)
+    batch = shapes.batch(shape)
+    for line in sys.stdin:
+        seconds, losses = [], []
+        for _ in range(int(line)):
+            start = time.perf_counter()
+            losses.append(step(*batch))
+            seconds.append(time.perf_counter() - start)
+        print("answer", json.dumps({"seconds": seconds, "losses": losses}), flush=True)
+
+
+class Contender:
+    """A process that steps when told to."""
+
+    def __init__(self, name: str, arguments: argparse.Namespace) -> None:
+        self.name = name
+        self.losses: list[float] = []
+        environment = dict(os.environ)
+        if "tcmalloc" in name:
+            environment["LD_PRELOAD"] = tcmalloc() or ""
+        command = [sys.executable, "-m", "benchmarks.train_step", f"--worker={name}"]
+        command += [f"--shape={arguments.shape}", f"--dtype={arguments.dtype}"]
+        self.process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def steps(self, count: int) -> list[float]:
+        """Seconds of each of `count` further steps. Raises RuntimeError if it died."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(f"{count}\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith("answer "):
+                answer: dict[str, Any] = json.loads(line.removeprefix("answer "))
+                self.losses += answer["losses"]
+                return answer["seconds"]
+        raise RuntimeError(f"{self.name} ended: exit status {self.process.wait()}")
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def race(contenders: list[Contender], *, rounds: int, steps: int) -> dict[str, Any]:
+    """Each contender's fastest step of every round, (rounds,) by name."""
+    for contender in contenders:
+        contender.steps(3)
+    best: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    for turn in range(rounds):
+        # Backwards every other time: no one always comes after the same neighbour.
+        for contender in contenders[:: 1 if turn % 2 == 0 else -1]:
+            best[contender.name].append(min(contender.steps(steps)))
+    return {name: np.asarray(seconds) for name, seconds in best.items()}
+
+
+def check(contenders: list[Contender], tolerance: float) -> None:
+    """Raises ValueError when the losses of the first steps are not those of ours."""
+    first = np.asarray(contenders[0].losses[:4])
+    for contender in contenders[1:]:
+        apart = np.abs(np.asarray(contender.losses[:4]) - first).max()
+        if apart > tolerance:
+            raise ValueError(
+                f"{contender.name}: expected losses {first} within {tolerance}, got "
+                f"{contender.losses[:4]}"
+            )
+
+
+def report(best: dict[str, np.ndarray], shape: shapes.Shape) -> None:
+    print(f"{'':26} {'s/step':>8} {'GFLOP/s':>8}  ours / it (quartiles)")
+    for name, seconds in best.items():
+        low, middle, high = np.percentile(best[OURS] / seconds, [25, 50, 75])
+        rate = shape.flops / np.median(seconds) / 1e9
+        print(
+            f"{name:26} {np.median(seconds):8.3f} {rate:8.0f}  {middle:.2f} "
+            f"({low:.2f} - {high:.2f})"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=shapes.SHAPES, default="baby")
+    parser.add_argument("--dtype", choices=TOLERANCE, default="bfloat16")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=2, help="of each, in a round")
+    parser.add_argument("--only", default="", help="contenders, divided by commas")
+    parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    shape = shapes.SHAPES[arguments.shape]
+    if arguments.worker:
+        return work(arguments.worker, shape, arguments.dtype)
+    names = [n for n in arguments.only.split(",") if n] or list(CONTENDERS)
+    if tcmalloc() is None:
+        names = [n for n in names if "tcmalloc" not in n]
+    names = [OURS, *(n for n in names if n != OURS)]
+    contenders = [Contender(name, arguments) for name in names]
+    try:
+        best = race(contenders, rounds=arguments.rounds, steps=arguments.steps)
+    finally:
+        for contender in contenders:
+            contender.close()
+    check(contenders, TOLERANCE[arguments.dtype])
+    print(f"{arguments.shape}, {arguments.dtype}: {shape}")
+    report(best, shape)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The machine's settings are made where they should be, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from transformer import platform
+
+ALL = tuple(platform.MALLOPT)
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU run whose user has chosen nothing."""
+    for name in list(os.environ):
+        if name.startswith("MALLOC_") or name in (
+            "GLIBC_TUNABLES",
+            "LD_PRELOAD",
+            "XLA_FLAGS",
+            platform.SWITCH,
+        ):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    # This process runs other tests too: leave its allocator alone.
+    monkeypatch.setattr(platform, "_keep_memory", lambda: (ALL, ()))
+
+
+def test_cpu_run_is_tuned() -> None:
+    tuning = platform.tune()
+    assert tuning == platform.Tuning(allocator=ALL)
+    assert str(tuning) == "tuned: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD"
+    assert "XLA_FLAGS" not in os.environ
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's mallopt")
+def test_allocator_takes_the_options() -> None:
+    program = "from transformer import platform; print(platform._keep_memory()[0])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() in (str(ALL), "()")
+
+
+def test_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    off = platform.Tuning(skipped=("turned off",))
+    assert platform.tune(enabled=False) == off
+    monkeypatch.setenv(platform.SWITCH, "0")
+    assert platform.tune() == off
+
+
+def test_accelerators_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
+    assert platform.tune(flags=["--xla_cpu_use_onednn=true"]).skipped
+    assert platform.compute_dtype() == "bfloat16"
+    assert "XLA_FLAGS" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MALLOC_ARENA_MAX", "4"),
+        ("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=1"),
+        ("LD_PRELOAD", "/usr/lib/libtcmalloc_minimal.so.4"),
+    ],
+)
+def test_users_allocator_stays(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    tuning = platform.tune()
+    assert tuning.allocator == () and name in str(tuning)
+
+
+def test_users_flags_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_use_onednn=false")
+    monkeypatch.setattr(platform, "knows_flag", lambda flag: "nonsense" not in flag)
+    known = "--xla_cpu_enable_fast_math=true"
+    asked = ["--xla_cpu_use_onednn=true", known, "--xla_nonsense=1"]
+    tuning = platform.tune(flags=asked)
+    assert tuning.flags == (known,) and len(tuning.skipped) == 2
+    assert os.environ["XLA_FLAGS"] == f"--xla_cpu_use_onednn=false {known}"
+
+
+def test_unknown_flags_are_found_out() -> None:
+    assert platform.knows_flag("--xla_cpu_enable_fast_math=true")
+    assert not platform.knows_flag("--xla_nonsense=1")
+
+
+def test_compute_dtype_follows_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "_cpu_features", lambda: {"avx2", "avx512f"})
+    assert platform.compute_dtype() == "float32"
+    monkeypatch.setattr(platform, "_cpu_features", lambda: {"avx512_bf16"})
+    assert platform.compute_dtype() == "bfloat16"
