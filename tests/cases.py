@@ -29,6 +29,7 @@ from transformer.network import (
     stack,
 )
 from transformer.network.fast import attention as fast_attention
+from transformer.network.fast import blockwise as fast_blockwise
 from transformer.objectives import language
 from transformer.objectives.loss import Loss
 
@@ -105,7 +106,7 @@ def _language(
         width=WIDTH,
         heads=HEADS,
         head_features=FEATURES,
-        mask=mask & masks.segments(),
+        mask=mask,
         attend=attend,
         offset=offset,
         **{"groups": HEADS, **attention_arguments},
@@ -132,6 +133,7 @@ def language_model(
     name: str,
     *,
     mask: masks.Mask | None = None,
+    packed: bool = True,
     make_mlp: Callable[..., nn.Module] = mlp.MLP,
     offset: offsets.Offset = offsets.absent,
     residual: block.Residual = block.pre_norm,
@@ -139,11 +141,12 @@ def language_model(
     attention: dict[str, Any] | None = None,
     decoder: dict[str, Any] | None = None,
 ) -> Case:
-    """A decoder that differs from the plainest one in what is named."""
+    """A decoder that differs from the plainest one in what is named. packed: it sees
+    where documents end."""
     mask = masks.causal() if mask is None else mask
     make = partial(
         _language,
-        mask=mask,
+        mask=mask & masks.segments() if packed else mask,
         attention_arguments=attention or {},
         make_mlp=make_mlp,
         offset=offset,
@@ -182,6 +185,10 @@ VARIANTS = [
     *MODELS,
     language_model("no position"),
     language_model("rotary", attention=ROTARY),
+    language_model("unpacked", packed=False, attention=ROTARY),
+    language_model(
+        "unpacked rolling", packed=False, mask=masks.window(3), attention=ROTARY
+    ),
     language_model("stretched", attention={"rotate": positions.rotary(stretch=2.0)}),
     language_model("sinusoidal", decoder={"make_position": positions.Sinusoidal}),
     language_model("multi-query", attention={**ROTARY, "groups": 1}),
@@ -215,6 +222,7 @@ class Path(NamedTuple):
 PATHS = [
     Path("platform", attention.platform, soft_cap=False),
     Path("rows", partial(fast_attention.rows, block=5)),
+    Path("blockwise", partial(fast_blockwise.blockwise, block=5)),
 ]
 
 

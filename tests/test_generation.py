@@ -193,6 +193,7 @@ def test_a_divided_cache_says_what_a_whole_one_says(shape: dict[str, int]) -> No
     expected = generated(1, "greedy", chunk=8)
     np.testing.assert_array_equal(state.ids_BL[:4], expected.ids_BL)
     np.testing.assert_array_equal(state.ids_BL[4:], expected.ids_BL)
+    close(expected.logits_BV, state.logits_BV[4:], 1e-4)
     here = state.cache[0].k_BGMK.addressable_shards[0].data
     assert here.size * 8 == state.cache[0].k_BGMK.size, here.shape
 
