@@ -13,6 +13,7 @@ cover the files whose damage would change no array.
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental import multihost_utils
 
 from transformer.training import digests, saved_step
 from transformer.training.fingerprint import fingerprint as fingerprint
@@ -84,7 +86,8 @@ class Checkpoints:
         self._damaged: list[int] = []
 
     def steps(self) -> list[int]:
-        """The steps committed on disk, ascending."""
+        """The steps committed on disk, ascending, once the last save has ended."""
+        self.wait()
         return steps(self.folder)
 
     def save(self, state: State) -> None:
@@ -93,7 +96,6 @@ class Checkpoints:
         A step that is on disk, and was not found damaged, is left as it is. Raises
         OSError when this save or the one before, still under way, fails.
         """
-        self.wait()
         step = int(state.step)
         if step in set(self.steps()) - set(self._damaged):
             return
@@ -146,25 +148,19 @@ class Checkpoints:
         Raises ValueError for a leaf of another shape or dtype, and when no step that
         is there is sound.
         """
-        self.wait()
         targets, messages = abstract_state._asdict(), []
+        arrays = {name: targets[name] for name in ITEMS}
         for step in reversed(self.steps()):
             folder = self.folder / str(step)
             try:
-                meta, parts = saved_step.sound(
-                    folder, {name: targets[name] for name in ITEMS}
-                )
+                told, parts = saved_step.sound(folder, arrays)
             except Damaged as damage:
                 messages.append(f"{folder} is damaged, passed over: {damage}")
                 self._damaged.append(step)
                 continue
-            scalars = {
-                name: saved_step.placed(
-                    np.asarray(meta[name]), getattr(abstract_state, name)
-                )
-                for name in ("step", "key")
-            }
-            return State(**parts, **scalars), messages
+            for name in ("step", "key"):
+                parts[name] = saved_step.placed(told[name], targets[name])
+            return State(**parts), messages
         if messages:
             told = "\n".join(messages)
             raise ValueError(f"{told}\n{self.folder}: expected a sound step, got none")
@@ -184,6 +180,8 @@ class Checkpoints:
                 name = f"{step}.damaged{number or ''}"
                 (self.folder / str(step)).rename(self.folder / name)
         self._damaged = []
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged steps are set aside")
 
     @contextmanager
     def _explained(self, step: int) -> Iterator[None]:
@@ -192,12 +190,14 @@ class Checkpoints:
             yield
         except Exception as error:
             self._manager = self._saving = None
-            cause = str(error).strip() or type(error).__name__
+            number = _error_number(error)
+            cause = os.strerror(number) if number else str(error).strip()
             failure = OSError(
-                f"{self.folder}: step {step} could not be saved: {cause}; "
-                f"steps on disk: {self.steps() or 'none'}"
+                f"{self.folder}: step {step} could not be saved: "
+                f"{cause or type(error).__name__}; "
+                f"steps on disk: {steps(self.folder) or 'none'}"
             )
-            failure.errno = _error_number(error)
+            failure.errno = number or errno.EIO
             raise failure from error
 
 
@@ -211,9 +211,7 @@ def params_only(folder: Path, identity: Identity, abstract_params: Any) -> Any:
     for step in reversed(steps(folder)):
         try:
             path = folder.absolute() / str(step)
-            return saved_step.sound(path, {"params": abstract_params}, ["params"])[1][
-                "params"
-            ]
+            return saved_step.sound(path, {"params": abstract_params})[1]["params"]
         except Damaged as damage:
             damages.append(f"; {folder / str(step)} is damaged: {damage}")
     raise ValueError(
@@ -221,12 +219,12 @@ def params_only(folder: Path, identity: Identity, abstract_params: Any) -> Any:
     )
 
 
-def _error_number(error: Exception) -> int:
+def _error_number(error: Exception) -> int | None:
     """The system's number for what went wrong, which tensorstore has in its text."""
-    told = re.search(r"OS error (\d+)", str(error))
+    told = re.search(r"os_error_code='(\d+)'|OS error (\d+)", str(error))
     if told:
-        return int(told.group(1))
-    return getattr(error, "errno", None) or errno.EIO
+        return int(told.group(1) or told.group(2))
+    return getattr(error, "errno", None)
 
 
 def _item_files(folder: Path) -> list[Path]:

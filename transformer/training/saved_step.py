@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from transformer.training import digests
 from transformer.training.fingerprint import fingerprint, leaf_paths
@@ -26,10 +27,11 @@ class Damaged(Exception):
 
 
 def orbax() -> Any:
-    """Orbax, imported when first used (it takes seconds), its warnings not shown."""
+    """Orbax, imported when first used: it takes seconds. Of its failures it logs many
+    tracebacks; what matters of them is raised."""
     import orbax.checkpoint
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     return orbax.checkpoint
 
 
@@ -103,8 +105,6 @@ def _agree(damage: str | None) -> None:
     """Raise Damaged on every process if `damage` is told on one."""
     anywhere = damage is not None
     if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
         flags = multihost_utils.process_allgather(np.array([anywhere]))
         anywhere = bool(np.any(flags))
     if anywhere:
