@@ -27,6 +27,9 @@ from transformer.network import (
     precision,
     stack,
 )
+from transformer.network.fast import activations as fast_activations
+from transformer.network.fast import attention as fast_attention
+from transformer.network.fast import norms as fast_norms
 from transformer.objectives import fused, language
 from transformer.objectives.loss import Loss
 from transformer.training import benchmark, optimizers
@@ -47,6 +50,7 @@ def model(*, depth: int, vocabulary: int) -> decoder.Decoder:
     width = HEAD_FEATURES * depth
     scaled: Any = partial(nn.initializers.variance_scaling, 1.0, "fan_in", "normal")
     zero = nn.initializers.zeros
+    make_norm = partial(norms.RMSNorm, compute=fast_norms.rms_norm)
     return decoder.Decoder(
         vocabulary=vocabulary,
         width=width,
@@ -62,7 +66,8 @@ def model(*, depth: int, vocabulary: int) -> decoder.Decoder:
                     head_features=HEAD_FEATURES,
                     mask=MASK,
                     rotate=positions.rotary(),
-                    head_norm=norms.HeadRMSNorm,
+                    attend=partial(fast_attention.rows, block=128),
+                    head_norm=partial(norms.HeadRMSNorm, compute=fast_norms.rms_norm),
                     weight_init=scaled(in_axis=0, out_axis=(1, 2)),
                     output_init=zero,
                 ),
@@ -70,15 +75,15 @@ def model(*, depth: int, vocabulary: int) -> decoder.Decoder:
                     mlp.MLP,
                     width=width,
                     hidden=4 * width,
-                    activation=mlp.relu_squared,
+                    activation=fast_activations.relu_squared,
                     weight_init=scaled(),
                     output_init=zero,
                 ),
-                make_norm=norms.RMSNorm,
+                make_norm=make_norm,
             ),
         ),
-        make_norm=norms.RMSNorm,
-        make_embedding_norm=norms.RMSNorm,
+        make_norm=make_norm,
+        make_embedding_norm=make_norm,
         unembed=decoder.untied,
         weight_init=nn.initializers.normal(1.0),
     )
