@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from transformer.training import checkpoint, optimizers, saved_step
 from transformer.training.fingerprint import fingerprint
 from transformer.training.update import State
 
-IDENTITY = checkpoint.Identity("tiny", "MLP of width 8")
+IDENTITY = checkpoint.Identity("tiny", "MLP of width 32")
 MESHES: dict[str, dict[str, int]] = {
     "data 8": {},
     "fsdp 8": {"data": 1, "fsdp": 8},
@@ -28,11 +29,11 @@ MESHES: dict[str, dict[str, int]] = {
 
 
 def made(step: int, optimizer: Any = None, mesh: str = "2 x 2 x 2") -> State:
-    """A state of a few hundred numbers of several dtypes, all of them different."""
+    """A state of several dtypes, all of its matrices different from step to step."""
     key = jax.random.key(step)
     params = {
-        "mlp": {"w_up_DF": jax.random.normal(key, (8, 16)), "gain_D": jnp.ones(8)},
-        "embedding_VD": jax.random.normal(key, (24, 8), jnp.bfloat16),
+        "mlp": {"w_up_DF": jax.random.normal(key, (32, 64)), "gain_D": jnp.ones(32)},
+        "embedding_VD": jax.random.normal(key, (24, 32), jnp.bfloat16),
     }
     optimizer = optimizer or optimizers.adamw(0.1)
     state = State(
@@ -184,20 +185,33 @@ def test_damage_of_any_file_is_told_and_passed_over(folder: Path, damage: str) -
     assert_same(restored(folder, expected)[0], made(5))
 
 
+def large(step: int) -> State:
+    """One array of 64 KB, which Orbax stores as bytes without a check of its own."""
+    params = {"w_DF": jax.random.normal(jax.random.key(step), (128, 128))}
+    state = State(jnp.int32(step), params, (), jnp.zeros(2, jnp.uint32))
+    return jax.device_put(state, axes.placement(axes.mesh(), state))
+
+
+# Where Orbax fails to decode one array it forgets the coroutines that read others.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_fingerprints_alone_let_no_wrong_array_pass(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saved_step, "_broken_file", lambda folder: None)
-    named = []
-    for path in files(folder / "5"):
+    saved, told = checkpoint.open_(tmp_path, IDENTITY), []
+    for step in (1, 2):
+        saved.save(large(step))
+    saved.close()
+    for path in [p for p in files(tmp_path / "2") if p.stat().st_size > 30_000]:
         content = path.read_bytes()
-        put(path, flipped(0.6, 2)(content))
-        state, messages = restored(folder, made(0))
+        for at in range(1, 10):
+            put(path, flipped(at / 10, at % 8)(content))
+            state, messages = restored(tmp_path, large(0))
+            assert_same(state, large(int(state.step)))
+            told += messages
         put(path, content)
-        assert_same(state, made(int(state.step)))
-        assert (int(state.step) == 5) == (messages == [])
-        named += messages
-    assert any("values are not those" in message for message in named), named
+    assert "params/w_DF: its values are not those that were saved" in str(told), told
+    gc.collect()
 
 
 def test_fingerprint_sees_every_bit_and_every_place() -> None:
@@ -273,8 +287,8 @@ def test_another_runs_folder_is_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda a: a.astype(jnp.bfloat16), r"got float32\[8, 16\]"),
-        (lambda a: a[:4], r"expected float32\[4, 16\], got float32\[8, 16\]"),
+        (lambda a: a.astype(jnp.bfloat16), r"got float32\[32, 64\]"),
+        (lambda a: a[:4], r"expected float32\[4, 64\], got float32\[32, 64\]"),
         (lambda a: {"more_D": a}, "expected no such leaf, got float32"),
     ],
     ids=["dtype", "shape", "name"],

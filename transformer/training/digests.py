@@ -38,9 +38,10 @@ def broken(folder: Path, name: str) -> str | None:
     for path, digest in told:
         try:
             if _digest(folder / path) != digest:
-                return f"{path}: its content has changed since it was written"
+                return f"{path}: expected the content that {name} tells of, got other"
         except (OSError, ValueError) as error:
-            return f"{path}: {getattr(error, 'strerror', None) or error}"
+            cause = getattr(error, "strerror", None) or error
+            return f"{path}, of which {name} tells: {cause}"
     return None
 
 

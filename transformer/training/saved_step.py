@@ -96,8 +96,9 @@ def sound(
 
 
 def _broken_file(folder: Path) -> str | None:
-    # A run that was killed may have left its newest step, whole, without a seal.
-    names = [DIGESTS, *([SEAL] if (folder / SEAL).exists() else [])]
+    # The seal first: it tells whether the digests can be believed. A run that was
+    # killed may have left its newest step whole, but without one.
+    names = [*([SEAL] if (folder / SEAL).exists() else []), DIGESTS]
     return next(filter(None, (digests.broken(folder, name) for name in names)), None)
 
 
