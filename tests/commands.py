@@ -5,32 +5,52 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import socket
 import sys
+import tempfile
 import time
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
 import tiny_experiment
 
-from transformer import main
+from transformer import main, starting
+from transformer.training import faults
 
 # Children are forked from a server that has imported everything and started nothing:
 # a real process each, without the seconds that imports take.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["orbax.checkpoint", "tensorboardX", "transformer.main", "transformer.starting"]
+    [
+        "orbax.checkpoint",
+        "tensorboardX",
+        "transformer.main",
+        "transformer.objectives.language",
+        "transformer.training.folder",
+        "transformer.training.loop",
+        "transformer.training.optimizers",
+    ]
 )
 PATIENCE_SECONDS = 100
+# Where children find what others of the session compiled.
+CACHE = tempfile.TemporaryDirectory()
 
 
-def refused(argv, capsys, monkeypatch, *, run=tiny_experiment) -> str:
-    """The one line with which `run`'s command line is refused in this process."""
+def ran(argv, monkeypatch, *, run=tiny_experiment) -> int:
+    """The exit status of `run`'s command line in this process."""
     monkeypatch.setattr("transformer.starting.start", lambda common: None)
     monkeypatch.setattr(sys, "argv", ["command", *map(str, argv)])
     with pytest.raises(SystemExit) as stopped:
         main.run(run.experiment, generate=run.generate)
+    return stopped.value.code
+
+
+def refused(argv, capsys, monkeypatch, *, run=tiny_experiment) -> str:
+    """The one line with which `run`'s command line is refused in this process."""
+    status = ran(argv, monkeypatch, run=run)
     said = capsys.readouterr()
-    assert stopped.value.code == 2, said
+    assert status == 2, said
     lines = said.err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), said.err
     return lines[0]
@@ -45,7 +65,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 class Child:
     """A run of tiny_experiment in a process of its own; what it says goes to a file."""
 
-    def __init__(self, said: Path, *argv: str, devices: int = 1, **env: str) -> None:
+    def __init__(
+        self,
+        said: Path,
+        *argv: str,
+        devices: int = 1,
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.said = said
         said.touch()
         flags = " ".join(
@@ -54,7 +80,11 @@ class Child:
             if "device_count" not in part
         )
         flags += f" --xla_force_host_platform_device_count={devices}"
-        given = (str(said), list(argv), {"XLA_FLAGS": flags, **env})
+        given = (
+            str(said),
+            list(argv),
+            {"XLA_FLAGS": flags, "XDG_CACHE_HOME": CACHE.name, **(env or {})},
+        )
         self._process = SERVER.Process(target=_run, args=given)
         self._process.start()
 
@@ -87,6 +117,29 @@ class Child:
             time.sleep(0.003)
 
 
+def several(
+    folder: Path, *argv: str, processes: int = 2, env: dict[str, str] | None = None
+) -> list[Child]:
+    """Children that join each other to train in `folder`, two devices each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+    return [
+        Child(
+            folder.parent / f"{folder.name}-said{process}.txt",
+            f"--workdir={folder}",
+            coordinator,
+            f"--processes={processes}",
+            f"--process={process}",
+            *argv,
+            devices=2,
+            env=env,
+        )
+        for process in range(processes)
+    ]
+
+
 def _run(said: str, argv: list[str], env: dict[str, str]) -> None:
     """In the child: both outputs into a file, then the command line."""
     file = os.open(said, os.O_WRONLY | os.O_APPEND)
@@ -96,6 +149,11 @@ def _run(said: str, argv: list[str], env: dict[str, str]) -> None:
     limit = os.environ.pop("LIMIT_BYTES", None)
     if limit is not None:
         _limit(int(limit))
+    faults.WATCHDOG_SECONDS = float(os.environ.get("WATCHDOG_SECONDS", 45))
+    starting.HEARTBEAT_SECONDS = int(os.environ.get("HEARTBEAT_SECONDS", 30))
+    starting.CACHED_SECONDS = 0.0
+    # A tracker of its own: that of the server would mourn what the killed leave.
+    resource_tracker._resource_tracker._fd = None
     sys.argv = ["tiny_experiment", *argv, "--noplatform_tuning"]
     main.run(tiny_experiment.experiment, generate=tiny_experiment.generate)
 

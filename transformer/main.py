@@ -196,7 +196,7 @@ def _do(command: Command, make: Callable[..., Any]) -> int:
         print("stopped by SIGTERM; all that was reached is saved", flush=True)
         return faults.TERMINATED
     except (faults.NonFinite, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in faults.STORAGE:
+        if not faults.explained(error):
             raise
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1

@@ -10,6 +10,11 @@ from typing import Any
 
 from transformer import platform
 
+# Programs that took longer than this to compile are kept on disk.
+CACHED_SECONDS = 0.5
+# A process not heard of for so long is taken for dead by the others.
+HEARTBEAT_SECONDS = 30
+
 
 def start(common: Mapping[str, Any]) -> None:
     """The platform tuned, the processes joined, the compilation cache open."""
@@ -21,7 +26,7 @@ def start(common: Mapping[str, Any]) -> None:
 
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     jax.config.update("jax_compilation_cache_dir", str(home / "transformer" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHED_SECONDS)
     if joined([common[name] for name in ("coordinator", "processes", "process")]):
         faults.die_loudly()
 
@@ -30,7 +35,10 @@ def joined(given: list[Any]) -> bool:
     """Whether there are several processes, this one now among them."""
     import jax
 
-    patience = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 30}
+    patience = {
+        "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
+        "shutdown_timeout_seconds": HEARTBEAT_SECONDS,
+    }
     if any(value is not None for value in given):
         if any(value is None for value in given):
             raise ValueError(

@@ -42,6 +42,14 @@ class NonFinite(Exception):
     """The loss or a gradient is no number; nothing after it is saved."""
 
 
+def explained(error: Exception) -> bool:
+    """Whether the error's message tells a person all: the numbers or the disk, not the
+    program, are at fault. An error of saving has no number of its own."""
+    if isinstance(error, OSError):
+        return error.errno is None or error.errno in STORAGE
+    return isinstance(error, NonFinite)
+
+
 def listen() -> None:
     """From here on SIGTERM asks the loop to save and stop, where it next looks.
 
