@@ -125,7 +125,7 @@ def test_accumulated_equals_full_batch(case: Case) -> None:
 
 
 @every_model
-def test_packed_equals_separate_and_padded_equals_unpadded(case: Case) -> None:
+def test_packed_equals_separate(case: Case) -> None:
     """Each document of each packed row, alone in a row of its own behind padding."""
     module, params, _ = reference(case)
     batch = text(1)

@@ -132,13 +132,13 @@ def test_greedy_texts_are_what_the_whole_model_finds_likeliest(index: int) -> No
         assert (state.ids_BL[row, stop:] == 0).all()
 
 
-@pytest.mark.parametrize("chunk", [1, 256])
+@pytest.mark.parametrize("chunk", [1])
 def test_any_chunking_of_the_prompt_says_the_same(chunk: int) -> None:
     expected, got = generated(2, "drawn"), generated(2, "drawn", chunk=chunk)
     np.testing.assert_array_equal(expected.ids_BL, got.ids_BL)
 
 
-@pytest.mark.parametrize("burst", [3, 8])
+@pytest.mark.parametrize("burst", [3])
 def test_bursts_say_what_one_go_says(burst: int) -> None:
     expected = generated(1, "drawn")
     module = MODERN.make()
