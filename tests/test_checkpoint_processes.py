@@ -13,7 +13,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_checkpoint import IDENTITY, abstract, assert_same, files, large, restored
+from test_checkpoint import IDENTITY, abstract, assert_same, files, restored
+from test_fingerprint import large
 
 from transformer import axes
 from transformer.training import checkpoint
