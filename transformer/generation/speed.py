@@ -23,9 +23,10 @@ def decoded(
 ) -> dict[str, float]:
     """Greedy decoding of one row with a cache of `length` tokens.
 
-    bandwidth: measures the bytes a second that memory gives. Returns tokens/s (median),
-    and its share of the limit: bandwidth over the bytes of weights and cache, all of
-    which every token reads once. Above 1 when they stay in the processor's caches.
+    bandwidth: measures the bytes a second that memory gives. Returns tokens/s (median
+    and quartiles), and the median's share of the limit: bandwidth over the bytes of
+    weights and cache, all of which every token reads once. Above 1 when they stay in
+    the processor's caches.
     """
     tokens = max(1, length // (2 * (repeats + 1)))
     weights = jax.jit(language.weights)(params)
@@ -44,8 +45,10 @@ def decoded(
         state = jax.block_until_ready(advance(weights, state, tokens=tokens))
         seconds.append((time.perf_counter() - began) / tokens)
     read = sum(a.nbytes for a in jax.tree.leaves((weights, state.cache)))
-    second = float(np.median(seconds))
+    low, second, high = np.percentile(seconds, (25, 50, 75))
     return {
         "tokens/s": 1.0 / second,
+        "tokens/s, lower quartile": 1.0 / high,
+        "tokens/s, upper quartile": 1.0 / low,
         "share of the memory-bandwidth limit": read / second / bandwidth(),
     }
