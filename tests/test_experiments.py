@@ -1,0 +1,80 @@
+"""Every experiment is imported and traced; a golden curve of the first one."""
+
+import importlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import experiments
+from experiments import austen
+from transformer import axes
+from transformer.training import update
+from transformer.training.experiment import Experiment
+
+NAMES = sorted(
+    file.stem
+    for folder in experiments.__path__
+    for file in Path(folder).glob("[a-z]*.py")
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_traces(name):
+    """With its defaults; every parameter's name says its shape and place."""
+    experiment = importlib.import_module(f"experiments.{name}").experiment()
+    mesh = axes.mesh()
+    state = update.abstract(experiment, mesh)
+    batch = experiment.batch(0, range(experiment.batch_size))
+    after, told = jax.eval_shape(
+        lambda *given: update.update(experiment, *given), state, batch
+    )
+    shapes = jax.tree.map(lambda a: (a.shape, a.dtype), (state, after))
+    assert shapes[0] == shapes[1]
+    assert told.loss.total.shape == ()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state.params)[0]:
+        assert 0 < len(axes.dimensions(axes.leaf_name(path))) <= leaf.ndim
+    for evaluation in experiment.evaluations.values():
+        held_out = evaluation.batch(0, range(evaluation.batch_size))
+        jax.eval_shape(evaluation.loss, state.params, held_out, jax.random.key(0))
+
+
+GOLDEN = [
+    5.5491,
+    5.5491,
+    5.5393,
+    5.5162,
+    5.4886,
+    5.4428,
+    5.3944,
+    5.3008,
+    5.2324,
+    5.0883,
+] + [4.9749, 4.8169, 4.7238, 4.561, 4.3762, 4.2664, 4.1077, 4.11, 4.1491, 3.8944]
+
+
+def tiny() -> Experiment:
+    return austen.experiment(
+        depth=1,
+        tokenizer="bytes",
+        length=32,
+        batch_size=8,
+        steps=20,
+        matrix_rate=0.01,
+        vector_rate=0.004,
+        dtype="float32",
+    )
+
+
+def test_golden_curve():
+    """Twenty losses in float32. Another recipe makes another curve: look at it, then
+    write it here. The tolerance leaves room for other machines' sums."""
+    experiment = tiny()
+    state = jax.jit(lambda: update.initial(experiment))()
+    advance = jax.jit(lambda *given: update.update(experiment, *given))
+    losses = []
+    for step in range(experiment.steps):
+        state, told = advance(state, experiment.batch(step, range(8)))
+        losses.append(experiment.report(told.loss)["loss"])
+    np.testing.assert_allclose(losses, GOLDEN, rtol=2e-3)

@@ -1,0 +1,131 @@
+"""Optimizer recipes: what is orthogonalised, what decays, what the rates are."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.training import optimizers
+
+SHAPES = {
+    "w_q_DHK": (8, 2, 4),
+    "w_k_DGK": (8, 1, 4),
+    "w_out_HKD": (2, 4, 8),
+    "w_up_DF": (8, 16),
+    "w_down_FD": (16, 8),
+    "gain_D": (8,),
+    "b_F": (16,),
+    "embedding_VD": (11, 8),
+}
+MATRICES = {name for name in SHAPES if name.startswith("w_")}
+
+
+def drawn(seed: int, layers: int = 2) -> list[dict[str, np.ndarray]]:
+    """Parameters, or gradients, of some layers."""
+    rng = np.random.default_rng(seed)
+    return [
+        {name: rng.normal(size=shape).astype("f4") for name, shape in SHAPES.items()}
+        for _ in range(layers)
+    ]
+
+
+def stacked(layers):
+    """As a scanned stack holds them: one array, layers leading."""
+    return jax.tree.map(lambda *each: np.stack(each), *layers)
+
+
+def changes(optimizer, params, gradients):
+    """What two updates in a row would add."""
+    advance = jax.jit(lambda state: optimizer.update(gradients, state, params))
+    first, state = advance(optimizer.init(params))
+    second, _ = advance(state)
+    return [first, second]
+
+
+RECIPES = {
+    "adamw": optimizers.adamw(0.1, clip=1e9),
+    "muon": optimizers.muon(0.1, 0.01, decay=0.1),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_scanned_is_unrolled(name):
+    """Each layer moves as it would by itself, one array or many."""
+    params, gradients = drawn(0), drawn(1)
+    optimizer = RECIPES[name]
+    unrolled = changes(optimizer, {"layers": params}, {"layers": gradients})
+    scanned = changes(optimizer, stacked(params), stacked(gradients))
+    for each, whole in zip(unrolled, scanned, strict=True):
+        for layer, expected in enumerate(each["layers"]):
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
+                jax.tree.map(lambda a, i=layer: a[i], whole),
+                expected,
+            )
+
+
+@pytest.mark.parametrize("scanned", [False, True])
+@pytest.mark.parametrize("name", RECIPES)
+def test_only_matrices_decay(name, scanned):
+    params = stacked(drawn(0)) if scanned else drawn(0)[0]
+    still = jax.tree.map(np.zeros_like, params)
+    change = changes(RECIPES[name], params, still)[0]
+    moved = {leaf for leaf, value in change.items() if np.abs(value).max() > 1e-6}
+    assert moved == MATRICES
+    for leaf in MATRICES:
+        np.testing.assert_allclose(change[leaf], -0.01 * params[leaf], rtol=1e-4)
+
+
+def test_muon_orthogonalises_inputs_by_outputs():
+    """All singular values of a matrix's change are alike, its heads taken together."""
+    change = changes(RECIPES["muon"], drawn(0)[0], drawn(1)[0])[0]
+    free = changes(optimizers.muon(0.1, 0.01), drawn(0)[0], drawn(1)[0])[0]
+    for name, inputs in {"w_q_DHK": 8, "w_out_HKD": 8, "w_up_DF": 8}.items():
+        values = np.linalg.svd(free[name].reshape(inputs, -1), compute_uv=False)
+        assert values.max() / values.min() < 2.0, (name, values)
+        assert not np.allclose(change[name], free[name])
+    loose = np.linalg.svd(free["embedding_VD"], compute_uv=False)
+    assert loose.max() / loose.min() > 2.0
+
+
+def test_muon_refuses_dimensions_it_does_not_know():
+    with pytest.raises(ValueError, match="w_x_DV: expected dimensions among .* got DV"):
+        optimizers.matrix_dimensions({"w_x_DV": jnp.zeros((2, 3))})
+
+
+def test_adamw_clips_the_global_norm():
+    params, gradients = drawn(0)[0], drawn(1)[0]
+    norm = np.sqrt(sum(np.sum(np.square(g)) for g in gradients.values()))
+    small = jax.tree.map(lambda g: g * 1e-3 / norm, gradients)
+    clipped = optimizers.adamw(0.1, clip=1e-3)
+    one = changes(clipped, params, gradients)[1]
+    other = changes(clipped, params, small)[1]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), one, other)
+
+
+def values(schedule, steps):
+    return [round(float(schedule(step)), 6) for step in steps]
+
+
+def test_warmup_cosine_is_its_literal_values():
+    schedule = optimizers.warmup_cosine(1.0, steps=12, warmup=4, final=0.1)
+    half = [0.965746, 0.868198, 0.722208, 0.55]
+    expected = [0.0, 0.25, 0.5, 0.75, 1.0, *half, 0.377792, 0.231802, 0.134254, 0.1]
+    assert values(schedule, range(13)) == pytest.approx(expected, abs=1e-6)
+    assert values(schedule, [40]) == [0.1]
+
+
+def test_warmup_stable_decay_is_its_literal_values():
+    schedule = optimizers.warmup_stable_decay(1.0, steps=10, warmup=2, decay=0.4)
+    expected = [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+    assert values(schedule, range(11)) == expected
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize(
+    "recipe", [optimizers.warmup_cosine, optimizers.warmup_stable_decay]
+)
+def test_schedules_of_short_runs_are_numbers(recipe, steps):
+    """Shorter than the warm-up, too."""
+    told = values(recipe(1.0, steps=steps, warmup=20), range(steps + 1))
+    assert np.isfinite(told).all() and min(told) >= 0 and max(told) <= 1
