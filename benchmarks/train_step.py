@@ -72,19 +72,19 @@ def work(name: str, shape: shapes.Shape, dtype: str) -> None:
             start = time.perf_counter()
             losses.append(step(*batch))
             seconds.append(time.perf_counter() - start)
-        print("answer", json.dumps({"seconds": seconds, "losses": losses}), flush=True)
+        print("answer", json.dumps({"seconds": seconds, "results": losses}), flush=True)
 
 
 class Contender:
     """A process that steps when told to."""
 
-    def __init__(self, name: str, arguments: argparse.Namespace) -> None:
+    def __init__(self, module: str, name: str, arguments: argparse.Namespace) -> None:
         self.name = name
-        self.losses: list[float] = []
+        self.results: list[Any] = []
         environment = dict(os.environ)
         if "tcmalloc" in name:
             environment["LD_PRELOAD"] = tcmalloc() or ""
-        command = [sys.executable, "-m", "benchmarks.train_step", f"--worker={name}"]
+        command = [sys.executable, "-m", f"benchmarks.{module}", f"--worker={name}"]
         command += [f"--shape={arguments.shape}", f"--dtype={arguments.dtype}"]
         self.process = subprocess.Popen(
             command,
@@ -95,14 +95,15 @@ class Contender:
         )
 
     def steps(self, count: int) -> list[float]:
-        """Seconds of each of `count` further steps. Raises RuntimeError if it died."""
+        """Seconds of each of `count` further steps, whose results (losses, tokens) join
+        `results`. Raises RuntimeError if the process died."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(f"{count}\n")
         self.process.stdin.flush()
         for line in self.process.stdout:
             if line.startswith("answer "):
                 answer: dict[str, Any] = json.loads(line.removeprefix("answer "))
-                self.losses += answer["losses"]
+                self.results += answer["results"]
                 return answer["seconds"]
         raise RuntimeError(f"{self.name} ended: exit status {self.process.wait()}")
 
@@ -126,13 +127,13 @@ def race(contenders: list[Contender], *, rounds: int, steps: int) -> dict[str, A
 
 def check(contenders: list[Contender], tolerance: float) -> None:
     """Raises ValueError when the losses of the first steps are not those of ours."""
-    first = np.asarray(contenders[0].losses[:4])
+    first = np.asarray(contenders[0].results[:4])
     for contender in contenders[1:]:
-        apart = np.abs(np.asarray(contender.losses[:4]) - first).max()
+        apart = np.abs(np.asarray(contender.results[:4]) - first).max()
         if apart > tolerance:
             raise ValueError(
                 f"{contender.name}: expected losses {first} within {tolerance}, got "
-                f"{contender.losses[:4]}"
+                f"{contender.results[:4]}"
             )
 
 
@@ -163,7 +164,7 @@ def main() -> None:
     if tcmalloc() is None:
         names = [n for n in names if "tcmalloc" not in n]
     names = [OURS, *(n for n in names if n != OURS)]
-    contenders = [Contender(name, arguments) for name in names]
+    contenders = [Contender("train_step", name, arguments) for name in names]
     try:
         best = race(contenders, rounds=arguments.rounds, steps=arguments.steps)
     finally:

@@ -35,7 +35,7 @@ def joined(given: list[Any]) -> bool:
     """Whether there are several processes, this one now among them."""
     import jax
 
-    patience = {
+    patience: dict[str, Any] = {
         "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
         "shutdown_timeout_seconds": HEARTBEAT_SECONDS,
     }

@@ -8,6 +8,7 @@ float32 logits ever live, and they are computed once. The backward pass scales.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +101,8 @@ def cross_entropy(
     length = x_BLD.shape[1]
     if length % chunks:
         raise ValueError(f"chunks: expected a divisor of {length}, got {chunks}")
-    total, correct = _total(chunks, x_BLD, w_VD, targets_BL, weight_BL)
+    both: Any = _total(chunks, x_BLD, w_VD, targets_BL, weight_BL)
+    total, correct = both
     tokens = weight_BL.sum()
     sums = {"nats": total, "correct": correct, "tokens": tokens}
     return Loss(total, tokens, jax.lax.stop_gradient(sums))

@@ -52,8 +52,8 @@ def _rows(shapes: dict[str, Any], places: dict[str, NamedSharding]) -> list[int]
     """The rows that this process's devices hold, ascending."""
     held: set[int] = set()
     for name, shape in shapes.items():
-        slices = places[name].addressable_devices_indices_map(shape.shape).values()
-        for index in slices:
+        slices: Any = places[name].addressable_devices_indices_map(shape.shape)
+        for index in slices.values():
             held.update(range(*index[0].indices(shape.shape[0])))
     return sorted(held)
 
@@ -64,7 +64,7 @@ def _placed(
     place: NamedSharding,
     rows: Sequence[int],
 ) -> jax.Array:
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: Any) -> np.ndarray:
         start, stop, _ = index[0].indices(shape[0])
         first = int(np.searchsorted(rows, start))
         return made[(slice(first, first + stop - start), *index[1:])]

@@ -128,9 +128,13 @@ def train(
             if int(state.step) not in saved.steps():
                 save(state)
             raise
+        except ValueError as error:
+            # Bad input was refused before: this is a fault, and shows its traceback.
+            raise RuntimeError("training broke") from error
         finally:
+            faults.watch(compiling=True)
             batches.close()
-            faults.unwatch()
             saved.close()
             teller.close()
+            faults.unwatch()
     return state

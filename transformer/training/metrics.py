@@ -43,6 +43,7 @@ class Log:
     def __init__(self, folder: Path, *, first: int, steps: int) -> None:
         from tensorboardX import SummaryWriter
 
+        folder.mkdir(parents=True, exist_ok=True)
         cut(folder, first)
         self._lines = (folder / FILE).open("a", buffering=1)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)

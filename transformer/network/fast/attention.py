@@ -42,7 +42,8 @@ def rows(
     groups = k_BMGK.shape[2]
     q_BLGRK = q_BLHK.reshape(batch, length, groups, heads // groups, features)
     score = Score(mask, scale, soft_cap, bias, block)
-    return _rows(score, q_BLGRK, k_BMGK, v_BMGK, queries, keys).reshape(q_BLHK.shape)
+    y_BLGRK: Any = _rows(score, q_BLGRK, k_BMGK, v_BMGK, queries, keys)
+    return y_BLGRK.reshape(q_BLHK.shape)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -42,7 +42,7 @@ def blockwise(
     groups = k_BMGK.shape[2]
     q_BLGRK = q_BLHK.reshape(batch, length, groups, heads // groups, features)
     score = Score(mask, scale, soft_cap, bias, block)
-    y_BGLRK = _blockwise(
+    y_BGLRK: Any = _blockwise(
         score,
         _padded(q_BLGRK.swapaxes(1, 2), 2, block),
         _padded(k_BMGK.swapaxes(1, 2), 2, block),
@@ -68,7 +68,7 @@ class _Running(NamedTuple):
     peak_BGLR: jax.Array
 
 
-def _pairs(score: Score, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+def _pairs(score: Score, size: tuple[int, int]) -> tuple[jax.Array, ...]:
     """Which (block of rows, block of keys) are computed, row by row."""
     block = score.block
     found = score.mask.blocks(*size, query_block=block, key_block=block).computed
