@@ -27,8 +27,8 @@ STORAGE = (
     errno.EPERM,
     errno.EIO,
 )
-# How long a step may take among several processes. Where an honest one takes longer, say
-# so in the environment.
+# How long a step may take among several processes; where an honest one takes longer,
+# say so in the environment.
 WATCHDOG_SECONDS = float(os.environ.get("TRANSFORMER_STUCK_SECONDS", 45))
 COMPILING_SECONDS = 1800.0
 
