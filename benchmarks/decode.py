@@ -1,0 +1,174 @@
+"""Greedy decoding of one sequence with a key/value cache, ours beside PyTorch's.
+
+    python -m benchmarks.decode [--shape=small] [--dtype=bfloat16] [--rounds=7]
+
+As in `train_step`: a process each, alternating bursts, the same weights. In float32 the
+two must also say the same tokens. The share of the memory-bandwidth limit: a token must
+read every weight and the cache once; the bandwidth is that of a sum over a large array.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from benchmarks import shapes
+from benchmarks.train_step import Contender
+
+CONTENDERS = ("ours", "torch", "torch compile")
+Burst = Callable[[int], list[int]]
+
+
+def torch_burst(shape: shapes.Shape, dtype: str, *, compile: bool) -> Burst:
+    """A function of n that returns the next n tokens."""
+    import torch
+
+    from benchmarks import torch_gpt
+
+    model = torch_gpt.loaded(shape, shapes.weights(shape)).eval()
+    model = model.to(getattr(torch, dtype))
+    size = 1, shape.heads, shape.length, shape.width // shape.heads
+    cache = [
+        tuple(torch.zeros(size, dtype=getattr(torch, dtype)) for _ in "kv")
+        for _ in range(shape.depth)
+    ]
+    step = torch.compile(model.step, dynamic=True) if compile else model.step
+    last, at = torch.ones(1, 1, dtype=torch.long), 0
+
+    @torch.inference_mode()
+    def burst(tokens: int) -> list[int]:
+        nonlocal last, at
+        drawn = []
+        for _ in range(tokens):
+            last, at = step(last, cache, at).argmax(-1), at + 1
+            drawn.append(int(last))
+        return drawn
+
+    return burst
+
+
+def our_burst(shape: shapes.Shape, dtype: str) -> Burst:
+    from transformer import platform
+
+    platform.tune()
+    import jax
+    import jax.numpy as jnp
+
+    from benchmarks import jax_gpt
+    from transformer.generation import decoding, sampling
+    from transformer.network import precision
+
+    gpt = jax_gpt.model(shape)
+    language = decoding.Language(
+        lambda weights, *rest: gpt.apply({"params": weights}, *rest, method="extend"),
+        lambda *sizes: gpt.empty_cache(*sizes, jnp.dtype(dtype)),
+    )
+    masters = jax_gpt.params(shape, shapes.weights(shape))
+    weights = jax.jit(partial(precision.cast, dtype=jnp.dtype(dtype)))(masters)
+    start = jax.jit(partial(decoding.started, language, new_tokens=shape.length - 1))
+    advance = jax.jit(
+        partial(decoding.advanced, language, choose=sampling.greedy), donate_argnums=1
+    )
+    one = np.ones((1, 1), np.int32), np.ones(1, np.int32)
+    state = start(weights, *one, jax.random.key(0))
+
+    def burst(tokens: int) -> list[int]:
+        nonlocal state
+        before = int(state.length_B[0])
+        state = advance(weights, state, tokens=tokens)
+        return np.asarray(state.ids_BL)[0, before : before + tokens].tolist()
+
+    return burst
+
+
+def work(name: str, shape: shapes.Shape, dtype: str) -> None:
+    """Answer every line of standard input with the seconds of each of that many tokens
+    (a burst's, shared evenly) and the tokens."""
+    if name == "ours":
+        burst = our_burst(shape, dtype)
+    else:
+        burst = torch_burst(shape, dtype, compile="compile" in name)
+    for line in sys.stdin:
+        tokens = int(line)
+        began = time.perf_counter()
+        drawn = burst(tokens)
+        seconds = [(time.perf_counter() - began) / tokens]
+        print("answer", json.dumps({"seconds": seconds, "results": drawn}), flush=True)
+
+
+def bandwidth(*, megabytes: int = 512) -> float:
+    """Bytes a second of a sum over an array far larger than the caches, two threads as
+    numpy has one."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    halves = np.ones((2, megabytes * 2**20 // 16), np.float64)
+    best = float("inf")
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(9):
+            began = time.perf_counter()
+            list(pool.map(np.sum, halves))
+            best = min(best, time.perf_counter() - began)
+    return halves.nbytes / best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=shapes.SHAPES, default="small")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default="", help="contenders, divided by commas")
+    parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    shape = shapes.SHAPES[arguments.shape]
+    if arguments.worker:
+        return work(arguments.worker, shape, arguments.dtype)
+    names = [n for n in arguments.only.split(",") if n] or list(CONTENDERS)
+    names = ["ours", *(n for n in names if n != "ours")]
+    tokens = shape.length // (arguments.rounds + 3)
+    contenders = [Contender("decode", name, arguments) for name in names]
+    try:
+        for contender in contenders:
+            contender.steps(tokens)
+        best: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(arguments.rounds):
+            for contender in contenders:
+                best[contender.name] += contender.steps(tokens)
+    finally:
+        for contender in contenders:
+            contender.close()
+    report(contenders, {n: np.asarray(s) for n, s in best.items()}, shape, arguments)
+
+
+def report(
+    contenders: list[Contender],
+    best: dict[str, np.ndarray],
+    shape: shapes.Shape,
+    arguments: argparse.Namespace,
+) -> None:
+    """The table; raises ValueError when float32 tokens differ."""
+    size = 4 if arguments.dtype == "float32" else 2
+    weights = 12 * shape.depth * shape.width**2 + shape.vocabulary * shape.width
+    cache = 2 * shape.depth * shape.length * shape.width
+    limit = bandwidth() / (size * (weights + cache / 2))
+    print(f"{arguments.shape}, {arguments.dtype}: limit {limit:.0f} tokens/s")
+    for contender in contenders:
+        rate = 1 / best[contender.name]
+        low, middle, high = np.percentile(1 / (best["ours"] * rate), [25, 50, 75])
+        same = contender.results == contenders[0].results
+        print(
+            f"{contender.name:16} {np.median(rate):8.1f} tokens/s, "
+            f"{np.median(rate) / limit:5.0%} of the limit; ours / it {middle:.2f} "
+            f"({low:.2f} - {high:.2f}){'' if same else ', other tokens'}"
+        )
+        if not same and arguments.dtype == "float32":
+            raise ValueError(f"{contender.name}: expected our tokens, got others")
+
+
+if __name__ == "__main__":
+    main()
