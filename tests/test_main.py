@@ -181,6 +181,31 @@ def test_unwritable_folders_are_refused(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.fixture(scope="module")
+def novel(tmp_path_factory):
+    """The flags and folder of the shipped experiment, made tiny."""
+    folder = tmp_path_factory.mktemp("novel")
+    flags_ = "--depth=1 --length=32 --tokenizer=bytes --batch_size=8 --steps=2"
+    return [*flags_.split(), "--dtype=float32", f"--workdir={folder / 'run'}"]
+
+
+def test_every_verb_of_the_shipped_experiment(novel, capsys, monkeypatch):
+    """Train, evaluate, generate; a prompt that is too long is refused."""
+    assert commands.ran(novel, monkeypatch, run=austen) == 0
+    assert "finished; see" in capsys.readouterr().out
+    workdir = novel[-1]
+    assert commands.ran(["evaluate", workdir], monkeypatch, run=austen) == 0
+    assert "bits_per_byte" in capsys.readouterr().out
+    argv = ["generate", workdir, "--prompt=It is", "--new_tokens=4"]
+    assert commands.ran(argv, monkeypatch, run=austen) == 0
+    assert capsys.readouterr().out.startswith("It is")
+    argv[2] = "--prompt=" + "It is a truth. " * 9
+    refusal = commands.refused(argv, capsys, monkeypatch, run=austen)
+    assert "prompt too long: expected at most 32 tokens" in refusal
+    refusal = commands.refused([workdir, "--depth=2"], capsys, monkeypatch, run=austen)
+    assert "--depth: expected 1, with which the run in" in refusal
+
+
 START = """
 import sys, time
 start = time.perf_counter()

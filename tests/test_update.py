@@ -63,6 +63,20 @@ def test_update_is_pure():
     assert np.all(np.isfinite(moved)) and np.any(moved)
 
 
+def test_the_gradient_is_that_of_the_mean_loss():
+    batch = EXPERIMENT.batch(0, range(8))
+
+    def mean(params):
+        loss = tiny_experiment.loss(params, batch, jax.random.key(0))
+        return loss.total / loss.weight
+
+    _, told = jax.jit(lambda *given: update.update(EXPERIMENT, *given))(
+        first_state(), batch
+    )
+    for name, gradient in jax.jit(jax.grad(mean))(first_state().params).items():
+        assert told.norms[name] == pytest.approx(np.linalg.norm(gradient), rel=1e-5)
+
+
 def test_state_is_born_where_its_names_place_it():
     mesh = axes.mesh(data=2, fsdp=2, tensor=2)
     born = update.born(EXPERIMENT, mesh)
@@ -92,6 +106,7 @@ def test_each_step_and_part_has_its_own_key():
             _, told = advance(first_state()._replace(step=np.int32(step)), batch)
             drawn.append(float(told.loss.sums["drawn"]))
     assert len(set(drawn)) == 4
+    assert drawn[2] != pytest.approx(2 * drawn[0])
 
 
 @pytest.mark.parametrize("parts", [2, 8])

@@ -23,7 +23,7 @@ def universal(
     workdir: Path | None = None,
     mesh: str = "",
     log_every: int = 10,
-    evaluate_every: int = 200,
+    evaluate_every: int = 500,
     checkpoint_every: int = 200,
     platform_tuning: bool = True,
     coordinator: str | None = None,

@@ -21,7 +21,7 @@ class Cadence(NamedTuple):
     """How often, in steps, to log, evaluate and save; the last step does all."""
 
     log: int = 10
-    evaluate: int = 200
+    evaluate: int = 500
     checkpoint: int = 200
 
 
