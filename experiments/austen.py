@@ -128,6 +128,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = 0.95,
     min_p: float | None = None,
+    draw: int = 0,
 ) -> None:
     """Continue a prompt on the terminal, token by token.
 
@@ -138,7 +139,9 @@ def generate(
         top_k: draw from so many likeliest tokens only.
         top_p: draw from the fewest tokens that hold this probability.
         min_p: draw from tokens at least this share as likely as the likeliest.
+        draw: which draw; another number says something else.
     """
+    key = jax.random.fold_in(key, draw)
     choose = texts.choice(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
     )

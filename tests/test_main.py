@@ -183,10 +183,13 @@ def test_unwritable_folders_are_refused(tmp_path, capsys, monkeypatch):
 
 @pytest.fixture(scope="module")
 def novel(tmp_path_factory):
-    """The flags and folder of the shipped experiment, made tiny."""
+    """The flags of the shipped experiment, made tiny, on a short text."""
     folder = tmp_path_factory.mktemp("novel")
-    flags_ = "--depth=1 --length=32 --tokenizer=bytes --batch_size=8 --steps=2"
-    return [*flags_.split(), "--dtype=float32", f"--workdir={folder / 'run'}"]
+    said = [f"It is a truth that {i} is less than {i + 1}.\n\n" for i in range(400)]
+    (folder / "text.txt").write_text("".join(said))
+    flags_ = "--depth=1 --length=64 --tokenizer=bytes --batch_size=8 --steps=2"
+    places = [f"--text={folder / 'text.txt'}", f"--workdir={folder / 'run'}"]
+    return [*flags_.split(), "--dtype=float32", *places]
 
 
 def test_every_verb_of_the_shipped_experiment(novel, capsys, monkeypatch):
@@ -201,7 +204,7 @@ def test_every_verb_of_the_shipped_experiment(novel, capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("It is")
     argv[2] = "--prompt=" + "It is a truth. " * 9
     refusal = commands.refused(argv, capsys, monkeypatch, run=austen)
-    assert "prompt too long: expected at most 32 tokens" in refusal
+    assert "prompt too long: expected at most 64 tokens" in refusal
     refusal = commands.refused([workdir, "--depth=2"], capsys, monkeypatch, run=austen)
     assert "--depth: expected 1, with which the run in" in refusal
 
