@@ -109,7 +109,8 @@ def test_stopped_by_sigterm(phase, processes, tmp_path):
     if processes == 1:
         Reference(tiny_experiment.experiment(steps=LONG)).check(folder)
     if phase == "evaluating":
-        assert step == 3
+        # Two processes agree on a place to stop a little later.
+        assert step == 3 if processes == 1 else step >= 3
 
 
 RAISED = "RuntimeError: row of step 5 is bad"
