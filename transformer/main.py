@@ -132,15 +132,16 @@ def _recorded_flags(workdir: Path, name: str) -> dict[str, Any]:
     file = workdir / "run.json"
     try:
         record = json.loads(file.read_text()) if file.exists() else {}
-        record.get("experiment", name), dict(record.get("flags", {}))
+        record = {"experiment": name, **record}
+        record["flags"] = dict(record.get("flags", {}))
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{file}: expected a run's record, got {error}") from None
-    if record.get("experiment", name) != name:
+    if record["experiment"] != name:
         raise ValueError(
             f"{workdir}: expected a folder of experiment {name}, got one of "
             f"{record['experiment']}; choose another --workdir"
         )
-    return record.get("flags", {})
+    return record["flags"]
 
 
 def _same_as_recorded(
