@@ -101,11 +101,11 @@ def language_of(net: Any, dtype: Any) -> decoding.Language:
 
 
 def optimizer(
-    steps: int, *, matrix_rate: float, vector_rate: float
+    steps: int, *, matrix_rate: float, vector_rate: float, decay: float
 ) -> optax.GradientTransformation:
     """Muon for the blocks' matrices, Adam for embeddings and gains, one schedule."""
     shape = partial(optimizers.warmup_stable_decay, steps=steps, warmup=20, decay=0.5)
-    return optimizers.muon(shape(matrix_rate), shape(vector_rate))
+    return optimizers.muon(shape(matrix_rate), shape(vector_rate), decay=decay)
 
 
 def report(loss: Loss) -> dict[str, float]:
@@ -159,6 +159,8 @@ def show(speech: texts.Speech, params: Any, key: jax.Array) -> dict[str, str]:
     openings = ["It is a truth", "Emma ", "The ball", '"My dear Mr. Bennet,"']
     choose = texts.choice(temperature=0.8, top_p=0.95)
     tokens = min(150, speech.length // 2)
+    room = speech.length - tokens
+    openings = [o for o in openings if len(speech.encode(o)) <= room]
     said = texts.continued(
         speech, params, openings, key, choose=choose, new_tokens=tokens
     )
@@ -172,10 +174,11 @@ def experiment(
     tokenizer: Literal["bpe", "characters", "bytes"] = "bpe",
     vocabulary: int = 2048,
     length: int = 256,
-    batch_size: int = 16,
-    steps: int = 1000,
+    batch_size: int = 8,
+    steps: int = 1300,
     matrix_rate: float = 0.02,
     vector_rate: float = 0.01,
+    decay: float = 0.1,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     seed: int = 0,
     workdir: Path | None = None,
@@ -192,6 +195,7 @@ def experiment(
         steps: of training.
         matrix_rate: peak learning rate of the blocks' matrices, by Muon.
         vector_rate: peak learning rate of all else, by Adam.
+        decay: of the blocks' matrices, a step, times the rate.
         dtype: of the products; auto is bfloat16 where the machine multiplies it fast.
         seed: of the parameters, the order of the rows and the samples.
         workdir: where the tokenizer is kept; None keeps it in the user's cache only.
@@ -243,7 +247,9 @@ def experiment(
         loss=loss,
         batch=train.batch,
         batch_size=batch_size,
-        optimizer=optimizer(steps, matrix_rate=matrix_rate, vector_rate=vector_rate),
+        optimizer=optimizer(
+            steps, matrix_rate=matrix_rate, vector_rate=vector_rate, decay=decay
+        ),
         steps=steps,
         report=report,
         evaluations={

@@ -225,8 +225,8 @@ class Attention(nn.Module):
         self, x_BLD: jax.Array, cache: Cache, tokens: Tokens
     ) -> tuple[jax.Array, Cache]:
         """The next tokens of each row, which see the cache and each other: the same
-        result as the whole row at once. At most as many as the cache was made for; under
-        a mask that looks ahead (a prefix), all it looks at must come in one chunk."""
+        result as the whole row at once. At most as many as the cache was made for, and
+        under a mask that looks ahead (a prefix) all that it looks at in one chunk."""
         q_BLHK, k_BLGK, v_BLGK = self._projected(x_BLD, tokens)
         cache = _stored(cache, k_BLGK, v_BLGK, tokens)
         score = self._score(self.mask & masks.padding(), tokens, cache.tokens)
