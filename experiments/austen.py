@@ -101,11 +101,11 @@ def language_of(net: Any, dtype: Any) -> decoding.Language:
 
 
 def optimizer(
-    steps: int, *, matrix_rate: float, vector_rate: float, decay: float
+    steps: int, *, matrix_rate: float, vector_rate: float
 ) -> optax.GradientTransformation:
     """Muon for the blocks' matrices, Adam for embeddings and gains, one schedule."""
     shape = partial(optimizers.warmup_stable_decay, steps=steps, warmup=20, decay=0.5)
-    return optimizers.muon(shape(matrix_rate), shape(vector_rate), decay=decay)
+    return optimizers.muon(shape(matrix_rate), shape(vector_rate))
 
 
 def report(loss: Loss) -> dict[str, float]:
@@ -178,7 +178,6 @@ def experiment(
     steps: int = 1300,
     matrix_rate: float = 0.02,
     vector_rate: float = 0.01,
-    decay: float = 0.1,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     seed: int = 0,
     workdir: Path | None = None,
@@ -195,7 +194,6 @@ def experiment(
         steps: of training.
         matrix_rate: peak learning rate of the blocks' matrices, by Muon.
         vector_rate: peak learning rate of all else, by Adam.
-        decay: of the blocks' matrices, a step, times the rate.
         dtype: of the products; auto is bfloat16 where the machine multiplies it fast.
         seed: of the parameters, the order of the rows and the samples.
         workdir: where the tokenizer is kept; None keeps it in the user's cache only.
@@ -247,9 +245,7 @@ def experiment(
         loss=loss,
         batch=train.batch,
         batch_size=batch_size,
-        optimizer=optimizer(
-            steps, matrix_rate=matrix_rate, vector_rate=vector_rate, decay=decay
-        ),
+        optimizer=optimizer(steps, matrix_rate=matrix_rate, vector_rate=vector_rate),
         steps=steps,
         report=report,
         evaluations={
