@@ -101,6 +101,7 @@ def train(
 
         def measure(done: int, state: State) -> None:
             if done and (done % cadence.evaluate == 0 or done == steps):
+                teller.settle()
                 numbers = evaluation.measured(experiment, state.params, mesh)
                 teller.measured(done, numbers)
 
