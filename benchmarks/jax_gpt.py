@@ -31,7 +31,7 @@ from transformer.objectives import fused, language
 
 def model(shape: Shape, *, fast: bool = True) -> decoder.Decoder:
     """The decoder; `fast=False` has every plain path, for comparison."""
-    attend = partial(fast_attention.rows, block=128) if fast else attention.plain
+    attend = partial(fast_attention.rows, block=shape.block) if fast else attention.plain
     activation = fast_activations.gelu if fast else mlp.gelu
     compute = fast_norms.layer_norm if fast else norms.layer_norm
     make_norm = partial(norms.LayerNorm, compute=compute)

@@ -8,7 +8,8 @@ import numpy as np
 
 
 class Shape(NamedTuple):
-    """One GPT and its batch: `rows` sequences of `length` tokens."""
+    """One GPT and its batch: `rows` sequences of `length` tokens; in ours, the readout in
+    `chunks` and attention in blocks of `block` rows."""
 
     depth: int
     width: int
@@ -17,6 +18,7 @@ class Shape(NamedTuple):
     vocabulary: int
     rows: int
     chunks: int = 1
+    block: int = 128
     learning_rate: float = 3e-4
 
     @property
@@ -30,7 +32,7 @@ class Shape(NamedTuple):
 
 SHAPES = {
     "baby": Shape(6, 384, 6, 256, 65, 12),
-    "small": Shape(12, 768, 12, 1024, 50304, 1, chunks=4),
+    "small": Shape(12, 768, 12, 1024, 50304, 1, chunks=4, block=256),
     "tiny": Shape(2, 64, 2, 64, 65, 2),
 }
 
