@@ -31,7 +31,8 @@ from transformer.objectives import fused, language
 
 def model(shape: Shape, *, fast: bool = True) -> decoder.Decoder:
     """The decoder; `fast=False` has every plain path, for comparison."""
-    attend = partial(fast_attention.rows, block=shape.block) if fast else attention.plain
+    rows = partial(fast_attention.rows, block=shape.block)
+    attend = rows if fast else attention.plain
     activation = fast_activations.gelu if fast else mlp.gelu
     compute = fast_norms.layer_norm if fast else norms.layer_norm
     make_norm = partial(norms.LayerNorm, compute=compute)

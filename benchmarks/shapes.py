@@ -8,8 +8,8 @@ import numpy as np
 
 
 class Shape(NamedTuple):
-    """One GPT and its batch: `rows` sequences of `length` tokens; in ours, the readout in
-    `chunks` and attention in blocks of `block` rows."""
+    """One GPT and its batch: `rows` sequences of `length` tokens; in ours, the readout
+    in `chunks` and attention in blocks of `block` rows."""
 
     depth: int
     width: int
