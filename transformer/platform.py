@@ -25,11 +25,12 @@ from typing import NamedTuple
 SWITCH = "TRANSFORMER_TUNE"
 
 # glibc's malloc.h: one arena for all threads, which share what is freed; no separate
-# mapping for a large buffer; nothing given back to the kernel.
+# mapping for a large buffer; nothing ever given back to the kernel (-1; a threshold of
+# 2 GiB made steps that use more than that half as fast again).
 MALLOPT = {
     "M_ARENA_MAX": (-8, 1),
     "M_MMAP_MAX": (-4, 0),
-    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+    "M_TRIM_THRESHOLD": (-1, -1),
 }
 
 

@@ -64,7 +64,7 @@ def _forward(score: Score, q_BLGRK, k_BMGK, v_BMGK, queries: Tokens, keys: Token
             score, part, q_part_BLGRK, _taken(k_BMGK, part.runs), queries, keys
         ).astype(v_BMGK.dtype)
         # Of the narrowed numbers, so that the rows sum to 1 as they are used.
-        inverse_BGLR = scores.reciprocal(raised_BGLRM.sum(-1, dtype=jnp.float32))
+        inverse_BGLR = scores.reciprocal(scores.summed(raised_BGLRM))
         mixed_BGLRK = product("BGLRM,BMGK->BGLRK", raised_BGLRM, v_part_BMGK)
         y_BGLRK = (mixed_BGLRK * inverse_BGLR[..., None]).astype(q_BLGRK.dtype)
         blocks.append(y_BGLRK.swapaxes(1, 2))
