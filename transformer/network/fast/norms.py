@@ -15,8 +15,23 @@ def _squeezed(x: jax.Array) -> jax.Array:
     return x.reshape(*(size for size in x.shape[:-1] if size > 1), x.shape[-1])
 
 
+_product = partial(
+    jnp.tensordot, precision="highest", preferred_element_type=jnp.float32
+)
+
+
 def _summed(x: jax.Array) -> jax.Array:
-    return x.sum(tuple(range(x.ndim - 1)))
+    """Sums over all dimensions but the last, in float32, as a product (as in
+    `scores.summed`)."""
+    lead = x.shape[:-1]
+    ones = jnp.ones((8, *lead), x.dtype)
+    return _product(ones, x, len(lead))[0]
+
+
+def _mean(x: jax.Array, gain_D: jax.Array) -> jax.Array:
+    """The mean over D of x times the gain, in float32, as a product."""
+    columns = jnp.tile(gain_D[:, None].astype(x.dtype), 8)
+    return _product(x, columns, 1)[..., :1] / gain_D.size
 
 
 def _lead(gain_D: jax.Array, x: jax.Array) -> jax.Array:
@@ -41,11 +56,11 @@ def _layer_norm_forward(x_BLD, gain_D, bias_D, epsilon):
 def _layer_norm_backward(epsilon, saved, slope_BLD):
     normal_BLD, inverse, gain_D = saved
     normal, slope = normal_BLD.astype(jnp.float32), slope_BLD.astype(jnp.float32)
-    inner = slope * _lead(gain_D, slope)
-    level = inner.mean(-1, keepdims=True)
-    along = (inner * normal).mean(-1, keepdims=True)
-    x_slope = (inverse * (inner - level - normal * along)).astype(slope_BLD.dtype)
-    return x_slope, _summed(slope * normal), _summed(slope)
+    both_BLD = (slope * normal).astype(slope_BLD.dtype)
+    level, along = _mean(slope_BLD, gain_D), _mean(both_BLD, gain_D)
+    inner = slope * _lead(gain_D, slope) - level - normal * along
+    x_slope_BLD = (inverse * inner).astype(slope_BLD.dtype)
+    return x_slope_BLD, _summed(both_BLD), _summed(slope_BLD)
 
 
 _layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
@@ -75,10 +90,9 @@ def _rms_norm_forward(x_BLD, gain_D, epsilon):
 def _rms_norm_backward(epsilon, saved, slope_BLD):
     normal_BLD, inverse, gain_D = saved
     normal, slope = normal_BLD.astype(jnp.float32), slope_BLD.astype(jnp.float32)
-    inner = slope * _lead(gain_D, slope)
-    along = (inner * normal).mean(-1, keepdims=True)
-    x_slope = (inverse * (inner - normal * along)).astype(slope_BLD.dtype)
-    return x_slope, _summed(slope * normal)
+    both_BLD = (slope * normal).astype(slope_BLD.dtype)
+    inner = slope * _lead(gain_D, slope) - normal * _mean(both_BLD, gain_D)
+    return (inverse * inner).astype(slope_BLD.dtype), _summed(both_BLD)
 
 
 _rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
