@@ -115,34 +115,37 @@ def test_stopped_by_sigterm(phase, processes, tmp_path):
 
 RAISED = "RuntimeError: row of step 5 is bad"
 FAILURES = [
-    ("raise", 0, 45, RAISED),
-    ("hang", 1, 5, "Timeout"),
+    ("raise", 0, 5, 45, RAISED),
+    ("hang", 1, 0, 5, "Timeout"),
+    ("hang", 1, 5, 5, "Timeout"),
     *(
         pytest.param(*failure, marks=pytest.mark.slow)
         for failure in (
-            ("raise", 1, 45, RAISED),
-            ("hang", 0, 45, "Timeout"),
-            ("hang", 1, 45, "Timeout"),
+            ("raise", 1, 5, 45, RAISED),
+            ("hang", 0, 5, 45, "Timeout"),
+            ("hang", 1, 5, 45, "Timeout"),
         )
     ),
 ]
 
 
-@pytest.mark.parametrize(("fault", "on", "seconds", "said"), FAILURES)
-def test_one_of_two_processes_fails(fault, on, seconds, said, tmp_path):
-    """All are gone within a minute, with a traceback; waits are shortened unless the
-    test is slow."""
+@pytest.mark.parametrize(("fault", "on", "at", "seconds", "said"), FAILURES)
+def test_one_of_two_processes_fails(fault, on, at, seconds, said, tmp_path):
+    """All are gone within a minute, with a traceback, be it in the first batch or a
+    later one; waits are shortened unless the test is slow."""
     children = commands.several(
         tmp_path / "run",
         f"--fault={fault}",
         f"--on={on}",
+        f"--at={at}",
         "--log_every=1",
         env={
             "WATCHDOG_SECONDS": str(seconds),
             "HEARTBEAT_SECONDS": str(min(seconds, 30)),
         },
     )
-    children[0].await_text("step      1")
+    if at:
+        children[0].await_text("step      1")
     begun = time.monotonic()
     assert all(child.status() != 0 for child in children)
     # The death of the process that coordinates is noticed at once.

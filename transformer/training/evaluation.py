@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from transformer.training import faults, feeding
+from transformer.training import compiling, faults, feeding
 from transformer.training.experiment import Evaluation, Experiment, LossOf
 
+_programs: dict[Any, Any] = {}
 
-@cache
-def _compiled(loss: LossOf) -> Any:
-    return jax.jit(loss)
+
+def _program(loss: LossOf, *arguments: Any) -> Any:
+    """`loss` compiled for such arguments, once."""
+    places = tuple((a.shape, a.dtype, a.sharding) for a in jax.tree.leaves(arguments))
+    if (loss, places) not in _programs:
+        _programs[loss, places] = compiling.program(jax.jit(loss), *arguments)
+    return _programs[loss, places]
 
 
 def summed(evaluation: Evaluation, params: Any, mesh: Mesh) -> Any:
@@ -24,14 +28,15 @@ def summed(evaluation: Evaluation, params: Any, mesh: Mesh) -> Any:
     Raises faults.Terminated between batches when asked to stop.
     """
     at = feeding.fed(evaluation.batch, evaluation.batch_size, mesh)
-    loss = _compiled(evaluation.loss)
     key = jax.random.key(0)
     total = None
     for step in range(evaluation.batches):
         if faults.asked_to_stop():
             raise faults.Terminated
-        faults.watch(compiling=step == 0)
-        more = loss(params, at(step), key)
+        jax.block_until_ready(total)  # or the watchdog would be fed by mere promises
+        faults.watch()
+        batch = at(step)
+        more = _program(evaluation.loss, params, batch, key)(params, batch, key)
         total = more if total is None else jax.tree.map(jnp.add, total, more)
     return jax.device_get(total)
 

@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from transformer.training import checkpoint, evaluation, faults, feeding, prefetch
+from transformer.training import (
+    checkpoint,
+    compiling,
+    evaluation,
+    faults,
+    feeding,
+    prefetch,
+)
 from transformer.training.experiment import Experiment
 from transformer.training.telling import Teller
 from transformer.training.update import State, abstract, born, update
@@ -93,7 +100,8 @@ def train(
     with jax.set_mesh(mesh):
         saved = checkpoint.open_(folder / CHECKPOINTS, identity(experiment))
         state = latest(experiment, saved, mesh)
-        advance = compiled(experiment, mesh)
+        advance: Any = None
+        faults.watch()
         at = feeding.fed(experiment.batch, experiment.batch_size, mesh)
         start, steps = int(state.step), experiment.steps
         teller = Teller(experiment, folder, first=start, every=cadence.log)
@@ -113,11 +121,14 @@ def train(
             faults.watch()
 
         try:
-            faults.watch(compiling=True)
             measure(start, state)
             for done, batch in enumerate(batches, start + 1):
                 if faults.asked_to_stop():
                     raise faults.Terminated
+                if advance is None:
+                    advance = compiling.program(
+                        compiled(experiment, mesh), state, batch
+                    )
                 with jax.transfer_guard("disallow"):
                     state, told = advance(state, batch)
                 teller.hear(done, told)

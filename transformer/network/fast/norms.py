@@ -4,6 +4,7 @@ instead of computing both again."""
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,7 @@ def layer_norm(
     x_BLD: jax.Array, gain_D: jax.Array, bias_D: jax.Array, *, epsilon: float
 ) -> jax.Array:
     """`norms.layer_norm`: (x - mean) / deviation * gain + bias."""
-    y = _layer_norm(_squeezed(x_BLD), gain_D, bias_D, epsilon)
+    y: Any = _layer_norm(_squeezed(x_BLD), gain_D, bias_D, epsilon)
     return y.reshape(x_BLD.shape)
 
 
@@ -100,4 +101,5 @@ _rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 def rms_norm(x_BLD: jax.Array, gain_D: jax.Array, *, epsilon: float) -> jax.Array:
     """`norms.rms_norm`: x / root mean square * gain."""
-    return _rms_norm(_squeezed(x_BLD), gain_D, epsilon).reshape(x_BLD.shape)
+    y: Any = _rms_norm(_squeezed(x_BLD), gain_D, epsilon)
+    return y.reshape(x_BLD.shape)
