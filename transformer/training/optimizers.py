@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers
 
@@ -28,25 +29,31 @@ INPUTS = {
 def warmup_cosine(
     peak: float, *, steps: int, warmup: int, final: float = 0.1
 ) -> optax.Schedule:
-    """Up to `peak` in `warmup` steps, then half a cosine down to final * peak."""
-    return optax.warmup_cosine_decay_schedule(
-        0.0, peak, min(warmup, steps), max(steps, warmup + 1), final * peak
-    )
+    """Up to `peak` in `warmup` steps, the first of which moves too, then half a cosine
+    down to final * peak after `steps`."""
+    warmup = max(1, min(warmup, steps))
+    falling = optax.cosine_decay_schedule(peak, max(steps - warmup + 1, 1), final)
+    return optax.join_schedules([_rising(peak, warmup), falling], [warmup - 1])
 
 
 def warmup_stable_decay(
     peak: float, *, steps: int, warmup: int, decay: float = 0.2, final: float = 0.0
 ) -> optax.Schedule:
-    """Up to `peak`, level, then linearly to final * peak over the last `decay` share
-    of the steps (WSD, Hu et al. 2024, arXiv 2404.06395)."""
+    """Up to `peak` in `warmup` steps, level, then linearly to final * peak over the
+    last `decay` share of the steps (WSD, Hu et al. 2024, arXiv 2404.06395)."""
     falling = max(1, round(decay * steps))
     warmup = min(warmup, steps - falling)
     pieces = [
-        optax.linear_schedule(0.0, peak, max(warmup, 1)),
+        _rising(peak, max(warmup, 1)),
         optax.constant_schedule(peak),
         optax.linear_schedule(peak, final * peak, falling),
     ]
     return optax.join_schedules(pieces, [warmup, steps - falling])
+
+
+def _rising(peak: float, warmup: int) -> optax.Schedule:
+    """peak / warmup, ..., peak: `warmup` numbers, none of them 0, which moves nothing."""
+    return lambda step: peak * jnp.minimum((step + 1) / warmup, 1.0)
 
 
 def decays(params: Any) -> Any:
