@@ -52,7 +52,7 @@ def warmup_stable_decay(
 
 
 def _rising(peak: float, warmup: int) -> optax.Schedule:
-    """peak / warmup, ..., peak: `warmup` numbers, none of them 0, which moves nothing."""
+    """peak / warmup, ..., peak, in `warmup` steps: never 0, which moves nothing."""
     return lambda step: peak * jnp.minimum((step + 1) / warmup, 1.0)
 
 
