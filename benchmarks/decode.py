@@ -71,7 +71,10 @@ def our_burst(shape: shapes.Shape, dtype: str) -> Burst:
     )
     masters = jax_gpt.params(shape, shapes.weights(shape))
     weights = jax.jit(partial(precision.cast, dtype=jnp.dtype(dtype)))(masters)
-    start = jax.jit(partial(decoding.started, language, new_tokens=shape.length - 1))
+    # Room as in `texts.bursts`: 256 tokens, doubled when they are full.
+    room = min(256, shape.length)
+    start = jax.jit(partial(decoding.started, language, new_tokens=room - 1))
+    grow = jax.jit(partial(decoding.grown, language), static_argnames="room")
     advance = jax.jit(
         partial(decoding.advanced, language, choose=sampling.greedy), donate_argnums=1
     )
@@ -79,8 +82,11 @@ def our_burst(shape: shapes.Shape, dtype: str) -> Burst:
     state = start(weights, *one, jax.random.key(0))
 
     def burst(tokens: int) -> list[int]:
-        nonlocal state
+        nonlocal state, room
         before = int(state.length_B[0])
+        while room < min(before + tokens, shape.length):
+            room = min(2 * room, shape.length)
+            state = grow(state, room=room)
         state = advance(weights, state, tokens=tokens)
         return np.asarray(state.ids_BL)[0, before : before + tokens].tolist()
 

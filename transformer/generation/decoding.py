@@ -105,6 +105,26 @@ def started(
     return Decoding(ids_BL, length_B, done_B, logits_BV, cache, jnp.int32(0), key)
 
 
+def grown(language: Language, state: Decoding, *, room: int) -> Decoding:
+    """`state` with room for rows of `room` tokens in all, prompt included.
+
+    A token reads the whole cache, so one that grows with the text is read faster than
+    one as long as the text may become. A rolling cache stays as it is.
+    """
+    rows, length = state.ids_BL.shape
+    # One token at a time from here on: a window's cache needs no more than its reach.
+    roomy = jax.eval_shape(lambda: language.empty_cache(rows, room, 1))
+
+    def padded(old: jax.Array, new: jax.ShapeDtypeStruct) -> jax.Array:
+        sizes = zip(old.shape, new.shape, strict=True)
+        return jnp.pad(old, [(0, max(0, after - before)) for before, after in sizes])
+
+    return state._replace(
+        ids_BL=jnp.pad(state.ids_BL, ((0, 0), (0, max(0, room - length)))),
+        cache=jax.tree.map(padded, state.cache, roomy),
+    )
+
+
 def _next(length_B: jax.Array, segment_B: jax.Array) -> Tokens:
     index_BL = length_B[:, None]
     return Tokens(index_BL, index_BL, segment_B[:, None])

@@ -23,12 +23,20 @@ def bursts(
     new_tokens: int,
     stop: Sequence[int] = (),
     burst: int = 8,
+    room: int = 256,
 ) -> Iterator[list[list[int]]]:
     """What each prompt gained, `burst` tokens at a time, until all have stopped or
-    have `new_tokens`. One program reads the prompts, one advances; both compile once.
+    have `new_tokens`.
+
+    One program reads the prompts, one advances. The rows have room for `room` tokens at
+    first, and twice as many whenever they are full: then the latter compiles again.
     """
     ids_BL, length_B = decoding.padded(prompts)
-    start = jax.jit(partial(decoding.started, language, new_tokens=new_tokens))
+    longest = ids_BL.shape[1]
+    whole = longest + new_tokens
+    room = min(whole, max(room, longest + burst))
+    start = jax.jit(partial(decoding.started, language, new_tokens=room - longest))
+    grow = jax.jit(partial(decoding.grown, language), static_argnames="room")
     advance = jax.jit(
         partial(decoding.advanced, language, choose=choose, stop=stop),
         donate_argnums=1,
@@ -37,6 +45,9 @@ def bursts(
     state = start(weights, ids_BL, length_B, key)
     told_B = length_B
     for drawn in range(0, new_tokens, burst):
+        if room < min(whole, longest + drawn + burst):
+            room = min(whole, max(2 * room, longest + drawn + burst))
+            state = grow(state, room=room)
         state = advance(weights, state, tokens=min(burst, new_tokens - drawn))
         ids_BL, length_B, done_B = jax.device_get(
             (state.ids_BL, state.length_B, state.done_B)
