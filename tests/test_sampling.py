@@ -77,6 +77,13 @@ def test_greedy_takes_the_likeliest() -> None:
     assert ids_B.dtype == jnp.int32 and ids_B.tolist() == [1, 2]
 
 
+def test_greedy_takes_the_first_of_equals_and_always_an_id() -> None:
+    logits_BV = jnp.asarray(
+        [[0, 2, 2.0], [-jnp.inf, -jnp.inf, -jnp.inf], [0, jnp.nan, 1]]
+    )
+    assert sampling.greedy(logits_BV, jax.random.key(0)).tolist() == [1, 0, 2]
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

@@ -70,8 +70,12 @@ def _fraction(what: str, value: float) -> None:
 
 
 def greedy(logits_BV: jax.Array, key: jax.Array) -> jax.Array:
-    """The most likely token of each row, int32 (B,)."""
-    return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    """The most likely token of each row, the first of equals, int32 (B,)."""
+    # Two plain reductions: on a CPU an argmax, which carries pairs, takes 8 times as
+    # long (0.25 ms of 50304 logits, 2 % of a token of a 124 M parameter model).
+    places_V = jnp.arange(logits_BV.shape[-1], dtype=jnp.int32)
+    best_B1 = logits_BV.max(axis=-1, keepdims=True)
+    return jnp.where(logits_BV == best_B1, places_V, places_V[-1]).min(axis=-1)
 
 
 def drawn(*filters: Filter) -> Choose:
