@@ -40,6 +40,7 @@ ALPHABET = {
     "R": Letter("query heads of one group (H = G R)", "–"),
     "K": Letter("features of a head", "D/H"),
     "F": Letter("MLP hidden features", "–", ("tensor",), ("tensor",)),
+    "J": Letter("features of a condition (time, class)", "–"),
     "V": Letter("vocabulary", "–", ("tensor",), ("tensor",)),
     "E": Letter("experts", "–", ("expert",), ("expert",)),
     "C": Letter("rows of one chunk, slots of one expert", "–"),

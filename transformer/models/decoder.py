@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from transformer.axes import constrain, dimensions, leaf_name, whole
 from transformer.network import norms, positions
+from transformer.network.block import NOTHING, Given
+from transformer.network.cache import Memory
 from transformer.network.masks import Mask, Tokens, row
 from transformer.network.precision import product
 
@@ -60,9 +62,12 @@ class Decoder(nn.Module):
         self.stack = self.make_stack()
         self.final_norm = self.make_norm()
 
-    def __call__(self, ids_BL: jax.Array, tokens: Tokens) -> Readout:
-        """Features of whole rows: ids (B, L) int32, where their tokens stand."""
-        x_BLD = self.stack(self._embedded(ids_BL, tokens), tokens)
+    def __call__(
+        self, ids_BL: jax.Array, tokens: Tokens, given: Given = NOTHING
+    ) -> Readout:
+        """Features of whole rows: ids (B, L) int32, where their tokens stand, and what
+        the blocks may look at beside them."""
+        x_BLD = self.stack(self._embedded(ids_BL, tokens), tokens, given)
         return self.final_norm(x_BLD), self.unembedding_VD
 
     def extend(
@@ -77,6 +82,10 @@ class Decoder(nn.Module):
         """Caches of every layer for `rows` rows of up to `length` tokens, extended by
         at most `chunk` at a time. Needs no parameters."""
         return self.make_stack().empty_cache(rows, length, chunk, dtype)
+
+    def reading_cache(self, memory: Memory, *sizes: Any) -> Any:
+        """`empty_cache(*sizes)` of a stack that reads, which remembers the memory."""
+        return self.stack.reading_cache(memory, *sizes)
 
     def _embedded(self, ids_BL: jax.Array, tokens: Tokens) -> jax.Array:
         x_BLD = constrain(whole(self.embedding_VD)[ids_BL], "BLD")

@@ -9,7 +9,7 @@ are equal to it by test.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from transformer.axes import constrain
 from transformer.network import masks, norms, offsets, positions
+from transformer.network.cache import Cache, Memory, filled, stored
 from transformer.network.masks import Mask, Tokens
 from transformer.network.precision import contract, product
 
@@ -128,52 +129,9 @@ def platform(
     )
 
 
-class Cache(NamedTuple):
-    """Keys and values of the tokens so far, and where each stands; slot = index modulo
-    the number of slots. Empty slots are segment 0. Heads come before slots, so that a
-    head's keys lie together in memory when one query reads them all."""
-
-    k_BGMK: jax.Array
-    v_BGMK: jax.Array
-    index_BM: jax.Array
-    position_BM: jax.Array
-    segment_BM: jax.Array
-
-    @property
-    def tokens(self) -> Tokens:
-        return Tokens(self.index_BM, self.position_BM, self.segment_BM)
-
-
-def _stored(cache: Cache, k_BLGK: jax.Array, v_BLGK: jax.Array, new: Tokens) -> Cache:
-    """`cache` with the new tokens' keys and values; padding is not stored."""
-    rows, length, groups, _ = k_BLGK.shape
-    slots = cache.k_BGMK.shape[2]
-    index_BL, position_BL, segment_BL = (
-        jnp.broadcast_to(a, (rows, length)) for a in new
-    )
-    # Out of range for padding: mode="drop" leaves those slots as they were, so padding
-    # cannot push an older token out of a rolling cache.
-    slot_BL = jnp.where(segment_BL == 0, slots, index_BL % slots)
-    row_BL = jnp.broadcast_to(jnp.arange(rows)[:, None], (rows, length))
-
-    def heads(old_BGMK: jax.Array, new_BLGK: jax.Array) -> jax.Array:
-        at = row_BL[:, :, None], jnp.arange(groups)[None, None], slot_BL[:, :, None]
-        return old_BGMK.at[at].set(new_BLGK.astype(old_BGMK.dtype), mode="drop")
-
-    def places(old_BM: jax.Array, new_BL: jax.Array) -> jax.Array:
-        return old_BM.at[row_BL, slot_BL].set(new_BL, mode="drop")
-
-    return Cache(
-        heads(cache.k_BGMK, k_BLGK),
-        heads(cache.v_BGMK, v_BLGK),
-        places(cache.index_BM, index_BL),
-        places(cache.position_BM, position_BL),
-        places(cache.segment_BM, segment_BL),
-    )
-
-
 class Attention(nn.Module):
-    """Multi-head self-attention with H query heads on G key/value heads of K features.
+    """Multi-head attention with H query heads on G key/value heads of K features: of a
+    row's tokens to each other (the call), or to a memory (`read`).
 
     mask: what may be seen. attend: how it is computed. rotate: positions into queries
     and keys. bias: positions onto scores. head_norm: over each query and key. offset:
@@ -213,9 +171,16 @@ class Attention(nn.Module):
         self.k_norm = self.head_norm()
 
     def __call__(self, x_BLD: jax.Array, tokens: Tokens) -> jax.Array:
-        """Whole rows: each token mixes the values of those the mask shows it."""
-        q_BLHK, k_BMGK, v_BMGK = self._projected(x_BLD, tokens)
-        score = self._score(self.mask, tokens, tokens)
+        """Self-attention over whole rows: each token mixes the values of those of its
+        own row that the mask shows it."""
+        return self.read(x_BLD, tokens, Memory(x_BLD, tokens))
+
+    def read(self, x_BLD: jax.Array, tokens: Tokens, memory: Memory) -> jax.Array:
+        """Cross-attention: queries from x, keys and values from the memory (Vaswani et
+        al. 2017, section 3.2.3)."""
+        q_BLHK = self._queries(x_BLD, tokens)
+        k_BMGK, v_BMGK = self._keys_values(memory)
+        score = self._score(self.mask, tokens, memory.tokens)
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights_BHLM", weights(q_BLHK, k_BMGK, **score))
         y_BLHK = self.attend(q_BLHK, k_BMGK, v_BMGK, **score)
@@ -227,12 +192,17 @@ class Attention(nn.Module):
         """The next tokens of each row, which see the cache and each other: the same
         result as the whole row at once. At most as many as the cache was made for, and
         under a mask that looks ahead (a prefix) all that it looks at in one chunk."""
-        q_BLHK, k_BLGK, v_BLGK = self._projected(x_BLD, tokens)
-        cache = _stored(cache, k_BLGK, v_BLGK, tokens)
-        score = self._score(self.mask & masks.padding(), tokens, cache.tokens)
-        k_BMGK, v_BMGK = (a.swapaxes(1, 2) for a in (cache.k_BGMK, cache.v_BGMK))
-        y_BLHK = plain(q_BLHK, k_BMGK, v_BMGK, **score)
-        return self._output(y_BLHK), cache
+        q_BLHK = self._queries(x_BLD, tokens)
+        cache = stored(cache, *self._keys_values(Memory(x_BLD, tokens)), tokens)
+        return self._mixed(q_BLHK, tokens, cache), cache
+
+    def remember(self, memory: Memory) -> Cache:
+        """The memory's keys and values, computed once for all that will `recall` it."""
+        return filled(*self._keys_values(memory), memory.tokens)
+
+    def recall(self, x_BLD: jax.Array, tokens: Tokens, cache: Cache) -> jax.Array:
+        """`read` of what the cache remembers."""
+        return self._mixed(self._queries(x_BLD, tokens), tokens, cache)
 
     @nn.nowrap
     def empty_cache(self, rows: int, length: int, chunk: int, dtype: Any) -> Cache:
@@ -255,20 +225,22 @@ class Attention(nn.Module):
             "bias": self.bias,
         }
 
-    def _projected(
-        self, x_BLD: jax.Array, tokens: Tokens
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _queries(self, x_BLD: jax.Array, tokens: Tokens) -> jax.Array:
         q_BLHK = contract("BLD,DHK->BLHK", x_BLD, self.w_q_DHK) + self.b_q_HK
-        k_BLGK = contract("BLD,DGK->BLGK", x_BLD, self.w_k_DGK) + self.b_k_GK
-        v_BLGK = contract("BLD,DGK->BLGK", x_BLD, self.w_v_DGK) + self.b_v_GK
-        q_BLHK = self.rotate(self.q_norm(q_BLHK), tokens.position_BL)
-        k_BLGK = self.rotate(self.k_norm(k_BLGK), tokens.position_BL)
+        return constrain(self.rotate(self.q_norm(q_BLHK), tokens.position_BL), "BLHK")
+
+    def _keys_values(self, memory: Memory) -> tuple[jax.Array, jax.Array]:
         # As what is attended to, M, positions lie whole on every device.
-        return (
-            constrain(q_BLHK, "BLHK"),
-            constrain(k_BLGK, "BMGK"),
-            constrain(v_BLGK, "BMGK"),
-        )
+        x_BMD, tokens = memory
+        k_BMGK = contract("BMD,DGK->BMGK", x_BMD, self.w_k_DGK) + self.b_k_GK
+        v_BMGK = contract("BMD,DGK->BMGK", x_BMD, self.w_v_DGK) + self.b_v_GK
+        k_BMGK = self.rotate(self.k_norm(k_BMGK), tokens.position_BL)
+        return constrain(k_BMGK, "BMGK"), constrain(v_BMGK, "BMGK")
+
+    def _mixed(self, q_BLHK: jax.Array, tokens: Tokens, cache: Cache) -> jax.Array:
+        score = self._score(self.mask & masks.padding(), tokens, cache.tokens)
+        k_BMGK, v_BMGK = (a.swapaxes(1, 2) for a in (cache.k_BGMK, cache.v_BGMK))
+        return self._output(plain(q_BLHK, k_BMGK, v_BMGK, **score))
 
     def _output(self, y_BLHK: jax.Array) -> jax.Array:
         return contract("BLHK,HKD->BLD", y_BLHK, self.w_o_HKD) + self.b_o_D

@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer.network.precision import contract
+
 
 def layer_norm(
     x_BLD: jax.Array, gain_D: jax.Array, bias_D: jax.Array, *, epsilon: float
@@ -54,6 +56,58 @@ class RMSNorm(nn.Module):
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         gain_D = self.param("gain_D", nn.initializers.ones, x_BLD.shape[-1:])
         return self.compute(x_BLD, gain_D, epsilon=self.epsilon)
+
+
+class Modulation(nn.Module):
+    """A linear map of a condition, zero at first."""
+
+    width: int
+    condition: int
+
+    @nn.compact
+    def __call__(self, condition_BLJ: jax.Array) -> jax.Array:
+        shape, zero = (self.condition, self.width), nn.initializers.zeros
+        w_JD = self.param("w_JD", zero, shape)
+        b_D = self.param("b_D", zero, (self.width,))
+        return contract("BLJ,JD->BLD", condition_BLJ, w_JD) + b_D
+
+
+class AdaptiveNorm(nn.Module):
+    """Layer norm whose gain and bias are linear in a condition of J features (DiT,
+    Peebles and Xie 2022, arXiv 2212.09748, section 3.2). Plain at first."""
+
+    width: int
+    condition: int
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, condition_BLJ: jax.Array) -> jax.Array:
+        """(B, L, D), by a condition (B, 1 or L, J)."""
+        gain_BLD = Modulation(self.width, self.condition, name="gain")(condition_BLJ)
+        bias_BLD = Modulation(self.width, self.condition, name="bias")(condition_BLJ)
+        one_D, zero_D = jnp.ones(self.width), jnp.zeros(self.width)
+        normal_BLD = layer_norm(x_BLD, one_D, zero_D, epsilon=self.epsilon)
+        return normal_BLD * (1 + gain_BLD) + bias_BLD
+
+
+class GatedAdaptiveNorm(nn.Module):
+    """`AdaptiveNorm`, and a gate on what the sublayer makes of it, shut at first, so
+    that each block starts as the identity: adaLN-Zero."""
+
+    width: int
+    condition: int
+    epsilon: float = 1e-6
+
+    def setup(self) -> None:
+        self.norm = AdaptiveNorm(self.width, self.condition, self.epsilon)
+        self.opening = Modulation(self.width, self.condition)
+
+    def __call__(self, x_BLD: jax.Array, condition_BLJ: jax.Array) -> jax.Array:
+        return self.norm(x_BLD, condition_BLJ)
+
+    def gate(self, condition_BLJ: jax.Array) -> jax.Array:
+        """What the sublayer's result is multiplied by, (B, 1 or L, D)."""
+        return self.opening(condition_BLJ)
 
 
 class HeadRMSNorm(nn.Module):

@@ -8,7 +8,7 @@ A position can enter in three places, each a value for its slot: added to the em
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -80,11 +80,9 @@ def unrotated(x_BLHK: jax.Array, position_BL: jax.Array) -> jax.Array:
     return x_BLHK
 
 
-def _rotary(
-    x_BLHK: jax.Array, position_BL: jax.Array, *, theta: float, stretch: float
-) -> jax.Array:
-    half = _half("rotary positions: head features", x_BLHK.shape[-1])
-    angle_BLK = _angles(position_BL, half, theta) / stretch
+def _turned(x_BLHK: jax.Array, angle_BLK: jax.Array) -> jax.Array:
+    """Pairs (first half, second half) of features turned by angles (B, L, K / 2)."""
+    half = angle_BLK.shape[-1]
     cos_BLHK = jnp.cos(angle_BLK)[:, :, None].astype(x_BLHK.dtype)
     sin_BLHK = jnp.sin(angle_BLK)[:, :, None].astype(x_BLHK.dtype)
     a_BLHK, b_BLHK = x_BLHK[..., :half], x_BLHK[..., half:]
@@ -92,6 +90,14 @@ def _rotary(
         [a_BLHK * cos_BLHK - b_BLHK * sin_BLHK, b_BLHK * cos_BLHK + a_BLHK * sin_BLHK],
         axis=-1,
     )
+
+
+def _rotary(
+    x_BLHK: jax.Array, position_BL: jax.Array, *, theta: float, stretch: float
+) -> jax.Array:
+    half = _half("rotary positions: head features", x_BLHK.shape[-1])
+    angle_BLK = _angles(position_BL, half, theta) / stretch
+    return _turned(x_BLHK, angle_BLK)
 
 
 def rotary(*, theta: float = 10_000.0, stretch: float = 1.0) -> Rotate:
@@ -102,6 +108,44 @@ def rotary(*, theta: float = 10_000.0, stretch: float = 1.0) -> Rotate:
     of head features is odd.
     """
     return partial(_rotary, theta=theta, stretch=stretch)
+
+
+def _axial(
+    x_BLHK: jax.Array,
+    position_BL: jax.Array,
+    *,
+    shape: tuple[int, ...],
+    periodic: tuple[bool, ...],
+    theta: float,
+) -> jax.Array:
+    count = x_BLHK.shape[-1] // (2 * len(shape))
+    parts, stride = [], math.prod(shape)
+    for i, (size, closes) in enumerate(zip(shape, periodic, strict=True)):
+        stride //= size
+        place_BL = (position_BL // stride) % size
+        if closes:
+            wave_K = 2 * math.pi / size * jnp.arange(1, count + 1, dtype=jnp.float32)
+            angle_BLK = place_BL[..., None].astype(jnp.float32) * wave_K[None, None]
+        else:
+            angle_BLK = _angles(place_BL, count, theta)
+        part_BLHK = x_BLHK[..., 2 * count * i : 2 * count * (i + 1)]
+        parts.append(_turned(part_BLHK, angle_BLK))
+    rest_BLHK = x_BLHK[..., 2 * count * len(shape) :]
+    return jnp.concatenate([*parts, rest_BLHK], axis=-1)
+
+
+def axial(
+    shape: Sequence[int], *, periodic: Sequence[int] = (), theta: float = 100.0
+) -> Rotate:
+    """Rotary positions on a grid whose last dimension runs fastest: rows x columns, or
+    frames x rows x columns. Each dimension turns its own equal share of the features
+    (Heo et al. 2024, arXiv 2403.13298, section 3.2); what cannot be shared stays.
+
+    periodic: the dimensions that close upon themselves, such as longitude. Their
+    features turn a whole number of times around, so the far end is a neighbour.
+    """
+    closes = tuple(dimension in periodic for dimension in range(len(shape)))
+    return partial(_axial, shape=tuple(shape), periodic=closes, theta=theta)
 
 
 def stretched_theta(theta: float, *, stretch: float, head_features: int) -> float:

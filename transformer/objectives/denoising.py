@@ -1,0 +1,43 @@
+"""The one objective of all that is generated: hide, predict, compare.
+
+The process says what is hidden and what is asked for (`transformer/processes`), the
+measure how far off a prediction is: `language.cross_entropy` for symbols,
+`squared_error` for velocities and fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from transformer.objectives.loss import Loss
+from transformer.processes.process import Process
+
+Measure = Callable[[jax.Array, jax.Array, jax.Array], Loss]
+Predict = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def squared_error(
+    prediction_BLP: jax.Array, target_BLP: jax.Array, weight_BL: jax.Array
+) -> Loss:
+    """Mean over a token's features of (prediction - target)^2, summed over the weighted
+    tokens, in float32."""
+    wide_BLP = prediction_BLP.astype(jnp.float32) - target_BLP.astype(jnp.float32)
+    total = jnp.sum(jnp.square(wide_BLP).mean(-1) * weight_BL)
+    return Loss(total, weight_BL.sum(), {"squared_error": total})
+
+
+def hidden(
+    process: Process, measure: Measure, predict: Predict, x: jax.Array, key: jax.Array
+) -> Loss:
+    """`measure` of what the model predicts of x, hidden as at a random time.
+
+    predict(seen, t_B): the model. Each row has a time of its own.
+    """
+    time_key, hide_key = (jax.random.fold_in(key, i) for i in (0, 1))
+    t_B = process.time(time_key, x.shape[0])
+    corrupted = process.corrupt(x, t_B, hide_key)
+    prediction = predict(corrupted.seen, t_B)
+    return measure(prediction, corrupted.target, corrupted.weight_BL)

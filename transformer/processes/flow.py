@@ -1,0 +1,56 @@
+"""Flow matching: from noise to data along straight lines.
+
+x_t = (1 - t) noise + t data, and the model predicts the velocity data - noise (Lipman
+et al. 2022, arXiv 2210.02747, with the optimal-transport path of section 4.1; rectified
+flow, Liu et al. 2022, arXiv 2209.03003). Generation integrates dx = v(x, t) dt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from transformer.processes.process import Corrupted, Process
+
+
+def uniform(key: jax.Array, rows: int) -> jax.Array:
+    """Every time alike."""
+    return jax.random.uniform(key, (rows,))
+
+
+def logit_normal(key: jax.Array, rows: int) -> jax.Array:
+    """More often the middle of the way, where the velocity is hardest to tell (Esser et
+    al. 2024, arXiv 2403.03206, section 3.1)."""
+    return jax.nn.sigmoid(jax.random.normal(key, (rows,)))
+
+
+def corrupt(x_BLP: jax.Array, t_B: jax.Array, key: jax.Array) -> Corrupted:
+    """The point at t on the line from fresh noise to x, and that line's velocity."""
+    noise_BLP = jax.random.normal(key, x_BLP.shape, x_BLP.dtype)
+    t_BLP = t_B[:, None, None]
+    seen_BLP = (1 - t_BLP) * noise_BLP + t_BLP * x_BLP
+    return Corrupted(seen_BLP, x_BLP - noise_BLP, jnp.ones(x_BLP.shape[:2]))
+
+
+def start(key: jax.Array, like: Any) -> jax.Array:
+    """Noise of deviation 1."""
+    return jax.random.normal(key, like.shape, like.dtype)
+
+
+def euler(
+    x_BLP: jax.Array, velocity_BLP: jax.Array, t: Any, later: Any, key: jax.Array
+) -> jax.Array:
+    """One straight step."""
+    return x_BLP + (later - t) * velocity_BLP
+
+
+def times(steps: int) -> jax.Array:
+    """0, ..., 1 in equal steps."""
+    return jnp.linspace(0.0, 1.0, steps + 1)
+
+
+def process(*, time=uniform) -> Process:
+    """Flow matching of raw patches x (B, L, P) of deviation about 1."""
+    return Process(time, corrupt, start, euler, times)
