@@ -39,13 +39,15 @@ ROWS, LENGTH = 8, 16
 
 class Case(NamedTuple):
     """make(stack=..., remat=..., attend=..., depth=...) gives the module; batch(seed) a
-    batch of ROWS rows; loss(module, params, batch) its Loss. mask: without segments."""
+    batch of ROWS rows; loss(module, params, batch) its Loss. mask: without segments.
+    initial(module, key): its parameters."""
 
     name: str
     make: Callable[..., nn.Module]
     batch: Callable[[int], dict[str, np.ndarray]]
     loss: Callable[[nn.Module, Any, dict[str, Any]], Loss]
     mask: masks.Mask
+    initial: Callable[[nn.Module, jax.Array], Any] = decoder.initial
 
 
 def text(seed: int = 0) -> dict[str, np.ndarray]:
@@ -75,9 +77,11 @@ def next_token(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
     )
 
 
-def drawn(module: nn.Module, seed: int = 0) -> Any:
-    """Parameters of a language model: gains near 1, weights of deviation 0.3."""
-    shapes = jax.eval_shape(lambda: decoder.initial(module, jax.random.key(0)))
+def drawn(
+    module: nn.Module, seed: int = 0, initial: Callable[..., Any] = decoder.initial
+) -> Any:
+    """Parameters of a model: gains near 1, weights of deviation 0.3."""
+    shapes = jax.eval_shape(lambda: initial(module, jax.random.key(0)))
     rng = np.random.default_rng(seed)
 
     def draw(path: Any, leaf: Any) -> jax.Array:

@@ -12,11 +12,14 @@ import numpy as np
 import optax
 import pytest
 from cases import LENGTH, MODELS, PATHS, ROWS, Case, Path, close, drawn, name_of, text
+from kinds import KINDS
 
 from transformer import axes
 from transformer.network import masks, precision, stack
 
-every_model = pytest.mark.parametrize("case", MODELS, ids=name_of)
+ALL = [*MODELS, *KINDS]
+every_model = pytest.mark.parametrize("case", ALL, ids=name_of)
+every_language_model = pytest.mark.parametrize("case", MODELS, ids=name_of)
 
 MESHES = {
     "data": {"data": 8},
@@ -41,26 +44,32 @@ def value_and_grad(case: Case, module: Any, params: Any, batch: Any) -> Any:
 @functools.cache
 def plain_result(index: int) -> Any:
     """(module, params, value and gradients) of a model in its plainest form."""
-    case = MODELS[index]
+    case = ALL[index]
     module = case.make()
-    params = drawn(module)
+    params = drawn(module, initial=case.initial)
     return module, params, value_and_grad(case, module, params, case.batch(0))
 
 
 def reference(case: Case) -> Any:
-    return plain_result(MODELS.index(case))
+    return plain_result(ALL.index(case))
 
 
-def unrolled(gradients: Any) -> Any:
-    """Gradients of an unrolled model in the shape of a scanned one's."""
-    return {**gradients, "stack": stack.scanned(gradients["stack"])}
+def unrolled(tree: Any) -> Any:
+    """An unrolled model's parameters or gradients in the shape of a scanned one's."""
+    if not isinstance(tree, dict):
+        return tree
+    return {
+        name: stack.scanned(inner) if name == "stack" else unrolled(inner)
+        for name, inner in tree.items()
+    }
 
 
 @every_model
 def test_scanned_layers_equal_unrolled_ones(case: Case) -> None:
     _, params, (value, gradients) = reference(case)
     module = case.make(stack=stack.Scanned)
-    assert jax.tree.structure(drawn(module)) == jax.tree.structure(unrolled(params))
+    born = drawn(module, initial=case.initial)
+    assert jax.tree.structure(born) == jax.tree.structure(unrolled(params))
     got = value_and_grad(case, module, unrolled(params), case.batch(0))
     close((value, unrolled(gradients)), got)
 
@@ -68,7 +77,7 @@ def test_scanned_layers_equal_unrolled_ones(case: Case) -> None:
 @pytest.mark.parametrize(
     ("case", "policy"),
     [
-        *((case, "all") for case in MODELS),
+        *((case, "all") for case in ALL),
         *((MODELS[1], name) for name in ("products", "weight_products")),
     ],
     ids=name_of,
@@ -124,7 +133,7 @@ def test_accumulated_equals_full_batch(case: Case) -> None:
     close((value, gradients), ((a + b) / weight, summed))
 
 
-@every_model
+@every_language_model
 def test_packed_equals_separate(case: Case) -> None:
     """Each document of each packed row, alone in a row of its own behind padding."""
     module, params, _ = reference(case)
@@ -152,7 +161,7 @@ def test_packed_equals_separate(case: Case) -> None:
             close(together_BLD[row][here_BL[row]], apart_BLD[row, :count], 2e-5)
 
 
-@every_model
+@every_language_model
 def test_padded_equals_unpadded(case: Case) -> None:
     module, params, _ = reference(case)
     length = 11
@@ -171,7 +180,7 @@ def test_padded_equals_unpadded(case: Case) -> None:
 @pytest.mark.parametrize(
     ("case", "shape"),
     [
-        *((case, "fsdp x tensor x context") for case in MODELS),
+        *((case, "fsdp x tensor x context") for case in ALL),
         *((MODELS[i % len(MODELS)], shape) for i, shape in enumerate(MESHES)),
     ],
     ids=name_of,
@@ -228,7 +237,7 @@ def test_model_with_a_fast_path_equals_plain(path: Path) -> None:
     close(expected, value_and_grad(case, module, params, case.batch(0)))
 
 
-@every_model
+@every_language_model
 def test_intermediates_do_not_change_the_result(case: Case) -> None:
     module, params, _ = reference(case)
     batch = case.batch(0)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import MODELS, close, drawn
 
+from transformer.models import encoder
 from transformer.network import (
     block,
+    embeddings,
     masks,
     mlp,
     norms,
@@ -228,3 +231,56 @@ def test_the_policy_narrows_weights_and_keeps_norms_wide() -> None:
     x, w = jnp.ones((1, 2, 3), jnp.bfloat16), jnp.ones((3, 4), jnp.bfloat16)
     assert precision.product("BLD,DF->BLF", x, w).dtype == jnp.float32
     assert precision.contract("BLD,DF->BLF", x, w).dtype == jnp.bfloat16
+
+
+def test_adaptive_norm_follows_its_condition_and_starts_plain() -> None:
+    condition_BLJ = RNG.normal(size=(2, 1, 3)).astype(np.float32)
+    got, p = applied(norms.AdaptiveNorm(8, 3, epsilon=0.1), X, condition_BLJ)
+    gain, bias = (condition_BLJ @ p[n]["w_JD"] + p[n]["b_D"] for n in ("gain", "bias"))
+    close(moved(X, 1 + gain, bias, 0.1), got)
+
+    def both(module: Any, x_BLD: Any) -> Any:
+        return module(x_BLD, condition_BLJ), module.gate(condition_BLJ)
+
+    module = norms.GatedAdaptiveNorm(width=8, condition=3, epsilon=0.1)
+    (normal, gate), _ = nn.init_with_output(both, module)(jax.random.key(0), X)
+    close(moved(X, 1.0, 0.0, 0.1), normal)
+    assert gate.shape == (2, 1, 8) and not gate.any()
+
+
+def test_axial_positions_turn_each_dimension_by_its_own_place() -> None:
+    """Scores depend on the offset along each dimension alone, and around a dimension
+    that closes on itself there is no far end."""
+    shape = (3, 4)
+    rotate = positions.axial(shape, periodic=[1])
+    q, k = (np.asarray(RNG.normal(size=(1, 1, 1, 10)), np.float32) for _ in "qk")
+    places = jnp.arange(12)[None]
+    q_BLHK, k_BLHK = (rotate(jnp.tile(a, (1, 12, 1, 1)), places) for a in (q, k))
+    score = np.asarray(jnp.einsum("BLHK,BMHK->BHLM", q_BLHK, k_BLHK))[0, 0]
+    score = score.reshape(*shape, *shape)
+    for row, column, to_row, to_column in np.ndindex(*shape, *shape):
+        around = (to_column - column) % 4
+        down = to_row - row
+        expected = (
+            score[0, 0, down, around] if down >= 0 else score[-down, 0, 0, around]
+        )
+        np.testing.assert_allclose(
+            score[row, column, to_row, to_column], expected, atol=1e-4
+        )
+    assert len(np.unique(score[0, 0].round(3))) == 12
+
+
+def test_a_class_token_stands_before_the_rest() -> None:
+    embed = partial(embeddings.Patches, features=8, width=6)
+    module = embeddings.ClassToken(width=6, make_embed=embed)
+    got, p = applied(module, X, masks.row(6))
+    inner = p["Patches_0"]
+    np.testing.assert_array_equal(got[:, 0], [p["class_D"]] * 2)
+    close(X @ inner["w_in_PD"] + inner["b_in_D"], got[:, 1:])
+
+
+def test_mean_pooling_leaves_padding_out() -> None:
+    segment_BL = jnp.asarray([[1, 1, 1, 0, 0], [1, 1, 2, 2, 2]])
+    tokens = masks.packed(segment_BL, PLACES)
+    got = encoder.mean(jnp.asarray(X), tokens)
+    close(np.stack([X[0, :3].mean(0), X[1].mean(0)]), got)

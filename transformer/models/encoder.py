@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.network import norms
+from transformer.network import norms, offsets
 from transformer.network.block import NOTHING, Given
 from transformer.network.masks import Tokens
 from transformer.network.precision import contract, product
@@ -65,17 +65,16 @@ class Classifier(nn.Module):
 
     def setup(self) -> None:
         self.encoder = self.make_encoder()
-        zero = nn.initializers.zeros
-        self.unembedding_VD = self.param(
-            "unembedding_VD", zero, (self.classes, self.width)
-        )
-        self.b_V = self.param("b_V", zero, (self.classes,))
+        shape = self.classes, self.width
+        self.unembedding_VD = self.param("unembedding_VD", nn.initializers.zeros, shape)
+        self.b_V = offsets.learned(self, "b_V", (self.classes,))
 
     def __call__(
         self, inputs: jax.Array, tokens: Tokens, given: Given = NOTHING
     ) -> jax.Array:
         x_BD = self.features(inputs, tokens, given)
-        return product("BD,VD->BV", x_BD, self.unembedding_VD) + self.b_V
+        logits_BV = product("BD,VD->BV", x_BD, self.unembedding_VD)
+        return logits_BV + self.b_V[0]
 
     def features(
         self, inputs: jax.Array, tokens: Tokens, given: Given = NOTHING
@@ -97,7 +96,7 @@ class Tagger(nn.Module):
         self, inputs: jax.Array, tokens: Tokens, given: Given = NOTHING
     ) -> jax.Array:
         x_BLD = self.make_encoder()(inputs, tokens, given)
-        zero, shape = nn.initializers.zeros, (self.width, self.features)
-        w_out_DP = self.param("w_out_DP", zero, shape)
-        b_out_P = self.param("b_out_P", zero, (self.features,))
+        shape = self.width, self.features
+        w_out_DP = self.param("w_out_DP", nn.initializers.zeros, shape)
+        b_out_P = offsets.learned(self, "b_out_P", (self.features,))
         return (contract("BLD,DP->BLP", x_BLD, w_out_DP) + b_out_P).astype(jnp.float32)

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer.network import offsets
 from transformer.network.precision import contract
 
 
@@ -66,9 +67,9 @@ class Modulation(nn.Module):
 
     @nn.compact
     def __call__(self, condition_BLJ: jax.Array) -> jax.Array:
-        shape, zero = (self.condition, self.width), nn.initializers.zeros
-        w_JD = self.param("w_JD", zero, shape)
-        b_D = self.param("b_D", zero, (self.width,))
+        shape = self.condition, self.width
+        w_JD = self.param("w_JD", nn.initializers.zeros, shape)
+        b_D = offsets.learned(self, "b_D", (self.width,))
         return contract("BLJ,JD->BLD", condition_BLJ, w_JD) + b_D
 
 
