@@ -53,11 +53,15 @@ def test_a_finished_run_leaves_its_folder(uninterrupted):
         "finished.json",
         "loss.png",
         "metrics.jsonl",
+        "results.json",
         "run.json",
         "said.txt",
         "samples.txt",
         "tensorboard",
     }
+    told = (uninterrupted / "said.txt").read_text()
+    assert "right: 0.1235\nbaseline: none\n" in told
+    assert json.loads((uninterrupted / "results.json").read_text())["right"] == 0.123456
     record = json.loads((uninterrupted / "run.json").read_text())
     assert record["flags"]["steps"] == STEPS and record["versions"]["jax"]
     source = Path(tiny_experiment.__file__).read_text()

@@ -94,7 +94,10 @@ BAD_FLAGS = {
         "expected one of bpe, characters, bytes, got 'words'",
     ),
     "no value": (["--depth"], "Missing value for flag --depth"),
-    "bad verb": (["trian"], "expected one of train, evaluate, generate, benchmark"),
+    "bad verb": (
+        ["trian"],
+        "expected one of train, evaluate, generate, show, benchmark",
+    ),
     "late verb": (["--depth=1", "generate"], "expected flags --name=value"),
     "another verb's flag": (["evaluate", "--prompt=x"], "'prompt'"),
     "unknown axis": (["--mesh=rows:2"], "got 'rows:2'"),
@@ -199,6 +202,11 @@ def test_every_verb_of_the_shipped_experiment(novel, capsys, monkeypatch):
     workdir = novel[-1]
     assert commands.ran(["evaluate", workdir], monkeypatch, run=austen) == 0
     assert "bits_per_byte" in capsys.readouterr().out
+    shown = Path(workdir.removeprefix("--workdir=")) / "samples.txt"
+    samples = shown.read_text()
+    shown.unlink()
+    assert commands.ran(["show", workdir], monkeypatch, run=austen) == 0
+    assert shown.read_text() == samples
     argv = ["generate", workdir, "--prompt=It is", "--new_tokens=4"]
     assert commands.ran(argv, monkeypatch, run=austen) == 0
     assert capsys.readouterr().out.startswith("It is")

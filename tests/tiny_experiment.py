@@ -138,7 +138,10 @@ def experiment(
         accumulate=accumulate,
         seed=seed,
         evaluations={"held_out": Evaluation(held_out, batch_size, 2, loss, report)},
-        show=lambda params, key: {"samples.txt": "0 1 2\n"},
+        show=lambda params, key: {
+            "samples.txt": "0 1 2\n",
+            "results.json": {"right": 0.123456, "baseline": "none"},
+        },
         generate=lambda params, key, **dials: generate(**dials),
         tokens_per_row=LENGTH,
     )

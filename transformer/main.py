@@ -1,6 +1,6 @@
-"""The command line of any experiment: its signature's flags, and four verbs.
+"""The command line of any experiment: its signature's flags, and five verbs.
 
-python -m experiments.NAME [train|evaluate|generate|benchmark] [--flag=value ...]
+python -m experiments.NAME [train|evaluate|generate|show|benchmark] [--flag=value ...]
 """
 
 from __future__ import annotations
@@ -249,6 +249,15 @@ def _generate(
     experiment.generate(params, key, **command.generate)
 
 
+def _show(
+    command: Command, make: Callable[..., Any], experiment: Any, mesh: Any
+) -> None:
+    from transformer.training import folder, loop
+
+    params = loop.trained(experiment, command.workdir, mesh)
+    folder.show(command.workdir, experiment, params)
+
+
 def _benchmark(
     command: Command, make: Callable[..., Any], experiment: Any, mesh: Any
 ) -> None:
@@ -261,5 +270,6 @@ _VERBS = {
     "train": _train,
     "evaluate": _evaluate,
     "generate": _generate,
+    "show": _show,
     "benchmark": _benchmark,
 }

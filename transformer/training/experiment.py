@@ -38,7 +38,8 @@ class Experiment(NamedTuple):
     optimizer: an optax pair. steps: of training. accumulate: parts that a batch is
     divided into, one after another. seed: of the parameters and the steps' keys.
     report(Loss) -> named numbers.
-    show(params, key) -> file name to content (text, bytes, image array or figure).
+    show(params, key) -> file name to content (text, bytes, image array, figure, or
+    numbers by name, which are told at the end of the run).
     generate(params, key, *, ...): its keywords are the flags of the verb `generate`.
     files: left in the run folder at the start. architecture: what the model is, for
     telling run folders apart. flops_per_row: of a forward and backward pass.

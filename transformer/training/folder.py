@@ -64,11 +64,21 @@ def finish(folder: Path, experiment: Experiment, params: Any, step: int) -> None
     """Leave the loss plot and what the experiment shows, and say that it is done."""
     if jax.process_index() == 0:
         metrics.plot(folder)
-    shown = experiment.show(params, jax.random.key(experiment.seed))
+    show(folder, experiment, params)
     if jax.process_index() == 0:
-        for name, content in shown.items():
-            _write(folder / name, _encoded(content))
         _write(folder / FINISHED, json.dumps({"step": step}).encode())
+
+
+def show(folder: Path, experiment: Experiment, params: Any) -> None:
+    """Leave what the experiment shows; tell the numbers among it."""
+    shown = experiment.show(params, jax.random.key(experiment.seed))
+    if jax.process_index() != 0:
+        return
+    for name, content in shown.items():
+        _write(folder / name, _encoded(content))
+        for what, number in content.items() if isinstance(content, Mapping) else ():
+            told = f"{number:.4g}" if isinstance(number, float) else number
+            print(f"{what}: {told}", flush=True)
 
 
 def finished(folder: Path) -> int | None:
@@ -78,13 +88,16 @@ def finished(folder: Path) -> int | None:
 
 
 def _encoded(content: Any) -> bytes:
-    """Text, bytes, a matplotlib figure or an image (rows, columns[, 3]) as a file."""
+    """Text, bytes, numbers by name, a matplotlib figure or an image (rows, columns[,
+    3]) as a file."""
     from io import BytesIO
 
     if isinstance(content, bytes):
         return content
     if isinstance(content, str):
         return content.encode()
+    if isinstance(content, Mapping):
+        return json.dumps(content, indent=1).encode()
     file = BytesIO()
     if isinstance(content, np.ndarray):
         from matplotlib.image import imsave
