@@ -47,6 +47,7 @@ ALPHABET = {
     "P": Letter("features of one raw patch", "–"),
     "T": Letter("time (frames)", "–"),
     "S": Letter("positions in space", "–"),
+    "I": Letter("members of an ensemble", "–"),
     "N": Letter("layers (leading, scanned)", "–"),
 }
 
