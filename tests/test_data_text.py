@@ -11,7 +11,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from transformer.data import documents, own, packing, published, sources, tokenizers
-from transformer.data.suite import build, files
+from transformer.data.suite import files
+from transformer.data.suite.recipes import austen
 
 LINES = "".join(f"line {n}: the quick brown fox é 日本 🙂\n" for n in range(400))
 
@@ -86,7 +87,7 @@ def test_r_strings_are_read_without_r():
     for letter in letters:
         data = letter.encode()
         raw += (0x40009).to_bytes(4, "big") + len(data).to_bytes(4, "big") + data
-    assert build.strings(raw) == letters
+    assert austen.strings(raw) == letters
 
 
 def test_shipped_files_are_small_and_documented():

@@ -1,8 +1,9 @@
-"""Text out of TensorFlow Datasets, without TensorFlow: random access to array_record.
+"""TensorFlow Datasets by name, without TensorFlow: random access to array_record.
 
 The splits are TFDS's own `train` and `validation`; where there is no `validation`, the
 last `held_out` share of the examples of `train`. The shipped members are prepared under
-the user's cache folder, any other name where TFDS keeps its data.
+the user's cache folder, any other name where TFDS keeps its data. This file gives text;
+`tables.py` gives what fits in memory.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import contextlib
 import difflib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from transformer.data import cache, documents
 from transformer.data.suite import files
 
-SHIPPED = ("austen",)
+SHIPPED = files.MEMBERS
 FORMAT = "array_record"
 READ_EXAMPLES = 64
 
@@ -64,12 +68,69 @@ def _shipped(name: str) -> Any:
     return _builder(name, cache.folder(f"suite/{name}-{stamp}", build))
 
 
+def paths(features: Any, fits: Callable[[Any], bool], prefix: str = "") -> list[str]:
+    """Those of the features that fit, `/` between the names of nested dictionaries."""
+    import tensorflow_datasets as tfds
+
+    found = []
+    for key, feature in features.items():
+        if fits(feature):
+            found.append(prefix + key)
+        elif isinstance(feature, tfds.features.FeaturesDict):
+            found += paths(feature, fits, f"{prefix}{key}/")
+    return found
+
+
+def at(tree: Any, path: str) -> Any:
+    """The value at a path of a nested dictionary."""
+    for key in path.split("/"):
+        tree = tree[key]
+    return tree
+
+
+def text_features(features: Any) -> list[str]:
+    """Paths of the Text features."""
+    import tensorflow_datasets as tfds
+
+    return paths(features, lambda feature: isinstance(feature, tfds.features.Text))
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    flat = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    Image.fromarray(flat).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _encode_by_pillow(features: Any) -> None:
+    """Let builders give 8-bit images as numbers where TensorFlow is not installed.
+
+    TFDS encodes those with TensorFlow and has no other way; it reads them with Pillow.
+    """
+    import tensorflow_datasets as tfds
+
+    if find_spec("tensorflow"):
+        return
+    for path in paths(features, lambda one: isinstance(one, tfds.features.Image)):
+        image = at(features, path)
+        if image.np_dtype == np.uint8 and image.encoding_format in (None, "png"):
+            image._image_encoder._encode_image = _png
+
+
 def _named(name: str) -> Any:
     """The builder of any other TFDS name, downloaded and prepared if need be."""
     builder = _builder(name, None)
     with cache.locked(cache.home() / "locks" / f"tfds-{cache.digest(name)}"):
         try:
+            _encode_by_pillow(builder.info.features)
             builder.download_and_prepare()
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"{name}: expected a data set that is prepared with what is installed, "
+                f"got one that needs {error.name} (once; reading does not need it)"
+            ) from error
         except Exception as error:
             raise ValueError(
                 f"{name}: expected TFDS to prepare it, got {_first_line(error)}"
@@ -77,17 +138,9 @@ def _named(name: str) -> Any:
     return builder
 
 
-def text_features(features: Any, prefix: str = "") -> list[str]:
-    """Paths of the Text features, `/` between the names of nested dictionaries."""
-    import tensorflow_datasets as tfds
-
-    found = []
-    for key, feature in features.items():
-        if isinstance(feature, tfds.features.Text):
-            found.append(prefix + key)
-        elif isinstance(feature, tfds.features.FeaturesDict):
-            found += text_features(feature, f"{prefix}{key}/")
-    return found
+def prepared(name: str) -> Any:
+    """The builder of a data set whose files are there."""
+    return _shipped(name) if name in SHIPPED else _named(name)
 
 
 def choose(name: str, found: list[str], asked: str | None) -> str:
@@ -103,7 +156,7 @@ def choose(name: str, found: list[str], asked: str | None) -> str:
     raise ValueError(f"{name}: expected {want}, got {got}")
 
 
-def _ranges(builder: Any, held_out: float) -> dict[str, tuple[str, int, int]]:
+def ranges(builder: Any, held_out: float) -> dict[str, tuple[str, int, int]]:
     """Our split -> (TFDS split, first example, one past the last)."""
     sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
     if "train" not in sizes:
@@ -118,37 +171,46 @@ def _ranges(builder: Any, held_out: float) -> dict[str, tuple[str, int, int]]:
     return {"train": ("train", 0, middle), "validation": ("train", middle, size)}
 
 
-def _string(example: Any, path: list[str], place: str) -> str:
-    for key in path:
-        example = example[key]
+def string(data: bytes, place: str) -> str:
+    """`data` as text; ValueError names the place and the byte that is not UTF-8."""
     try:
-        return example.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{place}: expected UTF-8, got byte 0x{example[error.start]:02x} "
+            f"{place}: expected UTF-8, got byte 0x{data[error.start]:02x} "
             f"at offset {error.start} ({error.reason})"
         ) from None
 
 
+def examples(builder: Any, split: tuple[str, int, int]) -> Iterator[tuple[str, Any]]:
+    """(place, example) of each example of a TFDS split, first to one past the last."""
+    part, start, stop = split
+    source = builder.as_data_source(split=part)
+    for first in range(start, stop, READ_EXAMPLES):
+        numbers = range(first, min(first + READ_EXAMPLES, stop))
+        for number, example in zip(numbers, source.__getitems__(numbers), strict=True):
+            yield f"{builder.name}, {part} example {number}", example
+
+
+def identity(name: str, builder: Any, chosen: Any, held_out: float) -> str:
+    """Changes with the data set, the features chosen of it, and its division."""
+    splits = sorted(builder.info.splits.items())
+    sizes = [(key, info.num_examples, int(info.num_bytes)) for key, info in splits]
+    division = sorted(ranges(builder, held_out).items())
+    facts = repr([builder.info.full_name, chosen, division, sizes])
+    return cache.digest(facts, repr(files.record(name)) if name in SHIPPED else "")
+
+
 def text(name: str, *, feature: str | None, held_out: float) -> documents.Text:
     """The TFDS data set `name` as a `Text`, prepared first if need be."""
-    builder = _shipped(name) if name in SHIPPED else _named(name)
+    builder = prepared(name)
     chosen = choose(name, text_features(builder.info.features), feature)
-    path, ranges = chosen.split("/"), _ranges(builder, held_out)
+    splits = ranges(builder, held_out)
 
     def pieces(split: str) -> Iterator[documents.Piece]:
         documents.check_split(split)
-        part, start, stop = ranges[split]
-        source = builder.as_data_source(split=part)
-        for first in range(start, stop, READ_EXAMPLES):
-            numbers = range(first, min(first + READ_EXAMPLES, stop))
-            examples = source.__getitems__(numbers)
-            for number, example in zip(numbers, examples, strict=True):
-                where = f"{name}, {part} example {number}"
-                yield from documents.cut([_string(example, path, where)])
+        for place, example in examples(builder, splits[split]):
+            yield from documents.cut([string(at(example, chosen), place)])
 
-    splits = sorted(builder.info.splits.items())
-    sizes = [(key, info.num_examples, int(info.num_bytes)) for key, info in splits]
-    facts = repr([builder.info.full_name, chosen, sorted(ranges.items()), sizes])
-    stamp = repr(files.record(name)) if name in SHIPPED else ""
-    return documents.Text(name, cache.digest(facts, stamp), pieces)
+    stamp = identity(name, builder, chosen, held_out)
+    return documents.Text(name, stamp, pieces)

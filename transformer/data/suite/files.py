@@ -7,13 +7,32 @@ import json
 import lzma
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from transformer.data import cache, fields
 
 ROOT = Path(__file__).parent
+MEMBERS = ("austen", "digits", "emoji", "en_pt", "winds")
 
 
-def record(member: str) -> dict:
-    """The provenance of a member: origin, licence, and each document's facts."""
+class Named(NamedTuple):
+    """An emoji's characters, and by language its name and its keywords."""
+
+    characters: str
+    name: dict[str, str]
+    keywords: dict[str, list[str]]
+
+
+def record(member: str) -> dict[str, Any]:
+    """The provenance of a member: origin, licence, and the facts of its files."""
     return json.loads((ROOT / member / "provenance.json").read_text(encoding="utf-8"))
+
+
+def licence(member: str) -> str:
+    """The text of the licences that hold for the files of a member."""
+    return (ROOT / member / "LICENCE").read_text(encoding="utf-8")
 
 
 def checked(path: Path, sha256: str) -> bytes:
@@ -27,9 +46,62 @@ def checked(path: Path, sha256: str) -> bytes:
     return data
 
 
+def content(member: str, name: str) -> bytes:
+    """What is in the packed file `name` of a member."""
+    packed = checked(ROOT / member / name, record(member)["files"][name])
+    return lzma.decompress(packed)
+
+
 def documents(member: str, split: str) -> Iterator[tuple[str, str]]:
     """(title, text) of each document of `split`, in the record's order."""
     for facts in record(member)["documents"]:
         if facts["split"] == split:
             packed = checked(ROOT / member / facts["file"], facts["sha256"])
             yield facts["title"], lzma.decompress(packed).decode("utf-8")
+
+
+def digits(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [N, 28, 28, 1] and labels uint8 [N]."""
+    pixels = np.frombuffer(content("digits", f"{split}.images.xz"), np.uint8)
+    labels = np.frombuffer(content("digits", f"{split}.labels.xz"), np.uint8)
+    return pixels.reshape(-1, 28, 28, 1), labels
+
+
+def _rows(member: str, name: str) -> list[list[str]]:
+    lines = content(member, name).decode("utf-8").split("\n")
+    return [line.split("\t") for line in lines[:-1]]
+
+
+def sentences(split: str) -> list[tuple[int, str, str]]:
+    """(number of the help page, English, Portuguese) of each pair."""
+    rows = _rows("en_pt", f"{split}.tsv.xz")
+    return [(int(page), first, second) for page, first, second in rows]
+
+
+def emoji(split: str) -> tuple[np.ndarray, list[Named]]:
+    """Images uint8 [N, 32, 32, 3] and what each is called."""
+    pixels = np.frombuffer(content("emoji", f"{split}.images.xz"), np.uint8)
+    named = []
+    for characters, en, pt, keys_en, keys_pt in _rows("emoji", f"{split}.names.tsv.xz"):
+        keywords = {"en": keys_en.split("|"), "pt": keys_pt.split("|")}
+        named.append(Named(characters, {"en": en, "pt": pt}, keywords))
+    return pixels.reshape(-1, 32, 32, 3), named
+
+
+def winds() -> fields.Fields:
+    """All months of the winds, in m/s."""
+    facts = record("winds")
+    coded = np.frombuffer(content("winds", "values.xz"), np.uint8)
+    whole = np.ascontiguousarray(coded.reshape(2, -1).T).view("<i2")
+    values = whole.reshape(facts["shape"]) * facts["scale"] + facts["offset"]
+    return fields.Fields(
+        name="winds",
+        identity=cache.digest(repr(facts)),
+        values=values.astype(np.float32),
+        latitude=np.array(facts["latitude"], np.float32),
+        longitude=np.array(facts["longitude"], np.float32),
+        time=np.array(facts["months"], "datetime64[D]"),
+        variables=tuple(facts["variables"]),
+        units=(facts["unit"],) * len(facts["variables"]),
+        train_steps=facts["train_steps"],
+    )

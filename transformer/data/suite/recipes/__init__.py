@@ -1,0 +1,1 @@
+"""How each shipped member is made from its packages: `made(roots)` of a module each."""
