@@ -22,6 +22,11 @@ from pathlib import Path
 from transformer.data import (
     documents,
     own,
+    own_captions,
+    own_episodes,
+    own_fields,
+    own_images,
+    own_pairs,
     published,
     records,
     tables,
@@ -68,8 +73,6 @@ def images(source: str | Path, *, held_out: float = HELD_OUT) -> records.Records
     """
     path = _own_path(source, "images", held_out)
     if path is not None:
-        from transformer.data import own_images
-
         return own_images.read(path, held_out=held_out)
     return tables.images(str(source), held_out=held_out)
 
@@ -82,8 +85,6 @@ def pairs(source: str | Path, *, held_out: float = HELD_OUT) -> records.Records:
     """
     path = _own_path(source, "sentence pairs", held_out)
     if path is not None:
-        from transformer.data import own_pairs
-
         return own_pairs.read(path, held_out=held_out)
     return tables.pairs(str(source), held_out=held_out)
 
@@ -99,8 +100,6 @@ def captions(
     """
     path = _own_path(source, "images with captions", held_out)
     if path is not None:
-        from transformer.data import own_captions
-
         return own_captions.read(path, held_out=held_out, language=language)
     return tables.captions(str(source), language=language, held_out=held_out)
 
@@ -109,8 +108,6 @@ def fields(source: str | Path, *, held_out: float = HELD_OUT) -> grids.Fields:
     """A series of maps on a grid; validation is what comes after `train_steps`."""
     path = _own_path(source, "fields", held_out)
     if path is not None:
-        from transformer.data import own_fields
-
         return own_fields.read(path, held_out=held_out)
     if source != "winds":
         raise ValueError(
@@ -124,6 +121,4 @@ def episodes(source: str | Path, *, held_out: float = HELD_OUT) -> records.Recor
     path = _own_path(source, "episodes", held_out)
     if path is None:
         raise ValueError(f"expected a folder of episodes, got none at {source!r}")
-    from transformer.data import own_episodes
-
     return own_episodes.read(path, held_out=held_out)

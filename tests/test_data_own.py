@@ -1,0 +1,186 @@
+"""The user's own images, pairs, captions, fields and episodes, through the door."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.io import netcdf_file
+
+from transformer.data import records, sources
+
+RNG = np.random.default_rng(0)
+
+
+def draw(
+    path: Path, *, size: tuple[int, int] = (4, 6), mode: str = "RGB"
+) -> np.ndarray:
+    """A picture of noise; returns its pixels, uint8 [rows, columns, channels]."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    channels = {"RGB": (3,), "L": ()}[mode]
+    pixels = RNG.integers(0, 256, (*size, *channels), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels.reshape(*size, -1)
+
+
+def photographs(folder: Path, *, classes: str = "ab", count: int = 5) -> dict[str, Any]:
+    """Class folders; their pixels by path."""
+    names = [f"{name}/{number}.png" for name in classes for number in range(count)]
+    return {name: draw(folder / name) for name in names}
+
+
+def rows(made: records.Records) -> dict[bytes, Any]:
+    """Every example's image bytes with its split and label."""
+    found = {}
+    for split in ("train", "validation"):
+        part = getattr(made, split)
+        for image, label in zip(part["image"], part["label"], strict=True):
+            found[image.tobytes()] = split, made.labels[label]
+    return found
+
+
+def test_images_are_read_back_and_parted_by_class(tmp_path: Path) -> None:
+    drawn = photographs(tmp_path / "here")
+    (tmp_path / "here/a/.hidden").write_text("not a picture")
+    made = sources.images(tmp_path / "here", held_out=0.2)
+    found = rows(made)
+    assert len(found) == 10 and made.labels == ("a", "b")
+    for name, pixels in drawn.items():
+        assert found[pixels.tobytes()][1] == name[0]
+    assert sorted(
+        label for split, label in found.values() if split == "validation"
+    ) == [*"ab"]
+    # Elsewhere it is the same data, parted alike.
+    (tmp_path / "here").rename(tmp_path / "there")
+    again = sources.images(tmp_path / "there", held_out=0.2)
+    assert again.identity == made.identity and rows(again) == found
+    draw(tmp_path / "there/a/1.png")
+    assert sources.images(tmp_path / "there").identity != made.identity
+
+
+def test_image_splits_are_taken_at_their_word(tmp_path: Path) -> None:
+    photographs(tmp_path / "train", count=3)
+    photographs(tmp_path / "validation", count=2)
+    made = sources.images(tmp_path)
+    assert len(made.train["label"]) == 6 and len(made.validation["label"]) == 4
+
+
+def test_transparent_pictures_lie_on_white_and_grey_ones_have_one_channel(
+    tmp_path: Path,
+) -> None:
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        draw(tmp_path / "grey" / f"{name}.png", mode="L")
+        clear = Image.new("RGBA", (3, 3), (10, 20, 30, 0))
+        clear.putpixel((0, 0), (10, 20, 30, 255))
+        file = tmp_path / "clear" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        clear.save(file)
+    assert sources.images(tmp_path / "grey").train["image"].shape[1:] == (4, 6, 1)
+    image = sources.images(tmp_path / "clear").train["image"][0]
+    assert image[0, 0].tolist() == [10, 20, 30] and (image[1:] == 255).all()
+
+
+def test_pairs_are_read_back_and_no_sentence_is_in_both_splits(tmp_path: Path) -> None:
+    said = [(f"line {n % 30}", f"linha {n}") for n in range(40)]
+    text = "#en\tpt\n" + "\r\n".join("\t".join(pair) for pair in said)
+    (tmp_path / "pairs.tsv").write_bytes(text.encode())
+    made = sources.pairs(tmp_path / "pairs.tsv", held_out=0.1)
+    parts = [
+        list(zip(part["first"], part["second"], strict=True))
+        for part in (made.train, made.validation)
+    ]
+    assert sorted(parts[0] + parts[1]) == sorted(said) and made.labels == ("en", "pt")
+    train, held = ({first for first, _ in part} for part in parts)
+    assert len(held) == 3 and not train & held
+    for split in ("train", "validation"):
+        (tmp_path / "both").mkdir(exist_ok=True)
+        (tmp_path / "both" / f"{split}.tsv").write_text(f"{split}\tx\n")
+    made = sources.pairs(tmp_path / "both")
+    assert made.validation["first"].tolist() == ["validation"]
+    assert made.labels == ("first", "second")
+
+
+def test_captions_belong_to_their_images(tmp_path: Path) -> None:
+    drawn = {f"in/{n}.png": draw(tmp_path / f"in/{n}.png") for n in range(6)}
+    lines = [f"{name}\tpicture {name}\tfigura {name}" for name in drawn]
+    (tmp_path / "captions.tsv").write_text("\n".join(["#file\ten\tpt", *lines]))
+    made = sources.captions(tmp_path, language="pt", held_out=0.3)
+    found = {
+        image.tobytes(): text
+        for part in (made.train, made.validation)
+        for image, text in zip(part["image"], part["text"], strict=True)
+    }
+    assert found == {p.tobytes(): f"figura {name}" for name, p in drawn.items()}
+    assert len(made.validation["text"]) == 2
+    (tmp_path / "captions.tsv").write_text("in/0.png\tone\nin/1.png\ttwo\n")
+    made = sources.captions(tmp_path)
+    assert {*made.train["text"], *made.validation["text"]} == {"one", "two"}
+
+
+def series(**changed: Any) -> dict[str, Any]:
+    return {
+        "values": RNG.normal(size=(10, 2, 3, 4)).astype(np.float32),
+        "latitude": np.arange(3.0),
+        "longitude": np.arange(4.0),
+        **changed,
+    }
+
+
+def netcdf(path: Path, values: np.ndarray, **attributes: Any) -> None:
+    """`values` [T, latitude, longitude] as the one variable of a NetCDF file."""
+    with netcdf_file(str(path), "w") as file:
+        for name, size in zip(("time", "lat", "lon"), values.shape, strict=True):
+            file.createDimension(name, size)
+            file.createVariable(name, "f8", (name,))[:] = np.arange(size)
+        kind = values.dtype.char
+        variable = file.createVariable("sst", kind, ("time", "lat", "lon"))
+        variable[:] = values
+        for name, value in attributes.items():
+            setattr(variable, name, value)
+
+
+def test_fields_are_read_back(tmp_path: Path) -> None:
+    given = series(variables=["u", "v"], units=["m/s", "m/s"])
+    np.savez(tmp_path / "a.npz", **given)
+    made = sources.fields(tmp_path / "a.npz", held_out=0.3)
+    np.testing.assert_array_equal(made.values, given["values"])
+    assert made.variables == ("u", "v") and made.train_steps == 7
+    packed = RNG.integers(-100, 100, (5, 3, 4)).astype(np.int16)
+    packed[0, 0, 0] = -999
+    facts = {"missing_value": np.int16(-999), "scale_factor": 0.5, "add_offset": 2.0}
+    netcdf(tmp_path / "b.nc", packed, units="C", **facts)
+    made = sources.fields(tmp_path / "b.nc")
+    expected = packed * 0.5 + 2.0
+    expected[0, 0, 0] = np.nan
+    np.testing.assert_allclose(made.values[:, 0], expected)
+    assert made.variables == ("sst",) and made.units == ("C",)
+    assert made.longitude.tolist() == [0, 1, 2, 3] and made.train_steps == 4
+
+
+def episode(length: int = 4, **changed: Any) -> dict[str, Any]:
+    return {
+        "observations": RNG.normal(size=(length, 3)),
+        "actions": RNG.integers(0, 2, length),
+        "rewards": RNG.normal(size=length),
+        **changed,
+    }
+
+
+def test_episodes_are_read_back(tmp_path: Path) -> None:
+    given = {f"{n}.npz": episode(2 + n) for n in range(5)}
+    for name, arrays in given.items():
+        np.savez(tmp_path / name, **arrays)
+    made = sources.episodes(tmp_path, held_out=0.2)
+    assert made.train["observations"].shape == (4, 6, 3)
+    assert (
+        made.train["actions"].dtype == np.int32 and len(made.validation["length"]) == 1
+    )
+    by_length = {len(arrays["rewards"]): arrays for arrays in given.values()}
+    for part in (made.train, made.validation):
+        for row, length in enumerate(part["length"]):
+            for name, array in by_length.pop(int(length)).items():
+                np.testing.assert_allclose(part[name][row, :length], array, rtol=1e-6)
+                assert not part[name][row, length:].any()
+    assert not by_length
