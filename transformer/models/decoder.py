@@ -83,9 +83,9 @@ class Decoder(nn.Module):
         at most `chunk` at a time. Needs no parameters."""
         return self.make_stack().empty_cache(rows, length, chunk, dtype)
 
-    def reading_cache(self, memory: Memory, *sizes: Any) -> Any:
-        """`empty_cache(*sizes)` of a stack that reads, which remembers the memory."""
-        return self.stack.reading_cache(memory, *sizes)
+    def remember(self, memory: Memory) -> Any:
+        """What the layers of a stack that reads remember of the memory."""
+        return self.stack.remember(memory)
 
     def _embedded(self, ids_BL: jax.Array, tokens: Tokens) -> jax.Array:
         x_BLD = constrain(whole(self.embedding_VD)[ids_BL], "BLD")

@@ -35,17 +35,19 @@ class EncoderDecoder(nn.Module):
         inputs, read: the sequence that is read, and where its tokens stand; ids,
         written: the other one, likewise.
         """
-        memory = self.remembered(inputs, read)
+        memory = Memory(self.encoder(inputs, read), read)
         return self.decoder(ids_BL, written, Given(memory=memory))
 
-    def remembered(self, inputs: jax.Array, read: Tokens) -> Memory:
-        """What the decoder reads."""
-        return Memory(self.encoder(inputs, read), read)
+    def remember(self, inputs: jax.Array, read: Tokens) -> Any:
+        """What the decoder's layers remember of the sequence that is read, once for
+        all that will be written: `reading.caches` joins it to `empty_cache`."""
+        return self.decoder.remember(Memory(self.encoder(inputs, read), read))
 
-    def reading_cache(self, inputs: jax.Array, read: Tokens, *sizes: Any) -> Any:
-        """Caches for rows that read `inputs`; sizes as in `Decoder.empty_cache`."""
-        return self.decoder.reading_cache(self.remembered(inputs, read), *sizes)
+    @nn.nowrap
+    def empty_cache(self, *sizes: Any) -> Any:
+        """As `Decoder.empty_cache`: of the written rows."""
+        return self.make_decoder().empty_cache(*sizes)
 
     def extend(self, ids_BL: jax.Array, cache: Any, tokens: Tokens) -> Any:
-        """As `Decoder.extend`."""
+        """As `Decoder.extend`, with caches that remember what is read."""
         return self.decoder.extend(ids_BL, cache, tokens)

@@ -21,6 +21,14 @@ class ReadingCache(NamedTuple):
     memory: Cache
 
 
+def caches(own: Any, remembered: Any) -> Any:
+    """The caches of a stack of blocks that read, out of its `empty_cache` and what it
+    remembers of a memory: for each layer, or for all scanned ones at once."""
+    if isinstance(own, list):
+        return [ReadingCache(*pair) for pair in zip(own, remembered, strict=True)]
+    return ReadingCache(own, remembered)
+
+
 class ReadingBlock(nn.Module):
     """x -> x + attention -> x + cross-attention to the memory -> x + MLP (Vaswani et
     al. 2017, figure 1, right). The slot `make_reading` is an `Attention` whose mask
@@ -83,7 +91,7 @@ class ReadingBlock(nn.Module):
 
     @nn.nowrap
     def empty_cache(self, *arguments: Any) -> Cache:
-        """Of the row's own tokens; a `ReadingCache` adds what `remember` gives."""
+        """Of the row's own tokens; `caches` adds what `remember` gives."""
         return self.make_attention().empty_cache(*arguments)
 
 

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from transformer.network.block import NOTHING, Block, Given
-from transformer.network.cache import Memory
+from transformer.network.cache import Cache, Memory
 from transformer.network.masks import Tokens
 from transformer.network.precision import CONTRACTED
-from transformer.network.reading import ReadingCache
 
 # What the backward pass finds saved and what it computes again: named policies, each a
 # function of the block's class. Less memory for more arithmetic, downward.
@@ -83,11 +82,9 @@ class Unrolled(nn.Module):
         blocks = [self.make_block(self.block, i) for i in range(self.depth)]
         return [block.empty_cache(*arguments) for block in blocks]
 
-    def reading_cache(self, memory: Memory, *arguments: Any) -> list[ReadingCache]:
-        """`empty_cache` of blocks that read, with what they remember of the memory."""
-        remembered = [layer.remember(memory) for layer in self.layers]
-        own = self.empty_cache(*arguments)
-        return [ReadingCache(*pair) for pair in zip(own, remembered, strict=True)]
+    def remember(self, memory: Memory) -> list[Cache]:
+        """What every layer of blocks that read remembers of the memory."""
+        return [layer.remember(memory) for layer in self.layers]
 
 
 class Scanned(nn.Module):
@@ -133,10 +130,9 @@ class Scanned(nn.Module):
         cache = self.make_block(self.block, 0).empty_cache(*arguments)
         return jax.tree.map(lambda a: jnp.stack([a] * self.depth), cache)
 
-    def reading_cache(self, memory: Memory, *arguments: Any) -> ReadingCache:
-        """As `Unrolled`; the leading dimension is N."""
-        _, remembered = self.layers.remember(None, memory)
-        return ReadingCache(self.empty_cache(*arguments), remembered)
+    def remember(self, memory: Memory) -> Cache:
+        """As `Unrolled`, with the leading dimension N."""
+        return self.layers.remember(None, memory)[1]
 
 
 class _Layer(nn.Module):
