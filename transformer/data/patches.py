@@ -1,0 +1,92 @@
+"""Grids of pixels as sequences of raw patches, and back, numpy and jax alike.
+
+A grid is an image (rows x columns), a film (frames x rows x columns; its patches are
+tubelets), or a field on any number of dimensions, with the channels last. A patch is a
+token: its pixels side by side, channels running fastest. Tokens run through the grid
+in reading order, the last dimension fastest, as `network/positions.axial` counts them.
+(ViT, Dosovitskiy et al. 2020, arXiv 2010.11929, section 3.1; tubelets: ViViT, Arnab et
+al. 2021, arXiv 2103.15691, section 3.2.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+Array = TypeVar("Array", np.ndarray, jax.Array)
+
+
+def grid(shape: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
+    """How many patches of `size` lie along each dimension of a grid of `shape` pixels.
+
+    ValueError unless they fill it exactly.
+    """
+    fits = len(shape) == len(size) and all(
+        patch > 0 and pixels > 0 and pixels % patch == 0
+        for pixels, patch in zip(shape, size, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"expected pixels that are a multiple of the patch {_by(size)}, "
+            f"got {_by(shape)}"
+        )
+    return tuple(pixels // patch for pixels, patch in zip(shape, size, strict=True))
+
+
+def cut(pixels: Array, size: Sequence[int]) -> Array:
+    """[..., *grid, channels] to raw patches [..., L, P]; the grid has as many
+    dimensions as `size`. P is the product of `size` and the channels."""
+    first = pixels.ndim - len(size) - 1
+    if first < 0:
+        raise ValueError(
+            f"expected {len(size)} dimensions of pixels and one of channels, "
+            f"got the shape {tuple(pixels.shape)}"
+        )
+    lead, channels = pixels.shape[:first], pixels.shape[-1]
+    places = grid(pixels.shape[first:-1], size)
+    split = [n for pair in zip(places, size, strict=True) for n in pair]
+    divided = pixels.reshape(*lead, *split, channels)
+    order = [*range(0, 2 * len(size), 2), *range(1, 2 * len(size), 2)]
+    moved = divided.transpose(
+        *range(first), *(first + axis for axis in order), divided.ndim - 1
+    )
+    return moved.reshape(*lead, math.prod(places), math.prod(size) * channels)
+
+
+def joined(raw: Array, shape: Sequence[int], size: Sequence[int]) -> Array:
+    """The inverse of `cut`: raw patches [..., L, P] to [..., *shape, channels]."""
+    places = grid(shape, size)
+    channels, rest = divmod(raw.shape[-1], math.prod(size))
+    if rest or not channels or raw.shape[-2] != math.prod(places):
+        raise ValueError(
+            f"expected {math.prod(places)} patches of a multiple of {math.prod(size)} "
+            f"features, got the shape {tuple(raw.shape)}"
+        )
+    first, dimensions = raw.ndim - 2, len(size)
+    divided = raw.reshape(*raw.shape[:-2], *places, *size, channels)
+    order = [n for place in range(dimensions) for n in (place, dimensions + place)]
+    moved = divided.transpose(
+        *range(first), *(first + axis for axis in order), divided.ndim - 1
+    )
+    return moved.reshape(*raw.shape[:-2], *shape, channels)
+
+
+def of_images(images: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """8-bit images [..., rows, columns, channels], or films, as raw patches [..., L, P]
+    from -1 to 1, float32."""
+    return cut(images.astype(np.float32) / 127.5 - 1, size)
+
+
+def to_images(raw: Any, shape: Sequence[int], size: Sequence[int]) -> np.ndarray:
+    """The 8-bit images of `shape` nearest to raw patches, numpy: the inverse of
+    `of_images`."""
+    levels = np.rint((joined(np.asarray(raw), shape, size) + 1) * 127.5)
+    return levels.clip(0, 255).astype(np.uint8)
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return " x ".join(str(size) for size in sizes)
