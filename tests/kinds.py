@@ -13,6 +13,7 @@ import numpy as np
 from cases import DEPTH, FEATURES, HEADS, ROWS, WIDTH, Case
 
 from transformer.models import decoder, encoder, encoder_decoder
+from transformer.models import vit as models_vit
 from transformer.network import (
     attention,
     block,
@@ -99,7 +100,7 @@ def pictures(seed: int) -> dict[str, np.ndarray]:
 
 
 def class_loss(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
-    tokens = masks.row(batch["raw_BLP"].shape[1] + 1)
+    tokens = models_vit.tokens(GRID, models_vit.CLASS_TOKEN)
     logits_BV = module.apply({"params": params}, batch["raw_BLP"], tokens)
     one_BL = jnp.ones((logits_BV.shape[0], 1))
     return language.cross_entropy(logits_BV[:, None], batch["label_B"][:, None], one_BL)
