@@ -1,0 +1,239 @@
+"""A layer of experts against a dense MLP and a loop over tokens; its balance loss
+against the formula."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import LENGTH, ROWS, WIDTH, close
+
+from transformer.network import experts, mlp, routing
+from transformer.objectives import balance
+
+EXPERTS, HIDDEN = 4, 24
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.normal(size=(ROWS, LENGTH, WIDTH)), jnp.float32)
+SLOPE = jnp.asarray(RNG.normal(size=X.shape), jnp.float32)
+DISPATCHES = {
+    "capacity": routing.capacity(2.0),
+    "dropless": routing.dropless(5),
+    "dropless, one block": routing.dropless(1000),
+}
+every_dispatch = pytest.mark.parametrize(
+    "dispatch", DISPATCHES.values(), ids=DISPATCHES
+)
+
+
+def mixture(**slots: Any) -> experts.Experts:
+    given = {"experts": EXPERTS, "k": 2, "dispatch": DISPATCHES["dropless"]}
+    return experts.Experts(width=WIDTH, hidden=HIDDEN, **{**given, **slots})
+
+
+def weights(number: int = EXPERTS) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(1)
+    shapes = {
+        "w_router_DE": (WIDTH, number),
+        "w_in_EDF": (number, WIDTH, HIDDEN),
+        "w_out_EFD": (number, HIDDEN, WIDTH),
+    }
+    return {
+        name: jnp.asarray(0.3 * rng.normal(size=shape), jnp.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def applied(module: Any, params: Any, x: jax.Array = X) -> Any:
+    """(output, gradients of its product with SLOPE by parameters and x)."""
+
+    def total(params: Any, x: jax.Array) -> Any:
+        y = module.apply({"params": params}, x)
+        return jnp.sum(y * SLOPE), y
+
+    run = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
+    (_, y), slopes = run(params, x)
+    return y, slopes
+
+
+def kept(module: Any, params: Any, x: jax.Array = X) -> dict[str, jax.Array]:
+    run = jax.jit(lambda p, x: module.apply({"params": p}, x, mutable=["routing"])[1])
+    (layer,) = balance.told(run(params, x)["routing"])
+    return layer
+
+
+@every_dispatch
+@pytest.mark.parametrize("gates", [routing.plain, routing.renormalised])
+def test_one_expert_is_a_dense_mlp(dispatch: Any, gates: Any) -> None:
+    one = weights(1)
+    dense = {"w_in_DF": one["w_in_EDF"][0], "w_out_FD": one["w_out_EFD"][0]}
+    y, (slopes, x_slope) = applied(mlp.MLP(width=WIDTH, hidden=HIDDEN), dense)
+    module = mixture(experts=1, k=1, dispatch=dispatch, gates=gates)
+    got, (got_slopes, got_x_slope) = applied(module, one)
+    close((y, x_slope), (got, got_x_slope))
+    close(slopes["w_in_DF"], got_slopes["w_in_EDF"][0])
+    close(slopes["w_out_FD"], got_slopes["w_out_EFD"][0])
+    close(jnp.zeros((WIDTH, 1)), got_slopes["w_router_DE"])
+
+
+def by_hand(params: Any, x: jax.Array, k: int, size: float, renormalise: bool) -> Any:
+    """Token after token in float64, each row with `size` places for each expert."""
+    router, w_in, w_out = (
+        np.asarray(params[n], np.float64)
+        for n in ("w_router_DE", "w_in_EDF", "w_out_EFD")
+    )
+    y, share = np.zeros(x.shape), np.zeros(x.shape[:2])
+    for row, place in np.ndindex(*x.shape[:2]):
+        if place == 0:
+            taken = np.zeros(EXPERTS)
+        token = np.asarray(x[row, place], np.float64)
+        p = np.exp(token @ router) / np.exp(token @ router).sum()
+        best = np.argsort(-p)[:k]
+        for expert in best:
+            taken[expert] += 1
+            if taken[expert] > size:
+                continue
+            h = np.asarray(jax.nn.gelu(jnp.asarray(token @ w_in[expert])), np.float64)
+            gate = p[expert] / (p[best].sum() if renormalise else 1)
+            y[row, place] += gate * (h @ w_out[expert])
+            share[row, place] += 1 / k
+    return y, share
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_a_mixture_is_a_loop_over_tokens(k: int) -> None:
+    params = weights()
+    expected, _ = by_hand(params, X, k, np.inf, renormalise=False)
+    for dispatch in (*DISPATCHES.values(), routing.capacity(EXPERTS)):
+        if dispatch is not DISPATCHES["capacity"]:
+            module = mixture(k=k, dispatch=dispatch)
+            close(expected, applied(module, params)[0])
+            assert kept(module, params)["kept_BL"].min() == 1
+
+
+def test_large_capacity_equals_dropless() -> None:
+    """Gradients too, of all weights and of the tokens."""
+    params = weights()
+    expected = applied(mixture(gates=routing.renormalised), params)
+    roomy = mixture(gates=routing.renormalised, dispatch=routing.capacity(2.0))
+    close(expected, applied(roomy, params))
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_capacity_drops_the_last_tokens_of_a_full_expert(k: int) -> None:
+    """ceil(0.5 k 16 / 4) places: 2 k. What finds none adds nothing, or what is left."""
+    params = weights()
+    module = mixture(k=k, dispatch=routing.capacity(0.5), gates=routing.renormalised)
+    expected, share = by_hand(params, X, k, 2 * k, renormalise=True)
+    y, (_, x_slope) = applied(module, params)
+    close(expected, y)
+    np.testing.assert_allclose(kept(module, params)["kept_BL"], share)
+    dropped = share == 0
+    assert 0 < dropped.sum() < dropped.size
+    assert not np.any(np.asarray(y)[dropped])
+    assert not np.any(np.asarray(x_slope)[dropped])
+
+
+def test_permuting_tokens_permutes_the_output() -> None:
+    """All tokens of all rows, where none is dropped."""
+    order = np.random.default_rng(2).permutation(ROWS * LENGTH)
+
+    def permuted(x: Any) -> jax.Array:
+        return x.reshape(-1, WIDTH)[order].reshape(X.shape)
+
+    params = weights()
+    run = jax.jit(lambda x: mixture().apply({"params": params}, x))
+    close(permuted(run(X)), run(permuted(X)))
+
+
+def test_gates() -> None:
+    p_BLE = jax.nn.softmax(jnp.asarray(RNG.normal(size=(2, 3, 5)), jnp.float32))
+    best = np.sort(np.asarray(p_BLE), -1)[..., ::-1]
+    plain = routing.top(p_BLE, 3)
+    shared = routing.top(p_BLE, 3, gates=routing.renormalised)
+    np.testing.assert_allclose(sum(c.gate_BL for c in shared), 1, atol=1e-6)
+    for i in range(3):
+        close(best[..., i], plain[i].gate_BL)
+        close(best[..., i] / best[..., :3].sum(-1), shared[i].gate_BL)
+        got = jnp.take_along_axis(p_BLE, plain[i].expert_BL[..., None], -1)[..., 0]
+        close(best[..., i], got)
+
+
+@every_dispatch
+@pytest.mark.parametrize("gates", [routing.plain, routing.renormalised])
+def test_gradients_reach_the_router(dispatch: Any, gates: Any) -> None:
+    _, (slopes, _) = applied(mixture(dispatch=dispatch, gates=gates), weights())
+    for name, slope in slopes.items():
+        assert float(jnp.abs(slope).max()) > 1e-3, name
+
+
+def test_impossible_numbers_are_refused() -> None:
+    for k in (0, EXPERTS + 1):
+        with pytest.raises(ValueError, match=f"expected 1 to 4 experts .* got {k}"):
+            applied(mixture(k=k), weights())
+    with pytest.raises(ValueError, match="expected a factor above 0, got 0"):
+        routing.capacity(0)
+    with pytest.raises(ValueError, match="expected a block of at least 1, got 0"):
+        routing.dropless(0)
+
+
+# The balance loss.
+
+WEIGHT = jnp.asarray(RNG.integers(0, 2, (ROWS, LENGTH)), jnp.float32)
+
+
+def test_balance_is_one_at_uniform_load_and_more_elsewhere() -> None:
+    """Every token to another expert in turn: f = p = 1 / E. All to one: E."""
+    turn = jnp.broadcast_to(jnp.arange(LENGTH) % EXPERTS, (ROWS, LENGTH))
+    ones = jnp.ones((ROWS, LENGTH))
+    for sharpness in (0.0, 3.0):
+        one_hot = jax.nn.one_hot(turn, EXPERTS)
+        loss = balance.load(sharpness * one_hot, one_hot, ones)
+        assert float(loss.total / loss.weight) == pytest.approx(1.0)
+    same = jax.nn.one_hot(0 * turn, EXPERTS)
+    loss = balance.load(100 * same, same, ones)
+    assert float(loss.total / loss.weight) == pytest.approx(EXPERTS)
+    layer = kept(mixture(), weights())
+    loss = balance.load(layer["logits_BLE"], layer["chosen_BLE"], ones)
+    assert float(loss.total / loss.weight) > 1.0
+
+
+def test_balance_is_the_formula_of_switch() -> None:
+    layer = kept(mixture(k=1), weights())
+    logits = np.asarray(layer["logits_BLE"], np.float64)
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = 0.0
+    for row in range(ROWS):
+        counted = np.asarray(WEIGHT[row]) > 0
+        f = np.bincount(p[row][counted].argmax(-1), minlength=EXPERTS) / counted.sum()
+        expected += counted.sum() * EXPERTS * (f * p[row][counted].mean(0)).sum()
+    loss = balance.load(layer["logits_BLE"], layer["chosen_BLE"], WEIGHT)
+    close((expected, WEIGHT.sum()), (loss.total, loss.weight))
+    drift = balance.drift(layer["logits_BLE"], WEIGHT)
+    squares = np.log(np.exp(logits).sum(-1)) ** 2 * np.asarray(WEIGHT)
+    close((squares.sum(), WEIGHT.sum()), (drift.total, drift.weight))
+
+
+def test_balance_adds_and_does_not_see_padding() -> None:
+    layer = kept(mixture(), weights())
+    logits, chosen = layer["logits_BLE"], layer["chosen_BLE"]
+    whole = balance.load(logits, chosen, WEIGHT)
+    rows = [
+        balance.load(logits[i : i + 1], chosen[i : i + 1], WEIGHT[i : i + 1])
+        for i in range(ROWS)
+    ]
+    close(whole, jax.tree.map(lambda *parts: sum(parts), *rows))
+    other = jnp.where(WEIGHT[..., None] > 0, chosen, 1 - chosen)
+    close(whole, balance.load(logits, other, WEIGHT))
+    empty = balance.load(logits, chosen, 0 * WEIGHT)
+    assert float(empty.total) == 0 == float(empty.weight)
+
+
+def test_balance_pushes_towards_less_loaded_experts() -> None:
+    logits = jnp.zeros((1, 4, EXPERTS))
+    chosen = jax.nn.one_hot(jnp.array([[0, 0, 1, 2]]), EXPERTS)
+    ones = jnp.ones((1, 4))
+    slope = jax.grad(lambda z: balance.load(z, chosen, ones).total)(logits)
+    np.testing.assert_allclose(slope[0, 0], np.array([1, 0, 0, -1]) / 4, atol=1e-6)
