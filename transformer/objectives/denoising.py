@@ -30,14 +30,32 @@ def squared_error(
 
 
 def hidden(
-    process: Process, measure: Measure, predict: Predict, x: jax.Array, key: jax.Array
+    process: Process,
+    measure: Measure,
+    predict: Predict,
+    x: jax.Array,
+    key: jax.Array,
+    *,
+    weight_B: jax.Array | float = 1.0,
 ) -> Loss:
     """`measure` of what the model predicts of x, hidden as at a random time.
 
-    predict(seen, t_B): the model. Each row has a time of its own.
+    predict(seen, t_B): the model. Each row has a time of its own. weight_B: how much
+    each row counts, 0 where it only fills up a batch.
     """
     time_key, hide_key = (jax.random.fold_in(key, i) for i in (0, 1))
     t_B = process.time(time_key, x.shape[0])
     corrupted = process.corrupt(x, t_B, hide_key)
     prediction = predict(corrupted.seen, t_B)
-    return measure(prediction, corrupted.target, corrupted.weight_BL)
+    counted_B = jnp.broadcast_to(jnp.asarray(weight_B), t_B.shape)
+    weight_BL = corrupted.weight_BL * counted_B[:, None]
+    return measure(prediction, corrupted.target, weight_BL)
+
+
+def forgotten(
+    label_B: jax.Array, key: jax.Array, *, share: float, none: int
+) -> jax.Array:
+    """The labels, a `share` of them `none`, so that a model learns both with a class and
+    without (Ho and Salimans 2022, arXiv 2207.12598, algorithm 1)."""
+    chance_B = jax.random.uniform(jax.random.fold_in(key, 2), label_B.shape)
+    return jnp.where(chance_B < share, none, label_B)

@@ -1,0 +1,177 @@
+"""The diffusion transformer: what a row was before it was hidden, at a time and of a
+class (DiT, Peebles and Xie 2022, arXiv 2212.09748).
+
+Noisy patches in and velocities out, or hidden symbols in and logits out: the slot
+`make_embed` and the number of features read out are all that differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from transformer.axes import whole
+from transformer.models import decoder
+from transformer.network import (
+    attention,
+    block,
+    masks,
+    mlp,
+    norms,
+    offsets,
+    positions,
+    stack,
+)
+from transformer.network.fast import activations as fast_activations
+from transformer.network.fast import attention as fast_attention
+from transformer.network.fast import norms as fast_norms
+from transformer.network.precision import contract
+
+Make = Callable[[], nn.Module]
+HEAD_FEATURES = 32
+# Maps of the condition, which each row goes through once and not each token.
+CONDITIONAL = ("condition", "w_JD")
+SCALED: Any = partial(nn.initializers.variance_scaling, 1.0, "fan_in", "normal")
+
+
+class Condition(nn.Module):
+    """Time and class as J features, one vector for the whole row: sines and cosines of
+    the time through an MLP, plus the class's row of a table (section 3.2)."""
+
+    classes: int
+    features: int
+
+    @nn.compact
+    def __call__(self, t_B: jax.Array, label_B: jax.Array) -> jax.Array:
+        shape = self.classes + 1, self.features
+        embedding_VJ = self.param("embedding_VJ", nn.initializers.normal(1.0), shape)
+        class_BLJ = whole(embedding_VJ)[label_B][:, None]
+        wave = positions.Sinusoidal()
+        wave_BLJ = wave(jnp.zeros_like(class_BLJ), 1000 * t_B[:, None])
+        time = mlp.MLP(
+            width=self.features,
+            hidden=2 * self.features,
+            activation=mlp.silu,
+            weight_init=SCALED(),
+            output_init=SCALED(),
+        )
+        return nn.silu(time(wave_BLJ) + class_BLJ)
+
+
+class Denoiser(nn.Module):
+    """embed -> blocks under the condition -> adaptive norm -> readout, zero at first:
+    float32 (B, L, P) of `features` P, of rows at times t_B from 0 to 1 and of classes
+    label_B, where the number `classes` itself stands for none in particular."""
+
+    features: int
+    classes: int
+    width: int
+    make_embed: Make
+    make_stack: Make
+
+    def setup(self) -> None:
+        self.condition = Condition(self.classes, self.width)
+        self.embed = self.make_embed()
+        self.stack = self.make_stack()
+        self.final_norm = norms.AdaptiveNorm(self.width, self.width)
+        shape = self.width, self.features
+        self.w_out_DP = self.param("w_out_DP", nn.initializers.zeros, shape)
+        self.b_out_P = offsets.learned(self, "b_out_P", (self.features,))
+
+    def __call__(
+        self, x: jax.Array, t_B: jax.Array, label_B: jax.Array, tokens: masks.Tokens
+    ) -> jax.Array:
+        told_BLJ = self.condition(t_B, label_B)
+        given = block.Given(condition_BLJ=told_BLJ)
+        x_BLD = self.stack(self.embed(x, tokens), tokens, given)
+        x_BLD = self.final_norm(x_BLD, told_BLJ)
+        said_BLP = contract("BLD,DP->BLP", x_BLD, self.w_out_DP) + self.b_out_P
+        return said_BLP.astype(jnp.float32)
+
+
+def transformer(
+    *,
+    make_embed: Callable[..., nn.Module],
+    places: tuple[int, ...],
+    features: int,
+    classes: int,
+    depth: int,
+    width: int,
+) -> Denoiser:
+    """Of tokens on a grid of `places`: rotary positions of as many dimensions, QK-norm,
+    ReLU^2, heads of 32 features; each block is shut at first (adaLN-Zero).
+
+    make_embed(width=...) embeds a row. ValueError where heads do not fill the width.
+    """
+    if width % HEAD_FEATURES:
+        raise ValueError(f"width: expected a multiple of {HEAD_FEATURES}, got {width}")
+    make_attention = partial(
+        attention.Attention,
+        width=width,
+        heads=width // HEAD_FEATURES,
+        groups=width // HEAD_FEATURES,
+        head_features=HEAD_FEATURES,
+        mask=masks.everything(),
+        rotate=positions.axial(places),
+        attend=partial(fast_attention.rows, block=128),
+        head_norm=partial(norms.HeadRMSNorm, compute=fast_norms.rms_norm),
+        weight_init=SCALED(in_axis=0, out_axis=(1, 2)),
+        output_init=SCALED(in_axis=(0, 1), out_axis=2),
+    )
+    make_mlp = partial(
+        mlp.MLP,
+        width=width,
+        hidden=4 * width,
+        activation=fast_activations.relu_squared,
+        weight_init=SCALED(),
+        output_init=SCALED(),
+    )
+    make_stack = partial(
+        stack.Unrolled,
+        depth=depth,
+        make_block=lambda block_, layer: block_(
+            make_attention=make_attention,
+            make_mlp=make_mlp,
+            make_norm=partial(norms.GatedAdaptiveNorm, width, width),
+            residual=block.adaptive,
+        ),
+    )
+    return Denoiser(
+        features=features,
+        classes=classes,
+        width=width,
+        make_embed=partial(make_embed, width=width),
+        make_stack=make_stack,
+    )
+
+
+def initial(net: Denoiser, key: jax.Array, *, like: Any) -> Any:
+    """The parameters for rows of the shape and dtype of `like`."""
+    x = jnp.zeros(like.shape, like.dtype)
+    none_B = jnp.zeros(like.shape[0])
+    tokens = masks.row(like.shape[1])
+    return net.init(key, x, none_B, none_B.astype(jnp.int32), tokens)["params"]
+
+
+def training_flops(params: Any, *, length: int, depth: int) -> float:
+    """Floating-point operations of one row's forward and backward pass, as
+    `decoder.training_flops` counts them, without the condition's, which are few."""
+    width = params["w_out_DP"].shape[0]
+
+    def without(tree: Any) -> Any:
+        kept = {name: of for name, of in tree.items() if name not in CONDITIONAL}
+        return {n: without(of) if isinstance(of, dict) else of for n, of in kept.items()}
+
+    return decoder.training_flops(
+        without(params),
+        mask=masks.everything(),
+        length=length,
+        heads=width // HEAD_FEATURES,
+        head_features=HEAD_FEATURES,
+        depth=depth,
+    )
