@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from scipy.io import netcdf_file
 
-from transformer.data import records, sources
+from transformer.data import own_files, records, sources
 
 RNG = np.random.default_rng(0)
 
@@ -39,6 +42,15 @@ def rows(made: records.Records) -> dict[bytes, Any]:
         for image, label in zip(part["image"], part["label"], strict=True):
             found[image.tobytes()] = split, made.labels[label]
     return found
+
+
+def test_what_is_held_out_depends_on_names_alone() -> None:
+    names = [*"abcdefgh", "\udcff"]  # the last one is no UTF-8
+    held = own_files.held_out(names, 0.3)
+    assert "".join(np.array(names[:-1])[held[:-1]]) == "cdf"  # the smallest sha256
+    assert own_files.held_out(names[::-1], 0.3).tolist() == held[::-1].tolist()
+    counts = [own_files.held_out(names, share).sum() for share in (0.01, 0.5, 0.99)]
+    assert counts == [1, 4, 8]
 
 
 def test_images_are_read_back_and_parted_by_class(tmp_path: Path) -> None:
@@ -82,6 +94,42 @@ def test_transparent_pictures_lie_on_white_and_grey_ones_have_one_channel(
     assert image[0, 0].tolist() == [10, 20, 30] and (image[1:] == 255).all()
 
 
+def test_photographs_stand_upright(tmp_path: Path) -> None:
+    lying = Image.new("RGB", (6, 4))
+    facts = lying.getexif()
+    facts[0x0112] = 6  # the camera was turned by a quarter
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        lying.save(tmp_path / f"{name}.jpg", exif=facts)
+    assert sources.images(tmp_path).train["image"].shape[1:] == (6, 4, 3)
+
+
+def test_the_order_of_the_file_system_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs(tmp_path / "images")
+    for number in range(5):
+        (tmp_path / "episodes").mkdir(exist_ok=True)
+        np.savez(tmp_path / f"episodes/{number}.npz", **episode(2 + number))
+    before = (
+        sources.images(tmp_path / "images"),
+        sources.episodes(tmp_path / "episodes"),
+    )
+    walk, iterdir = os.walk, Path.iterdir
+
+    def reversed_walk(folder: Path) -> Iterator[Any]:
+        for root, names, files in walk(folder):
+            yield root, names, files[::-1]
+
+    monkeypatch.setattr(os, "walk", reversed_walk)
+    monkeypatch.setattr(Path, "iterdir", lambda path: reversed([*iterdir(path)]))
+    after = sources.images(tmp_path / "images"), sources.episodes(tmp_path / "episodes")
+    for one, other in zip(before, after, strict=True):
+        assert (one.identity, one.labels) == (other.identity, other.labels)
+        for split in ("train", "validation"):
+            np.testing.assert_equal(getattr(one, split), getattr(other, split))
+
+
 def test_pairs_are_read_back_and_no_sentence_is_in_both_splits(tmp_path: Path) -> None:
     said = [(f"line {n % 30}", f"linha {n}") for n in range(40)]
     text = "#en\tpt\n" + "\r\n".join("\t".join(pair) for pair in said)
@@ -94,6 +142,9 @@ def test_pairs_are_read_back_and_no_sentence_is_in_both_splits(tmp_path: Path) -
     assert sorted(parts[0] + parts[1]) == sorted(said) and made.labels == ("en", "pt")
     train, held = ({first for first, _ in part} for part in parts)
     assert len(held) == 3 and not train & held
+    (tmp_path / "pairs.tsv").rename(tmp_path / "renamed.tsv")
+    again = sources.pairs(tmp_path / "renamed.tsv", held_out=0.1)
+    assert again.identity == made.identity
     for split in ("train", "validation"):
         (tmp_path / "both").mkdir(exist_ok=True)
         (tmp_path / "both" / f"{split}.tsv").write_text(f"{split}\tx\n")
@@ -128,16 +179,28 @@ def series(**changed: Any) -> dict[str, Any]:
     }
 
 
-def netcdf(path: Path, values: np.ndarray, **attributes: Any) -> None:
-    """`values` [T, latitude, longitude] as the one variable of a NetCDF file."""
+def netcdf(
+    path: Path,
+    values: np.ndarray,
+    *,
+    unit: str = "1",
+    step: float = 1,
+    calendar: str = "standard",
+    **facts: Any,
+) -> None:
+    """`values` [T, latitude, longitude] as the one variable of a NetCDF file, its time
+    so many units a step; facts: the variable's attributes."""
     with netcdf_file(str(path), "w") as file:
         for name, size in zip(("time", "lat", "lon"), values.shape, strict=True):
-            file.createDimension(name, size)
+            file.createDimension(name, None if name == "time" else size)
             file.createVariable(name, "f8", (name,))[:] = np.arange(size)
+        file.variables["time"][:] *= step
+        file.variables["time"].units = unit
+        file.variables["time"].calendar = calendar
         kind = values.dtype.char
         variable = file.createVariable("sst", kind, ("time", "lat", "lon"))
         variable[:] = values
-        for name, value in attributes.items():
+        for name, value in facts.items():
             setattr(variable, name, value)
 
 
@@ -159,6 +222,48 @@ def test_fields_are_read_back(tmp_path: Path) -> None:
     assert made.longitude.tolist() == [0, 1, 2, 3] and made.train_steps == 4
 
 
+@pytest.mark.parametrize(
+    ("unit", "step", "expected"),
+    [
+        ("days since 1999-12-31", 1, ["1999-12-31", "2000-01-01"]),
+        ("hours since 2000-2-28 18:00:0.0", 6, ["2000-02-28", "2000-02-29"]),
+        ("seconds since 2000-01-01T00:00:00Z", 86400, ["2000-01-01", "2000-01-02"]),
+        ("months since 2000-01-01", 3, [0, 3]),
+        ("days since 1-1-1 00:00:0.0", 3, [0, 3]),
+        ("days since 2000-13-01", 3, [0, 3]),
+        ("months since 2000-01-01", 0.5, [0, 1]),
+    ],
+)
+def test_time_is_dates_or_whole_numbers(
+    tmp_path: Path, unit: str, step: float, expected: list[Any]
+) -> None:
+    netcdf(tmp_path / "a.nc", np.zeros((2, 3, 4), "f4"), unit=unit, step=step)
+    time = sources.fields(tmp_path / "a.nc").time
+    assert time.astype(str).tolist() == [str(one) for one in expected]
+    assert time.dtype == ("<M8[D]" if "-" in str(expected[0]) else np.int64)
+    facts = {"unit": unit, "step": step, "calendar": "noleap"}
+    netcdf(tmp_path / "a.nc", np.zeros((2, 3, 4), "f4"), **facts)
+    assert sources.fields(tmp_path / "a.nc").time.dtype == np.int64
+
+
+def test_what_is_missing_in_a_field_is_nan(tmp_path: Path) -> None:
+    values = RNG.normal(size=(3, 2, 2)).astype(np.float32)
+    values[0, 0] = 1e20, 9.969209968386869e36  # marked; never written
+    netcdf(
+        tmp_path / "a.nc",
+        values,
+        missing_value=np.float64(1e20),
+        _FillValue=np.float32(-1),
+    )
+    values[0, 0] = np.nan
+    made = sources.fields(tmp_path / "a.nc")
+    np.testing.assert_array_equal(made.values[:, 0], values)
+    # A mark that the packed numbers cannot hold marks none of them.
+    packed = np.zeros((3, 2, 2), np.int16)
+    netcdf(tmp_path / "b.nc", packed, missing_value=np.float32(1e20), units=b"\xb0C")
+    assert not sources.fields(tmp_path / "b.nc").values.any()
+
+
 def episode(length: int = 4, **changed: Any) -> dict[str, Any]:
     return {
         "observations": RNG.normal(size=(length, 3)),
@@ -166,6 +271,13 @@ def episode(length: int = 4, **changed: Any) -> dict[str, Any]:
         "rewards": RNG.normal(size=length),
         **changed,
     }
+
+
+def test_actions_of_several_numbers_are_kept(tmp_path: Path) -> None:
+    for number in range(3):
+        np.savez(tmp_path / f"{number}.npz", **episode(actions=np.ones((4, 2), int)))
+    actions = sources.episodes(tmp_path).train["actions"]
+    assert actions.dtype == np.float32 and actions.shape == (2, 4, 2)
 
 
 def test_episodes_are_read_back(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy.io import netcdf_file
 from test_data_own import draw, episode, netcdf, photographs, series
 
 from transformer.data import sources
@@ -36,6 +38,8 @@ def test_images(tmp_path: Path) -> None:
     refused(sources.images, tmp_path, said)
     draw(tmp_path / "c/1.png", mode="L")
     refused(sources.images, tmp_path, "c/1.png: expected 4 x 6", "of 1 channel")
+    Image.fromarray(np.full((4, 6), 60000, np.uint16)).save(tmp_path / "c/1.png")
+    refused(sources.images, tmp_path, "c/1.png: expected 8 bits a channel, got the m")
     draw(tmp_path / "c/1.png")
     refused(sources.images, tmp_path, "expected 2 images or more", "got 1")
     whole = (tmp_path / "a/1.png").read_bytes()
@@ -49,18 +53,27 @@ def test_image_splits(tmp_path: Path) -> None:
     photographs(tmp_path / "train")
     photographs(tmp_path / "validation", classes="ac")
     refused(sources.images, tmp_path, "expected the classes of train, a, b; got a, c")
+    (tmp_path / "validation/c").rename(tmp_path / "validation/b")
+    for name in "ab":
+        for number in range(5):
+            draw(tmp_path / f"validation/{name}/{number}.png", size=(3, 6))
+    said = "validation/a/0.png: expected 4 x 6 pixels of 3 channels as in train, got 3"
+    refused(sources.images, tmp_path, said)
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"one\ttwo\nalone\n", "row 2: expected 2 columns, got 1"),
+        (b"alone\none\ttwo\n", "row 1: expected 2 columns, got 1"),
+        (b"a\tb\tc\na\tb\n", "row 1: expected 2 columns, got 3"),
+        (b"#\tpt\na\tb\n", "row 1: expected two different names, got"),
+        (b"#en\ten\na\tb\n", "row 1: expected two different names, got"),
         (b"one\ttwo\n\tempty\n", "row 2: expected text, got an empty column 1"),
         (
             b"one\ttwo\nbad \xff\tx\n",
             "row 2: expected UTF-8, got byte 0xff at",
         ),
-        (b"a\tb\tc\n", "row 1: expected 2 columns, got 3"),
         (b"", "expected sentence pairs, got none"),
         (b"#en\tpt\n", "expected sentence pairs, got none"),
         (b"same\ta\nsame\tb\n", "expected 2 different sentences or more"),
@@ -72,6 +85,13 @@ def test_pairs(tmp_path: Path, content: bytes, said: str) -> None:
     refused(sources.pairs, file, said)
 
 
+def test_pairs_in_splits(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text("#en\tpt\na\tb\n")
+    refused(sources.pairs, tmp_path, "validation.tsv: expected a file, got No such")
+    (tmp_path / "validation.tsv").write_text("#pt\ten\na\tb\n")
+    refused(sources.pairs, tmp_path, "validation.tsv: expected the columns of train")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -80,6 +100,11 @@ def test_pairs(tmp_path: Path, content: bytes, said: str) -> None:
         ("1.png\ta\n2.png\tb\n", "row 2: expected an image, got no file '2.png'"),
         ("1.png\ta\n1.png\tb\n", "row 2: expected each image once"),
         ("1.png\ta\n", "expected 2 images or more"),
+        ("#file\tpt\n1.png\ta\n", "row 1: expected captions in 'en', got pt"),
+        ("1.png\ta\n./1.png\tb\n", "row 2: expected each image once"),
+        ("../1.png\ta\n", "row 1: expected a path in the folder, got '../1.png'"),
+        ("/1.png\ta\n", "row 1: expected a path in the folder, got '/1.png'"),
+        ("1.png\n2.png\tb\n", "row 1: expected 2 columns, got 1"),
         ("1.png\ta\nx\n", "row 2: expected 2 columns, got 1"),
         ("", "expected images and captions, got none"),
     ],
@@ -102,6 +127,14 @@ def test_captions_without_a_table(tmp_path: Path) -> None:
         ({"variables": ["u"]}, "expected 2 of variables"),
         ({"values": np.zeros((1, 2, 3, 4))}, "expected 2 steps of time or more, got 1"),
         ({"values": np.array([None])}, "expected arrays in .npz"),
+        ({"values": np.zeros((4, 0, 3, 4))}, "got float64 [4, 0, 3, 4]"),
+        ({"values": np.full((4, 1, 3, 4), 1e39)}, "got inf in variable 0 at step 0"),
+        ({"latitude": np.array([0, 45, 91])}, "latitude in degrees, -90 to 90, got 91"),
+        ({"longitude": np.array(list("abcd"))}, "longitude in degrees, got <U1"),
+        ({"longitude": np.full(4, np.nan)}, "-360 to 360, got nan"),
+        ({"time": np.arange(10)[::-1]}, "to increase, got 8 after 9 at step 1"),
+        ({"time": np.array(["NaT"] * 10, "M8[D]")}, "to increase, got NaT after NaT"),
+        ({"time": np.array(["June"] * 10)}, "in datetime64 or numbers, got <U4"),
     ],
 )
 def test_fields(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
@@ -121,7 +154,42 @@ def test_files_that_hold_no_fields(tmp_path: Path) -> None:
     whole = file.read_bytes()
     file.write_bytes(whole.replace(b"lat", b"row"))
     refused(sources.fields, file, "expected a variable over", "sst(time, row, lon)")
+    for stop in (8, 100, len(whole) - 9):
+        file.write_bytes(whole[:stop])
+        refused(sources.fields, file, "expected NetCDF 3, got")
+    netcdf(file, np.zeros((2, 3, 4), np.float32), scale_factor="tenth")
+    refused(sources.fields, file, "sst: expected a number as scale_factor, got 'tenth'")
+    netcdf(file, np.zeros((2, 3, 4), "c"))
+    refused(sources.fields, file, "sst: expected numbers, got |S1")
     refused(sources.fields, tmp_path, "got a folder")
+    with netcdf_file(str(file), "w") as opened:
+        for name, length in {"time": 2, "lat": 3, "lon": 4}.items():
+            opened.createDimension(name, length)
+        opened.createVariable("sst", "f4", ("time", "lat", "lon"))
+    refused(sources.fields, file, "expected the coordinate 'lat', got none")
+
+
+def test_variables_on_two_grids(tmp_path: Path) -> None:
+    file = tmp_path / "a.nc"
+    netcdf(file, np.zeros((2, 3, 4), np.float32))
+    with netcdf_file(str(file), "a") as opened:
+        opened.createDimension("latitude_v", 2)
+        added = opened.createVariable("v", "f4", ("time", "latitude_v", "lon"))
+        added[:] = np.zeros((2, 2, 4))
+    said = "expected v over (time, lat, lon) like sst, got (time, latitude_v, lon)"
+    refused(sources.fields, file, said)
+
+
+def test_damaged_archives(tmp_path: Path) -> None:
+    for number in (0, 1):
+        np.savez_compressed(tmp_path / f"{number}.npz", **episode(400))
+    whole = (tmp_path / "1.npz").read_bytes()
+    spoilt = whole[:900] + bytes(99) + whole[999:]
+    (tmp_path / "1.npz").write_bytes(b"something")
+    refused(sources.episodes, tmp_path, "in .npz, got another kind of file")
+    for content in (spoilt, whole[:999], b"", whole[:2]):
+        (tmp_path / "1.npz").write_bytes(content)
+        refused(sources.episodes, tmp_path, "1.npz: expected arrays in .npz, got")
 
 
 @pytest.mark.parametrize(
@@ -130,6 +198,12 @@ def test_files_that_hold_no_fields(tmp_path: Path) -> None:
         ({"rewards": np.zeros(3)}, "'rewards': 3"),
         ({"observations": np.zeros((4, 2))}, "expected observations of float32 [3]"),
         ({"observations": np.zeros(4)}, "expected observations [T, O]"),
+        (episode(0), "at least 1, got {'observations': 0, 'actions': 0"),
+        ({"actions": np.zeros(4)}, "got actions of float64 [4]"),
+        ({"actions": np.array([0, 1, 2, -1])}, "2147483647, got -1 at step 3"),
+        ({"actions": np.array([0, 2**40, 1, 1])}, "got 1099511627776 at step 1"),
+        ({"rewards": np.array([0, 0, np.nan, 0])}, "finite rewards, got nan at step 2"),
+        ({"observations": np.full((4, 3), 1e39)}, "observations, got 1e+39 at step 0"),
         ({"actions": np.array(list("abcd"))}, "expected actions of numbers, got <U1"),
         ({"actions": np.array([None] * 4)}, "expected arrays in .npz"),
     ],

@@ -5,18 +5,20 @@
 
 UTF-8, columns divided by tabs: the image's path within the folder, and its caption in
 one language or several. The first row names the columns, starting with `#`; it may be
-left out where there is one caption. The images with the smallest sha256 of their path
-are held out.
+left out where there is one caption. A column called text or caption is for every
+language. The images with the smallest sha256 of their path are held out; those that no
+row names are not looked at.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from transformer.data import own_files
 from transformer.data.records import Records
 
 TABLE = "captions.tsv"
+ANY = ("text", "caption")
 
 
 def _column(path: Path, rows: list[list[str]], language: str) -> int:
@@ -29,12 +31,11 @@ def _column(path: Path, rows: list[list[str]], language: str) -> int:
             f"{path}, row 1: expected a file and a caption, or a row of names that "
             f"starts with #, got {len(rows[0])} columns"
         )
-    if language in columns:
-        return 1 + columns.index(language)
-    if len(columns) == 1:
-        return 1
+    for name in (language, *ANY):
+        if name in columns:
+            return 1 + columns.index(name)
     raise ValueError(
-        f"{path}: expected captions in {language!r}, got {', '.join(columns) or 'none'}"
+        f"{path}, row 1: expected captions in {language!r}, got {', '.join(columns)}"
     )
 
 
@@ -43,28 +44,32 @@ def read(path: Path, *, held_out: float, language: str) -> Records:
     ValueError, naming file and row, for a missing image or caption, an image named
     twice, and images of different sizes."""
     listing = path / TABLE if path.is_dir() else path
-    rows = own_files.table(listing)
+    rows = own_files.table(listing, columns=None)
     if not rows:
         raise ValueError(f"{listing}: expected images and captions, got none")
     column = _column(listing, rows, language)
     skipped = int(rows[0][0].startswith("#"))
-    rows, seen = rows[skipped:], set()
-    for number, row in enumerate(rows, 1 + skipped):
+    names: list[str] = []
+    seen: set[str] = set()
+    for number, row in enumerate(rows[skipped:], 1 + skipped):
         where = f"{listing}, row {number}"
-        if not (listing.parent / row[0]).is_file():
+        name = PurePosixPath(row[0])
+        if name.is_absolute() or ".." in name.parts:
+            raise ValueError(f"{where}: expected a path in the folder, got {row[0]!r}")
+        if not (listing.parent / name).is_file():
             raise ValueError(f"{where}: expected an image, got no file {row[0]!r}")
-        if row[0] in seen:
+        if str(name) in seen:
             raise ValueError(f"{where}: expected each image once, got {row[0]!r} again")
-        seen.add(row[0])
-    if len(rows) < 2:
+        seen.add(str(name))
+        names.append(str(name))
+    if len(names) < 2:
         raise ValueError(
-            f"{listing}: expected 2 images or more, one to hold out, got {len(rows)}"
+            f"{listing}: expected 2 images or more, one to hold out, got {len(names)}"
         )
-    names = [row[0] for row in rows]
     files = [listing.parent / name for name in names]
     arrays = {
         "image": own_files.pictures(files),
-        "text": own_files.texts([row[column] for row in rows]),
+        "text": own_files.texts([row[column] for row in rows[skipped:]]),
     }
     held = own_files.held_out(names, held_out)
     train, validation = own_files.parted(arrays, held)

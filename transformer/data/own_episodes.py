@@ -1,13 +1,12 @@
 """The user's own episodes: a folder of `.npz` files, one for each.
 
-Arrays `observations` [T, O], `actions` [T] of whole numbers or [T, A], and `rewards`
-[T]: what was seen, what was done on it, what it brought. Nothing is unpickled. The
-files with the smallest sha256 of their path are held out.
+Arrays `observations` [T, O], `actions` [T] of whole numbers from 0 or [T, A], and
+`rewards` [T]: what was seen, what was done on it, what it brought. Nothing is
+unpickled. The files with the smallest sha256 of their path are held out.
 """
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,41 +15,57 @@ from transformer.data import own, own_files
 from transformer.data.records import Records
 
 NAMES = ("observations", "actions", "rewards")
+MOST = np.iinfo(np.int32).max
+
+
+def _choices(path: Path, actions: np.ndarray) -> np.ndarray:
+    """int32; ValueError names the first step whose action is no number of a choice."""
+    wrong = np.flatnonzero((actions < 0) | (actions > MOST))
+    if len(wrong):
+        raise ValueError(
+            f"{path}: expected actions from 0 to {MOST}, got {actions[wrong[0]]} at "
+            f"step {wrong[0]}"
+        )
+    return actions.astype(np.int32)
+
+
+def _finite(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """float32; ValueError names the first step with what is no number there."""
+    with np.errstate(over="ignore"):
+        numbers = array.astype(np.float32)
+    wrong = np.argwhere(~np.isfinite(numbers))
+    if len(wrong):
+        raise ValueError(
+            f"{path}: expected finite {name}, got {array[tuple(wrong[0])]} at step "
+            f"{wrong[0, 0]}"
+        )
+    return numbers
 
 
 def _episode(path: Path) -> dict[str, np.ndarray]:
-    """One file's arrays, float32 but for actions of whole numbers, int32."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files if name in NAMES}
-    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
-        raise ValueError(f"{path}: expected arrays in .npz, got {error}") from None
-    for name in NAMES:
-        if name not in found:
-            raise ValueError(
-                f"{path}: expected an array {name!r}, got {', '.join(found) or 'none'}"
-            )
-        if found[name].dtype.kind not in "fiub":
-            raise ValueError(
-                f"{path}: expected {name} of numbers, got {found[name].dtype}"
-            )
+    """One file's arrays, float32 but for `actions` [T] of whole numbers, int32."""
+    found = own_files.arrays(path, needed=NAMES, known=())
+    for name, array in found.items():
+        if array.dtype.kind not in "fiub":
+            raise ValueError(f"{path}: expected {name} of numbers, got {array.dtype}")
     lengths = {name: len(a) if a.ndim else 0 for name, a in found.items()}
     if len(set(lengths.values())) > 1 or not lengths["rewards"]:
         raise ValueError(
             f"{path}: expected as many observations as actions and rewards, at least "
             f"1, got {lengths}"
         )
-    dimensions = {name: array.ndim for name, array in found.items()}
-    if (dimensions["observations"], dimensions["rewards"]) != (2, 1):
-        raise ValueError(
-            f"{path}: expected observations [T, O] and rewards [T], got the shapes "
-            f"{[list(found[name].shape) for name in ('observations', 'rewards')]}"
-        )
-    whole = found["actions"].dtype.kind in "iub"
-    return {
-        name: array.astype(np.int32 if name == "actions" and whole else np.float32)
-        for name, array in found.items()
-    }
+    actions = found["actions"]
+    chosen = actions.ndim == 1 and actions.dtype.kind in "iub"
+    fitting = {"observations": 2, "actions": 1 if chosen else 2, "rewards": 1}
+    for name, array in found.items():
+        if array.ndim != fitting[name]:
+            raise ValueError(
+                f"{path}: expected observations [T, O], actions [T] of whole numbers "
+                f"or [T, A], rewards [T]; got {name} of {array.dtype} "
+                f"{list(array.shape)}"
+            )
+    made = {name: _finite(path, name, array) for name, array in found.items()}
+    return made | ({"actions": _choices(path, actions)} if chosen else {})
 
 
 def read(path: Path, *, held_out: float) -> Records:

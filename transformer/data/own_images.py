@@ -2,9 +2,10 @@
 
     photographs/cat/1.png, photographs/dog/a/7.jpg, ...
 
-Grey or coloured, all of one size. Of each class the files with the smallest sha256 of
-their path are held out. Sub-folders `train` and `validation`, each with the same
-classes, are taken at their word. Hidden files are not looked at.
+PNG, JPEG, GIF, BMP, WebP, TIFF or PPM, all grey or all coloured, of one size. Of each
+class the files with the smallest sha256 of their path are held out. Sub-folders `train`
+and `validation`, each with the same classes, are taken at their word. Hidden files, and
+files beside the class folders, are not looked at.
 """
 
 from __future__ import annotations
@@ -35,15 +36,14 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _read(folder: Path) -> tuple[Arrays, list[str], tuple[str, ...]]:
-    """Images and labels, their files' names, and the classes' names."""
+def _read(folder: Path) -> tuple[Arrays, list[Path], tuple[str, ...]]:
+    """Images and labels, their files, and the classes' names."""
     classes = _classes(folder)
     files = [path for listed in classes.values() for path in listed]
     sizes = [len(listed) for listed in classes.values()]
     label = np.repeat(np.arange(len(classes), dtype=np.int32), sizes)
-    names = [path.relative_to(folder).as_posix() for path in files]
     arrays = {"image": own_files.pictures(files), "label": label}
-    return arrays, names, tuple(classes)
+    return arrays, files, tuple(classes)
 
 
 def read(path: Path, *, held_out: float) -> Records:
@@ -51,20 +51,22 @@ def read(path: Path, *, held_out: float) -> Records:
     naming the file, for what is no image or of another size, and for empty classes."""
     if all((path / split).is_dir() for split in documents.SPLITS):
         parts = {split: _read(path / split) for split in documents.SPLITS}
-        (train, _, labels), (validation, _, others) = parts.values()
+        (train, files, labels), (validation, held_files, others) = parts.values()
         if labels != others:
             raise ValueError(
                 f"{path / 'validation'}: expected the classes of train, "
                 f"{', '.join(labels)}; got {', '.join(others)}"
             )
-        shapes = [part["image"].shape[1:] for part in (train, validation)]
-        if shapes[0] != shapes[1]:
+        shape, got = (part["image"].shape[1:] for part in (train, validation))
+        if shape != got:
             raise ValueError(
-                f"{path / 'validation'}: expected images of {shapes[0]} as in train, "
-                f"got {shapes[1]}"
+                f"{held_files[0]}: expected {own_files.described(shape)} as in train, "
+                f"got {own_files.described(got)}"
             )
+        files = files + held_files
     else:
-        arrays, names, labels = _read(path)
+        arrays, files, labels = _read(path)
+        names = [file.relative_to(path).as_posix() for file in files]
         held = np.zeros(len(names), bool)
         for number, name in enumerate(labels):
             rows = np.flatnonzero(arrays["label"] == number)
@@ -75,5 +77,5 @@ def read(path: Path, *, held_out: float) -> Records:
                 )
             held[rows] = own_files.held_out([names[row] for row in rows], held_out)
         train, validation = own_files.parted(arrays, held)
-    identity = own_files.identity(path, own.listing(path))
+    identity = own_files.identity(path, files)
     return Records(str(path), identity, train, validation, labels)

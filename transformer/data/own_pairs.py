@@ -13,20 +13,21 @@ from pathlib import Path
 
 import numpy as np
 
-from transformer.data import documents, own, own_files
+from transformer.data import documents, own_files
 from transformer.data.records import Arrays, Records
 
 
 def _read(path: Path) -> tuple[Arrays, tuple[str, ...]]:
     """`first` and `second`, and the names of the columns."""
-    rows = own_files.table(path)
+    rows = own_files.table(path, columns=2)
     labels = ("first", "second")
-    named = bool(rows) and rows[0][0].startswith("#")
-    if rows and len(rows[0]) != 2:
-        raise ValueError(f"{path}, row 1: expected 2 columns, got {len(rows[0])}")
-    if named:
+    if rows and rows[0][0].startswith("#"):
         labels = (rows[0][0][1:].strip(), rows[0][1])
         rows = rows[1:]
+        if not labels[0] or labels[0] == labels[1]:
+            raise ValueError(
+                f"{path}, row 1: expected two different names, got {labels}"
+            )
     if not rows:
         raise ValueError(f"{path}: expected sentence pairs, got none")
     first, second = (own_files.texts([row[side] for row in rows]) for side in (0, 1))
@@ -38,7 +39,13 @@ def read(path: Path, *, held_out: float) -> Records:
     naming file and row, for a missing column, an empty cell, and what is not UTF-8."""
     if path.is_dir():
         parts = {split: _read(path / f"{split}.tsv") for split in documents.SPLITS}
-        (train, labels), (validation, _) = parts.values()
+        (train, labels), (validation, others) = parts.values()
+        if labels != others:
+            raise ValueError(
+                f"{path / 'validation.tsv'}: expected the columns of train.tsv, "
+                f"{labels}; got {others}"
+            )
+        files = [path / f"{split}.tsv" for split in documents.SPLITS]
     else:
         arrays, labels = _read(path)
         different = sorted(set(arrays["first"]))
@@ -51,7 +58,6 @@ def read(path: Path, *, held_out: float) -> Records:
         out = {name for name, held in zip(different, chosen, strict=True) if held}
         held = np.array([sentence in out for sentence in arrays["first"]])
         train, validation = own_files.parted(arrays, held)
-    root = path if path.is_dir() else path.parent
-    files = own.listing(path) if path.is_dir() else [path]
-    identity = own_files.identity(root, files)
+        files = [path]
+    identity = own_files.identity(path, files)
     return Records(str(path), identity, train, validation, labels)
