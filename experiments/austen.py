@@ -252,6 +252,7 @@ def experiment(
         batch_size=batch_size,
         optimizer=optimizer(steps, matrix_rate=matrix_rate, vector_rate=vector_rate),
         steps=steps,
+        seed=seed,
         report=report,
         evaluations={
             "validation": Evaluation(

@@ -58,10 +58,12 @@ def applied(module: Any, params: Any, x: jax.Array = X) -> Any:
     return y, slopes
 
 
-def kept(module: Any, params: Any, x: jax.Array = X) -> dict[str, jax.Array]:
-    run = jax.jit(lambda p, x: module.apply({"params": p}, x, mutable=["routing"])[1])
-    (layer,) = balance.told(run(params, x)["routing"])
-    return layer
+def told(module: Any, params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(output, what the router told)."""
+    run = jax.jit(lambda p, x: module.apply({"params": p}, x, mutable=["routing"]))
+    y, collections = run(params, X)
+    (layer,) = balance.told(collections["routing"])
+    return y, layer
 
 
 @every_dispatch
@@ -95,7 +97,8 @@ def by_hand(params: Any, x: jax.Array, k: int, size: float, renormalise: bool) -
             taken[expert] += 1
             if taken[expert] > size:
                 continue
-            h = np.asarray(jax.nn.gelu(jnp.asarray(token @ w_in[expert])), np.float64)
+            h = token @ w_in[expert]
+            h *= (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3))) / 2
             gate = p[expert] / (p[best].sum() if renormalise else 1)
             y[row, place] += gate * (h @ w_out[expert])
             share[row, place] += 1 / k
@@ -106,11 +109,10 @@ def by_hand(params: Any, x: jax.Array, k: int, size: float, renormalise: bool) -
 def test_a_mixture_is_a_loop_over_tokens(k: int) -> None:
     params = weights()
     expected, _ = by_hand(params, X, k, np.inf, renormalise=False)
-    for dispatch in (*DISPATCHES.values(), routing.capacity(EXPERTS)):
-        if dispatch is not DISPATCHES["capacity"]:
-            module = mixture(k=k, dispatch=dispatch)
-            close(expected, applied(module, params)[0])
-            assert kept(module, params)["kept_BL"].min() == 1
+    for dispatch in (DISPATCHES["dropless"], routing.capacity(EXPERTS)):
+        y, layer = told(mixture(k=k, dispatch=dispatch), params)
+        close(expected, y)
+        assert layer["kept_BL"].min() == 1
 
 
 def test_large_capacity_equals_dropless() -> None:
@@ -129,7 +131,7 @@ def test_capacity_drops_the_last_tokens_of_a_full_expert(k: int) -> None:
     expected, share = by_hand(params, X, k, 2 * k, renormalise=True)
     y, (_, x_slope) = applied(module, params)
     close(expected, y)
-    np.testing.assert_allclose(kept(module, params)["kept_BL"], share)
+    np.testing.assert_allclose(told(module, params)[1]["kept_BL"], share)
     dropped = share == 0
     assert 0 < dropped.sum() < dropped.size
     assert not np.any(np.asarray(y)[dropped])
@@ -169,6 +171,17 @@ def test_gradients_reach_the_router(dispatch: Any, gates: Any) -> None:
         assert float(jnp.abs(slope).max()) > 1e-3, name
 
 
+def test_bfloat16_stays_near_float32() -> None:
+    """Of the same numbers, so that every token goes where it did."""
+    narrow, x = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (weights(), X))
+    wide = jax.tree.map(lambda a: a.astype(jnp.float32), (narrow, x))
+    for dispatch in (DISPATCHES["capacity"], DISPATCHES["dropless"]):
+        module = mixture(dispatch=dispatch)
+        got = applied(module, narrow, x)
+        assert all(a.dtype == jnp.bfloat16 for a in jax.tree.leaves(got))
+        close(applied(module, *wide), got, 3e-2)
+
+
 def test_impossible_numbers_are_refused() -> None:
     for k in (0, EXPERTS + 1):
         with pytest.raises(ValueError, match=f"expected 1 to 4 experts .* got {k}"):
@@ -195,13 +208,13 @@ def test_balance_is_one_at_uniform_load_and_more_elsewhere() -> None:
     same = jax.nn.one_hot(0 * turn, EXPERTS)
     loss = balance.load(100 * same, same, ones)
     assert float(loss.total / loss.weight) == pytest.approx(EXPERTS)
-    layer = kept(mixture(), weights())
+    _, layer = told(mixture(), weights())
     loss = balance.load(layer["logits_BLE"], layer["chosen_BLE"], ones)
     assert float(loss.total / loss.weight) > 1.0
 
 
 def test_balance_is_the_formula_of_switch() -> None:
-    layer = kept(mixture(k=1), weights())
+    _, layer = told(mixture(k=1), weights())
     logits = np.asarray(layer["logits_BLE"], np.float64)
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     expected = 0.0
@@ -217,7 +230,7 @@ def test_balance_is_the_formula_of_switch() -> None:
 
 
 def test_balance_adds_and_does_not_see_padding() -> None:
-    layer = kept(mixture(), weights())
+    _, layer = told(mixture(), weights())
     logits, chosen = layer["logits_BLE"], layer["chosen_BLE"]
     whole = balance.load(logits, chosen, WEIGHT)
     rows = [
