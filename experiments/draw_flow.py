@@ -65,15 +65,16 @@ class Painter(NamedTuple):
     def drawn(self, params: Any, label_B: Any, key: jax.Array, *, steps: int) -> Any:
         """Raw patches of images of the classes `label_B`."""
         label_B = jnp.asarray(label_B, jnp.int32)
-        narrow = precision.cast(params, self.dtype)
-        any_B = jnp.full_like(label_B, len(self.data.labels))
-        predict = sampler.guided(
-            partial(self.predict, narrow, label_B),
-            partial(self.predict, narrow, any_B),
+        return sampler.classes(
+            PROCESS,
+            partial(self.predict, precision.cast(params, self.dtype)),
+            label_B,
+            key,
+            like=self.like,
+            steps=steps,
+            none=len(self.data.labels),
             scale=self.guidance,
         )
-        like = jax.ShapeDtypeStruct((len(label_B), *self.like.shape[1:]), jnp.float32)
-        return sampler.sampled(PROCESS, predict, key, like=like, steps=steps)
 
     def images(self, params: Any, label: Any, key: jax.Array, *, steps: int) -> Any:
         """The same as 8-bit images, numpy."""
@@ -210,9 +211,9 @@ def experiment(
     def loss(
         forgotten: float, params: Any, batch: dict[str, Any], key: jax.Array
     ) -> Loss:
-        label_B = batch["label_B"]
-        chance_B = jax.random.uniform(jax.random.fold_in(key, 2), label_B.shape)
-        told_B = jnp.where(chance_B < forgotten, len(data.labels), label_B)
+        told_B = denoising.forgotten(
+            batch["label_B"], key, share=forgotten, none=len(data.labels)
+        )
         narrow = precision.cast(params, compute)
         return denoising.hidden(
             PROCESS,

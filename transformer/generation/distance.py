@@ -52,6 +52,7 @@ def nearest(images: np.ndarray, known: np.ndarray) -> float:
     flat, rest = (
         a.reshape(len(a), -1).astype(np.float32) / 255 for a in (images, known)
     )
-    squares = np.square(flat).sum(1)[:, None] - 2 * flat @ rest.T + np.square(rest).sum(1)
+    lengths, others = (np.square(a).sum(1) for a in (flat, rest))
+    squares = lengths[:, None] - 2 * flat @ rest.T + others
     mean = squares.min(1).clip(0) / flat.shape[1]
     return float(np.median(np.sqrt(mean)))

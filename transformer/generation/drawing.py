@@ -19,9 +19,7 @@ class Real(NamedTuple):
     label: np.ndarray
 
 
-def real(
-    train: np.ndarray, held: np.ndarray, label: np.ndarray, *, each: int
-) -> Real:
+def real(train: np.ndarray, held: np.ndarray, label: np.ndarray, *, each: int) -> Real:
     """The first `each` held-out images of each class; all, where there are fewer."""
     some = [np.flatnonzero(label == c)[:each] for c in np.unique(label)]
     chosen = np.concatenate(some)

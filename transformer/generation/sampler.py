@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -45,3 +46,25 @@ def guided(predict: Predict, predict_without: Predict, *, scale: float) -> Predi
         return without + scale * (predict(x, t_B) - without)
 
     return guide
+
+
+def classes(
+    process: Process,
+    predict: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    label_B: jax.Array,
+    key: jax.Array,
+    *,
+    like: Any,
+    steps: int,
+    none: int,
+    scale: float,
+) -> jax.Array:
+    """A sample of each of the classes `label_B`, guided away from the class `none`.
+
+    predict(label_B, x, t_B): the model. like: of one row.
+    """
+    none_B = jnp.full_like(label_B, none)
+    both = partial(predict, label_B), partial(predict, none_B)
+    rows = jax.ShapeDtypeStruct((len(label_B), *like.shape[1:]), like.dtype)
+    told = guided(*both, scale=scale)
+    return sampled(process, told, key, like=rows, steps=steps)

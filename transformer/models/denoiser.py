@@ -165,7 +165,9 @@ def training_flops(params: Any, *, length: int, depth: int) -> float:
 
     def without(tree: Any) -> Any:
         kept = {name: of for name, of in tree.items() if name not in CONDITIONAL}
-        return {n: without(of) if isinstance(of, dict) else of for n, of in kept.items()}
+        return {
+            n: without(of) if isinstance(of, dict) else of for n, of in kept.items()
+        }
 
     return decoder.training_flops(
         without(params),

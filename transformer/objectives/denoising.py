@@ -55,7 +55,7 @@ def hidden(
 def forgotten(
     label_B: jax.Array, key: jax.Array, *, share: float, none: int
 ) -> jax.Array:
-    """The labels, a `share` of them `none`, so that a model learns both with a class and
-    without (Ho and Salimans 2022, arXiv 2207.12598, algorithm 1)."""
+    """The labels, a `share` of them `none`, so that a model learns both with a class
+    and without (Ho and Salimans 2022, arXiv 2207.12598, algorithm 1)."""
     chance_B = jax.random.uniform(jax.random.fold_in(key, 2), label_B.shape)
     return jnp.where(chance_B < share, none, label_B)
