@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax
-import optax
 
 from transformer import main, platform
 from transformer.data import packing, sources, tokenizers
@@ -103,14 +102,6 @@ def language_of(net: Any, dtype: Any) -> decoding.Language:
         empty_cache=lambda *sizes: net.empty_cache(*sizes, dtype),
         weights=lambda params: precision.cast(params, dtype),
     )
-
-
-def optimizer(
-    steps: int, *, matrix_rate: float, vector_rate: float
-) -> optax.GradientTransformation:
-    """Muon for the blocks' matrices, Adam for embeddings and gains, one schedule."""
-    shape = partial(optimizers.warmup_stable_decay, steps=steps, warmup=20, decay=0.5)
-    return optimizers.muon(shape(matrix_rate), shape(vector_rate))
 
 
 def report(loss: Loss) -> dict[str, float]:
@@ -250,7 +241,9 @@ def experiment(
         loss=loss,
         batch=train.batch,
         batch_size=batch_size,
-        optimizer=optimizer(steps, matrix_rate=matrix_rate, vector_rate=vector_rate),
+        optimizer=optimizers.stable_muon(
+            steps, matrix_rate=matrix_rate, vector_rate=vector_rate
+        ),
         steps=steps,
         seed=seed,
         report=report,

@@ -19,10 +19,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments import recognise
-from transformer import axes, main, platform
+from transformer import main, platform
 from transformer.data import patches, records, sources
 from transformer.generation import drawing, gallery, sampler
 from transformer.models import denoiser
@@ -141,25 +140,6 @@ def generate(
     print(gallery.typed(artist.images(params, label, key, steps=steps)))
 
 
-def optimizer(
-    steps: int, *, matrix_rate: float, vector_rate: float
-) -> optax.GradientTransformation:
-    """Muon for the blocks' matrices, Adam for all else, one schedule, which ends at
-    zero in place of an average of the weights."""
-    shape = partial(optimizers.warmup_stable_decay, steps=steps, warmup=20, decay=0.6)
-    parts: Any = {
-        "matrices": optimizers.muon(shape(matrix_rate), shape(vector_rate)),
-        "rest": optax.adam(shape(vector_rate), b2=0.95),
-    }
-
-    def part(path: Any, _: Any) -> str:
-        name = axes.leaf_name(path)
-        known = axes.dimensions(name) in optimizers.INPUTS
-        return "matrices" if name.startswith("w_") and known else "rest"
-
-    return optax.partition(parts, partial(jax.tree_util.tree_map_with_path, part))
-
-
 def report(loss: Loss) -> dict[str, float]:
     """The mean squared error of a velocity's feature."""
     return {"loss": float(loss.total) / float(loss.weight)}
@@ -244,7 +224,9 @@ def experiment(
         loss=partial(loss, FORGOTTEN),
         batch=train.batch,
         batch_size=batch_size,
-        optimizer=optimizer(steps, matrix_rate=matrix_rate, vector_rate=vector_rate),
+        optimizer=optimizers.stable_muon(
+            steps, matrix_rate=matrix_rate, vector_rate=vector_rate, decay=0.6
+        ),
         steps=steps,
         report=report,
         seed=seed,

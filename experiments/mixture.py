@@ -18,8 +18,6 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import numpy as np
-import optax
-from optax.contrib import MuonDimensionNumbers
 
 from experiments import austen
 from transformer import axes, main, platform
@@ -75,26 +73,6 @@ def mlps(
             weight_init=scaled(batch_axis=0),
         ),
     }
-
-
-def optimizer(steps: int) -> optax.GradientTransformation:
-    """`austen.optimizer`, where each expert's matrix is orthogonalised by itself."""
-    shape = partial(optimizers.warmup_stable_decay, steps=steps, warmup=20, decay=0.5)
-
-    def of(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
-        name = axes.leaf_name(path)
-        if axes.dimensions(name).startswith("E"):
-            return MuonDimensionNumbers(1, 2)
-        if name == "w_router_DE":
-            return MuonDimensionNumbers(0, 1)
-        return optimizers.matrix_dimensions({name: leaf})[name]
-
-    return optax.contrib.muon(
-        shape(0.02),
-        adam_learning_rate=shape(0.01),
-        adam_b2=0.95,
-        muon_weight_dimension_numbers=partial(jax.tree_util.tree_map_with_path, of),
-    )
 
 
 def read(net: Any, params: Any, batch: Any) -> tuple[Loss, Any]:
@@ -284,7 +262,7 @@ def experiment(
         architecture=f"{depth} x {width}, {number} experts of {hidden}, {k} a token",
         init=init,
         loss=loss,
-        optimizer=optimizer(steps),
+        optimizer=optimizers.stable_muon(steps, matrix_rate=0.02, vector_rate=0.01),
         seed=seed,
         report=report,
         evaluations={"validation": held_out},

@@ -22,7 +22,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from transformer import axes, main, platform
 from transformer.attribution import (
@@ -161,22 +160,6 @@ def show(expert: Recogniser, params: Any, key: jax.Array) -> dict[str, Any]:
     }
 
 
-def optimizer(
-    steps: int, *, matrix_rate: float, vector_rate: float
-) -> optax.GradientTransformation:
-    """Muon for the blocks' matrices, Adam for all else, one schedule."""
-    shape = partial(optimizers.warmup_stable_decay, steps=steps, warmup=20, decay=0.6)
-    parts: Any = {
-        "blocks": optimizers.muon(shape(matrix_rate), shape(vector_rate)),
-        "embedding": optax.adam(shape(vector_rate), b2=0.95),
-    }
-
-    def part(path: Any, _: Any) -> str:
-        return "embedding" if axes.leaf_name(path) == "w_in_PD" else "blocks"
-
-    return optax.partition(parts, partial(jax.tree_util.tree_map_with_path, part))
-
-
 def report(loss: Loss) -> dict[str, float]:
     """The numbers that a person reads, out of the sums."""
     return {
@@ -253,7 +236,9 @@ def experiment(
         loss=partial(loss, language.label_smoothing(SMOOTHING)),
         batch=train.batch,
         batch_size=batch_size,
-        optimizer=optimizer(steps, matrix_rate=matrix_rate, vector_rate=vector_rate),
+        optimizer=optimizers.stable_muon(
+            steps, matrix_rate=matrix_rate, vector_rate=vector_rate, decay=0.6
+        ),
         steps=steps,
         report=report,
         seed=seed,

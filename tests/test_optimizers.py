@@ -90,6 +90,14 @@ def test_muon_orthogonalises_inputs_by_outputs():
     assert loose.max() / loose.min() > 2.0
 
 
+def test_muon_leaves_the_first_and_the_last_map_to_adam():
+    """Patches in, patches out and conditions; the router is within the stream."""
+    shapes = {"w_in_PD": (4, 8), "w_out_DP": (8, 4), "w_JD": (3, 8), "w_r_DE": (8, 2)}
+    params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+    chosen = optimizers.matrix_dimensions(params)
+    assert [name for name, value in chosen.items() if value is not None] == ["w_r_DE"]
+
+
 def test_muon_refuses_dimensions_it_does_not_know():
     with pytest.raises(ValueError, match="w_x_DV: expected dimensions among .* got DV"):
         optimizers.matrix_dimensions({"w_x_DV": jnp.zeros((2, 3))})

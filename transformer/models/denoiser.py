@@ -16,9 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from transformer.axes import whole
-from transformer.models import decoder
+from transformer.models import decoder, recipe
 from transformer.network import (
-    attention,
     block,
     masks,
     mlp,
@@ -27,16 +26,11 @@ from transformer.network import (
     positions,
     stack,
 )
-from transformer.network.fast import activations as fast_activations
-from transformer.network.fast import attention as fast_attention
-from transformer.network.fast import norms as fast_norms
 from transformer.network.precision import contract
 
 Make = Callable[[], nn.Module]
-HEAD_FEATURES = 32
 # Maps of the condition, which each row goes through once and not each token.
 CONDITIONAL = ("condition", "w_JD")
-SCALED: Any = partial(nn.initializers.variance_scaling, 1.0, "fan_in", "normal")
 
 
 class Condition(nn.Module):
@@ -57,8 +51,8 @@ class Condition(nn.Module):
             width=self.features,
             hidden=2 * self.features,
             activation=mlp.silu,
-            weight_init=SCALED(),
-            output_init=SCALED(),
+            weight_init=recipe.SCALED(),
+            output_init=recipe.SCALED(),
         )
         return nn.silu(time(wave_BLJ) + class_BLJ)
 
@@ -103,34 +97,18 @@ def transformer(
     depth: int,
     width: int,
 ) -> Denoiser:
-    """Of tokens on a grid of `places`: rotary positions of as many dimensions, QK-norm,
-    ReLU^2, heads of 32 features; each block is shut at first (adaLN-Zero).
+    """Of tokens on a grid of `places`: rotary positions of as many dimensions, in the
+    blocks of `recipe`; each is shut at first by its gate (adaLN-Zero).
 
     make_embed(width=...) embeds a row. ValueError where heads do not fill the width.
     """
-    if width % HEAD_FEATURES:
-        raise ValueError(f"width: expected a multiple of {HEAD_FEATURES}, got {width}")
-    make_attention = partial(
-        attention.Attention,
+    make_attention = recipe.attention_of(
         width=width,
-        heads=width // HEAD_FEATURES,
-        groups=width // HEAD_FEATURES,
-        head_features=HEAD_FEATURES,
         mask=masks.everything(),
         rotate=positions.axial(places),
-        attend=partial(fast_attention.rows, block=128),
-        head_norm=partial(norms.HeadRMSNorm, compute=fast_norms.rms_norm),
-        weight_init=SCALED(in_axis=0, out_axis=(1, 2)),
-        output_init=SCALED(in_axis=(0, 1), out_axis=2),
+        output_init=recipe.SCALED(in_axis=(0, 1), out_axis=2),
     )
-    make_mlp = partial(
-        mlp.MLP,
-        width=width,
-        hidden=4 * width,
-        activation=fast_activations.relu_squared,
-        weight_init=SCALED(),
-        output_init=SCALED(),
-    )
+    make_mlp = recipe.mlp_of(width=width, output_init=recipe.SCALED())
     make_stack = partial(
         stack.Unrolled,
         depth=depth,
@@ -173,7 +151,7 @@ def training_flops(params: Any, *, length: int, depth: int) -> float:
         without(params),
         mask=masks.everything(),
         length=length,
-        heads=width // HEAD_FEATURES,
-        head_features=HEAD_FEATURES,
+        heads=width // recipe.HEAD_FEATURES,
+        head_features=recipe.HEAD_FEATURES,
         depth=depth,
     )

@@ -7,25 +7,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 
-from transformer.models import decoder, encoder
-from transformer.network import (
-    attention,
-    embeddings,
-    masks,
-    mlp,
-    norms,
-    positions,
-    stack,
-)
-from transformer.network.fast import activations as fast_activations
-from transformer.network.fast import attention as fast_attention
-from transformer.network.fast import norms as fast_norms
+from transformer.models import decoder, encoder, recipe
+from transformer.network import embeddings, masks, positions
 
-HEAD_FEATURES = 32
 MASK = masks.everything()
 
 
@@ -76,8 +63,8 @@ def training_flops(params: Any, *, tokens: masks.Tokens, depth: int) -> float:
         params,
         mask=MASK,
         length=tokens.index_BL.size,
-        heads=width // HEAD_FEATURES,
-        head_features=HEAD_FEATURES,
+        heads=width // recipe.HEAD_FEATURES,
+        head_features=recipe.HEAD_FEATURES,
         depth=depth,
     )
 
@@ -92,48 +79,17 @@ def classifier(
     gather: Gather = MEAN,
 ) -> encoder.Classifier:
     """Of raw patches (B, L, P) with P `features` on a grid of `places`: learned
-    positions and rotary ones of two dimensions, QK-norm, RMS norms, ReLU^2, heads of 32
-    features. Maps into the stream start at zero: each layer is the identity at first.
+    positions and rotary ones of two dimensions, in the blocks of `recipe`.
     """
-    if width % HEAD_FEATURES:
-        raise ValueError(f"width: expected a multiple of {HEAD_FEATURES}, got {width}")
-    scaled: Any = partial(nn.initializers.variance_scaling, 1.0, "fan_in", "normal")
-    zero = nn.initializers.zeros
-    make_norm = partial(norms.RMSNorm, compute=fast_norms.rms_norm)
     make_embed = partial(
         embeddings.Patches,
         features=features,
         width=width,
         make_position=partial(positions.Learned, length=int(np.prod(places))),
-        make_norm=make_norm,
+        make_norm=recipe.make_norm,
     )
-    make_attention = partial(
-        attention.Attention,
-        width=width,
-        heads=width // HEAD_FEATURES,
-        groups=width // HEAD_FEATURES,
-        head_features=HEAD_FEATURES,
-        mask=MASK,
-        rotate=positions.axial(places),
-        attend=partial(fast_attention.rows, block=128),
-        head_norm=partial(norms.HeadRMSNorm, compute=fast_norms.rms_norm),
-        weight_init=scaled(in_axis=0, out_axis=(1, 2)),
-        output_init=zero,
-    )
-    make_mlp = partial(
-        mlp.MLP,
-        width=width,
-        hidden=4 * width,
-        activation=fast_activations.relu_squared,
-        weight_init=scaled(),
-        output_init=zero,
-    )
-    make_stack = partial(
-        stack.Unrolled,
-        depth=depth,
-        make_block=lambda block, layer: block(
-            make_attention=make_attention, make_mlp=make_mlp, make_norm=make_norm
-        ),
+    make_attention = recipe.attention_of(
+        width=width, mask=MASK, rotate=positions.axial(places)
     )
     return encoder.Classifier(
         classes=classes,
@@ -142,7 +98,9 @@ def classifier(
         make_encoder=partial(
             encoder.Encoder,
             make_embed=gather.embed(make_embed, width),
-            make_stack=make_stack,
-            make_norm=make_norm,
+            make_stack=recipe.layers(
+                depth=depth, width=width, make_attention=make_attention
+            ),
+            make_norm=recipe.make_norm,
         ),
     )

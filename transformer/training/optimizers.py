@@ -7,6 +7,7 @@ rank: a scanned stack adds a leading dimension to every one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,14 +17,21 @@ from optax.contrib import MuonDimensionNumbers
 
 from transformer.axes import dimensions, leaf_name
 
-# How the dimensions of a weight divide into inputs and outputs of its linear map.
-INPUTS = {
-    "DHK": "D",
-    "DGK": "D",
-    "HKD": "HK",
-    "DF": "D",
-    "FD": "F",
+# How the dimensions of a weight divide into inputs and outputs of its linear map; what
+# is in neither, the experts, are maps of their own.
+INPUTS_OUTPUTS = {
+    "DHK": ("D", "HK"),
+    "DGK": ("D", "GK"),
+    "HKD": ("HK", "D"),
+    "DF": ("D", "F"),
+    "FD": ("F", "D"),
+    "EDF": ("D", "F"),
+    "EFD": ("F", "D"),
+    "DE": ("D", "E"),
 }
+# Into the first layer, out of the last and from a condition: Muon is for maps within
+# the stream (Jordan et al. 2024).
+OUTER = ("PD", "DP", "JD")
 
 
 def warmup_cosine(
@@ -106,22 +114,41 @@ def muon(
     )
 
 
+def stable_muon(
+    steps: int,
+    *,
+    matrix_rate: float,
+    vector_rate: float,
+    warmup: int = 20,
+    decay: float = 0.5,
+) -> optax.GradientTransformation:
+    """`muon` with the schedule `warmup_stable_decay` for both rates, down to zero: what
+    the experiments train with."""
+    shape = partial(warmup_stable_decay, steps=steps, warmup=warmup, decay=decay)
+    return muon(shape(matrix_rate), shape(vector_rate))
+
+
 def matrix_dimensions(params: Any) -> Any:
     """For each leaf which axes are inputs and which outputs; None for what is no
-    matrix of a linear map. Raises ValueError for dimensions it does not know."""
+    matrix of a linear map within the stream. Raises ValueError for dimensions it does
+    not know."""
 
     def of(path: Sequence[Any], leaf: Any) -> MuonDimensionNumbers | None:
         if not _is_matrix(path):
             return None
         letters = dimensions(leaf_name(path))
-        if letters not in INPUTS:
+        if letters in OUTER:
+            return None
+        if letters not in INPUTS_OUTPUTS:
+            known = sorted((*INPUTS_OUTPUTS, *OUTER))
             raise ValueError(
-                f"{leaf_name(path)}: expected dimensions among {sorted(INPUTS)}, "
-                f"got {letters}"
+                f"{leaf_name(path)}: expected dimensions among {known}, got {letters}"
             )
         lead = leaf.ndim - len(letters)
-        inputs = len(INPUTS[letters])
-        axes = tuple(range(lead, leaf.ndim))
-        return MuonDimensionNumbers(axes[:inputs], axes[inputs:])
+        inputs, outputs = (
+            tuple(lead + letters.index(letter) for letter in side)
+            for side in INPUTS_OUTPUTS[letters]
+        )
+        return MuonDimensionNumbers(inputs, outputs)
 
     return jax.tree_util.tree_map_with_path(of, params)
