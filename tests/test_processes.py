@@ -131,7 +131,7 @@ def test_writing_without_a_cache_is_cached_decoding() -> None:
 
     def predict(ids_BL: jax.Array, t_B: jax.Array) -> jax.Array:
         read_BL = jnp.concatenate([first_B1, ids_BL[:, :-1]], axis=1)
-        readout = module.apply({"params": params}, read_BL, masks.row(length))
+        readout: Any = module.apply({"params": params}, read_BL, masks.row(length))
         return decoder.logits(readout)
 
     process = autoregressive.process(choose=sampling.greedy)
@@ -185,3 +185,90 @@ def test_guidance_of_one_is_none_and_more_exaggerates() -> None:
 def test_no_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
         sampler.sampled(flow.process(), lambda x, t: x, KEY, like=KEY, steps=0)
+
+
+def test_a_generation_follows_from_its_key_alone() -> None:
+    """In compiled code as out of it; another key makes another."""
+    logits_BLV = jax.random.normal(KEY, (2, 16, HIDDEN + 1))
+    like = jnp.zeros((2, 16), jnp.int32)
+    process = masked.process(symbol=HIDDEN)
+    run = partial(sampler.sampled, process, lambda x, t: logits_BLV, like=like, steps=4)
+    one, again, other = run(KEY), jax.jit(run)(KEY), run(jax.random.key(1))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+
+
+def test_classes_are_guided_each_away_from_none() -> None:
+    """Where the velocity is the label, one moves by none + scale (label - none).
+    One straight step is exact where the velocity is the same all the way."""
+
+    def predict(label_B: jax.Array, x_BLP: jax.Array, t_B: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(label_B[:, None, None].astype(jnp.float32), x_BLP.shape)
+
+    like = jax.ShapeDtypeStruct((1, 2, 3), jnp.float32)
+    label_B = jnp.asarray([1, 5])
+    noise_BLP = flow.start(
+        jax.random.fold_in(KEY, 0), jax.ShapeDtypeStruct((2, 2, 3), jnp.float32)
+    )
+    for scale, steps in ((1.0, 1), (3.0, 1), (3.0, 7)):
+        got = sampler.classes(
+            flow.process(),
+            predict,
+            label_B,
+            KEY,
+            like=like,
+            steps=steps,
+            none=2,
+            scale=scale,
+        )
+        moved_B = 2 + scale * (label_B - 2)
+        np.testing.assert_allclose(
+            got - noise_BLP,
+            jnp.broadcast_to(moved_B[:, None, None], got.shape),
+            atol=1e-5,
+        )
+
+
+def test_a_share_of_the_labels_is_forgotten() -> None:
+    label_B = jnp.arange(20_000) % 7
+    told_B = denoising.forgotten(label_B, KEY, share=0.1, none=7)
+    assert abs(float((told_B == 7).mean()) - 0.1) < 0.01
+    np.testing.assert_array_equal(told_B[told_B != 7], label_B[told_B != 7])
+    for share, count in ((0.0, 0), (1.0, 20_000)):
+        forgotten_B = denoising.forgotten(label_B, KEY, share=share, none=7)
+        assert int((forgotten_B == 7).sum()) == count
+
+
+def test_the_bound_of_a_model_that_knows_is_the_entropy() -> None:
+    """Three symbols that depend on each other, and a model that knows how: in any order
+    the chances of a row multiply to its own, so the bound is -log p(row)."""
+    chance = np.random.default_rng(0).dirichlet(np.ones(8)).reshape(2, 2, 2)
+
+    def logits(seen: Any) -> np.ndarray:
+        """Of each place given what is seen of the others."""
+        said = np.zeros((3, 3))
+        for place in range(3):
+            rest = [slice(None) if s == 2 else int(s) for s in seen]
+            rest[place] = slice(None)
+            kept = chance[tuple(rest)]
+            open_ = [i for i in range(3) if isinstance(rest[i], slice)]
+            others = tuple(n for n, i in enumerate(open_) if i != place)
+            said[place, :2] = np.log(kept.sum(others))
+            said[place, 2] = -np.inf
+        return said
+
+    table_VVVLV = jnp.asarray(
+        [logits(seen) for seen in np.ndindex(3, 3, 3)], jnp.float32
+    ).reshape(3, 3, 3, 3, 3)
+    ids_BL = jnp.tile(jnp.asarray([[0, 1, 1]]), (20_000, 1))
+    loss = denoising.hidden(
+        masked.bound(symbol=2),
+        language.cross_entropy,
+        lambda seen_BL, t_B: table_VVVLV[seen_BL[:, 0], seen_BL[:, 1], seen_BL[:, 2]],
+        ids_BL,
+        KEY,
+    )
+    # Now and then rounding leaves a row nothing to hide.
+    assert float(loss.weight) == pytest.approx(ids_BL.size, rel=1e-3)
+    nats = float(loss.total) / len(ids_BL)
+    assert nats == pytest.approx(-np.log(chance[0, 1, 1]), rel=0.02)

@@ -26,6 +26,17 @@ def real(train: np.ndarray, held: np.ndarray, label: np.ndarray, *, each: int) -
     return Real(train, held[chosen], label[chosen])
 
 
+def grey(greys: Any, *, each: int) -> Real:
+    """`real` of a `data.levels.Greys`, in its few grey levels."""
+    held = greys.validation
+    return real(
+        greys.images(greys.train["ids_BL"]),
+        greys.images(held["ids_BL"]),
+        held["label_B"],
+        each=each,
+    )
+
+
 def study(
     judge: Any,
     draw: Callable[[np.ndarray, int], np.ndarray],
@@ -54,7 +65,7 @@ def study(
         "Frechet distance, real": ideal.distance,
         "nearest training image": distance.nearest(best, real.train),
         "nearest training image, real": distance.nearest(real.unseen, real.train),
-        **_by_steps(points),
+        **_by_steps({count: points[count] for count in steps[:-1]}),
     }
     firsts = np.unique(real.label, return_index=True)[1]
     pictures = {

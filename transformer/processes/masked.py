@@ -8,6 +8,8 @@ once and keeps those that the model is surest of.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,6 +18,8 @@ import jax.numpy as jnp
 
 from transformer.processes.flow import times, uniform
 from transformer.processes.process import Corrupted, Process
+
+Time = Callable[[jax.Array, int], jax.Array]
 
 
 def share(t: Any) -> jax.Array:
@@ -42,6 +46,20 @@ def corrupt(
     hidden_BL = least(chance_BL, hidden(t_B, ids_BL.shape[1]))
     seen_BL = jnp.where(hidden_BL, symbol, ids_BL)
     return Corrupted(seen_BL, ids_BL, hidden_BL.astype(jnp.float32))
+
+
+def even(key: jax.Array, rows: int) -> jax.Array:
+    """Times at which every share is hidden equally often."""
+    return 2 / jnp.pi * jnp.arccos(jax.random.uniform(key, (rows,)))
+
+
+def balanced(
+    ids_BL: jax.Array, t_B: jax.Array, key: jax.Array, *, symbol: int
+) -> Corrupted:
+    """As `corrupt`, each row's hidden places counting L in all, however few."""
+    seen, target, hidden_BL = corrupt(ids_BL, t_B, key, symbol=symbol)
+    count_B1 = jnp.maximum(hidden_BL.sum(1, keepdims=True), 1)
+    return Corrupted(seen, target, hidden_BL * (ids_BL.shape[1] / count_B1))
 
 
 def start(key: jax.Array, like: Any, *, symbol: int) -> jax.Array:
@@ -81,13 +99,35 @@ def reveal(
     return jnp.where(least(sure_BL, count_B) & was_hidden_BL, symbol, filled_BL)
 
 
-def process(*, symbol: int, temperature: float = 1.0, caprice: float = 4.5) -> Process:
+def fixed(part: float) -> Time:
+    """For every row the time at which the share `part` is hidden: BERT's objective."""
+    if not 0 < part <= 1:
+        raise ValueError(f"hidden: expected a share above 0 and up to 1, got {part}")
+    return lambda key, rows: jnp.full(rows, 2 / math.pi * math.acos(part))
+
+
+def process(
+    *,
+    symbol: int,
+    time: Time = uniform,
+    temperature: float = 1.0,
+    caprice: float = 4.5,
+) -> Process:
     """Masked generation of ids (B, L) int32 in which `symbol` means hidden; the model
-    predicts float32 logits (B, L, V) of what stands at each place."""
+    predicts float32 logits (B, L, V) of what stands at each place. time: of training.
+    """
     return Process(
-        uniform,
+        time,
         partial(corrupt, symbol=symbol),
         partial(start, symbol=symbol),
         partial(reveal, symbol=symbol, temperature=temperature, caprice=caprice),
         times,
     )
+
+
+def bound(*, symbol: int) -> Process:
+    """For measuring: the mean cross-entropy at its times bounds, from above, what the
+    model needs on average to write a place, the places revealed one at a time in any
+    order (Hoogeboom et al. 2021, arXiv 2110.02037, section 3)."""
+    like = process(symbol=symbol, time=even)
+    return like._replace(corrupt=partial(balanced, symbol=symbol))

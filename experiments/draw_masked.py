@@ -1,0 +1,244 @@
+"""Can a model that fills in what is masked draw a digit, all places at once, in a few
+steps?
+
+    python -m experiments.draw_masked
+    python -m experiments.draw_masked generate --digits=2026
+
+Digits of 14 x 14 pixels, each the mean of four, in 4 greys; squares of 2 x 2 such pixels
+are 49 symbols of 256. 1.3 M parameters, 1000 steps of the masked-symbol objective. The
+recogniser, which reads 98.2 % of such real digits, reads **97.6 %** of 500 drawings made
+in 4 steps as the digit asked for, 98.4 % of those made in 32, 69.4 % of those made in 2.
+Frechet distance in its features from the training digits: 0.170 and 0.156; of as many
+held-out digits, the best to be hoped for, 0.084. 3 to 5 minutes on two cores.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import recognise
+from transformer import main, platform
+from transformer.data import levels as levels_
+from transformer.data import records, sources
+from transformer.generation import drawing, gallery, sampler
+from transformer.models import denoiser
+from transformer.network import embeddings, masks, precision
+from transformer.objectives import denoising, language
+from transformer.objectives.loss import Loss
+from transformer.processes import masked
+from transformer.processes.process import Process
+from transformer.training import optimizers
+from transformer.training.experiment import Evaluation, Experiment
+
+STEPS = (1, 2, 4, 8, 16, 32)
+DRAWN = 50
+AT_ONCE = 250
+FORGOTTEN = 0.1
+SHRINK = 2
+
+
+class Painter(NamedTuple):
+    """A denoiser of symbols, without parameters.
+
+    greys: the images as symbols. classes: how many. guidance: how much one is
+    exaggerated.
+    """
+
+    greys: levels_.Greys
+    classes: int
+    net: Any
+    process: Process
+    dtype: Any
+    guidance: float
+
+    def predict(
+        self, params: Any, label_B: jax.Array, ids_BL: jax.Array, t_B: jax.Array
+    ) -> jax.Array:
+        """Logits; the label one past the last means any class."""
+        tokens = masks.row(ids_BL.shape[1])
+        return self.net.apply({"params": params}, ids_BL, t_B, label_B, tokens)
+
+    def drawn(self, params: Any, label_B: Any, key: jax.Array, *, steps: int) -> Any:
+        """Symbols of images of the classes `label_B`."""
+        label_B = jnp.asarray(label_B, jnp.int32)
+        return sampler.classes(
+            self.process,
+            partial(self.predict, precision.cast(params, self.dtype)),
+            label_B,
+            key,
+            like=self.greys.train["ids_BL"],
+            steps=steps,
+            none=self.classes,
+            scale=self.guidance,
+        )
+
+    def images(self, params: Any, label: Any, key: jax.Array, *, steps: int) -> Any:
+        """The same as 8-bit images, numpy."""
+        draw = jax.jit(partial(self.drawn, steps=steps))
+        return self.greys.images(draw(params, label, key))
+
+
+def show(
+    artist: Painter, judge: Path | None, params: Any, key: jax.Array
+) -> dict[str, Any]:
+    """Samples, and what the recogniser says of them by the number of steps."""
+    numbers, pictures = drawing.study(
+        recognise.judge(judge),
+        lambda label, steps: artist.images(params, label, key, steps=steps),
+        drawing.grey(artist.greys, each=DRAWN),
+        steps=STEPS,
+        name=f"guidance {artist.guidance:g}",
+    )
+    return {"results.json": numbers, **pictures}
+
+
+def generate(
+    artist: Painter,
+    params: Any,
+    key: jax.Array,
+    *,
+    digits: str = "2026",
+    steps: int = 16,
+    draw: int = 0,
+) -> None:
+    """Draw digits on the terminal.
+
+    Args:
+        digits: which, in a row.
+        steps: of generation; fewer are faster and coarser.
+        draw: which draw; another number makes others.
+    """
+    key = jax.random.fold_in(key, draw)
+    label = np.asarray([int(digit) for digit in digits])
+    print(gallery.typed(artist.images(params, label, key, steps=steps)))
+
+
+def report(pixels: int, loss: Loss) -> dict[str, float]:
+    """The numbers that a person reads, out of the sums."""
+    return {
+        "loss": float(loss.total) / float(loss.weight),
+        "bits_per_pixel": float(loss.total) / float(loss.weight) / np.log(2) / pixels,
+        "accuracy": float(loss.sums["correct"]) / float(loss.sums["tokens"]),
+    }
+
+
+def experiment(
+    *,
+    source: str = "digits",
+    levels: int = 4,
+    square: int = 2,
+    depth: int = 4,
+    width: int = 128,
+    guidance: float = 2.0,
+    temperature: float = 0.7,
+    caprice: float = 20.0,
+    batch_size: int = 64,
+    steps: int = 1000,
+    matrix_rate: float = 0.02,
+    vector_rate: float = 0.005,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    seed: int = 0,
+    judge: Path | None = None,
+) -> Experiment:
+    """Masked generation of images by their class, pixels or squares as symbols.
+
+    Args:
+        source: digits, a TFDS name of labelled images, or the path of class folders.
+        levels: of grey that are told apart.
+        square: pixels along the side of what one symbol stands for.
+        depth: blocks.
+        width: features of a token, 32 for each head.
+        guidance: how much the class is exaggerated in drawing; 1 is not at all.
+        temperature: of the draw of symbols.
+        caprice: how much chance there is in which symbols are kept.
+        batch_size: images in a step.
+        steps: of training.
+        matrix_rate: peak learning rate of the blocks' matrices, by Muon.
+        vector_rate: peak learning rate of all else, by Adam.
+        dtype: of the products; auto is bfloat16 where the machine multiplies it fast.
+        seed: of the parameters, the order of the images, what is hidden, the samples.
+        judge: folder of a run of experiments.recognise; none trains it, once for all.
+    """
+    compute = platform.compute_dtype() if dtype == "auto" else dtype
+    data = sources.images(source)
+    greys = levels_.greys(data, levels=levels, shrink=SHRINK, square=square)
+    hidden, classes = greys.symbols, len(data.labels)
+    net = denoiser.transformer(
+        make_embed=partial(embeddings.Symbols, vocabulary=hidden + 1),
+        places=greys.places,
+        features=hidden + 1,
+        classes=classes,
+        depth=depth,
+        width=width,
+    )
+    process = masked.process(symbol=hidden, temperature=temperature, caprice=caprice)
+    artist = Painter(greys, classes, net, process, compute, guidance)
+
+    def loss(
+        process: Process,
+        forgotten: float,
+        params: Any,
+        batch: dict[str, Any],
+        key: jax.Array,
+    ) -> Loss:
+        told_B = denoising.forgotten(
+            batch["label_B"], key, share=forgotten, none=classes
+        )
+        return denoising.hidden(
+            process,
+            language.cross_entropy,
+            partial(artist.predict, precision.cast(params, compute), told_B),
+            batch["ids_BL"],
+            key,
+            weight_B=batch.get("weight_B", 1.0),
+        )
+
+    train = records.shuffled(
+        greys.train, batch_size=batch_size, seed=seed, name=data.name
+    )
+    held_out = records.ordered(greys.validation, batch_size=AT_ONCE)
+    length = greys.train["ids_BL"].shape[1]
+    like = jax.ShapeDtypeStruct((1, length), jnp.int32)
+    init = partial(denoiser.initial, net, like=like)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    numbers = partial(report, square * square)
+    return Experiment(
+        name="draw_masked",
+        architecture=(
+            f"masked transformer of {source}: {depth} blocks of width {width}, "
+            f"{length} symbols of {hidden}, {classes} classes"
+        ),
+        init=init,
+        loss=partial(loss, process, FORGOTTEN),
+        batch=train.batch,
+        batch_size=batch_size,
+        optimizer=optimizers.stable_muon(
+            steps, matrix_rate=matrix_rate, vector_rate=vector_rate, decay=0.6
+        ),
+        steps=steps,
+        report=numbers,
+        seed=seed,
+        evaluations={
+            "validation": Evaluation(
+                batch=held_out.batch,
+                batch_size=AT_ONCE,
+                batches=held_out.batches,
+                loss=partial(loss, masked.bound(symbol=hidden), 0.0),
+                report=numbers,
+            )
+        },
+        show=partial(show, artist, judge),
+        generate=partial(generate, artist),
+        tokens_per_row=length,
+        flops_per_row=denoiser.training_flops(shapes, length=length, depth=depth),
+    )
+
+
+if __name__ == "__main__":
+    main.run(experiment, generate=generate)
