@@ -201,11 +201,7 @@ def experiment(
         "bytes": tokenizers.bytes_,
     }[tokenizer]
     size = vocabulary if tokenizer == "bpe" else None
-    symbols = (
-        make()
-        if workdir is None
-        else tokenizers.kept(workdir, make, kind=tokenizer, vocabulary=size)
-    )
+    symbols = tokenizers.kept(workdir, make, kind=tokenizer, vocabulary=size)
     compute = platform.compute_dtype() if dtype == "auto" else dtype
     net: Any = model(depth=depth, vocabulary=symbols.vocabulary)
     train = packing.language(

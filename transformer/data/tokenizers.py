@@ -255,19 +255,22 @@ def bpe(text: documents.Text, *, vocabulary: int) -> Tokenizer:
 
 
 def kept(
-    folder: Path,
+    folder: Path | None,
     make: Callable[[], Tokenizer],
     *,
     kind: str | None = None,
     vocabulary: int | None = None,
 ) -> Tokenizer:
     """The tokenizer in `folder`/tokenizer.json; made and written there if need be.
+    Without a folder it is made.
 
     kind, vocabulary: what `make` would be asked for; None where any will do. The
         vocabulary concerns only a BPE, the other kinds having the one they have.
     ValueError naming the file if it is damaged, if its hash is not that of its content,
     or if it is another tokenizer than the one asked for.
     """
+    if folder is None:
+        return make()
     file = folder / FILE
     if file.is_file():
         found = from_bytes(file.read_bytes(), name=str(file))
