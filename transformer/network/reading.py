@@ -29,6 +29,11 @@ def caches(own: Any, remembered: Any) -> Any:
     return ReadingCache(own, remembered)
 
 
+def own(caches: Any) -> Any:
+    """What `caches` was made of, without what is remembered of the memory."""
+    return [c.own for c in caches] if isinstance(caches, list) else caches.own
+
+
 class ReadingBlock(nn.Module):
     """x -> x + attention -> x + cross-attention to the memory -> x + MLP (Vaswani et
     al. 2017, figure 1, right). The slot `make_reading` is an `Attention` whose mask

@@ -1,0 +1,304 @@
+"""Does a small encoder-decoder translate better than a memory of 27,600 translations?
+
+    python -m experiments.translate
+    python -m experiments.translate --direction=pt-en --workdir=runs/pt-en
+    python -m experiments.translate generate --text="Click OK to save the file."
+
+Sentences of software help, 6144 symbols for both languages, 3 + 3 blocks of width 192,
+6.6 M parameters, 1200 steps. On 1,631 held-out pairs, by beams of 4: **BLEU 49.4, chrF
+69.3** (greedy 47.3 and 67.8); the translation of the nearest training sentence has 10.6
+and 29.4, the source itself 8.8 and 27.7. Where even that sentence is far (cosine below
+0.5, 701 pairs) BLEU is 42.6 and 3.4. Of the words that a translation copies, 94 % rest
+most on themselves. 8 min 20 s on two shared cores, 698 s of CPU time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer import main, platform
+from transformer.attribution import alignment
+from transformer.data import (
+    pairs,
+    sources,
+    tokenizers,
+    translation_memory,
+)
+from transformer.generation import decoding, translation
+from transformer.models import encoder_decoder
+from transformer.network import masks, precision
+from transformer.objectives import language
+from transformer.objectives.loss import Loss
+from transformer.training import optimizers
+from transformer.training.experiment import Evaluation, Experiment
+
+HEAD_FEATURES = 64
+CHUNKS = 2
+# Between these cosines to the nearest training sentence, BLEU is told apart.
+NEAR = (0.0, 0.5, 0.7, 1.01)
+EXAMPLES, ALIGNED, DRAWN = 20, 300, (8, 16)
+
+
+class Side(NamedTuple):
+    """The sentences of a split, and their translations."""
+
+    source: Any
+    target: Any
+
+
+class Translator(NamedTuple):
+    """A model without parameters, what generation asks of it, the tokenizer of both
+    languages, and the sentences of both splits."""
+
+    net: Any
+    writer: translation.Writer
+    symbols: tokenizers.Tokenizer
+    known: Side
+    held_out: Side
+    length: int
+
+
+def writer_of(net: Any, symbols: tokenizers.Tokenizer, dtype: str) -> Any:
+    """What generation asks of the model, in the compute dtype."""
+
+    def apply(method: str, weights: Any, *asked: Any) -> Any:
+        return net.apply({"params": weights}, *asked, method=method)
+
+    return translation.Writer(
+        language=decoding.Language(
+            extend=partial(apply, "extend"),
+            empty_cache=lambda *sizes: net.empty_cache(*sizes, dtype),
+            weights=lambda params: precision.cast(params, dtype),
+        ),
+        remember=partial(apply, "remember"),
+        encode=symbols.encode,
+        decode=symbols.decode,
+        end=symbols.end,
+    )
+
+
+def arguments(batch: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Of the model: what is read and what is written, and where it stands."""
+    read = masks.packed(batch["read_BL"], batch["read_index_BL"])
+    written = masks.packed(batch["segment_BL"], batch["index_BL"])
+    return batch["source_BL"], read, batch["tokens_BL"], written
+
+
+def attended(
+    translator: Translator, params: Any, said: Sequence[str]
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """The attention (B, N, L, M), averaged over heads, by which each layer of the
+    decoder writes `said` from the first held-out sentences; and the batch."""
+    net, symbols = translator.net, translator.symbols
+    some = pairs.encoded(symbols, translator.held_out.source[: len(said)], said)
+    rows = pairs.validation(
+        some, end=symbols.end, length=translator.length, batch_size=8
+    )
+
+    @jax.jit
+    def attention(batch: Mapping[str, jax.Array]) -> jax.Array:
+        _, kept = net.apply(
+            {"params": params}, *arguments(batch), mutable="intermediates"
+        )
+        layers = kept["intermediates"]["decoder"]["stack"]
+        names = sorted(name for name in layers if name.startswith("layers_"))
+        return jnp.stack(
+            [layers[name]["reading"]["weights_BHLM"][0].mean(1) for name in names], 1
+        )
+
+    for step in range(rows.batches):
+        batch = rows.batch(step, range(rows.batch_size))
+        yield np.asarray(attention(batch)), batch
+
+
+def show(translator: Translator, params: Any, key: jax.Array) -> dict[str, Any]:
+    """Numbers beside those of the memory, examples, and an alignment."""
+    source, wanted = translator.held_out
+    write = partial(translation.translated, translator.writer, params, source)
+    near = translation_memory.nearest(translator.known.source, source)
+    said = {
+        "ours": write(),
+        "greedy": write(hypotheses=1, penalty=0.0),
+        "memory": [translator.known.target[number] for number in near.number],
+        "source copied": list(source),
+    }
+    results: dict[str, Any] = {
+        f"{metric}, {who}": score
+        for who, texts in said.items()
+        for metric, score in translation.scores(texts, wanted).items()
+    }
+    for band, chosen in translation_memory.bands(near, NEAR).items():
+        results[f"pairs, cosine {band}"] = len(chosen)
+        for who in ("ours", "memory"):
+            texts = ([side[n] for n in chosen] for side in (said[who], wanted))
+            scores = translation.scores(*texts)
+            results[f"BLEU, {who}, cosine {band}"] = scores["BLEU"]
+    found = alignment.readings(
+        attended(translator, params, said["ours"][:ALIGNED]), translator.symbols.decode
+    )
+    numbers, figure = alignment.study(list(found), drawn=DRAWN)
+    order = np.random.default_rng(int(jax.random.bits(key))).permutation(len(source))
+    examples = [
+        f"source     {source[n]}\nreference  {wanted[n]}\n"
+        f"ours       {said['ours'][n]}\nmemory     {said['memory'][n]}\n"
+        for n in order[:EXAMPLES]
+    ]
+    return {
+        "results.json": {**results, **numbers, "pairs": len(source)},
+        "translations.txt": "\n".join(examples),
+        "alignment.png": figure,
+    }
+
+
+def generate(
+    translator: Translator,
+    params: Any,
+    key: jax.Array,
+    *,
+    text: str = "Click the button to save the document as a file.",
+    hypotheses: int = 4,
+    penalty: float = 0.6,
+) -> None:
+    """Translate a sentence.
+
+    Args:
+        text: the sentence.
+        hypotheses: how many are followed at a time; 1 is greedy.
+        penalty: power of the length penalty; 0 favours short translations.
+    """
+    said = translation.translated(
+        translator.writer,
+        params,
+        [text],
+        hypotheses=hypotheses,
+        penalty=penalty,
+        batch_size=1,
+    )
+    print(said[0])
+
+
+def report(loss: Loss) -> dict[str, float]:
+    """The numbers that a person reads, out of the sums."""
+    return {
+        "loss": float(loss.sums["nats"]) / float(loss.weight),
+        "bits_per_byte": language.bits_per_byte(loss),
+        "accuracy": float(loss.sums["correct"]) / float(loss.sums["tokens"]),
+    }
+
+
+def experiment(
+    *,
+    source: str = "en_pt",
+    direction: str = "en-pt",
+    depth: int = 3,
+    width: int = 192,
+    vocabulary: int = 6144,
+    length: int = 128,
+    batch_size: int = 16,
+    steps: int = 1200,
+    smoothing: float = 0.1,
+    matrix_rate: float = 0.02,
+    vector_rate: float = 0.01,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    seed: int = 0,
+    workdir: Path | None = None,
+) -> Experiment:
+    """An encoder-decoder that translates.
+
+    Args:
+        source: en_pt, a TFDS name of pairs, or the path of a file of two columns.
+        direction: the languages' names, of what is read and of what is written.
+        depth: blocks of either half.
+        width: features of a token, 64 for each head.
+        vocabulary: symbols of the tokenizer, which is trained on both languages.
+        length: tokens in a row, which holds several sentences.
+        batch_size: rows in a step, as many read as written.
+        steps: of training.
+        smoothing: of the targets, the share that all symbols have.
+        matrix_rate: peak learning rate of the blocks' matrices, by Muon.
+        vector_rate: peak learning rate of all else, by Adam.
+        dtype: of the products; auto is bfloat16 where the machine multiplies it fast.
+        seed: of the parameters and the order of the sentences.
+        workdir: where the tokenizer is kept; None keeps it in the user's cache only.
+    """
+    data = sources.pairs(source)
+    read, write = pairs.sides(direction, data.labels)
+    known, held = (
+        Side(arrays[read], arrays[write]) for arrays in (data.train, data.validation)
+    )
+    make = partial(tokenizers.bpe, pairs.text(data), vocabulary=vocabulary)
+    symbols = tokenizers.kept(workdir, make, kind="bpe", vocabulary=vocabulary)
+    compute = platform.compute_dtype() if dtype == "auto" else dtype
+    net: Any = encoder_decoder.of_words(
+        depth=depth,
+        width=width,
+        head_features=HEAD_FEATURES,
+        vocabulary=symbols.vocabulary,
+    )
+    rows: Any = {"end": symbols.end, "length": length, "batch_size": batch_size}
+    train = pairs.training(
+        pairs.encoded(symbols, *known), **rows, seed=seed, name=data.name
+    )
+    held_out = pairs.validation(pairs.encoded(symbols, *held), **rows)
+
+    def loss(
+        objective: language.Objective, params: Any, batch: Any, key: jax.Array
+    ) -> Loss:
+        narrow = precision.cast(params, compute)
+        x_BLD, w_VD = net.apply({"params": narrow}, *arguments(batch))
+        targets = batch["targets_BL"], batch["weight_BL"]
+        entropy = language.from_features(
+            objective, x_BLD, w_VD, *targets, chunks=CHUNKS
+        )
+        return language.with_bytes(entropy, *targets, symbols.bytes_V)
+
+    shapes = jax.eval_shape(partial(encoder_decoder.initial, net), jax.random.key(0))
+    # One token's products are bound by memory, where CPUs have no good bfloat16 path.
+    spoken = "float32" if platform.on_cpu() else compute
+    writer = writer_of(net, symbols, spoken)
+    translator = Translator(net, writer, symbols, known, held, length)
+    return Experiment(
+        name="translate",
+        architecture=(
+            f"encoder-decoder {direction}: {depth} and {depth} blocks of "
+            f"{width // HEAD_FEATURES} heads of {HEAD_FEATURES}, "
+            f"{symbols.vocabulary} symbols, rotary"
+        ),
+        init=partial(encoder_decoder.initial, net),
+        loss=partial(loss, language.label_smoothing(smoothing)),
+        batch=train.batch,
+        batch_size=batch_size,
+        optimizer=optimizers.stable_muon(
+            steps, matrix_rate=matrix_rate, vector_rate=vector_rate
+        ),
+        steps=steps,
+        report=report,
+        seed=seed,
+        evaluations={
+            "validation": Evaluation(
+                batch=held_out.batch,
+                batch_size=batch_size,
+                batches=held_out.batches,
+                loss=partial(loss, language.cross_entropy),
+                report=report,
+            )
+        },
+        show=partial(show, translator),
+        generate=partial(generate, translator),
+        files={"tokenizer.json": symbols.to_bytes()},
+        tokens_per_row=2 * length,
+        flops_per_row=encoder_decoder.words_flops(
+            shapes, length=length, width=width, depth=depth
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main.run(experiment, generate=generate)

@@ -1,0 +1,225 @@
+"""Beam search: greedy with one beam, exhaustive with many, its scores those of the
+whole model, each prompt as if it were alone."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import drawn, language_model
+from kinds import sentences, writer, writer_initial
+
+from transformer.generation import beams, decoding, sampling
+from transformer.models import decoder
+from transformer.network import masks, positions, stack
+
+END, OFTEN, NEW = 3, 19, 10
+ROTARY = {"rotate": positions.rotary()}
+CASE = language_model("small", attention=ROTARY)
+
+
+def language_of(module: Any) -> decoding.Language:
+    return decoding.Language(
+        extend=lambda params, *rest: module.apply(
+            {"params": params}, *rest, method="extend"
+        ),
+        empty_cache=lambda *sizes: module.empty_cache(*sizes, jnp.float32),
+    )
+
+
+def log_p(module: Any, params: Any, ids_BL: np.ndarray) -> np.ndarray:
+    """(B, L - 1): of each token but the first, by the whole model."""
+    tokens = masks.row(ids_BL.shape[1])
+    readout = module.apply({"params": params}, ids_BL, tokens)
+    log_p_BLV = jax.nn.log_softmax(decoder.logits(readout))
+    return np.asarray(
+        jnp.take_along_axis(log_p_BLV[:, :-1], ids_BL[:, 1:, None], axis=-1)[..., 0]
+    )
+
+
+def test_length_penalty_is_that_of_the_paper() -> None:
+    np.testing.assert_allclose(beams.length_penalty(1, 0.7), 1.0)
+    np.testing.assert_allclose(beams.length_penalty(13, 0.5), 3.0**0.5, rtol=1e-6)
+    np.testing.assert_allclose(beams.length_penalty(13, 0.0), 1.0)
+
+
+def test_one_beam_is_greedy() -> None:
+    module = CASE.make()
+    params = drawn(module)
+    ids_BL, length_B = decoding.padded([[n] for n in range(48)])
+    greedy = jax.jit(
+        partial(
+            decoding.generated,
+            language_of(module),
+            choose=sampling.greedy,
+            new_tokens=NEW,
+            stop=(OFTEN,),
+        )
+    )(params, ids_BL, length_B, jax.random.key(0))
+    found = jax.jit(
+        partial(
+            beams.searched,
+            language_of(module),
+            beams=1,
+            new_tokens=NEW,
+            end=OFTEN,
+            penalty=0.0,
+        )
+    )(params, ids_BL, length_B)
+    ended_B = np.asarray(greedy.ids_BL[:, 1:] == OFTEN).any(1)
+    assert 10 < ended_B.sum() < 40 and len(set(greedy.length_B.tolist())) > 4
+    expected_BL = np.array(greedy.ids_BL[:, 1:])
+    expected_BL[~ended_B, -1] = OFTEN  # cut where there is no more room
+    np.testing.assert_array_equal(expected_BL, found.ids_BIL[:, 0])
+    length_B = np.where(ended_B, greedy.length_B - 1, NEW)
+    np.testing.assert_array_equal(length_B, found.length_BI[:, 0])
+
+
+@pytest.fixture(scope="module")
+def four() -> Any:
+    """A model of four symbols, and every text of at most four tokens it can write."""
+    module = CASE.make().clone(vocabulary=4)
+    params = drawn(module, seed=2)
+    texts = [
+        (*begun, END)
+        for length in range(4)
+        for begun in itertools.product(range(3), repeat=length)
+    ]
+    ids_BL = np.array([(0, *t, *[0] * (4 - len(t))) for t in texts])
+    each = log_p(module, params, ids_BL)
+    return module, params, {t: each[n, : len(t)].sum() for n, t in enumerate(texts)}
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.6, 2.0])
+def test_enough_beams_are_exhaustive(four: Any, penalty: float) -> None:
+    module, params, likelihood = four
+    search = partial(
+        beams.searched, language_of(module), new_tokens=4, end=END, penalty=penalty
+    )
+    prompt = decoding.padded([[0]])
+    found = jax.device_get(jax.jit(partial(search, beams=36))(params, *prompt))
+    score = {
+        t: p / beams.length_penalty(len(t), penalty) for t, p in likelihood.items()
+    }
+    best = max(score, key=lambda text: score[text])
+    said = [
+        tuple(ids[:length].tolist())
+        for ids, length in zip(found.ids_BIL[0], found.length_BI[0], strict=True)
+        if length
+    ]
+    assert said[0] == best and len(said) == len(set(said))
+    for place, text in enumerate(said):
+        np.testing.assert_allclose(found.log_p_BI[0, place], likelihood[text], 1e-4)
+        np.testing.assert_allclose(found.score_BI[0, place], score[text], 1e-4)
+    assert (np.diff(found.score_BI[0, : len(said)]) <= 0).all()
+    assert np.isneginf(found.score_BI[0, len(said) :]).all()
+    assert not found.ids_BIL[0, len(said) :].any()
+
+
+def test_the_penalty_decides(four: Any) -> None:
+    """Otherwise the exhaustive search would prove little."""
+    likelihood = four[2]
+
+    def best(penalty: float) -> tuple[int, ...]:
+        penalties = {t: beams.length_penalty(len(t), penalty) for t in likelihood}
+        return max(likelihood, key=lambda t: likelihood[t] / penalties[t])
+
+    assert [len(best(penalty)) for penalty in (0.0, 0.6, 2.0)] == [2, 3, 4]
+
+
+def hypotheses(
+    params: Any, batch: dict[str, Any], *, module: Any, new_tokens: int = NEW
+) -> beams.Hypotheses:
+    """Four of each sentence that is read."""
+    rows = batch["read_BL"].shape[0]
+    places_BL = jnp.arange(batch["read_BL"].shape[1])[None]
+    read = batch["source_BL"], masks.packed(batch["read_BL"], places_BL)
+    remembered = module.apply({"params": params}, *read, method="remember")
+    return beams.searched(
+        beams.remembering(language_of(module), remembered, beams=4),
+        params,
+        jnp.full((rows, 1), END),
+        jnp.ones((rows,), jnp.int32),
+        beams=4,
+        new_tokens=new_tokens,
+        end=END,
+    )
+
+
+@pytest.fixture(scope="module")
+def read() -> Any:
+    module = writer()
+    params = drawn(module, initial=writer_initial)
+    batch = sentences(5)
+    search = jax.jit(partial(hypotheses, module=module))
+    return params, batch, search, jax.device_get(search(params, batch))
+
+
+def test_scores_are_those_of_the_whole_model(read: Any) -> None:
+    params, batch, _, found = read
+    rows, many = found.length_BI.shape
+    assert (found.length_BI[:, 0] > 0).all() and len(set(found.length_BI.flat)) > 3
+    ids_BL = found.ids_BIL.reshape(rows * many, -1)
+    before_BL = np.concatenate([np.full_like(ids_BL[:, :1], END), ids_BL[:, :-1]], 1)
+    repeated = {n: np.repeat(batch[n], many, 0) for n in ("source_BL", "read_BL")}
+    read_BL = repeated["read_BL"]
+    places_BL = np.arange(read_BL.shape[1])[None]
+    readout = writer().apply(
+        {"params": params},
+        repeated["source_BL"],
+        masks.packed(read_BL, places_BL),
+        before_BL,
+        masks.row(before_BL.shape[1]),
+    )
+    log_p_BLV = jax.nn.log_softmax(decoder.logits(readout))
+    each_BL = jnp.take_along_axis(log_p_BLV, ids_BL[..., None], axis=-1)[..., 0]
+    length_BI = found.length_BI
+    written_BL = np.arange(NEW)[None] < length_BI.reshape(-1, 1)
+    total_BI = np.asarray((each_BL * written_BL).sum(-1)).reshape(rows, many)
+    real = length_BI > 0
+    np.testing.assert_allclose(total_BI[real], found.log_p_BI[real], rtol=1e-4)
+    penalty_BI = beams.length_penalty(length_BI, 0.6)
+    np.testing.assert_allclose(
+        found.score_BI[real], (found.log_p_BI / penalty_BI)[real], rtol=1e-5
+    )
+    ends = found.ids_BIL == END
+    np.testing.assert_array_equal(ends.sum(-1), real)
+    assert (ends.argmax(-1) == length_BI - 1)[real].all()
+
+
+def test_each_sentence_is_searched_as_if_alone(read: Any) -> None:
+    params, batch, search, together = read
+    for row in (0, 3):
+        length = int((batch["read_BL"][row] > 0).sum())
+        names = "source_BL", "read_BL"
+        alone = {name: batch[name][row : row + 1, :length] for name in names}
+        found = jax.device_get(search(params, alone))
+        for whole, one in zip(together, found, strict=True):
+            np.testing.assert_allclose(whole[row], one[0], rtol=1e-4)
+
+
+def test_scanned_layers_find_the_same(read: Any) -> None:
+    params, batch, _, unrolled = read
+    stacked = {
+        half: {**inner, "stack": stack.scanned(inner["stack"])}
+        for half, inner in params.items()
+    }
+    module = writer(stack=stack.Scanned)
+    found = jax.jit(partial(hypotheses, module=module))(stacked, batch)
+    np.testing.assert_array_equal(unrolled.ids_BIL, found.ids_BIL)
+    np.testing.assert_allclose(unrolled.score_BI, found.score_BI, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("beams", 0), ("new_tokens", 0), ("penalty", -0.5)]
+)
+def test_what_cannot_be_searched_is_refused(name: str, value: Any) -> None:
+    prompts = jnp.ones((1, 1)), jnp.ones((1,))
+    dials = {"beams": 2, "new_tokens": 3, "penalty": 0.0, name: value}
+    with pytest.raises(ValueError, match=f"{name}: expected at least ., got {value}"):
+        beams.searched(language_of(CASE.make()), {}, *prompts, end=0, **dials)
