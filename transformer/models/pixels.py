@@ -11,6 +11,7 @@ import flax.linen as nn
 
 from transformer.models import decoder, recipe
 from transformer.network import masks, positions
+from transformer.network.fast import attention as fast_attention
 
 MASK = masks.causal()
 
@@ -28,7 +29,7 @@ def decoder_of(
         width=width,
         mask=MASK,
         rotate=positions.axial((side, side)),
-        query_block=side * side // 2,
+        attend=partial(fast_attention.rows, block=side * side // 2),
     )
     return decoder.Decoder(
         vocabulary=vocabulary,

@@ -26,6 +26,8 @@ HEAD_FEATURES = 32
 ZERO = nn.initializers.zeros
 SCALED: Any = partial(nn.initializers.variance_scaling, 1.0, "fan_in", "normal")
 
+ROWS = partial(fast_attention.rows, block=128)
+
 make_norm: Make = partial(norms.RMSNorm, compute=fast_norms.rms_norm)
 
 
@@ -35,13 +37,12 @@ def attention_of(
     mask: Mask,
     rotate: positions.Rotate = positions.unrotated,
     head_features: int = HEAD_FEATURES,
-    query_block: int = 128,
+    attend: attention.Attend = ROWS,
     output_init: Init = ZERO,
 ) -> Make:
     """Multi-head attention of `width` features in heads of `head_features`.
 
-    query_block: rows whose scores are computed together. ValueError where the heads do
-    not fill the width.
+    attend: how it is computed. ValueError where the heads do not fill the width.
     """
     if width % head_features:
         raise ValueError(f"width: expected a multiple of {head_features}, got {width}")
@@ -54,7 +55,7 @@ def attention_of(
         head_features=head_features,
         mask=mask,
         rotate=rotate,
-        attend=partial(fast_attention.rows, block=query_block),
+        attend=attend,
         head_norm=partial(norms.HeadRMSNorm, compute=fast_norms.rms_norm),
         weight_init=SCALED(in_axis=0, out_axis=(1, 2)),
         output_init=output_init,

@@ -1,0 +1,147 @@
+"""Decisions: the orchard, who sees what, and walks that follow from what is asked."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import drawn
+
+from experiments import decide
+from transformer.environments import environment, orchard
+from transformer.generation import playing
+from transformer.models import decisions
+from transformer.training import update
+
+KEY = jax.random.key(0)
+WORLD = orchard.WORLD
+
+
+@pytest.fixture(scope="module")
+def seen() -> Any:
+    """Forty episodes of walkers from bad to good, numpy."""
+    play = jax.jit(partial(environment.played, WORLD, orchard.policy))
+    return jax.device_get(play(KEY, jnp.linspace(-1, 1, 40)))
+
+
+def test_what_is_gathered_is_gone_and_nothing_else_changes() -> None:
+    state = orchard.reset(KEY)
+    assert sorted(np.unique(state.field, return_counts=True)[1]) == [10, 10, 29]
+    assert state.field[tuple(state.place)] == 0
+    for number in range(60):
+        action = jax.random.randint(jax.random.fold_in(KEY, number), (), 0, 4)
+        after, reward = orchard.step(state, action)
+        place = (np.asarray(state.place) + orchard.MOVES[int(action)]) % orchard.SIDE
+        assert after.place.tolist() == place.tolist()
+        wanted = np.asarray(state.field).copy()
+        assert float(reward) == wanted[tuple(place)]
+        wanted[tuple(place)] = 0
+        np.testing.assert_array_equal(after.field, wanted)
+        state = after
+
+
+def test_the_walker_sees_the_orchard_from_where_it_stands() -> None:
+    """A torus shifted with its walker looks the same."""
+    state = orchard.reset(KEY)
+    moved = orchard.State(
+        jnp.roll(state.field, (2, 3), axis=(0, 1)),
+        (state.place + jnp.array([2, 3])) % 7,
+    )
+    np.testing.assert_array_equal(orchard.observe(state), orchard.observe(moved))
+    apples = np.asarray(orchard.observe(state)).reshape(2, 7, 7)[0]
+    above, gained = orchard.step(state, jnp.int32(0))
+    assert apples[2, 3] == max(float(gained), 0)
+
+
+def test_better_walkers_gain_more(seen: Any) -> None:
+    gained = seen.rewards.sum(1)
+    assert gained[:10].mean() < -5 and gained[-10:].mean() > 5
+    assert seen.observations.shape == (40, 24, 98) and seen.actions.max() == 3
+
+
+def test_what_is_left_is_what_is_still_to_come() -> None:
+    data = decide.episodes(1000, 0)
+    for number in (0, 7, 23):
+        left = data.train["rewards"][:, number:].sum(1)
+        np.testing.assert_allclose(data.train["left"][:, number], left, atol=1e-5)
+    assert len(data.validation["left"]) == decide.HELD_OUT
+    again, other = decide.episodes(1000, 0), decide.episodes(1000, 1)
+    np.testing.assert_array_equal(data.train["actions"], again.train["actions"])
+    assert (data.train["actions"] != other.train["actions"]).any()
+
+
+NET = decisions.transformer(actions=4, features=98, depth=1, width=32)
+
+
+@jax.jit
+def said(params: Any, asked_BT: Any, seen_BTP: Any, done_BT: Any) -> Any:
+    return NET.apply({"params": params}, asked_BT, seen_BTP, done_BT)
+
+
+def test_an_action_follows_from_what_came_before_it(seen: Any) -> None:
+    """From its own return and sight, but not from itself nor what comes later."""
+    params = drawn(NET, initial=decisions.initial)
+    asked = jnp.asarray(seen.rewards[:, ::-1].cumsum(1)[:, ::-1][:2])
+    base = said(params, asked, seen.observations[:2], seen.actions[:2])
+
+    def first_moved(asked: Any, sight: Any, done: Any) -> int:
+        apart = np.abs(np.asarray(said(params, asked, sight, done) - base)).max((0, 2))
+        return int(np.argmax(apart > 1e-5))
+
+    sight, done = jnp.asarray(seen.observations[:2]), jnp.asarray(seen.actions[:2])
+    assert first_moved(asked.at[:, 9].add(3.0), sight, done) == 9
+    assert first_moved(asked, sight.at[:, 9].add(1.0), done) == 9
+    assert first_moved(asked, sight, done.at[:, 9].set((done[:, 9] + 1) % 4)) == 10
+
+
+def test_a_walk_is_of_its_world_and_of_what_it_asked_for() -> None:
+    """A policy that looks at what is asked: seek apples above 0, thorns below. What is
+    asked for falls by what is gained, and the model sees just what it saw and did."""
+    known = []
+
+    def choose(asked_BT: Any, seen_BTP: Any, done_BT: Any) -> Any:
+        jax.debug.callback(lambda *now: known.append(now), asked_BT, seen_BTP, done_BT)
+        field = (seen_BTP[..., :49] - seen_BTP[..., 49:]).reshape(*asked_BT.shape, 7, 7)
+        ahead = (field[:, :, None] * orchard.NEARNESS[None, None]).sum((-2, -1))
+        return 50 * jnp.sign(asked_BT)[..., None] * ahead
+
+    walk = playing.walked(WORLD, choose, KEY, jnp.asarray([1e3, -1e3]), same=True)
+    jax.effects_barrier()
+    gained = np.asarray(walk.rewards).sum(1)
+    assert gained[0] > 5 and gained[1] < -5
+    np.testing.assert_array_equal(walk.states.field[0, 0], walk.states.field[1, 0])
+    asked, sight, done = known[-1]
+    left = 1e3 - np.concatenate([[0], np.cumsum(walk.rewards[0])[:-1]])
+    np.testing.assert_allclose(asked[0], left)
+    np.testing.assert_array_equal(done[0, :-1], walk.actions[0, :-1])
+    own = jax.vmap(orchard.observe)(jax.tree.map(lambda a: a[0], walk.states))
+    np.testing.assert_array_equal(sight[0], own)
+
+
+def test_training_lowers_both_losses_and_walks_follow_from_the_key() -> None:
+    experiment = decide.experiment(
+        count=1000, depth=1, width=32, batch_size=32, steps=40, dtype="float32"
+    )
+    state = jax.jit(lambda: update.initial(experiment))()
+    advance = jax.jit(lambda *given: update.update(experiment, *given))
+    told = []
+    for step in range(experiment.steps):
+        state, step_told = advance(state, experiment.batch(step, range(32)))
+        told.append(experiment.report(step_told.loss))
+    for name in ("nats_asked", "nats_cloned"):
+        assert np.mean([t[name] for t in told[-4:]]) < told[0][name] - 0.02
+    walkers = experiment.show.args[0]
+    one, again, other = (
+        walkers.walked("asked", state.params, jax.random.key(seed), [8, 0])
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one.actions, again.actions)
+    assert (one.actions != other.actions).any()
+    cloned = [
+        walkers.walked("cloned", state.params, KEY, [asked, asked]) for asked in (-8, 8)
+    ]
+    np.testing.assert_array_equal(cloned[0].actions, cloned[1].actions)
