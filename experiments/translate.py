@@ -39,7 +39,6 @@ from transformer.objectives.loss import Loss
 from transformer.training import optimizers
 from transformer.training.experiment import Evaluation, Experiment
 
-HEAD_FEATURES = 64
 CHUNKS = 2
 # Between these cosines to the nearest training sentence, BLEU is told apart.
 NEAR = (0.0, 0.5, 0.7, 1.01)
@@ -239,7 +238,6 @@ def experiment(
     net: Any = encoder_decoder.of_words(
         depth=depth,
         width=width,
-        head_features=HEAD_FEATURES,
         vocabulary=symbols.vocabulary,
     )
     rows: Any = {"end": symbols.end, "length": length, "batch_size": batch_size}
@@ -266,11 +264,7 @@ def experiment(
     translator = Translator(net, writer, symbols, known, held, length)
     return Experiment(
         name="translate",
-        architecture=(
-            f"encoder-decoder {direction}: {depth} and {depth} blocks of "
-            f"{width // HEAD_FEATURES} heads of {HEAD_FEATURES}, "
-            f"{symbols.vocabulary} symbols, rotary"
-        ),
+        architecture=f"encoder-decoder {direction}: 2 x {depth} blocks of {width}",
         init=partial(encoder_decoder.initial, net),
         loss=partial(loss, language.label_smoothing(smoothing)),
         batch=train.batch,

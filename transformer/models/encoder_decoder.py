@@ -62,18 +62,24 @@ class EncoderDecoder(nn.Module):
 
 
 def of_words(
-    *, depth: int, width: int, vocabulary: int, head_features: int = 64
+    *,
+    depth: int,
+    width: int,
+    vocabulary: int,
+    head_features: int = 64,
+    rotate_reading: positions.Rotate = positions.unrotated,
 ) -> EncoderDecoder:
     """From words to words of one vocabulary, `depth` blocks of `recipe` in either half.
 
-    Rotary positions within each text and none between the two, untied readout. Segments
-    see themselves only, so rows may be packed. ValueError where heads do not fill the
+    Rotary positions within each text, untied readout. Segments see themselves only, so
+    rows may be packed. rotate_reading: positions between the two texts; none where the
+    places of one are nothing to the other. ValueError where heads do not fill the
     width.
     """
     normal: Any = nn.initializers.normal(1.0)
     attend = partial(recipe.attention_of, width=width, head_features=head_features)
     rotate = positions.rotary()
-    make_reading = attend(mask=masks.segments())
+    make_reading = attend(mask=masks.segments(), rotate=rotate_reading)
     alike = {
         "make_mlp": recipe.mlp_of(width=width),
         "make_norm": recipe.make_norm,
