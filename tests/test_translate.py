@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from cases import drawn
 
 from experiments import translate
 from transformer.attribution import alignment
-from transformer.data import pairs, translation_memory
+from transformer.data import pairs, tokenizers, translation_memory
 from transformer.generation import translation
+from transformer.models import encoder_decoder
 from transformer.training import update
 
 RNG = np.random.default_rng(0)
@@ -113,6 +115,29 @@ def test_perfect_translations_score_full_marks() -> None:
     said = ["O gato dorme no tapete grande.", "Abra o ficheiro agora, por favor."]
     assert translation.scores(said, said) == pytest.approx({"BLEU": 100, "chrF": 100})
     assert translation.scores(said[::-1], said)["BLEU"] < 10
+
+
+def test_what_pads_a_source_changes_nothing_that_is_written() -> None:
+    symbols = tokenizers.bytes_()
+    net = encoder_decoder.of_words(depth=1, width=64, vocabulary=symbols.vocabulary)
+    params = drawn(net, initial=encoder_decoder.initial)
+    writer = translate.writer_of(net, symbols, "float32")
+    search = jax.jit(
+        lambda ids_BL, length_B: translation.searched(
+            writer, params, ids_BL, length_B, hypotheses=2, penalty=0.6
+        )
+    )
+    length_B = np.array([3, 8, 5])
+    ids_BL = RNG.integers(0, 256, (3, 8))
+    padding_BL = np.arange(8) >= length_B[:, None]
+    found = jax.device_get(search(ids_BL, length_B))
+    other = jax.device_get(search(np.where(padding_BL, 7, ids_BL), length_B))
+    for one, two in zip(found, other, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5)
+    # What is read does matter, up to the last token.
+    ids_BL[np.arange(3), length_B - 1] += 1
+    changed = jax.device_get(search(ids_BL, length_B))
+    assert (changed.score_BI[:, 0] != found.score_BI[:, 0]).all()
 
 
 def test_training_lowers_the_loss_and_translates() -> None:
