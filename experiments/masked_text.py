@@ -4,7 +4,13 @@ them; and does it learn who is speaking?
     python -m experiments.masked_text
     python -m experiments.masked_text generate --text="It is a * universally known."
 
-NUMBERS
+2048 symbols of five novels, an encoder of 4 blocks of width 192, 2.6 M parameters, a
+quarter of the tokens hidden in training (BERT's objective without its random tokens),
+1500 steps. With 15 % of *Emma* hidden it tells **38.2 %** of the hidden tokens; a
+trigram model 23.3 %, one that counts both neighbours, which here may be hidden, 37.7 %.
+A linear reader of its features tells 40.0 % of passages of 64 tokens from which of six
+novels they are, of random features 36.8 %.
+4 min 56 s on two shared cores, 443 s of CPU time.
 """
 
 from __future__ import annotations

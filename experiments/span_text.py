@@ -3,7 +3,13 @@
     python -m experiments.span_text
     python -m experiments.span_text generate --text="It is * known that a * wife."
 
-NUMBERS
+An encoder reads five novels with 40 % of the tokens cut out in spans of three, and a
+decoder writes what is missing (T5's objective); 2048 symbols, 3 + 3 blocks of width
+192, 3.9 M parameters, 1500 steps. Where 15 % is cut out of *Emma* it tells **24.9 %**
+of the tokens, each from those before it in its span and all that is read; a trigram
+model 23.3 %. A linear reader of the encoder's features tells 42.7 % of passages of 64
+tokens from which of six novels they are, of random features 36.8 %. 6 min 14 s on two
+shared cores, 512 s of CPU time.
 """
 
 from __future__ import annotations
