@@ -4,6 +4,7 @@ grows with the steps of generation."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,24 @@ def typed(images: Sequence[np.ndarray] | np.ndarray) -> str:
     shade = row * (len(SHADES) - 1) // 255
     # A character is about twice as high as it is wide.
     return "\n".join("".join(2 * SHADES[level] for level in line) for line in shade)
+
+
+def moving(films: np.ndarray, *, marked: int, enlarged: int = 4) -> bytes:
+    """8-bit films [down, across, frames, rows, columns, channels] side by side as one
+    GIF that goes round; from frame `marked` on with a bar of another colour below."""
+    from PIL import Image
+
+    frames = []
+    for number in range(films.shape[2]):
+        picture = sheet(films[:, :, number], enlarged=enlarged)
+        bar = np.full((2 * enlarged, picture.shape[1], 3), 64, np.uint8)
+        done = (number + 1) * picture.shape[1] // films.shape[2]
+        bar[:, :done] = (230, 140, 40) if number >= marked else (90, 140, 220)
+        frames.append(Image.fromarray(np.concatenate([picture, bar])))
+    file = BytesIO()
+    first, *rest = frames
+    first.save(file, "gif", save_all=True, append_images=rest, duration=160, loop=0)
+    return file.getvalue()
 
 
 def steps(

@@ -29,6 +29,19 @@ def squared_error(
     return Loss(total, weight_BL.sum(), {"squared_error": total})
 
 
+def grey_cross_entropy(
+    logits_BLP: jax.Array, target_BLP: jax.Array, weight_BL: jax.Array
+) -> Loss:
+    """Cross-entropy of greys from 0 to 1, each the chance of white (Srivastava et al.
+    2015, arXiv 1502.04681, section 4.1): mean over a token's features, summed over the
+    weighted tokens, in nats. sums: squared_error, of the sigmoids, likewise."""
+    z_BLP, grey_BLP = logits_BLP.astype(jnp.float32), target_BLP.astype(jnp.float32)
+    nats_BLP = jax.nn.softplus(z_BLP) - grey_BLP * z_BLP
+    total = jnp.sum(nats_BLP.mean(-1) * weight_BL)
+    error = squared_error(jax.nn.sigmoid(z_BLP), grey_BLP, weight_BL)
+    return Loss(total, weight_BL.sum(), error.sums)
+
+
 def hidden(
     process: Process,
     measure: Measure,

@@ -1,0 +1,151 @@
+"""Films: motion that bounces, attention folded along one dimension, and what is
+foretold."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import drawn
+
+from experiments import foresee
+from transformer.data import films
+from transformer.generation import gallery
+from transformer.models import recipe, video
+from transformer.network import folding, masks
+from transformer.objectives import denoising
+from transformer.training import update
+
+FRAMES, PLACES, KEY = 5, (2, 3), jax.random.key(0)
+SIZE = PLACES[0] * PLACES[1]
+
+
+def test_motion_is_straight_between_walls_and_turns_at_them() -> None:
+    rng = np.random.default_rng(0)
+    motion = films.drawn(rng, 50, room=7, fastest=3)
+    at = films.places(motion, 40, room=7)
+    assert at.min() == 0 and at.max() == 7
+    assert (np.abs(np.diff(at, axis=0)) <= 3).all()
+    # By hand: each coordinate walks pixel by pixel and turns at a wall.
+    here, sign = motion.start.copy(), np.sign(motion.velocity)
+    for frame in range(40):
+        np.testing.assert_array_equal(at[frame], here)
+        for _ in range(3):
+            moves = np.abs(motion.velocity) > _
+            sign = np.where(moves & (here + sign > 7), -1, sign)
+            sign = np.where(moves & (here + sign < 0), 1, sign)
+            here = here + moves * sign
+
+
+def test_without_walls_it_goes_straight_on_from_where_it_was_going() -> None:
+    rng = np.random.default_rng(1)
+    motion = films.drawn(rng, 200, room=10, fastest=2)
+    at = films.places(motion, 30, room=10)
+    on = films.straight_on(motion, 9, 30, room=10)
+    steps = np.diff(np.concatenate([at[8:9], on]), axis=0)
+    assert (steps == steps[:1]).all()
+    free = (np.diff(at[8:12], axis=0) == steps[:3]).all(0)
+    assert 0.3 < free.mean() < 0.95
+    np.testing.assert_array_equal(at[9:12][:, free], on[:3][:, free])
+
+
+def test_sprites_are_drawn_where_they_are_and_cut_at_the_edge() -> None:
+    sprites = np.full((2, 2, 3, 1), 100, np.uint8)
+    sprites[1] = 200
+    at = np.array([[[0, 0], [1, 2]], [[-1, 4], [9, 9]]])
+    film = films.rendered(sprites, at, side=5)[..., 0]
+    assert film[0, 1].tolist() == [100, 100, 200, 200, 200]
+    assert film[1].sum() == 100 and film[1, 0, 4] == 100
+
+
+@pytest.mark.parametrize("how", ["space", "time"])
+def test_folded_attention_is_masked_attention_over_all(how: str) -> None:
+    """The same parameters: within frames a block-diagonal mask of blocks of a frame,
+    along time a causal mask of strides of a frame."""
+    fold, mask, inner = {
+        "space": (
+            folding.within_frames(FRAMES),
+            masks.block_sparse(np.eye(FRAMES, dtype=int).tolist(), SIZE),
+            masks.everything(),
+        ),
+        "time": (
+            folding.along_time(FRAMES),
+            masks.causal() & masks.strided(SIZE),
+            masks.causal(),
+        ),
+    }[how]
+    attend = partial(
+        recipe.attention_of, width=32, output_init=recipe.SCALED(in_axis=(0, 1))
+    )
+    whole = attend(mask=mask)()
+    folded = folding.Folded(attend(mask=inner), fold, FRAMES)
+    x_BLD = jax.random.normal(KEY, (2, FRAMES * SIZE, 32))
+    tokens = masks.row(FRAMES * SIZE)
+    params = whole.init(KEY, x_BLD, tokens)["params"]
+    (name,) = folded.init(KEY, x_BLD, tokens)["params"]
+    got = folded.apply({"params": {name: params}}, x_BLD, tokens)
+    wanted = whole.apply({"params": params}, x_BLD, tokens)
+    assert np.abs(np.asarray(wanted)).max() > 0.1
+    np.testing.assert_allclose(got, wanted, atol=2e-5)
+    with pytest.raises(ValueError, match="multiple of 5 frames' tokens, got 7"):
+        folded.apply({"params": {name: params}}, x_BLD[:, :7], masks.row(7))
+
+
+def test_a_token_sees_all_of_its_frame_and_of_those_before() -> None:
+    net = video.predictor(frames=FRAMES, places=PLACES, features=4, depth=4, width=32)
+    init = partial(video.initial, length=FRAMES * SIZE)
+    params = drawn(net, initial=init)
+    raw_BLP = jax.random.normal(KEY, (1, FRAMES * SIZE, 4))
+    run = jax.jit(lambda raw: net.apply({"params": params}, raw, masks.row(30)))
+    changed = raw_BLP.at[0, 2 * SIZE + 4].add(1.0)
+    apart = np.abs(np.asarray(run(changed) - run(raw_BLP)))[0].max(-1)
+    assert apart[: 2 * SIZE].max() < 1e-6 < 1e-5 < apart[2 * SIZE :].min()
+
+
+def test_grey_cross_entropy_is_least_at_the_grey_itself() -> None:
+    grey_BLP = jnp.asarray([[[0.25, 0.5]]])
+    logits_BLP = jnp.log(grey_BLP / (1 - grey_BLP))
+    one_BL = jnp.ones((1, 1))
+
+    def total(z: Any) -> Any:
+        return denoising.grey_cross_entropy(z, grey_BLP, one_BL).total
+
+    np.testing.assert_allclose(jax.grad(total)(logits_BLP), 0, atol=1e-6)
+    entropy = -np.mean([0.25 * np.log(0.25) + 0.75 * np.log(0.75), np.log(0.5)])
+    assert float(total(logits_BLP)) == pytest.approx(entropy, rel=1e-5)
+    found = denoising.grey_cross_entropy(logits_BLP, grey_BLP, one_BL)
+    assert float(found.sums["squared_error"]) < 1e-9
+
+
+def test_training_lowers_the_loss_and_the_future_is_foretold_frame_by_frame() -> None:
+    experiment = foresee.experiment(
+        patch=8, depth=2, width=32, batch_size=4, steps=16, dtype="float32"
+    )
+    state = jax.jit(lambda: update.initial(experiment))()
+    advance = jax.jit(lambda *given: update.update(experiment, *given))
+    losses = []
+    for step in range(experiment.steps):
+        state, told = advance(state, experiment.batch(step, range(4)))
+        losses.append(experiment.report(told.loss)["loss"])
+    assert np.mean(losses[-3:]) < 0.7 * losses[0]
+    cinema = experiment.show.args[0]
+    batch = experiment.evaluations["validation"].batch(0, range(2))
+    known = foresee.KNOWN * cinema.per_frame
+    film = jax.jit(cinema.foretold)(state.params, batch["raw_BLP"])
+    np.testing.assert_array_equal(film[:, :known], batch["raw_BLP"][:, :known])
+    blind = batch["raw_BLP"].copy()
+    blind[:, known:] = 0.5
+    again = jax.jit(cinema.foretold)(state.params, blind)
+    np.testing.assert_allclose(film, again, atol=1e-5)
+    said = jax.nn.sigmoid(cinema.logits(state.params, film))
+    np.testing.assert_allclose(
+        film[:, known:],
+        said[:, known - cinema.per_frame : -cinema.per_frame],
+        atol=1e-4,
+    )
+    pairs = np.stack([cinema.films(batch["raw_BLP"]), cinema.films(film)])
+    assert gallery.moving(pairs, marked=foresee.KNOWN)[:6] == b"GIF89a"

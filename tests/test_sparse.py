@@ -1,0 +1,131 @@
+"""Long rows: linear attention, needles in texts, and what patterns can see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import sparse
+from transformer.attribution import reach
+from transformer.data import needles
+from transformer.network import masks
+from transformer.network.fast import linear, measure
+from transformer.training import update
+
+KEY = jax.random.key(0)
+CODE = needles.Code(first=50, keys=6, values=4)
+
+
+def given(length: int, heads: int = 2) -> list[jax.Array]:
+    keys = jax.random.split(KEY, 3)
+    return [2 * jax.random.normal(key, (2, length, heads, 8)) for key in keys]
+
+
+def attended(*qkv: jax.Array, chunk: int = 16, **how: Any) -> jax.Array:
+    tokens = masks.row(qkv[0].shape[1])
+    whole = {"mask": masks.causal(), "queries": tokens, "keys": tokens, "scale": 1.0}
+    return linear.attend(*qkv, **{**whole, **how}, chunk=chunk)
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 50])
+def test_linear_attention_is_its_quadratic_definition(length: int) -> None:
+    """Forward and backward, whatever the chunks."""
+    qkv = given(length)
+    np.testing.assert_allclose(attended(*qkv), linear.quadratic(*qkv), atol=1e-5)
+
+    def total(attend: Any) -> Any:
+        return jax.grad(lambda *a: jnp.sin(attend(*a)).sum(), argnums=(0, 1, 2))
+
+    pairs = zip(total(attended)(*qkv), total(linear.quadratic)(*qkv), strict=True)
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_linear_attention_refuses_what_it_is_not() -> None:
+    q, k, v = given(8)
+    with pytest.raises(ValueError, match=r"expected the mask causal\(\).*window"):
+        attended(q, k, v, mask=masks.causal() & masks.window(3))
+    with pytest.raises(ValueError, match="keys of the queries' shape"):
+        attended(q, k[:, :, :1], v[:, :, :1])
+
+
+def test_every_key_is_hung_once_and_asked_for_behind_it() -> None:
+    rng, length = np.random.default_rng(0), 40
+    for _ in range(20):
+        ids = rng.integers(0, 50, needles.text_length(CODE, length))
+        row = needles.hidden(ids, rng, CODE)
+        tokens, targets = row["tokens_BL"], row["targets_BL"]
+        assert tokens.shape == targets.shape == (length,)
+        np.testing.assert_array_equal(tokens[1:], targets[:-1])
+        everything = np.append(tokens, targets[-1])
+        np.testing.assert_array_equal(everything[everything < 50], ids)
+        asked = np.flatnonzero(row["asked_BL"])
+        for place in asked:
+            key = tokens[place] - CODE.question(0)
+            hung = tokens[place - row["distance_BL"][place]] - CODE.needle(0, 0)
+            value = targets[place] - CODE.answer(0)
+            assert (key, value) == divmod(hung, CODE.values)
+        assert len(set(tokens[asked])) == len(asked) >= CODE.keys - 1
+        np.testing.assert_array_equal(row["text_BL"], targets < 50)
+    with pytest.raises(ValueError, match="at least 19, got 18"):
+        needles.text_length(CODE, 18)
+
+
+@pytest.mark.parametrize("name", sparse.PATTERNS)
+def test_a_pattern_is_causal_and_no_wider_than_full(name: str) -> None:
+    """What its mask allows is what moves its model's features: in one layer, exactly;
+    linear attention sees all before it."""
+    length, place = 130, 60
+    pattern = sparse.PATTERNS[name]
+    net = sparse.net_of(pattern, vocabulary=9, length=length, depth=1, width=32)
+    ids = jax.random.randint(KEY, (1, length), 0, 9)
+    tokens = masks.row(length)
+    params = net.init(KEY, ids, tokens)["params"]
+    params = jax.tree.map(
+        lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params
+    )
+
+    def features(ids: Any) -> Any:
+        return net.apply({"params": params}, ids, tokens)[0]
+
+    changed = ids.at[0, place].set((ids[0, place] + 1) % 9)
+    apart = np.abs(np.asarray(features(changed) - features(ids)))[0].max(-1)
+    allowed = sparse.mask_of(pattern, length).array(length)[:, place]
+    np.testing.assert_array_equal(apart > 1e-6, allowed)
+
+
+def test_exponents_are_those_of_powers() -> None:
+    lengths = [256, 512, 1024]
+    assert measure.exponent(lengths, [3.0 * n**1.5 for n in lengths]) == pytest.approx(
+        1.5
+    )
+    spent = measure.cost(linear.attend, masks.causal(), 64, rounds=1)
+    assert spent.seconds > 0 and spent.bytes > 64 * 4 * 32 * 4
+
+
+def test_training_lowers_the_loss_and_answers_are_counted_by_distance() -> None:
+    experiment = sparse.experiment(
+        depth=1, width=32, length=64, batch_size=8, steps=20, vocabulary=300
+    )
+    state = jax.jit(lambda: update.initial(experiment))()
+    advance = jax.jit(lambda *arrays: update.update(experiment, *arrays))
+    told = []
+    for step in range(experiment.steps):
+        state, step_told = advance(state, experiment.batch(step, range(8)))
+        told.append(experiment.report(step_told.loss))
+    for name in sparse.PATTERNS:
+        assert told[-1][f"{name}_bits"] < 0.9 * told[0][f"{name}_bits"]
+    held_out = experiment.evaluations["validation"]._replace(batches=1)
+    batch = held_out.batch(0, range(16))
+    values = batch["targets_BL"].max() + 1
+
+    def near_only(params: Any, batch: Any) -> Any:
+        right = jax.nn.one_hot(batch["targets_BL"], int(values))
+        return {"near": right * (batch["distance_BL"] < 17)[..., None]}
+
+    shares = reach.by_distance(near_only, held_out, None, bins=(1, 17, 65))
+    assert shares == {"near": [1.0, 0.0]}
