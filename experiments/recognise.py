@@ -13,7 +13,6 @@ how many, is 22 %; with any, 60 %; with any not blank, 32 %. `judge` lends the m
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer import axes, main, platform
+from transformer import main, platform
 from transformer.attribution import (
     erasing,
     gradients,
@@ -37,7 +36,7 @@ from transformer.models import vit
 from transformer.network import masks, precision
 from transformer.objectives import language
 from transformer.objectives.loss import Loss
-from transformer.training import folder, loop, optimizers
+from transformer.training import folder, lending, optimizers
 from transformer.training.experiment import Evaluation, Experiment
 
 GATHERS = {"mean": vit.MEAN, "class": vit.CLASS_TOKEN}
@@ -260,25 +259,19 @@ def experiment(
 def judge(workdir: Path | None = None) -> judging.Judge:
     """The trained recogniser of the run in `workdir`, or the default one: trained once
     in the user's cache folder (some three minutes), and loaded ever after."""
-    mesh = axes.mesh(devices=jax.local_devices()[:1])
-    parameters = inspect.signature(experiment).parameters
-    flags = {name: parameter.default for name, parameter in parameters.items()}
 
-    def train(empty: Path) -> None:
-        print("training the judge of images, once", flush=True)
-        made = experiment()
-        folder.begin(empty, made, flags, folder.source_of(recogniser))
-        every = loop.Cadence(log=100, evaluate=made.steps, checkpoint=made.steps)
-        loop.train(made, empty, mesh=mesh, cadence=every)
-
-    if workdir is None:
+    def stamp(flags: dict[str, Any]) -> str:
         known = sources.images(flags["source"]).identity, repr(flags)
-        stamp = cache.digest(*known, folder.source_of(vit.classifier))
-        workdir = cache.folder(f"judge-{stamp}", train)
-    flags = (folder.recorded(workdir) or {"flags": flags})["flags"]
-    params = loop.trained(experiment(**flags), workdir, mesh)
-    expert = recogniser(**{name: flags[name] for name in SHAPE})
-    return expert.judge(jax.device_get(params))
+        return f"judge-{cache.digest(*known, folder.source_of(vit.classifier))}"
+
+    flags, params = lending.lent(
+        experiment,
+        workdir,
+        source=folder.source_of(recogniser),
+        keep=cache.folder,
+        stamp=stamp,
+    )
+    return recogniser(**{name: flags[name] for name in SHAPE}).judge(params)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from cases import DEPTH, FEATURES, HEADS, ROWS, WIDTH, Case
 
-from transformer.models import decoder, encoder, encoder_decoder
+from transformer.models import (
+    decoder,
+    denoiser,
+    encoder,
+    encoder_decoder,
+    illustrator,
+)
 from transformer.models import vit as models_vit
 from transformer.network import (
     attention,
@@ -208,10 +214,57 @@ def flow_initial(module: nn.Module, key: jax.Array) -> Any:
     return module.init(key, jnp.zeros((1, 8, PIXELS)), masks.row(8), given)["params"]
 
 
+# A flow of patches that reads a text: adaptive norms and cross-attention in one block.
+
+
+def drawing(*, attend: attention.Attend = attention.plain, **how: Any) -> nn.Module:
+    # Heads of one size: gains that 32 features drive would make the softmax hard.
+    attend_ = partial(make_attention, attend=attend, head_norm=norms.HeadRMSNorm)
+    reads = partial(
+        encoder.Encoder,
+        make_embed=partial(embeddings.Symbols, vocabulary=SYMBOLS, width=WIDTH),
+        make_stack=layers(attend_(), **how),
+    )
+    return denoiser.Denoiser(
+        features=PIXELS,
+        width=WIDTH,
+        make_condition=partial(illustrator.Told, reads),
+        make_embed=partial(embeddings.Patches, features=PIXELS, width=WIDTH),
+        make_stack=layers(
+            attend_(rotate=positions.axial(GRID)),
+            kind=reading.ReadingBlock,
+            make_reading=attend_(mask=masks.padding()),
+            make_norm=partial(norms.GatedAdaptiveNorm, WIDTH, WIDTH),
+            residual=block.adaptive,
+            **how,
+        ),
+    )
+
+
+def told(seed: int) -> dict[str, np.ndarray]:
+    text = sentences(seed)
+    return {"raw_BLP": raw(seed), **{n: text[n] for n in ("source_BL", "read_BL")}}
+
+
+def drawn_loss(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
+    raw_BLP = batch["raw_BLP"]
+    # A number without rounding: the wave sees 1000 times of it.
+    t_B = (raw_BLP[:, 0, 0] > 0) / 2
+    text, tokens = (batch["source_BL"], batch["read_BL"]), masks.row(raw_BLP.shape[1])
+    out_BLP = module.apply({"params": params}, raw_BLP[:, ::-1], t_B, text, tokens)
+    return denoising.squared_error(out_BLP, raw_BLP, jnp.ones(out_BLP.shape[:2]))
+
+
+def drawing_initial(module: nn.Module, key: jax.Array) -> Any:
+    like = jax.ShapeDtypeStruct((1, 8, PIXELS), jnp.float32)
+    return illustrator.initial(module, key, like=like)
+
+
 KINDS = [
     Case("vit", vit, pictures, class_loss, EVERYTHING, vit_initial),
     Case(
         "encoder-decoder", writer, sentences, written_loss, EVERYTHING, writer_initial
     ),
     Case("flow", flowing, pictures, flow_loss, EVERYTHING, flow_initial),
+    Case("flow that reads", drawing, told, drawn_loss, EVERYTHING, drawing_initial),
 ]

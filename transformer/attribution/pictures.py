@@ -33,7 +33,7 @@ def sheet(strips: Sequence[Strip]) -> Any:
             one.set(xticks=[], yticks=[])
             one.set_frame_on(False)
             if place < len(strip.images):
-                _draw(one, strip.images[place])
+                draw(one, strip.images[place])
             if place < len(strip.captions):
                 one.set_title(strip.captions[place], fontsize=9)
             if place < len(strip.shares):
@@ -42,7 +42,8 @@ def sheet(strips: Sequence[Strip]) -> Any:
     return figure
 
 
-def _draw(axes: Any, image: np.ndarray) -> None:
+def draw(axes: Any, image: np.ndarray) -> None:
+    """One image [rows, columns, 1 or 3], grey or in colour."""
     if image.shape[-1] == 1:
         axes.imshow(image[..., 0], cmap="gray", vmin=0, vmax=255)
     else:

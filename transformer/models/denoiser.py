@@ -33,43 +33,52 @@ Make = Callable[[], nn.Module]
 CONDITIONAL = ("condition", "w_JD")
 
 
+def timed(told_BLJ: jax.Array, t_B: jax.Array) -> jax.Array:
+    """What is told of a row, and when: sines and cosines of the time through an MLP,
+    plus that (section 3.2). Called in a module, whose parameters the MLP's are."""
+    features = told_BLJ.shape[-1]
+    wave_BLJ = positions.Sinusoidal()(jnp.zeros_like(told_BLJ), 1000 * t_B[:, None])
+    time = mlp.MLP(
+        width=features,
+        hidden=2 * features,
+        activation=mlp.silu,
+        weight_init=recipe.SCALED(),
+        output_init=recipe.SCALED(),
+    )
+    return nn.silu(time(wave_BLJ) + told_BLJ)
+
+
 class Condition(nn.Module):
-    """Time and class as J features, one vector for the whole row: sines and cosines of
-    the time through an MLP, plus the class's row of a table (section 3.2)."""
+    """Time and class as J features, one vector for the whole row: the class is a row of
+    a table, where the number `classes` itself stands for none in particular."""
 
     classes: int
     features: int
 
     @nn.compact
-    def __call__(self, t_B: jax.Array, label_B: jax.Array) -> jax.Array:
+    def __call__(self, t_B: jax.Array, label_B: jax.Array) -> block.Given:
         shape = self.classes + 1, self.features
         embedding_VJ = self.param("embedding_VJ", nn.initializers.normal(1.0), shape)
         class_BLJ = whole(embedding_VJ)[label_B][:, None]
-        wave = positions.Sinusoidal()
-        wave_BLJ = wave(jnp.zeros_like(class_BLJ), 1000 * t_B[:, None])
-        time = mlp.MLP(
-            width=self.features,
-            hidden=2 * self.features,
-            activation=mlp.silu,
-            weight_init=recipe.SCALED(),
-            output_init=recipe.SCALED(),
-        )
-        return nn.silu(time(wave_BLJ) + class_BLJ)
+        return block.Given(condition_BLJ=timed(class_BLJ, t_B))
 
 
 class Denoiser(nn.Module):
     """embed -> blocks under the condition -> adaptive norm -> readout, zero at first:
-    float32 (B, L, P) of `features` P, of rows at times t_B from 0 to 1 and of classes
-    label_B, where the number `classes` itself stands for none in particular."""
+    float32 (B, L, P) of `features` P, of rows at times t_B from 0 to 1.
+
+    The slot `make_condition` is called with the times and what the rows are told, such
+    as their classes; it gives what the blocks look at, a condition and maybe a memory.
+    """
 
     features: int
-    classes: int
     width: int
+    make_condition: Make
     make_embed: Make
     make_stack: Make
 
     def setup(self) -> None:
-        self.condition = Condition(self.classes, self.width)
+        self.condition = self.make_condition()
         self.embed = self.make_embed()
         self.stack = self.make_stack()
         self.final_norm = norms.AdaptiveNorm(self.width, self.width)
@@ -78,14 +87,23 @@ class Denoiser(nn.Module):
         self.b_out_P = offsets.learned(self, "b_out_P", (self.features,))
 
     def __call__(
-        self, x: jax.Array, t_B: jax.Array, label_B: jax.Array, tokens: masks.Tokens
+        self, x: jax.Array, t_B: jax.Array, told: Any, tokens: masks.Tokens
     ) -> jax.Array:
-        told_BLJ = self.condition(t_B, label_B)
-        given = block.Given(condition_BLJ=told_BLJ)
+        given = self.condition(t_B, told)
         x_BLD = self.stack(self.embed(x, tokens), tokens, given)
-        x_BLD = self.final_norm(x_BLD, told_BLJ)
+        x_BLD = self.final_norm(x_BLD, given.condition_BLJ)
         said_BLP = contract("BLD,DP->BLP", x_BLD, self.w_out_DP) + self.b_out_P
         return said_BLP.astype(jnp.float32)
+
+
+def open_maps(width: int) -> tuple[Callable[..., Any], Make]:
+    """(attention, MLP) as `recipe` makes them, but with maps into the stream that do
+    not start at zero: each is shut at first by its gate instead (adaLN-Zero)."""
+    output_init = recipe.SCALED(in_axis=(0, 1), out_axis=2)
+    return (
+        partial(recipe.attention_of, width=width, output_init=output_init),
+        recipe.mlp_of(width=width, output_init=recipe.SCALED()),
+    )
 
 
 def transformer(
@@ -102,13 +120,8 @@ def transformer(
 
     make_embed(width=...) embeds a row. ValueError where heads do not fill the width.
     """
-    make_attention = recipe.attention_of(
-        width=width,
-        mask=masks.everything(),
-        rotate=positions.axial(places),
-        output_init=recipe.SCALED(in_axis=(0, 1), out_axis=2),
-    )
-    make_mlp = recipe.mlp_of(width=width, output_init=recipe.SCALED())
+    attend, make_mlp = open_maps(width)
+    make_attention = attend(mask=masks.everything(), rotate=positions.axial(places))
     make_stack = partial(
         stack.Unrolled,
         depth=depth,
@@ -121,8 +134,8 @@ def transformer(
     )
     return Denoiser(
         features=features,
-        classes=classes,
         width=width,
+        make_condition=partial(Condition, classes, width),
         make_embed=partial(make_embed, width=width),
         make_stack=make_stack,
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.network import norms, offsets
+from transformer.models import recipe
+from transformer.network import embeddings, masks, norms, offsets, positions
 from transformer.network.block import NOTHING, Given
 from transformer.network.masks import Tokens
 from transformer.network.precision import contract, product
@@ -48,6 +50,34 @@ def mean(x_BLD: jax.Array, tokens: Tokens) -> jax.Array:
     total_BD = product("BLD,BL->BD", x_BLD, real_BL.astype(x_BLD.dtype))
     count_B = jnp.maximum(real_BL.sum(-1), 1).astype(jnp.float32)
     return (total_BD / count_B[:, None]).astype(x_BLD.dtype)
+
+
+def of_words(
+    *, depth: int, width: int, vocabulary: int, head_features: int = 32
+) -> Callable[[], Encoder]:
+    """Of texts, each token seeing all of its segment, so that rows may be packed:
+    rotary positions, in the blocks of `recipe`. ValueError where heads do not fill the
+    width."""
+    make_attention = recipe.attention_of(
+        width=width,
+        head_features=head_features,
+        mask=masks.segments(),
+        rotate=positions.rotary(),
+    )
+    return partial(
+        Encoder,
+        make_embed=partial(
+            embeddings.Symbols,
+            vocabulary=vocabulary,
+            width=width,
+            make_norm=recipe.make_norm,
+            weight_init=nn.initializers.normal(1.0),
+        ),
+        make_stack=recipe.layers(
+            depth=depth, width=width, make_attention=make_attention
+        ),
+        make_norm=recipe.make_norm,
+    )
 
 
 Pool = Callable[[jax.Array, Tokens], jax.Array]

@@ -10,11 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.models import recipe
+from transformer.models import encoder, recipe, vit
 from transformer.models.decoder import Decoder, Readout, training_flops, untied
-from transformer.models.encoder import Encoder
-from transformer.network import embeddings, masks, positions
-from transformer.network.block import Block, Given
+from transformer.network import masks, positions
+from transformer.network.block import Given
 from transformer.network.cache import Memory
 from transformer.network.masks import Tokens
 from transformer.network.reading import ReadingBlock
@@ -61,6 +60,42 @@ class EncoderDecoder(nn.Module):
         return self.decoder.extend(ids_BL, cache, tokens)
 
 
+def _writing(
+    *,
+    depth: int,
+    width: int,
+    vocabulary: int,
+    head_features: int,
+    rotate_reading: positions.Rotate = positions.unrotated,
+) -> Callable[[], Decoder]:
+    """The half that writes: rotary positions within the text, and between it and what
+    is read, of the same segment, those asked for; untied readout."""
+    attend = partial(recipe.attention_of, width=width, head_features=head_features)
+    make_attention = attend(mask=CAUSAL, rotate=positions.rotary())
+    make_reading = attend(mask=masks.segments(), rotate=rotate_reading)
+
+    def writes(block: Any, layer: int) -> Any:
+        return block(
+            make_attention=make_attention,
+            make_reading=make_reading,
+            make_mlp=recipe.mlp_of(width=width),
+            make_norm=recipe.make_norm,
+        )
+
+    return partial(
+        Decoder,
+        vocabulary=vocabulary,
+        width=width,
+        make_stack=partial(
+            Unrolled, depth=depth, make_block=writes, block=ReadingBlock
+        ),
+        make_norm=recipe.make_norm,
+        make_embedding_norm=recipe.make_norm,
+        unembed=untied,
+        weight_init=nn.initializers.normal(1.0),
+    )
+
+
 def of_words(
     *,
     depth: int,
@@ -76,43 +111,41 @@ def of_words(
     places of one are nothing to the other. ValueError where heads do not fill the
     width.
     """
-    normal: Any = nn.initializers.normal(1.0)
-    attend = partial(recipe.attention_of, width=width, head_features=head_features)
-    rotate = positions.rotary()
-    make_reading = attend(mask=masks.segments(), rotate=rotate_reading)
-    alike = {
-        "make_mlp": recipe.mlp_of(width=width),
-        "make_norm": recipe.make_norm,
+    sizes: Any = {
+        "depth": depth,
+        "width": width,
+        "vocabulary": vocabulary,
+        "head_features": head_features,
     }
-
-    def reads(block: Any, layer: int) -> Any:
-        seen = attend(mask=masks.segments(), rotate=rotate)
-        return block(make_attention=seen, **alike)
-
-    def writes(block: Any, layer: int) -> Any:
-        own = attend(mask=CAUSAL, rotate=rotate)
-        return block(make_attention=own, make_reading=make_reading, **alike)
-
-    layers = partial(Unrolled, depth=depth)
-    sizes = {"vocabulary": vocabulary, "width": width}
-    make_embed = partial(
-        embeddings.Symbols, **sizes, make_norm=recipe.make_norm, weight_init=normal
-    )
     return EncoderDecoder(
-        make_encoder=partial(
-            Encoder,
-            make_embed=make_embed,
-            make_stack=partial(layers, make_block=reads, block=Block),
-            make_norm=recipe.make_norm,
+        make_encoder=encoder.of_words(**sizes),
+        make_decoder=_writing(**sizes, rotate_reading=rotate_reading),
+    )
+
+
+def of_patches(
+    *,
+    places: tuple[int, ...],
+    features: int,
+    depth: int,
+    written_depth: int,
+    width: int,
+    vocabulary: int,
+) -> EncoderDecoder:
+    """From raw patches (B, L, P), P `features`, on a grid of `places` to words: the
+    patches as a `vit` reads them, in `depth` blocks; `written_depth` blocks write.
+
+    ValueError where heads do not fill the width.
+    """
+    return EncoderDecoder(
+        make_encoder=vit.reader(
+            places=places, features=features, depth=depth, width=width
         ),
-        make_decoder=partial(
-            Decoder,
-            **sizes,
-            make_stack=partial(layers, make_block=writes, block=ReadingBlock),
-            make_norm=recipe.make_norm,
-            make_embedding_norm=recipe.make_norm,
-            unembed=untied,
-            weight_init=normal,
+        make_decoder=_writing(
+            depth=written_depth,
+            width=width,
+            vocabulary=vocabulary,
+            head_features=recipe.HEAD_FEATURES,
         ),
     )
 

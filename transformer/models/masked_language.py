@@ -4,20 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.models import decoder, encoder, recipe
+from transformer.models import decoder, encoder
 from transformer.models.decoder import Readout
-from transformer.network import embeddings, masks, positions
+from transformer.network import masks
 
 Make = Callable[[], nn.Module]
-MASK = masks.everything()
-HEAD_FEATURES = 64
 
 
 class MaskedLanguage(nn.Module):
@@ -42,33 +39,12 @@ class MaskedLanguage(nn.Module):
 
 
 def of_words(*, vocabulary: int, depth: int, width: int) -> MaskedLanguage:
-    """Rotary positions, heads of 64 features, the blocks of `recipe`. ValueError where
-    heads do not fill the width."""
-    make_attention = recipe.attention_of(
-        width=width,
-        head_features=HEAD_FEATURES,
-        mask=MASK,
-        rotate=positions.rotary(),
+    """With the encoder `encoder.of_words` in heads of 64 features. ValueError where
+    they do not fill the width."""
+    make_encoder = encoder.of_words(
+        vocabulary=vocabulary, depth=depth, width=width, head_features=64
     )
-    make_embed = partial(
-        embeddings.Symbols,
-        vocabulary=vocabulary,
-        width=width,
-        make_norm=recipe.make_norm,
-        weight_init=nn.initializers.normal(1.0),
-    )
-    return MaskedLanguage(
-        vocabulary=vocabulary,
-        width=width,
-        make_encoder=partial(
-            encoder.Encoder,
-            make_embed=make_embed,
-            make_stack=recipe.layers(
-                depth=depth, width=width, make_attention=make_attention
-            ),
-            make_norm=recipe.make_norm,
-        ),
-    )
+    return MaskedLanguage(vocabulary, width, make_encoder)
 
 
 def initial(net: MaskedLanguage, key: jax.Array) -> Any:
@@ -79,5 +55,10 @@ def initial(net: MaskedLanguage, key: jax.Array) -> Any:
 def training_flops(params: Any, *, length: int, width: int, depth: int) -> float:
     """Floating-point operations of one row's forward and backward pass."""
     return decoder.training_flops(
-        params, mask=MASK, length=length, heads=1, head_features=width, depth=depth
+        params,
+        mask=masks.everything(),
+        length=length,
+        heads=1,
+        head_features=width,
+        depth=depth,
     )

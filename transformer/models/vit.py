@@ -69,17 +69,18 @@ def training_flops(params: Any, *, tokens: masks.Tokens, depth: int) -> float:
     )
 
 
-def classifier(
+def reader(
     *,
     places: tuple[int, ...],
     features: int,
-    classes: int,
     depth: int,
     width: int,
     gather: Gather = MEAN,
-) -> encoder.Classifier:
-    """Of raw patches (B, L, P) with P `features` on a grid of `places`: learned
-    positions and rotary ones of two dimensions, in the blocks of `recipe`.
+) -> Callable[[], encoder.Encoder]:
+    """An encoder of raw patches (B, L, P) with P `features` on a grid of `places`:
+    learned positions and rotary ones of two dimensions, in the blocks of `recipe`.
+
+    ValueError where heads do not fill the width.
     """
     make_embed = partial(
         embeddings.Patches,
@@ -91,16 +92,31 @@ def classifier(
     make_attention = recipe.attention_of(
         width=width, mask=MASK, rotate=positions.axial(places)
     )
+    return partial(
+        encoder.Encoder,
+        make_embed=gather.embed(make_embed, width),
+        make_stack=recipe.layers(
+            depth=depth, width=width, make_attention=make_attention
+        ),
+        make_norm=recipe.make_norm,
+    )
+
+
+def classifier(
+    *,
+    places: tuple[int, ...],
+    features: int,
+    classes: int,
+    depth: int,
+    width: int,
+    gather: Gather = MEAN,
+) -> encoder.Classifier:
+    """Of what a `reader` of such patches, gathered into one vector, says."""
     return encoder.Classifier(
         classes=classes,
         width=width,
         pool=gather.pool,
-        make_encoder=partial(
-            encoder.Encoder,
-            make_embed=gather.embed(make_embed, width),
-            make_stack=recipe.layers(
-                depth=depth, width=width, make_attention=make_attention
-            ),
-            make_norm=recipe.make_norm,
+        make_encoder=reader(
+            places=places, features=features, depth=depth, width=width, gather=gather
         ),
     )
