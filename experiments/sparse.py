@@ -2,7 +2,14 @@
 
     python -m experiments.sparse
 
-NUMBERS
+Five decoders of two layers read one text with a needle in it and are asked 24 times in
+512 tokens what it was, one of 8 values. **Answered**: full 99.5 %; blocks of 64 (own,
+last, first, one at random) 100 % within 64 tokens, 59 % beyond 128; a window of 64 66 %
+and 13 %, which is chance; strided + global and linear attention had not learned it in
+400 steps. Text takes 1.85 bits per byte (window, strided), 1.91 (blocks), 2.00 (full),
+2.14 (linear). Time grows with the length to the 1.93 (full, strided), 1.20 (blocks),
+0.92 (window), 1.01 (linear), memory to the 2.0 with the whole matrix, 0.9 without.
+7 min 50 s of CPU time, 13 min 30 s under load.
 """
 
 from __future__ import annotations
@@ -56,12 +63,8 @@ class Pattern(NamedTuple):
     long: attention.Attend = CHUNKED
 
 
-def all_before(length: int) -> masks.Mask:
-    return masks.everything()
-
-
 PATTERNS = {
-    "full": Pattern(all_before),
+    "full": Pattern(lambda length: masks.everything()),
     "window": Pattern(lambda length: masks.window(NEAR - 1)),
     "blocks": Pattern(blocks),
     "strided": Pattern(
@@ -71,7 +74,7 @@ PATTERNS = {
             | masks.global_tokens(GLOBAL)
         )
     ),
-    "linear": Pattern(all_before, linear.attend, linear.attend),
+    "linear": Pattern(lambda length: masks.everything(), linear.attend, linear.attend),
 }
 
 

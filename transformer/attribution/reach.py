@@ -77,7 +77,12 @@ def picture(
         middle.loglog(list(by_length), seconds, **style)
         space = [one.bytes / 2**20 for one in by_length.values()]
         right.loglog(list(by_length), space, **style)
-    middle.set(title="milliseconds, forward and back", xlabel="tokens")
-    right.set(title="MiB of working memory", xlabel="tokens")
+    longest = max(found.values(), key=len)
+    for axes in (middle, right):
+        axes.set_xticks(list(longest), [str(length) for length in longest])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("tokens")
+    middle.set_title("milliseconds, forward and back")
+    right.set_title("MiB of working memory")
     right.legend(frameon=False, fontsize=8)
     return figure
