@@ -115,6 +115,8 @@ def test_masked_training_lowers_the_loss_and_draws_images() -> None:
     assert drawn[0].shape == (3, 28, 28, 1) and drawn[0].dtype == np.uint8
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert (drawn[0] != drawn[2]).any() and (drawn[0][0] != drawn[0][1]).any()
+    other = artist.images(params, [3, 8, 7], keys[0], steps=2)
+    assert (other != drawn[0]).any((1, 2, 3)).tolist() == [False, True, False]
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +146,24 @@ def test_pixels_are_drawn_as_the_process_defines(pixels: Any) -> None:
     )(jax.random.key(0))
     got = artist._replace(choose=greedy).images(params, label_B, jax.random.key(0))
     np.testing.assert_array_equal(got, artist.greys.images(np.asarray(ids)))
+
+
+def test_a_class_is_never_drawn_as_a_pixel(pixels: Any) -> None:
+    artist, _ = pixels
+    logits_BV = jnp.zeros((500, 14)).at[:, artist.greys.levels :].set(9.0)
+    got = artist.choose(logits_BV, jax.random.key(0))
+    assert set(np.unique(got)) == set(range(artist.greys.levels))
+
+
+def test_the_bits_of_a_model_that_says_nothing_are_those_of_its_vocabulary(
+    pixels: Any,
+) -> None:
+    """Of 4 greys and 10 classes, in parts of 250 images and a rest."""
+    artist, params = pixels
+    held = {name: a[:260] for name, a in artist.greys.validation.items()}
+    few = artist._replace(greys=artist.greys._replace(validation=held))
+    silent = {**params, "unembedding_VD": 0 * params["unembedding_VD"]}
+    assert draw_pixels.bits(few, silent) == pytest.approx(np.log2(14), rel=1e-5)
 
 
 def test_pixels_go_on_from_what_is_given(pixels: Any) -> None:

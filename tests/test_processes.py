@@ -102,6 +102,19 @@ def test_unmasking_reveals_the_surest_and_keeps_what_it_revealed(
     np.testing.assert_array_equal(x, likeliest_BL)
 
 
+@pytest.mark.parametrize("caprice", [0.0, 3.0, 6.0])
+def test_caprice_keeps_a_place_as_often_as_its_chance_says(caprice: float) -> None:
+    """Of two places, one certain and one of n equal symbols, one is kept: the certain
+    one in 1 of 1 + n ** (-1 / c) draws, where c is caprice (1 - later)."""
+    logits_BLV = jnp.zeros((20_000, 2, HIDDEN + 1)).at[:, 0, 3].set(50.0)
+    process = masked.process(symbol=HIDDEN, caprice=caprice)
+    like = jnp.zeros((20_000, 2), jnp.int32)
+    got = process.update(process.start(KEY, like), logits_BLV, 0.0, 2 / 3, KEY)
+    assert ((got == HIDDEN).sum(1) == 1).all()
+    expected = {0.0: 1.0, 3.0: HIDDEN / (HIDDEN + 1), 6.0: 3 / (3 + 1)}[caprice]
+    assert float((got[:, 0] == 3).mean()) == pytest.approx(expected, abs=0.01)
+
+
 def test_what_is_revealed_stays_whatever_the_model_says_later() -> None:
     process = masked.process(symbol=HIDDEN)
     x, times = jnp.full((2, 8), HIDDEN), process.times(6)
