@@ -28,6 +28,7 @@ from transformer.training import optimizers
 from transformer.training.experiment import Evaluation, Experiment
 
 FRAMES, KNOWN = 16, 6
+BLOCK = 6
 SIDE, SPRITES, FASTEST = 24, 2, 2
 # The velocity shows in two frames; before that there is nothing to tell.
 FIRST = 1
@@ -108,13 +109,25 @@ def errors(cinema: Cinema, ours: Any, batch: dict[str, Any]) -> dict[str, np.nda
     def frame(film: Any, number: int) -> np.ndarray:
         return np.asarray(film[:, number * size : (number + 1) * size])
 
+    def pixels(number: int) -> np.ndarray:
+        return np.asarray(
+            patches.joined(frame(true, number), (1, SIDE, SIDE), cinema.size)
+        )[:, 0]
+
+    def seen(ahead: int) -> np.ndarray:
+        pairs = zip(pixels(KNOWN - 2), pixels(KNOWN - 1), strict=True)
+        how = {"block": BLOCK, "fastest": FASTEST}
+        guesses = [films.extrapolated(*pair, ahead, **how)[None] for pair in pairs]
+        return patches.cut(np.stack(guesses), cinema.size)
+
     found = {}
     for ahead in AHEAD:
         wanted = frame(true, KNOWN + ahead - 1)
         said = {
             "ours": frame(ours, KNOWN + ahead - 1),
             "the last frame": frame(true, KNOWN - 1),
-            "linear motion": frame(batch["straight_BLP"], ahead - 1),
+            "motion as seen": seen(ahead),
+            "true velocities, no walls": frame(batch["straight_BLP"], ahead - 1),
         }
         for name, guess in said.items():
             error = np.square(guess - wanted).mean((1, 2))

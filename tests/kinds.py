@@ -24,6 +24,7 @@ from transformer.network import (
     attention,
     block,
     embeddings,
+    folding,
     masks,
     mlp,
     norms,
@@ -260,11 +261,39 @@ def drawing_initial(module: nn.Module, key: jax.Array) -> Any:
     return illustrator.initial(module, key, like=like)
 
 
+# A film of 2 frames of 4 tubelets: attention folded along time.
+
+
+def film(*, attend: attention.Attend = attention.plain, **how: Any) -> nn.Module:
+    make = make_attention(attend=attend, rotate=positions.rotary())
+    along = partial(folding.Folded, make, folding.along_time(2), 2)
+    return encoder.Tagger(
+        features=PIXELS,
+        width=WIDTH,
+        make_encoder=partial(
+            encoder.Encoder,
+            make_embed=partial(embeddings.Patches, features=PIXELS, width=WIDTH),
+            make_stack=layers(along, **how),
+        ),
+    )
+
+
+def film_loss(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
+    raw_BLP = batch["raw_BLP"]
+    out_BLP = module.apply({"params": params}, raw_BLP[:, ::-1], masks.row(8))
+    return denoising.squared_error(out_BLP, raw_BLP, jnp.ones((len(raw_BLP), 8)))
+
+
+def film_initial(module: nn.Module, key: jax.Array) -> Any:
+    return module.init(key, jnp.zeros((1, 8, PIXELS)), masks.row(8))["params"]
+
+
 KINDS = [
     Case("vit", vit, pictures, class_loss, EVERYTHING, vit_initial),
     Case(
         "encoder-decoder", writer, sentences, written_loss, EVERYTHING, writer_initial
     ),
+    Case("film", film, pictures, film_loss, EVERYTHING, film_initial),
     Case("flow", flowing, pictures, flow_loss, EVERYTHING, flow_initial),
     Case("flow that reads", drawing, told, drawn_loss, EVERYTHING, drawing_initial),
 ]

@@ -62,6 +62,20 @@ def test_sprites_are_drawn_where_they_are_and_cut_at_the_edge() -> None:
     assert film[1].sum() == 100 and film[1, 0, 4] == 100
 
 
+def test_what_moves_as_a_whole_is_seen_to_move_on() -> None:
+    """A frame moved by (1, -2) a step, in the part that stays in sight."""
+    rng = np.random.default_rng(2)
+    frames = np.zeros((3, 12, 12, 1))
+    frames[0, 3:7, 5:9] = rng.random((4, 4, 1))
+    for number in (1, 2):
+        frames[number] = films.moved(frames[number - 1], np.array([1, -2]))
+    assert frames[2, 5, 1] == frames[0, 3, 5]
+    guess = films.extrapolated(frames[0], frames[1], 1, block=12, fastest=2)
+    np.testing.assert_array_equal(guess, frames[2])
+    still = films.extrapolated(frames[0], frames[0], 5, block=4, fastest=2)
+    np.testing.assert_array_equal(still, frames[0])
+
+
 @pytest.mark.parametrize("how", ["space", "time"])
 def test_folded_attention_is_masked_attention_over_all(how: str) -> None:
     """The same parameters: within frames a block-diagonal mask of blocks of a frame,
