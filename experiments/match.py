@@ -61,10 +61,6 @@ class Matcher(NamedTuple):
     of: naming.Pictured
     net: Any
 
-    def rows(self, arrays: records.Arrays) -> dict[str, np.ndarray]:
-        """Images and the tokens of their names."""
-        return {"image": arrays["image"], **self.of.closed(arrays["text"])}
-
     def views(self, batch: dict[str, Any]) -> tuple[Any, ...]:
         """Raw patches, names, and where the tokens of both stand."""
         segment_BL = jnp.asarray(batch["segment_BL"])
@@ -74,12 +70,13 @@ class Matcher(NamedTuple):
 
     def init(self, key: jax.Array) -> Any:
         """Parameters."""
-        one = self.rows({name: a[:1] for name, a in self.of.data.train.items()})
+        one = self.of.read({name: a[:1] for name, a in self.of.data.train.items()})
         views = self.views({"raw_BLP": self.of.raw(one.pop("image")), **one})
         return self.net.init(key, *views)["params"]
 
     def judge(self, params: Any) -> Judge:
         """With these parameters."""
+        params = jax.tree.map(jnp.asarray, params)
 
         @jax.jit
         def of_images(raw_BLP: jax.Array) -> jax.Array:
@@ -235,14 +232,14 @@ def experiment(
         )
 
     train = records.shuffled(
-        model.rows(of.data.train),
+        of.read(of.data.train),
         batch_size=batch_size,
         seed=seed,
         prepare=augment.chain(augment.jittered(jitter), as_batch),
         name=of.data.name,
     )
     held_out = records.ordered(
-        model.rows(of.data.validation), batch_size=batch_size, prepare=as_batch
+        of.read(of.data.validation), batch_size=batch_size, prepare=as_batch
     )
     return Experiment(
         name="match",

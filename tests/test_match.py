@@ -118,7 +118,7 @@ def test_matching_lowers_the_loss_and_judges_any_number_of_images() -> None:
     )
     params = trained(made, 40, 0.97)
     model = made.show.args[0]
-    said, held = model.judge(params), model.of.data.validation
+    said, held = model.judge(jax.device_get(params)), model.of.data.validation
     images, names = said.images(held["image"][:5]), said.names(held["text"][:3])
     assert images.shape == (5, 32) and names.shape == (3, 32)
     np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1, rtol=1e-4)

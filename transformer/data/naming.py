@@ -93,6 +93,10 @@ class Pictured(NamedTuple):
         """Texts that are read, as `closed`."""
         return closed(self.symbols, texts, self.length)
 
+    def read(self, arrays: records.Arrays) -> dict[str, np.ndarray]:
+        """Images of a split, and their texts, which are read."""
+        return {"image": arrays["image"], **self.closed(arrays["text"])}
+
     def written(self, texts: Texts) -> dict[str, np.ndarray]:
         """Texts that are written, as `written`."""
         return written(self.symbols, texts, self.length)

@@ -1,0 +1,289 @@
+"""Does a model that reads patches name an emoji whose name it has never read?
+
+    python -m experiments.caption
+    python -m experiments.caption --tongue=pt --workdir=runs/caption-pt
+
+1,659 emoji and their English names; 185 held out, whose names are new combinations of
+known words. 3 blocks of width 128 read 16 patches, 2 write, 1.7 M parameters, 1200
+steps. Right to the letter: **4.3 %**; of the nearest neighbour in pixels 0, as it must
+be, for no held-out name is in training. **chrF 37.1, below the neighbour's 40.9**: most
+held-out emoji have a cousin (man and woman surfing) whose name is nearly right. In the
+half with near neighbours 52.4 and 55.6, in the other 19.3 and 23.3. 4 min 22 s on two
+shared cores, 212 s of CPU time.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer import main, platform
+from transformer.attribution import alignment, named, probes
+from transformer.data import augment, naming, records
+from transformer.generation import captions, decoding
+from transformer.models import encoder_decoder
+from transformer.network import masks, precision
+from transformer.objectives import language
+from transformer.objectives.loss import Loss
+from transformer.training import optimizers
+from transformer.training.experiment import Evaluation, Experiment
+
+AT_ONCE = 64
+SHOWN, WATCHED = 24, 3
+
+
+class Captioner(NamedTuple):
+    """A model of images and their names, without parameters."""
+
+    of: naming.Pictured
+    net: Any
+    namer: captions.Namer
+
+    def init(self, key: jax.Array) -> Any:
+        raw = self.of.raw(self.of.data.train["image"][:1])
+        ids_BL = jnp.zeros((1, 1), jnp.int32)
+        read = masks.row(raw.shape[1])
+        return self.net.init(key, raw, read, ids_BL, masks.row(1))["params"]
+
+    def apply(self, params: Any, batch: dict[str, Any], **how: Any) -> Any:
+        """Features and unembedding of the names' next tokens."""
+        read, segment_BL = masks.row(batch["raw_BLP"].shape[1]), batch["segment_BL"]
+        written = masks.packed(segment_BL, jnp.arange(segment_BL.shape[1])[None])
+        inputs = batch["raw_BLP"], read, batch["tokens_BL"], written
+        return self.net.apply({"params": params}, *inputs, **how)
+
+    def hidden(self, ids_BL: jax.Array, key: jax.Array, share: float) -> jax.Array:
+        """What is written, a share of its tokens hidden behind a symbol of their own,
+        so that what comes next must be seen in the image and not remembered of a known
+        name (word dropout, Bowman et al. 2015, arXiv 1511.06349, section 3.1)."""
+        chance_BL = jax.random.uniform(key, ids_BL.shape)
+        # The first is where writing starts.
+        hide_BL = (chance_BL < share) & (jnp.arange(ids_BL.shape[1]) > 0)[None]
+        return jnp.where(hide_BL, self.of.symbols.vocabulary, ids_BL)
+
+    def attention(
+        self, params: Any, images: np.ndarray, said: naming.Texts
+    ) -> list[tuple[list[str], np.ndarray]]:
+        """The words of `said`, and for each how much its pieces look at each patch in
+        writing it [words, down, across], averaged over heads and layers."""
+        rows = naming.written(self.of.symbols, said, self.of.length + 1)
+        batch = {"raw_BLP": self.of.raw(images), **rows}
+        _, kept = self.apply(params, batch, mutable="intermediates")
+        layers = kept["intermediates"]["decoder"]["stack"]
+        names = [name for name in layers if name.startswith("layers_")]
+        weights = [layers[name]["reading"]["weights_BHLM"][0].mean(1) for name in names]
+        found = []
+        for mean_LM, ids in zip(np.mean(weights, 0), rows["targets_BL"], strict=True):
+            ids = ids[: int(np.argmax(ids == self.of.symbols.end))]
+            pieces = [self.of.symbols.decode([token]) for token in ids]
+            spelt, number = alignment.words(pieces)
+            patch = np.arange(mean_LM.shape[1])
+            share = alignment.between_words(mean_LM[: len(ids)], number, patch)
+            found.append((spelt, share.reshape(-1, *self.of.places)))
+        return found
+
+
+def captioner(
+    of: naming.Pictured, *, depth: int, written_depth: int, width: int, dtype: str
+) -> Captioner:
+    """ValueError where heads do not fill the width."""
+    net: Any = encoder_decoder.of_patches(
+        places=of.places,
+        features=of.features,
+        depth=depth,
+        written_depth=written_depth,
+        width=width,
+        # One more than the tokenizer has: for what is hidden.
+        vocabulary=of.symbols.vocabulary + 1,
+    )
+
+    def apply(method: str, weights: Any, *asked: Any) -> Any:
+        return net.apply({"params": weights}, *asked, method=method)
+
+    namer = captions.Namer(
+        language=decoding.Language(
+            extend=partial(apply, "extend"),
+            empty_cache=lambda *sizes: net.empty_cache(*sizes, dtype),
+            weights=lambda params: precision.cast(params, dtype),
+        ),
+        remember=partial(apply, "remember"),
+        decode=lambda ids: of.symbols.decode(ids[ids < of.symbols.vocabulary]),
+        end=of.symbols.end,
+        length=of.length,
+    )
+    return Captioner(of, net, namer)
+
+
+def show(model: Captioner, params: Any, key: jax.Array) -> dict[str, Any]:
+    """Numbers beside those of the nearest neighbour, names, and where it looks."""
+    known, held = model.of.data.train, model.of.data.validation
+    images, wanted = held["image"], held["text"]
+    flat = [a.reshape(len(a), -1) / 255 for a in (known["image"], images)]
+    near = probes.nearest(flat[0], np.arange(len(flat[0])), flat[1])
+    apart = np.square(flat[0][near] - flat[1]).mean(1)
+    close = apart <= np.median(apart)
+    said = {
+        "ours": captions.named(model.namer, params, model.of.raw(images)),
+        "nearest": list(known["text"][near]),
+    }
+    results: dict[str, Any] = {"images": len(wanted)}
+    for band, chosen in (
+        ("", close | ~close),
+        (", the half with near neighbours", close),
+        (", the other half", ~close),
+    ):
+        for who, texts in said.items():
+            mine = [text for text, here in zip(texts, chosen, strict=True) if here]
+            for metric, score in captions.scores(mine, wanted[chosen]).items():
+                results[f"{metric}, {who}{band}"] = score
+    order = np.asarray(jax.random.permutation(key, len(wanted)))
+    found = [
+        named.Named(images[n], str(wanted[n]), said["ours"][n], said["nearest"][n])
+        for n in order
+    ]
+    lines = [f"true {one.name}\nours {one.said}\nnear {one.other}\n" for one in found]
+    long = [one for one in found if one.name.count(" ") > 1 and one.said == one.name]
+    watched = (long or found)[:WATCHED]
+    pixels = [one.image for one in watched]
+    words = model.attention(params, np.stack(pixels), [one.said for one in watched])
+    return {
+        "results.json": results,
+        "names.txt": "\n".join(lines),
+        "names.png": named.sheet(found[:SHOWN]),
+        "looks.png": named.looked(pixels, words),
+    }
+
+
+def report(loss: Loss) -> dict[str, float]:
+    """The numbers that a person reads, out of the sums."""
+    return {
+        "loss": float(loss.sums["nats"]) / float(loss.weight),
+        "accuracy": float(loss.sums["correct"]) / float(loss.sums["tokens"]),
+    }
+
+
+def experiment(
+    *,
+    source: str = "emoji",
+    tongue: Literal["en", "pt"] = "en",
+    patch: int = 8,
+    depth: int = 3,
+    written_depth: int = 2,
+    width: int = 128,
+    vocabulary: int = 2048,
+    jitter: float = 0.6,
+    hidden: float = 0.5,
+    smoothing: float = 0.1,
+    batch_size: int = 64,
+    steps: int = 1200,
+    matrix_rate: float = 0.02,
+    vector_rate: float = 0.01,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    seed: int = 0,
+    workdir: Path | None = None,
+) -> Experiment:
+    """Names of images, by an encoder of patches and a decoder that reads them.
+
+    Args:
+        source: emoji, a TFDS name of images with a text, or the path of a folder.
+        tongue: the language of the names.
+        patch: pixels along a patch's side.
+        depth: blocks that read the patches.
+        written_depth: blocks that write the name.
+        width: features of a token, 32 for each head.
+        vocabulary: symbols of the tokenizer, which is trained on the names.
+        jitter: how far training images are moved; at 1 some 2 pixels and 12 degrees.
+        hidden: share of a name's tokens that are hidden from what comes after them.
+        smoothing: of the targets, the share that all symbols have.
+        batch_size: images in a step.
+        steps: of training.
+        matrix_rate: peak learning rate of the blocks' matrices, by Muon.
+        vector_rate: peak learning rate of all else, by Adam.
+        dtype: of the products; auto is bfloat16 where the machine multiplies it fast.
+        seed: of the parameters, the order of the images and how they are moved.
+        workdir: where the tokenizer is kept; None keeps it in the user's cache only.
+    """
+    compute = platform.compute_dtype() if dtype == "auto" else dtype
+    of = naming.pictured(
+        source, tongue=tongue, patch=patch, vocabulary=vocabulary, workdir=workdir
+    )
+    # One token's products are bound by memory: no good bfloat16 path on CPUs.
+    spoken = "float32" if platform.on_cpu() else compute
+    model = captioner(
+        of, depth=depth, written_depth=written_depth, width=width, dtype=spoken
+    )
+
+    def rows(arrays: records.Arrays) -> dict[str, np.ndarray]:
+        return {"image": arrays["image"], **of.written(arrays["text"])}
+
+    def as_batch(
+        row: dict[str, np.ndarray], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        return {"raw_BLP": of.raw(row.pop("image")), **row}
+
+    def loss(
+        objective: language.Objective,
+        hidden: float,
+        params: Any,
+        batch: dict[str, Any],
+        key: jax.Array,
+    ) -> Loss:
+        seen_BL = model.hidden(batch["tokens_BL"], key, hidden)
+        given = {**batch, "tokens_BL": seen_BL}
+        x_BLD, w_VD = model.apply(precision.cast(params, compute), given)
+        # A row that fills up the last batch counts nothing.
+        real_B = batch.get("weight_B", jnp.ones(len(x_BLD)))
+        weight_BL = batch["weight_BL"] * real_B[:, None]
+        return language.from_features(
+            objective, x_BLD, w_VD, batch["targets_BL"], weight_BL, chunks=1
+        )
+
+    train = records.shuffled(
+        rows(of.data.train),
+        batch_size=batch_size,
+        seed=seed,
+        prepare=augment.chain(augment.jittered(jitter), as_batch),
+        name=of.data.name,
+    )
+    held_out = records.ordered(
+        rows(of.data.validation), batch_size=AT_ONCE, prepare=as_batch
+    )
+    return Experiment(
+        name="caption",
+        architecture=(
+            f"encoder-decoder of {source}, {tongue}: {depth} blocks of width {width} "
+            f"read patches of {patch}, {written_depth} write, "
+            f"{model.of.symbols.vocabulary} symbols"
+        ),
+        init=model.init,
+        loss=partial(loss, language.label_smoothing(smoothing), hidden),
+        batch=train.batch,
+        batch_size=batch_size,
+        optimizer=optimizers.stable_muon(
+            steps, matrix_rate=matrix_rate, vector_rate=vector_rate, decay=0.6
+        ),
+        steps=steps,
+        report=report,
+        seed=seed,
+        evaluations={
+            "validation": Evaluation(
+                batch=held_out.batch,
+                batch_size=AT_ONCE,
+                batches=held_out.batches,
+                loss=partial(loss, language.cross_entropy, 0.0),
+                report=report,
+            )
+        },
+        show=partial(show, model),
+        files={"tokenizer.json": model.of.symbols.to_bytes()},
+        tokens_per_row=int(np.prod(of.places)) + of.length,
+    )
+
+
+if __name__ == "__main__":
+    main.run(experiment)

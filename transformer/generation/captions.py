@@ -1,0 +1,76 @@
+"""Images in, texts out: one token at a time, by what is remembered of the patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer.generation import decoding, sampling
+from transformer.network import masks, reading
+
+
+class Namer(NamedTuple):
+    """A model that reads patches and writes a text.
+
+    language: as in `decoding`, of blocks that read. remember(weights, raw_BLP, tokens):
+    what its layers remember of the patches. decode: token ids -> text. end: the id that
+    stands at either end of a text. length: tokens of the longest.
+    """
+
+    language: decoding.Language
+    remember: Callable[..., Any]
+    decode: Callable[[Any], str]
+    end: int
+    length: int
+
+
+def written(namer: Namer, params: Any, raw_BLP: jax.Array) -> decoding.Decoding:
+    """The likeliest token after each other, from `end` to `end`."""
+    weights = namer.language.weights(params)
+    rows, length = raw_BLP.shape[:2]
+    remembered = namer.remember(weights, raw_BLP, masks.row(length))
+
+    def empty_cache(*sizes: int) -> Any:
+        return reading.caches(namer.language.empty_cache(*sizes), remembered)
+
+    return decoding.generated(
+        decoding.Language(namer.language.extend, empty_cache),
+        weights,
+        jnp.full((rows, 1), namer.end),
+        jnp.ones((rows,), jnp.int32),
+        jax.random.key(0),
+        choose=sampling.greedy,
+        new_tokens=namer.length,
+        stop=[namer.end],
+    )
+
+
+def named(
+    namer: Namer, params: Any, raw_NLP: np.ndarray, *, batch_size: int = 64
+) -> list[str]:
+    """A text for each row of raw patches."""
+    write = jax.jit(partial(written, namer))
+    said: list[str] = []
+    for start in range(0, len(raw_NLP), batch_size):
+        part = raw_NLP[start : start + batch_size]
+        filled = np.pad(part, ((0, batch_size - len(part)), (0, 0), (0, 0)))
+        made = jax.device_get(write(params, filled))
+        rows = zip(made.ids_BL, made.length_B, made.done_B, strict=True)
+        texts = [namer.decode(ids[1 : size - done]) for ids, size, done in rows]
+        said += texts[: len(part)]
+    return said
+
+
+def scores(said: Sequence[str], wanted: Sequence[str] | np.ndarray) -> dict[str, float]:
+    """The share that is exactly what is wanted, and chrF (Popović 2015), of 100, as
+    sacrebleu has it by default."""
+    from sacrebleu.metrics.chrf import CHRF
+
+    right = np.mean([a == b for a, b in zip(said, wanted, strict=True)])
+    chrf = CHRF().corpus_score(list(said), [list(wanted)]).score
+    return {"exact": float(right), "chrF": chrf}
