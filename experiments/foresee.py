@@ -3,7 +3,13 @@
     python -m experiments.foresee
     python -m experiments.foresee generate --draw=3
 
-NUMBERS
+Two digits move and bounce in 24 x 24 pixels; tubelets of 4 x 4 in one frame, attention
+within frames and along time by turns, 6 blocks of width 128, 1.3 M parameters, 1000
+steps. Squared error a pixel on 256 films of held-out digits, 1, 5 and 10 frames ahead:
+**0.011, 0.029, 0.035**. The last frame again 0.060, 0.091, 0.057; each block moved as
+it was seen to move 0.040, 0.072, 0.061; each digit moved on by its true velocity, which
+only misses the walls, 0.017, 0.076, 0.067. 9 min 7 s on two busy cores, 396 s of CPU
+time.
 """
 
 from __future__ import annotations
