@@ -17,7 +17,7 @@ from transformer.network.fast import linear, measure
 from transformer.training import update
 
 KEY = jax.random.key(0)
-CODE = needles.Code(first=50, keys=6, values=4)
+CODE = needles.Code(first=50, keys=3, values=4, questions=5)
 
 
 def given(length: int, heads: int = 2) -> list[jax.Array]:
@@ -54,22 +54,28 @@ def test_linear_attention_refuses_what_it_is_not() -> None:
 
 
 def test_every_key_is_hung_once_and_asked_for_behind_it() -> None:
+    """The answer is the target alone: it is nowhere to be read."""
     rng, length = np.random.default_rng(0), 40
     for _ in range(20):
         ids = rng.integers(0, 50, needles.text_length(CODE, length))
         row = needles.hidden(ids, rng, CODE)
         tokens, targets = row["tokens_BL"], row["targets_BL"]
         assert tokens.shape == targets.shape == (length,)
-        np.testing.assert_array_equal(tokens[1:], targets[:-1])
-        everything = np.append(tokens, targets[-1])
-        np.testing.assert_array_equal(everything[everything < 50], ids)
-        asked = np.flatnonzero(row["asked_BL"])
-        for place in asked:
+        asked = row["asked_BL"] > 0
+        assert asked.sum() == CODE.keys * CODE.questions
+        np.testing.assert_array_equal(
+            targets[:-1][~asked[:-1]], tokens[1:][~asked[:-1]]
+        )
+        np.testing.assert_array_equal(tokens[tokens < 50], ids[:-1])
+        answers = [CODE.answer(value) for value in range(CODE.values)]
+        assert not np.isin(tokens, answers).any()
+        for place in np.flatnonzero(asked):
             key = tokens[place] - CODE.question(0)
             hung = tokens[place - row["distance_BL"][place]] - CODE.needle(0, 0)
             value = targets[place] - CODE.answer(0)
             assert (key, value) == divmod(hung, CODE.values)
-        assert len(set(tokens[asked])) == len(asked) >= CODE.keys - 1
+        hung = tokens[tokens >= CODE.needle(0, 0)] - CODE.needle(0, 0)
+        assert sorted(hung // CODE.values) == [0, 1, 2]
         np.testing.assert_array_equal(row["text_BL"], targets < 50)
     with pytest.raises(ValueError, match="at least 19, got 18"):
         needles.text_length(CODE, 18)
@@ -117,8 +123,8 @@ def test_training_lowers_the_loss_and_answers_are_counted_by_distance() -> None:
     for step in range(experiment.steps):
         state, step_told = advance(state, experiment.batch(step, range(8)))
         told.append(experiment.report(step_told.loss))
-    for name in sparse.PATTERNS:
-        assert told[-1][f"{name}_bits"] < 0.9 * told[0][f"{name}_bits"]
+    losses = [numbers["loss"] for numbers in told]
+    assert np.mean(losses[-3:]) < 0.8 * losses[0]
     held_out = experiment.evaluations["validation"]._replace(batches=1)
     batch = held_out.batch(0, range(16))
     values = batch["targets_BL"].max() + 1
