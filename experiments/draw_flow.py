@@ -4,10 +4,10 @@
     python -m experiments.draw_flow generate --digits=2026
 
 Digits of 28 x 28 in 49 patches, 1.6 M parameters, 500 steps of training. A recogniser
-that reads 99.0 % of such real digits reads **94.0 %** of 500 drawings made in 4 steps
-as the digit asked for, 90.6 % of those made in 32. Frechet distance in its features
-from the training digits: 0.245 and 0.358; of as many held-out digits, the best to be
-hoped for, 0.099. It took 8 min 10 s on two cores that much other work shared.
+that reads 99.2 % of such real digits reads **97.2 %** of 500 drawings made in 4 steps
+as the digit asked for, 95.0 % of those made in 32. Frechet distance in its features
+from the training digits: 0.114 and 0.148; of as many held-out digits, the best to be
+hoped for, 0.088. 2 min 39 s on two cores, 256 s of CPU time.
 """
 
 from __future__ import annotations
