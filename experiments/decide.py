@@ -139,7 +139,7 @@ def show(
         "cloning": float(cloned),
         "the data": float(seen.mean()),
     }
-    worse = np.sort(seen)[::-1][: len(seen) // 10].mean()
+    tenth = np.sort(seen)[::-1][: len(seen) // 10].mean()
     return {
         "results.json": {
             "correlation of asked and gained": float(np.corrcoef(asked, got)[0, 1]),
@@ -147,7 +147,7 @@ def show(
             **{f"gained, {a:+d} asked": float(got[asked == a].mean()) for a in ASKED},
             f"gained, the best of the data asked ({seen.max():+.0f})": float(wished),
             **{f"gained, {name}": value for name, value in lines.items()},
-            "gained, the best tenth of the data": float(worse),
+            "gained, the best tenth of the data": float(tenth),
         },
         "returns.png": playing.followed(asked, got, lines),
         "paths.png": paths(

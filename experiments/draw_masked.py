@@ -29,7 +29,7 @@ from experiments import recognise
 from transformer import main, platform
 from transformer.data import levels as levels_
 from transformer.data import records, sources
-from transformer.generation import drawing, gallery, sampler
+from transformer.generation import drawing, sampler
 from transformer.models import denoiser
 from transformer.network import embeddings, masks, precision
 from transformer.objectives import denoising, language
@@ -99,27 +99,6 @@ def show(
         name=f"guidance {artist.guidance:g}",
     )
     return {"results.json": numbers, **pictures}
-
-
-def generate(
-    artist: Painter,
-    params: Any,
-    key: jax.Array,
-    *,
-    digits: str = "2026",
-    steps: int = 16,
-    draw: int = 0,
-) -> None:
-    """Draw digits on the terminal.
-
-    Args:
-        digits: which, in a row.
-        steps: of generation; fewer are faster and coarser.
-        draw: which draw; another number makes others.
-    """
-    key = jax.random.fold_in(key, draw)
-    label = np.asarray([int(digit) for digit in digits])
-    print(gallery.typed(artist.images(params, label, key, steps=steps)))
 
 
 def report(pixels: int, loss: Loss) -> dict[str, float]:
@@ -241,11 +220,11 @@ def experiment(
             )
         },
         show=partial(show, artist, judge),
-        generate=partial(generate, artist),
+        generate=partial(drawing.generate, artist.images),
         tokens_per_row=length,
         flops_per_row=denoiser.training_flops(shapes, length=length, depth=depth),
     )
 
 
 if __name__ == "__main__":
-    main.run(experiment, generate=generate)
+    main.run(experiment, generate=drawing.generate)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -211,7 +210,6 @@ def experiment(
     vector_rate: float = 0.005,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     seed: int = 0,
-    workdir: Path | None = None,
 ) -> Experiment:
     """A predictor of the next frame of films of moving digits.
 

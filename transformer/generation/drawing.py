@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from transformer.generation import distance, gallery
@@ -90,3 +91,24 @@ def _by_class(images: np.ndarray, label: np.ndarray, most: int = 10) -> np.ndarr
     rows = [images[label == c][:most] for c in np.unique(label)]
     fewest = min(len(row) for row in rows)
     return np.stack([row[:fewest] for row in rows])
+
+
+def generate(
+    images: Callable[..., np.ndarray],
+    params: Any,
+    key: jax.Array,
+    *,
+    digits: str = "2026",
+    updates: int = 32,
+    draw: int = 0,
+) -> None:
+    """Draw digits on the terminal: 8-bit images(params, classes [N], key, steps=steps).
+
+    Args:
+        digits: which, in a row.
+        updates: steps of generation; fewer are faster and coarser.
+        draw: which draw; another number makes others.
+    """
+    key = jax.random.fold_in(key, draw)
+    label = np.asarray([int(digit) for digit in digits])
+    print(gallery.typed(images(params, label, key, steps=updates)))

@@ -62,8 +62,9 @@ class Teller:
         numbers = {
             **self._experiment.report(summed),
             "tokens/s": rows * self._experiment.tokens_per_row,
-            "FLOP/s": rows * self._experiment.flops_per_row,
         }
+        if self._experiment.flops_per_row:
+            numbers["FLOP/s"] = rows * self._experiment.flops_per_row
         if self._log is not None:
             self._log.tell(step, "train", numbers)
         self._window, self._since = [], time.perf_counter()
