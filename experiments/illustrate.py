@@ -154,7 +154,7 @@ def generate(
     key: jax.Array,
     *,
     text: str = "red cat",
-    steps: int = 32,
+    updates: int = 32,
     draw: int = 0,
     output: Path = Path("drawn.png"),
 ) -> None:
@@ -162,14 +162,14 @@ def generate(
 
     Args:
         text: what to draw; several texts are divided by a semicolon.
-        steps: of generation; fewer are faster and coarser.
+        updates: steps of generation; fewer are faster and coarser.
         draw: which draw; another number makes others.
         output: the picture's file.
     """
     from PIL import Image
 
     texts = [one.strip() for one in text.split(";")]
-    images = model.images(params, texts, jax.random.fold_in(key, draw), steps=steps)
+    images = model.images(params, texts, jax.random.fold_in(key, draw), steps=updates)
     Image.fromarray(gallery.sheet(images[None], enlarged=4)).save(output)
     print(f"{', '.join(texts)}: see {output}")
 

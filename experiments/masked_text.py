@@ -2,7 +2,7 @@
 them; and does it learn who is speaking?
 
     python -m experiments.masked_text
-    python -m experiments.masked_text generate --text="It is a * universally known."
+    python -m experiments.masked_text generate --sentence="It is a * universally known."
 
 2048 symbols of five novels, an encoder of 4 blocks of width 192, 2.6 M parameters, a
 quarter of the tokens hidden in training (BERT's objective without its random tokens),
@@ -157,14 +157,14 @@ def generate(
     params: Any,
     key: jax.Array,
     *,
-    text: str = "It is a * universally acknowledged, that a single * must be in *.",
+    sentence: str = "It is a * universally acknowledged, that a single * must be in *.",
 ) -> None:
     """Fill gaps in a text.
 
     Args:
-        text: with an asterisk for each gap, of one token or of one span.
+        sentence: with an asterisk for each gap, of one token or of one span.
     """
-    pieces = [symbols.encode(piece.removesuffix(" ")) for piece in text.split("*")]
+    pieces = [symbols.encode(piece.removesuffix(" ")) for piece in sentence.split("*")]
     said = task.completed(params, pieces)
     blank = [np.zeros(0, np.int32)] * len(said)
     print(cloze.filled(cloze.passage(pieces, blank, said, symbols.decode)))

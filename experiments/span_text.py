@@ -1,7 +1,7 @@
 """Does a model that writes what was cut out of a text beat counting what stands before?
 
     python -m experiments.span_text
-    python -m experiments.span_text generate --text="It is * known that a * wife."
+    python -m experiments.span_text generate --sentence="It is * known that a * wife."
 
 An encoder reads five novels with 40 % of the tokens cut out in spans of three, and a
 decoder writes what is missing (T5's objective); 2048 symbols, 3 + 3 blocks of width

@@ -1,6 +1,7 @@
 """Every experiment is imported and traced; a golden curve of the first one."""
 
 import importlib
+import inspect
 from pathlib import Path
 
 import jax
@@ -23,7 +24,12 @@ NAMES = sorted(
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_traces(name):
     """With its defaults but the seed; a parameter's name says its shape and place."""
-    experiment = importlib.import_module(f"experiments.{name}").experiment(seed=3)
+    make = importlib.import_module(f"experiments.{name}").experiment
+    experiment = make(seed=3)
+    if experiment.generate is not None:
+        asked = inspect.signature(experiment.generate).parameters
+        # A flag of both would be taken for the experiment's.
+        assert not set(asked) & set(inspect.signature(make).parameters)
     assert experiment.seed == 3
     mesh = axes.mesh()
     state = update.abstract(experiment, mesh)
