@@ -76,6 +76,24 @@ def test_what_moves_as_a_whole_is_seen_to_move_on() -> None:
     np.testing.assert_array_equal(still, frames[0])
 
 
+def test_a_film_depends_on_its_seed_and_row_alone_and_the_splits_share_no_digit() -> (
+    None
+):
+    small: Any = {"patch": 8, "depth": 2, "width": 32, "batch_size": 4}
+    one, same, other = (foresee.experiment(**small, seed=n) for n in (0, 0, 1))
+    whole = one.batch(3, range(4))["raw_BLP"]
+    one.batch(5, range(4))
+    np.testing.assert_array_equal(same.batch(3, [2])["raw_BLP"][0], whole[2])
+    assert (whole[1] != whole[2]).any()
+    assert (other.batch(3, range(4))["raw_BLP"] != whole).any()
+    data = one.show.args[0].data
+    train, held = (
+        {image.tobytes() for image in part["image"]}
+        for part in (data.train, data.validation)
+    )
+    assert len(train) > 1000 and len(held) > 500 and not train & held
+
+
 @pytest.mark.parametrize("how", ["space", "time"])
 def test_folded_attention_is_masked_attention_over_all(how: str) -> None:
     """The same parameters: within frames a block-diagonal mask of blocks of a frame,
