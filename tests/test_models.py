@@ -14,7 +14,8 @@ from cases import LENGTH, MODELS, VARIANTS, VOCABULARY, Case, drawn, name_of
 from kinds import KINDS
 
 from transformer.models import decoder
-from transformer.network import masks
+from transformer.network import masks, stack
+from transformer.training import flops
 
 
 @pytest.mark.parametrize("case", VARIANTS, ids=name_of)
@@ -72,6 +73,24 @@ def test_training_flops_count_products_and_allowed_pairs() -> None:
     # Tied readout V D; per layer q and o D H K, k and v D K, MLP 2 D F.
     weights = 64 * 32 + 2 * (2 * 32 * 4 * 8 + 2 * 32 * 8 + 2 * 32 * 64)
     assert got == 6 * weights * 16 + 12 * 2 * 4 * 8 * case.mask.array(16).sum()
+
+
+@pytest.mark.parametrize("make_stack", [stack.Unrolled, stack.Scanned])
+def test_products_counted_in_the_program_are_the_formula_s(make_stack: Any) -> None:
+    """Plain attention computes every pair, whatever the mask."""
+    case = MODELS[0]
+    net = case.make(stack=make_stack, remat=stack.REMAT["products"])
+    params = jax.eval_shape(partial(case.initial, net), jax.random.key(0))
+    program = jax.make_jaxpr(partial(case.loss, net))(params, case.batch(0))
+    formula = decoder.training_flops(
+        params,
+        mask=masks.everything(),
+        length=LENGTH,
+        heads=4,
+        head_features=8,
+        depth=2,
+    )
+    assert 3 * flops.products(program.jaxpr) == 8 * formula
 
 
 @pytest.mark.parametrize("case", [*MODELS, *KINDS], ids=name_of)

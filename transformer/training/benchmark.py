@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from transformer.training import feeding
+from transformer.training import feeding, flops
 from transformer.training.experiment import Experiment
 from transformer.training.update import abstract, born, update
 
@@ -106,11 +106,11 @@ def show(experiment: Experiment, mesh: Mesh) -> None:
     _line("step", f"{seconds.median * 1e3:.1f} ms  [{seconds.low * 1e3:.1f} to "
           f"{seconds.high * 1e3:.1f}]")  # fmt: skip
     _line("tokens", seconds.rate(rows * tokens))
-    flops = rows * experiment.flops_per_row
-    _line("model FLOPs", seconds.rate(flops))
+    work = rows * flops.per_row(experiment)
+    _line("model FLOPs", seconds.rate(work))
     for name in ("float32", "bfloat16"):
         peak = product_peak(jnp.dtype(name)) * devices
-        share = flops / seconds.median / peak
+        share = work / seconds.median / peak
         _line(f"  of the {name} product peak", f"{share:.0%} of {_short(peak)}FLOP/s")
     _line("peak memory", f"{_peak_memory() / 2**20:.0f} MiB")
     _line("data", f"{data.rate(rows)} rows, {seconds.median / data.median:.0f}x "

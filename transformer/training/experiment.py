@@ -42,7 +42,8 @@ class Experiment(NamedTuple):
     numbers by name, which are told at the end of the run).
     generate(params, key, *, ...): its keywords are the flags of the verb `generate`.
     files: left in the run folder at the start. architecture: what the model is, for
-    telling run folders apart. flops_per_row: of a forward and backward pass.
+    telling run folders apart. flops_per_row: of a forward and backward pass;
+    0 to have them counted (`flops.py`).
     benchmark: further lines of the verb `benchmark`, each a function of params.
     """
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from transformer.training import faults, metrics
+from transformer.training import faults, flops, metrics
 from transformer.training.experiment import Experiment
 from transformer.training.update import Told
 
@@ -26,6 +26,7 @@ class Teller:
         self._every = every
         self._pending: tuple[int, Told] | None = None
         self._window: list[Any] = []
+        self._flops = 0.0
         self._since = time.perf_counter()
         self._finite = (first, float("nan"))
         leads = jax.process_index() == 0
@@ -63,9 +64,10 @@ class Teller:
             **self._experiment.report(summed),
             "tokens/s": rows * self._experiment.tokens_per_row,
         }
-        if self._experiment.flops_per_row:
-            numbers["FLOP/s"] = rows * self._experiment.flops_per_row
         if self._log is not None:
+            # Counted while the device is at work on the next step.
+            self._flops = self._flops or flops.per_row(self._experiment)
+            numbers["FLOP/s"] = rows * self._flops
             self._log.tell(step, "train", numbers)
         self._window, self._since = [], time.perf_counter()
 
