@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from test_match import TINY, trained
 
 from experiments import caption
-from transformer.generation import captions
+from transformer.data import own_files
+from transformer.generation import captions, consensus
+from transformer.objectives import language
 
 RNG = np.random.default_rng(0)
 
@@ -30,7 +35,9 @@ def test_captions_are_what_the_whole_model_finds_likeliest() -> None:
     said = captions.named(namer, params, raw_BLP, batch_size=4)
     assert len(said) == 3
     ids_BL = np.asarray(
-        jax.jit(partial(captions.written, namer))(params, raw_BLP).ids_BL
+        jax.jit(partial(captions.written, namer))(
+            params, raw_BLP, jax.random.key(0)
+        ).ids_BL
     )
     assert (ids_BL[:, 0] == model.of.symbols.end).all() and len(np.unique(ids_BL)) > 3
     batch = {"raw_BLP": raw_BLP, "tokens_BL": ids_BL[:, :-1]}
@@ -47,11 +54,74 @@ def test_captions_are_what_the_whole_model_finds_likeliest() -> None:
 
 
 def test_what_is_hidden_is_never_where_writing_starts() -> None:
-    made = caption.experiment(**TINY, written_depth=1, dtype="float32")
-    model, ids_BL = made.show.args[0], jnp.arange(2000).reshape(200, 10) % 250
-    own = model.of.symbols.vocabulary
-    seen_BL = np.asarray(model.hidden(ids_BL, jax.random.key(0), 0.3))
-    hidden_BL = seen_BL == own
+    ids_BL, key = jnp.arange(2000).reshape(200, 10) % 250, jax.random.key(0)
+    seen_BL = np.asarray(language.dropped(ids_BL, key, 0.3, symbol=250))
+    hidden_BL = seen_BL == 250
     np.testing.assert_array_equal(seen_BL[~hidden_BL], ids_BL[~hidden_BL])
     assert not hidden_BL[:, 0].any() and 0.25 < hidden_BL[:, 1:].mean() < 0.35
-    assert not (model.hidden(ids_BL, jax.random.key(0), 0.0) == own).any()
+    assert not (language.dropped(ids_BL, key, 0.0, symbol=250) == 250).any()
+
+
+def test_the_consensus_is_the_text_of_greatest_expected_likeness() -> None:
+    draws = consensus.of_draws(["red cat", "red cat", "red hat", "blue car"])
+    assert draws == {"red cat": 0.5, "red hat": 0.25, "blue car": 0.25}
+    near = consensus.of_neighbours(
+        ["a", "b", "a", "c"], np.array([3.0, 1.0, 2.0, 9.0]), most=3, fade=0.5
+    )
+    weight = np.exp([-4.0, 0.0, -2.0])
+    weight /= weight.sum()
+    assert near == pytest.approx({"a": weight[0] + weight[2], "b": weight[1]})
+    both = consensus.mixed(draws, {"blue car": 1.0}, share=0.25)
+    assert both["blue car"] == pytest.approx(0.4375)
+    assert sum(both.values()) == pytest.approx(1)
+
+    def letters(one: str, other: str) -> float:
+        return len(set(one) & set(other)) / len(set(one) | set(other))
+
+    # By hand: not the likeliest text, but the one between the others.
+    belief = {"aaa": 0.4, "bcd": 0.3, "bce": 0.3}
+    risk = {
+        text: sum(p * letters(text, right) for right, p in belief.items())
+        for text in belief
+    }
+    assert consensus.chosen(belief, letters) == max(risk, key=risk.__getitem__) != "aaa"
+    with pytest.raises(ValueError, match="expected draws, got none"):
+        consensus.of_draws([])
+
+
+def test_draws_are_of_the_row_and_the_key_alone() -> None:
+    made = caption.experiment(
+        **TINY, written_depth=1, batch_size=16, steps=20, dtype="float32"
+    )
+    params, model = made.init(jax.random.key(2)), made.show.args[0]
+    raw_BLP = model.of.raw(model.of.data.validation["image"][:3])
+    how: Any = {"draws": 4, "batch_size": 4}
+    drawn, again = (
+        captions.drawn(model.namer._replace(length=5), params, raw_BLP, key, **how)
+        for key in [jax.random.key(0)] * 2
+    )
+    assert drawn == again and [len(texts) for texts in drawn] == [4, 4, 4]
+    assert len({text for texts in drawn for text in texts}) > 6
+
+
+def test_a_picture_of_the_user_s_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tall grey one with a transparent rim: fitted, not bent, on white."""
+    from PIL import Image
+
+    tall = np.zeros((64, 32, 2), np.uint8)
+    tall[8:56, 8:24, 1] = 255
+    Image.fromarray(tall, "LA").save(tmp_path / "tall.png")
+    fitted = own_files.fitted(tmp_path / "tall.png", (32, 32, 3))
+    assert fitted.shape == (32, 32, 3) and fitted[0, 0].tolist() == [255, 255, 255]
+    down, across = np.nonzero((fitted < 128).all(-1))
+    assert np.ptp(down) == 23 and np.ptp(across) == 7
+    made = caption.experiment(**TINY, written_depth=1, steps=1, dtype="float32")
+    model, params = made.show.args[0], made.init(jax.random.key(0))
+    short = model._replace(namer=model.namer._replace(length=3))
+    caption.generate(short, params, jax.random.key(0), image=tmp_path / "tall.png")
+    said = capsys.readouterr().out
+    assert (
+        said.startswith(f"{tmp_path / 'tall.png'}: ") and "nearest in training" in said
+    )

@@ -42,6 +42,18 @@ def between_words(
     return share @ weights_LM @ of_read
 
 
+def over_patches(
+    symbols: Any, weights_LM: np.ndarray, ids: np.ndarray, *, places: tuple[int, ...]
+) -> tuple[list[str], np.ndarray]:
+    """The words of a text of tokens `ids`, up to the first `symbols.end`, and for each
+    how much its pieces, in being written, look at each patch [words, down, across]."""
+    size = int(np.argmax(ids == symbols.end))
+    spelt, number = words([symbols.decode([token]) for token in ids[:size]])
+    patch = np.arange(weights_LM.shape[1])
+    share = between_words(weights_LM[:size], number, patch)
+    return spelt, share.reshape(-1, *places)
+
+
 def copied_found(
     weights: np.ndarray, written: Sequence[str], read: Sequence[str]
 ) -> tuple[int, int]:

@@ -96,6 +96,18 @@ def picture(path: Path) -> np.ndarray:
     return pixels[..., None] if grey else pixels
 
 
+def fitted(path: Path, shape: Sequence[int]) -> np.ndarray:
+    """`picture` as uint8 of that shape [rows, columns, 1 or 3]: as large as it can be
+    without being bent, on white; grey where one channel is asked for."""
+    from PIL import Image, ImageOps
+
+    rows, columns, channels = shape
+    pixels = picture(path)
+    image = Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    whole = ImageOps.pad(image, (columns, rows), color="white")
+    return np.asarray(whole.convert("L" if channels == 1 else "RGB")).reshape(shape)
+
+
 def described(sizes: Sequence[int]) -> str:
     """A picture's shape, in words."""
     rows, columns, channels = sizes

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,8 +30,15 @@ class Namer(NamedTuple):
     length: int
 
 
-def written(namer: Namer, params: Any, raw_BLP: jax.Array) -> decoding.Decoding:
-    """The likeliest token after each other, from `end` to `end`."""
+def written(
+    namer: Namer,
+    params: Any,
+    raw_BLP: jax.Array,
+    key: jax.Array,
+    *,
+    choose: sampling.Choose = sampling.greedy,
+) -> decoding.Decoding:
+    """One chosen token after the other, from `end` to `end`."""
     weights = namer.language.weights(params)
     rows, length = raw_BLP.shape[:2]
     remembered = namer.remember(weights, raw_BLP, masks.row(length))
@@ -43,8 +51,8 @@ def written(namer: Namer, params: Any, raw_BLP: jax.Array) -> decoding.Decoding:
         weights,
         jnp.full((rows, 1), namer.end),
         jnp.ones((rows,), jnp.int32),
-        jax.random.key(0),
-        choose=sampling.greedy,
+        key,
+        choose=choose,
         new_tokens=namer.length,
         stop=[namer.end],
     )
@@ -53,13 +61,39 @@ def written(namer: Namer, params: Any, raw_BLP: jax.Array) -> decoding.Decoding:
 def named(
     namer: Namer, params: Any, raw_NLP: np.ndarray, *, batch_size: int = 64
 ) -> list[str]:
-    """A text for each row of raw patches."""
-    write = jax.jit(partial(written, namer))
+    """A text for each row of raw patches: the likeliest token after each other."""
+    write = partial(jax.jit(partial(written, namer)), params, key=jax.random.key(0))
+    return _texts(namer, write, raw_NLP, batch_size)
+
+
+def drawn(
+    namer: Namer,
+    params: Any,
+    raw_NLP: np.ndarray,
+    key: jax.Array,
+    *,
+    draws: int,
+    batch_size: int = 64,
+) -> list[list[str]]:
+    """So many texts for each row of raw patches, as likely as the model holds them."""
+    write = jax.jit(partial(written, namer, choose=sampling.drawn()))
+
+    def once(draw: int) -> list[str]:
+        one = partial(write, params, key=jax.random.fold_in(key, draw))
+        return _texts(namer, one, raw_NLP, batch_size)
+
+    found = [once(draw) for draw in range(draws)]
+    return [list(texts) for texts in zip(*found, strict=True)]
+
+
+def _texts(
+    namer: Namer, write: Callable[..., Any], raw_NLP: np.ndarray, batch_size: int
+) -> list[str]:
     said: list[str] = []
     for start in range(0, len(raw_NLP), batch_size):
         part = raw_NLP[start : start + batch_size]
         filled = np.pad(part, ((0, batch_size - len(part)), (0, 0), (0, 0)))
-        made = jax.device_get(write(params, filled))
+        made = jax.device_get(write(filled))
         rows = zip(made.ids_BL, made.length_B, made.done_B, strict=True)
         texts = [namer.decode(ids[1 : size - done]) for ids, size, done in rows]
         said += texts[: len(part)]
@@ -69,8 +103,38 @@ def named(
 def scores(said: Sequence[str], wanted: Sequence[str] | np.ndarray) -> dict[str, float]:
     """The share that is exactly what is wanted, and chrF (Popović 2015), of 100, as
     sacrebleu has it by default."""
+    right = np.mean([a == b for a, b in zip(said, wanted, strict=True)])
+    chrf = _chrf().corpus_score(list(said), [list(wanted)]).score
+    return {"exact": float(right), "chrF": chrf}
+
+
+def compared(
+    said: Mapping[str, Sequence[str]],
+    wanted: Sequence[str] | np.ndarray,
+    *,
+    here: np.ndarray | None = None,
+    band: str = "",
+) -> dict[str, float]:
+    """The `scores` of each who said, of all or of those texts that are `here`, a
+    `band`."""
+    chosen = np.ones(len(wanted), bool) if here is None else here
+    kept = [n for n, held in enumerate(chosen) if held]
+    return {
+        f"{metric}, {who}{band}": score
+        for who, texts in said.items()
+        for metric, score in scores(
+            [texts[n] for n in kept], [wanted[n] for n in kept]
+        ).items()
+    }
+
+
+def likeness(said: str, wanted: str) -> float:
+    """chrF of one text."""
+    return _chrf().sentence_score(said, [wanted]).score
+
+
+@functools.cache
+def _chrf() -> Any:
     from sacrebleu.metrics.chrf import CHRF
 
-    right = np.mean([a == b for a, b in zip(said, wanted, strict=True)])
-    chrf = CHRF().corpus_score(list(said), [list(wanted)]).score
-    return {"exact": float(right), "chrF": chrf}
+    return CHRF()

@@ -95,6 +95,18 @@ def from_features(
     return jax.tree.map(lambda sums: sums.sum(0), parts)
 
 
+def dropped(
+    ids_BL: jax.Array, key: jax.Array, share: float, *, symbol: int
+) -> jax.Array:
+    """Tokens to continue, a share of them hidden behind `symbol`, so that what comes
+    next must be known from what else is read, not remembered from what was written
+    (word dropout, Bowman et al. 2015, arXiv 1511.06349, section 3.1). The first stays:
+    it is where writing starts."""
+    chance_BL = jax.random.uniform(key, ids_BL.shape)
+    hide_BL = (chance_BL < share) & (jnp.arange(ids_BL.shape[1]) > 0)[None]
+    return jnp.where(hide_BL, symbol, ids_BL)
+
+
 def with_bytes(
     loss: Loss, targets_BL: jax.Array, weight_BL: jax.Array, bytes_V
 ) -> Loss:
