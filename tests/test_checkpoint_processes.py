@@ -13,7 +13,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_checkpoint import IDENTITY, abstract, assert_same, files, restored
+from test_checkpoint import (
+    IDENTITY,
+    abstract,
+    assert_same,
+    files,
+    flipped,
+    restored,
+)
 from test_fingerprint import large
 
 from transformer import axes
@@ -70,6 +77,18 @@ def saves_with_others(folder: Path, port: str, process: int) -> None:
     jax.distributed.shutdown()
 
 
+def restores_with_others(folder: Path, port: str, process: int) -> None:
+    """Restore the newest sound step, as one process of two."""
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
+    saved = checkpoint.open_(folder, IDENTITY)
+    found = saved.restore(abstract(shared(0)))
+    saved.close()
+    assert found is not None
+    state, messages = found
+    print("step", int(state.step), "fingerprint", fingerprint(state), "told", messages)
+    jax.distributed.shutdown()
+
+
 def saves_to_a_full_disk(folder: Path) -> None:
     """Two good saves, one that fails, and one more when there is room again."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -111,13 +130,34 @@ def test_a_file_in_place_of_the_folder_is_told(tmp_path: Path) -> None:
     assert [path.read_text() for path in files(tmp_path)] == ["mine"]
 
 
-def test_saved_by_two_processes_restored_by_one(tmp_path: Path) -> None:
+def two_processes(what: str, folder: Path) -> list[str]:
+    """What both said, when both have ended well."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    two = [child("several", str(tmp_path / "new"), port, str(i)) for i in range(2)]
+    two = [child(what, str(folder), port, str(number)) for number in range(2)]
     said = [process.communicate(timeout=90)[0] for process in two]
     assert [process.returncode for process in two] == [0, 0], said
+    return said
+
+
+def test_two_processes_agree_to_pass_over_a_damaged_step(tmp_path: Path) -> None:
+    """A flipped bit in the newest step's arrays, which one of them finds."""
+    saved = checkpoint.open_(tmp_path / "new", IDENTITY)
+    for step in (1, 2):
+        saved.save(shared(step))
+    saved.close()
+    arrays = [path for path in files(tmp_path / "new" / "2") if "params" in path.parts]
+    largest = max(arrays, key=lambda path: path.stat().st_size)
+    largest.write_bytes(flipped(0.5, 3)(largest.read_bytes()))
+    told = f"step 1 fingerprint {fingerprint(shared(1))} told ['"
+    said = two_processes("damaged", tmp_path / "new")
+    assert all(told in text for text in said), said
+    assert any(largest.name in text for text in said), said
+
+
+def test_saved_by_two_processes_restored_by_one(tmp_path: Path) -> None:
+    said = two_processes("several", tmp_path / "new")
     state, messages = restored(tmp_path / "new", shared(0))
     assert messages == []
     assert_same(state, shared(2))
@@ -129,4 +169,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "full":
         saves_to_a_full_disk(Path(sys.argv[2]))
     else:
-        saves_with_others(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+        act = {"several": saves_with_others, "damaged": restores_with_others}
+        act[sys.argv[1]](Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

@@ -113,6 +113,26 @@ def test_stopped_by_sigterm(phase, processes, tmp_path):
         assert step == 3 if processes == 1 else step >= 3
 
 
+def test_stopped_while_showing_is_not_finished_and_finishes_when_run_again(tmp_path):
+    folder = tmp_path / "run"
+    argv = [f"--workdir={folder}", "--steps=6"]
+    child = commands.Child(tmp_path / "said.txt", *argv, "--show_pause=60")
+    child.await_text("showing", 1)
+    child.signal(signal.SIGTERM)
+    begun = time.monotonic()
+    assert child.status() == faults.TERMINATED and time.monotonic() - begun < 20
+    assert "stopped by SIGTERM; all that was reached is saved" in child.text
+    assert "Traceback" not in child.text and steps_in(folder) == [6]
+    assert not {"finished.json", "samples.txt"} & {
+        path.name for path in folder.iterdir()
+    }
+    again = commands.Child(tmp_path / "again.txt", *argv)
+    assert again.status() == 0 and f"finished; see {folder}" in again.text
+    assert (folder / "samples.txt").read_text() == "0 1 2\n"
+    assert "step      6  train" not in again.text
+    Reference(tiny_experiment.experiment(steps=6)).check(folder)
+
+
 RAISED = "RuntimeError: row of step 5 is bad"
 FAILURES = [
     ("raise", 0, 5, 45, RAISED),

@@ -86,6 +86,7 @@ def experiment(
     seed: int = 0,
     pause: float = 0.0,
     evaluation_pause: float = 0.0,
+    show_pause: float = 0.0,
     fault: Literal["none", "nan", "raise", "hang"] = "none",
     at: int = 5,
     on: int = 0,
@@ -102,6 +103,7 @@ def experiment(
         seed: of everything.
         pause: seconds that a batch takes.
         evaluation_pause: seconds that a batch of the evaluation takes.
+        show_pause: seconds that showing takes.
         fault: what befalls the batch.
         at: in which step.
         on: on which process.
@@ -124,6 +126,15 @@ def experiment(
         time.sleep(evaluation_pause)
         return rows_of(seed + 1, step, rows)
 
+    def show(params: Any, key: jax.Array) -> dict[str, Any]:
+        if show_pause:
+            print("showing", flush=True)
+            time.sleep(show_pause)
+        return {
+            "samples.txt": "0 1 2\n",
+            "results.json": {"right": 0.123456, "baseline": "none"},
+        }
+
     schedule = optimizers.warmup_cosine(rate, steps=steps, warmup=5)
     return Experiment(
         name="tiny_experiment",
@@ -138,10 +149,7 @@ def experiment(
         accumulate=accumulate,
         seed=seed,
         evaluations={"held_out": Evaluation(held_out, batch_size, 2, loss, report)},
-        show=lambda params, key: {
-            "samples.txt": "0 1 2\n",
-            "results.json": {"right": 0.123456, "baseline": "none"},
-        },
+        show=show,
         generate=lambda params, key, **dials: generate(**dials),
         tokens_per_row=LENGTH,
     )

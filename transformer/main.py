@@ -220,6 +220,7 @@ def _train(
     folder.begin(command.workdir, experiment, chosen, folder.source_of(make))
     faults.listen()
     state = loop.train(experiment, command.workdir, mesh=mesh, cadence=cadence)
+    faults.stop_at_once()
     folder.finish(command.workdir, experiment, state.params, experiment.steps)
     print(f"finished; see {command.workdir}")
 

@@ -66,6 +66,19 @@ def listen() -> None:
         signal.signal(signal.SIGTERM, ask)
 
 
+def stop_at_once() -> None:
+    """From here on, all being saved, SIGTERM raises Terminated wherever it finds this
+    process, and at once if it came before. Among several processes JAX listens."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if jax.process_count() == 1:
+        signal.signal(signal.SIGTERM, stop)
+        if _asked:
+            raise Terminated
+
+
 def asked_to_stop() -> bool:
     """Whether to save and stop here: with several processes, which must all call this
     equally often, at the same call on each."""
