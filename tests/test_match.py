@@ -76,6 +76,10 @@ def test_ranks_count_what_is_at_least_as_near() -> None:
     queries = np.array([[1.0, 0], [0, 1], [1, 1]])
     found = np.array([[2.0, 0], [3, 1], [3, 1]])
     assert retrieval.ranks(queries @ found.T).tolist() == [3, 2, 2]
+    many = np.stack([queries @ found.T, np.eye(3)])
+    assert retrieval.ranks(many).tolist() == [[3, 2, 2], [1, 1, 1]]
+    chances = retrieval.recalls(retrieval.ranks(many))["recall@1 / chance"]
+    assert chances == pytest.approx(1.5)
     images = RNG.integers(0, 256, (2, 3, 2, 2, 1)).astype(np.uint8)
     apart = np.square(images[0, 1] / 255 - images[1, 2] / 255).sum()
     np.testing.assert_allclose(retrieval.nearness(*images)[1, 2], -apart, rtol=1e-6)

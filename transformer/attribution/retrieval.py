@@ -11,11 +11,11 @@ from transformer.attribution import pictures
 
 
 def ranks(score: np.ndarray) -> np.ndarray:
-    """Of the scores [N, N] of N queries (down) with the N things that they belong to:
-    for each query how many score at least as high as its own, itself included: 1 is
-    the best, N the worst."""
-    own = np.diagonal(score)[:, None]
-    return (score >= own).sum(1)
+    """Of the scores [..., N, N] of N queries (down) with the N things that they belong
+    to: for each query how many score at least as high as its own, itself included: 1
+    is the best, N the worst."""
+    own = np.diagonal(score, axis1=-2, axis2=-1)[..., None]
+    return (score >= own).sum(-1)
 
 
 def nearness(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -25,14 +25,14 @@ def nearness(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def recalls(rank: np.ndarray) -> dict[str, float]:
-    """Of the ranks of N things among each other: the share of first places, that of the
-    first ten, the median, and the first again in units of chance, which is 1 / N."""
+    """Of the ranks [..., N] of N things among each other: the share of first places,
+    that of the first ten, the median, and the first again in units of chance, 1 / N."""
     first = float(np.mean(rank == 1))
     return {
         "recall@1": first,
         "recall@10": float(np.mean(rank <= 10)),
         "median rank": float(np.median(rank)),
-        "recall@1 / chance": first * len(rank),
+        "recall@1 / chance": first * rank.shape[-1],
     }
 
 
