@@ -222,6 +222,7 @@ def _train(
     state = loop.train(experiment, command.workdir, mesh=mesh, cadence=cadence)
     faults.stop_at_once()
     folder.finish(command.workdir, experiment, state.params, experiment.steps)
+    faults.listen()  # Too late to stop.
     print(f"finished; see {command.workdir}")
 
 
