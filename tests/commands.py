@@ -92,6 +92,10 @@ class Child:
     def text(self) -> str:
         return self.said.read_text()
 
+    @property
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
     def signal(self, number: int) -> None:
         os.kill(self._process.pid, number)
 
@@ -112,7 +116,7 @@ class Child:
         """Return once `condition()` holds; fail when the process ends before."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():
-            alive = self._process.is_alive() and time.monotonic() < deadline
+            alive = self.alive and time.monotonic() < deadline
             assert alive or condition(), f"never {what!r}; said {self.text}"
             time.sleep(0.003)
 

@@ -27,6 +27,7 @@ def start(common: Mapping[str, Any]) -> None:
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     jax.config.update("jax_compilation_cache_dir", str(home / "transformer" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHED_SECONDS)
+    faults.hush()
     if joined([common[name] for name in ("coordinator", "processes", "process")]):
         faults.die_loudly()
 

@@ -109,7 +109,7 @@ class Checkpoints:
         items[META] = ocp.args.JsonSave(
             saved_step.described(state, self.identity._asdict())
         )
-        with self._explained(step):
+        with self._explained(f"step {step} could not be saved"):
             if self._manager is None:
                 self._set_aside()
                 self._manager = _manager(self.folder, self.keep, self._digest)
@@ -124,13 +124,14 @@ class Checkpoints:
         if self._manager is None or self._saving is None:
             return
         step, primary = self._saving, jax.process_index() == 0
-        with self._explained(step):
+        folder = self.folder / str(step)
+        with self._explained(f"step {step} could not be saved"):
             self._manager.wait_until_finished()
             self._saving = None
-            folder = self.folder / str(step)
             if not folder.is_dir():
                 raise OSError("it is not on disk")
-            if primary:
+        if primary:
+            with self._explained(f"step {step} is saved, but without its {SEAL}"):
                 paths = [path for path in folder.iterdir() if path.is_file()]
                 digests.write(folder, SEAL, paths)
 
@@ -184,7 +185,7 @@ class Checkpoints:
             multihost_utils.sync_global_devices("damaged steps are set aside")
 
     @contextmanager
-    def _explained(self, step: int) -> Iterator[None]:
+    def _explained(self, failing: str) -> Iterator[None]:
         """Any failure to write as OSError; the next save starts afresh."""
         try:
             yield
@@ -193,8 +194,7 @@ class Checkpoints:
             number = _error_number(error)
             cause = os.strerror(number) if number else str(error).strip()
             failure = OSError(
-                f"{self.folder}: step {step} could not be saved: "
-                f"{cause or type(error).__name__}; "
+                f"{self.folder}: {failing}: {cause or type(error).__name__}; "
                 f"steps on disk: {steps(self.folder) or 'none'}"
             )
             failure.errno = number or errno.EIO

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import faulthandler
 import itertools
+import logging
 import os
 import signal
 import sys
@@ -100,6 +101,21 @@ def die_loudly() -> None:
         os._exit(1)
 
     sys.excepthook = hook
+
+
+def hush() -> None:
+    """When saving fails, those of its parts that are still under way find nobody who
+    waits for them, and would print a traceback each around the one line that tells."""
+    shown = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            shown(unraisable)
+
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(
+        lambda record: "exception was never retrieved" not in record.getMessage()
+    )
 
 
 def watch(*, compiling: bool = False) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from transformer.training import metrics
+from transformer.training import metrics, whole
 from transformer.training.experiment import Experiment
 
 RECORD = "run.json"
@@ -42,8 +42,8 @@ def begin(
         if (folder / RECORD).exists() or jax.process_index() != 0:
             return
         for name, content in experiment.files.items():
-            _write(folder / name, content)
-        _write(folder / "experiment.py", source.encode())
+            whole.write(folder / name, content)
+        whole.write(folder / "experiment.py", source.encode())
         record = {
             "experiment": experiment.name,
             "architecture": experiment.architecture,
@@ -53,7 +53,7 @@ def begin(
             "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
             "devices": [str(device) for device in jax.devices()],
         }
-        _write(folder / RECORD, json.dumps(record, indent=1).encode())
+        whole.write(folder / RECORD, json.dumps(record, indent=1).encode())
     except OSError as error:
         raise ValueError(
             f"run folder {folder}: expected a folder that can be written, got {error}"
@@ -66,7 +66,7 @@ def finish(folder: Path, experiment: Experiment, params: Any, step: int) -> None
         metrics.plot(folder)
     show(folder, experiment, params)
     if jax.process_index() == 0:
-        _write(folder / FINISHED, json.dumps({"step": step}).encode())
+        whole.write(folder / FINISHED, json.dumps({"step": step}).encode())
 
 
 def show(folder: Path, experiment: Experiment, params: Any) -> None:
@@ -75,7 +75,7 @@ def show(folder: Path, experiment: Experiment, params: Any) -> None:
     if jax.process_index() != 0:
         return
     for name, content in shown.items():
-        _write(folder / name, _encoded(content))
+        whole.write(folder / name, _encoded(content))
         for what, number in content.items() if isinstance(content, Mapping) else ():
             told = f"{number:.4g}" if isinstance(number, float) else number
             print(f"{what}: {told}", flush=True)
@@ -106,13 +106,6 @@ def _encoded(content: Any) -> bytes:
     else:
         content.savefig(file, format="png", dpi=120)
     return file.getvalue()
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    fresh = file.with_name(file.name + ".fresh")
-    fresh.write_bytes(content)
-    fresh.replace(file)
 
 
 def source_of(function: Callable[..., Any]) -> str:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import socket
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformer.training import whole
+
 FILE = "metrics.jsonl"
+# Between two moments at which TensorBoard's file is forced to the disk.
+FLUSH_SECONDS = 60.0
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -32,30 +39,63 @@ def cut(folder: Path, step: int) -> None:
     """
     kept = [r for r in read(folder) if r["step"] + (r["kind"] != "train") <= step]
     if (folder / FILE).exists():
-        fresh = folder / f"{FILE}.fresh"
-        fresh.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        fresh.replace(folder / FILE)
+        lines = "".join(json.dumps(record) + "\n" for record in kept)
+        whole.write(folder / FILE, lines.encode())
+
+
+class _Board:
+    """TensorBoard's file, written here and now: a thread that wrote it would die of a
+    full disk unseen, and its queue, once full, would stop the run for ever."""
+
+    def __init__(self, folder: Path, first: int) -> None:
+        from tensorboardX import record_writer, summary
+        from tensorboardX.proto import event_pb2
+
+        made: Any = event_pb2  # Its classes are made when it is imported.
+        self._event, self._scalar = made.Event, summary.scalar
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        self._file = record_writer.RecordWriter(str(folder / name))
+        self._add(self._event(file_version="brain.Event:2"))
+        # What an earlier start told of this step and later ones is hidden.
+        begun = made.SessionLog(status=made.SessionLog.START)
+        self._add(self._event(step=first, session_log=begun))
+        self._flushed = -FLUSH_SECONDS
+
+    def _add(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._file.write(event.SerializeToString())
+
+    def write(self, step: int, kind: str, numbers: Mapping[str, float]) -> None:
+        for name, value in numbers.items():
+            summary = self._scalar(f"{kind}/{name}", value)
+            self._add(self._event(step=step, summary=summary))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._file.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Log:
     """Writes a record to every place at once. Used on the first process only."""
 
     def __init__(self, folder: Path, *, first: int, steps: int) -> None:
-        from tensorboardX import SummaryWriter
-
         folder.mkdir(parents=True, exist_ok=True)
         cut(folder, first)
+        self._folder = folder
         self._lines = (folder / FILE).open("a", buffering=1)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)
+        self._board = _Board(folder / "tensorboard", first + 1)
         self._bar = _bar(first, steps)
 
     def write(self, step: int, kind: str, numbers: Mapping[str, float]) -> None:
         """One record: {"step", "kind", "time", **numbers}; kind is "train" or the name
         of an evaluation."""
         record = {"step": step, "kind": kind, "time": round(time.time(), 3), **numbers}
-        self._lines.write(json.dumps(record) + "\n")
-        for name, value in numbers.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        with whole.naming(self._folder):
+            self._lines.write(json.dumps(record) + "\n")
+            self._board.write(step, kind, numbers)
 
     def tell(self, step: int, kind: str, numbers: Mapping[str, float]) -> None:
         """One line on the terminal, or the bar moved on."""
@@ -70,10 +110,11 @@ class Log:
 
     def close(self) -> None:
         """Flush everything to disk."""
-        self._lines.close()
-        self._board.close()
-        if self._bar is not None:
-            self._bar.close()
+        with whole.naming(self._folder), contextlib.ExitStack() as each:
+            # Each is closed though one before it fails.
+            for place in (self._lines, self._board, self._bar):
+                if place is not None:
+                    each.callback(place.close)
 
 
 def _bar(first: int, steps: int) -> Any:
@@ -113,4 +154,6 @@ def plot(folder: Path, number: str = "loss") -> None:
     panel.grid(alpha=0.3)
     if curves:
         panel.legend()
-    figure.savefig(folder / "loss.png", dpi=120)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=120)
+    whole.write(folder / "loss.png", file.getvalue())
