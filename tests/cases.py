@@ -26,6 +26,7 @@ from transformer.network import (
     norms,
     offsets,
     positions,
+    precision,
     stack,
 )
 from transformer.network.fast import attention as fast_attention
@@ -38,9 +39,9 @@ ROWS, LENGTH = 8, 16
 
 
 class Case(NamedTuple):
-    """make(stack=..., remat=..., attend=..., depth=...) gives the module; batch(seed) a
-    batch of ROWS rows; loss(module, params, batch) its Loss. mask: without segments.
-    initial(module, key): its parameters."""
+    """make(stack=..., remat=..., attend=..., product=..., depth=...) gives the module;
+    batch(seed) a batch of ROWS rows; loss(module, params, batch) its Loss. mask:
+    without segments. initial(module, key): its parameters."""
 
     name: str
     make: Callable[..., nn.Module]
@@ -103,6 +104,7 @@ def _language(
     stack: Callable[..., nn.Module] = stack.Unrolled,
     remat: Any = stack.REMAT["none"],
     attend: attention.Attend = attention.plain,
+    product: precision.Product = precision.product,
     depth: int = DEPTH,
 ) -> nn.Module:
     make_attention = partial(
@@ -113,13 +115,20 @@ def _language(
         mask=mask,
         attend=attend,
         offset=offset,
+        product=product,
         **{"groups": HEADS, **attention_arguments},
     )
 
     def make_block(block: Any, layer: int) -> Any:
         return block(
             make_attention=make_attention,
-            make_mlp=partial(make_mlp, width=WIDTH, hidden=2 * WIDTH, offset=offset),
+            make_mlp=partial(
+                make_mlp,
+                width=WIDTH,
+                hidden=2 * WIDTH,
+                offset=offset,
+                product=product,
+            ),
             make_norm=norm,
             residual=residual,
         )

@@ -20,7 +20,7 @@ from transformer.objectives.loss import Loss
 
 
 def model(name: str, dispatch: Any, gates: Any = routing.plain) -> Any:
-    def make(*, width: int, hidden: int, offset: Any) -> Any:
+    def make(*, width: int, hidden: int, offset: Any, product: Any) -> Any:
         return experts.Experts(
             width=width, hidden=hidden, experts=4, k=2, dispatch=dispatch, gates=gates
         )

@@ -18,7 +18,7 @@ EVERY = [
     for room in ("transformer", "experiments", "benchmarks", "tests")
     for path in sorted((ROOT / room).rglob("*.py"))
 ]
-EINSUMS = {"einsum", "product", "contract", "_wide"}
+EINSUMS = {"einsum", "product", "contract", "linear", "_linear", "_wide"}
 
 every_file = pytest.mark.parametrize(
     "path", EVERY, ids=lambda p: str(p.relative_to(ROOT))

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from transformer.axes import constrain
-from transformer.network import masks, norms, offsets, positions
+from transformer.network import masks, norms, offsets, positions, precision
 from transformer.network.cache import Cache, Memory, filled, stored
 from transformer.network.masks import Mask, Tokens
-from transformer.network.precision import contract, product
+from transformer.network.precision import Product, contract, product
 
 Attend = Callable[..., jax.Array]
 
@@ -135,7 +135,8 @@ class Attention(nn.Module):
 
     mask: what may be seen. attend: how it is computed. rotate: positions into queries
     and keys. bias: positions onto scores. head_norm: over each query and key. offset:
-    the maps' biases. output_init: of the last map, smaller for deep residual streams.
+    the maps' biases. product: by what the maps are multiplied. output_init: of the last
+    map, smaller for deep residual streams.
     """
 
     width: int
@@ -149,6 +150,7 @@ class Attention(nn.Module):
     head_norm: Callable[..., nn.Module] = norms.Absent
     soft_cap: float | None = None
     offset: offsets.Offset = offsets.absent
+    product: Product = precision.product
     weight_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
     output_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
 
@@ -225,15 +227,18 @@ class Attention(nn.Module):
             "bias": self.bias,
         }
 
+    def _linear(self, subscripts: str, x: jax.Array, w: jax.Array) -> jax.Array:
+        return contract(subscripts, x, w, product=self.product)
+
     def _queries(self, x_BLD: jax.Array, tokens: Tokens) -> jax.Array:
-        q_BLHK = contract("BLD,DHK->BLHK", x_BLD, self.w_q_DHK) + self.b_q_HK
+        q_BLHK = self._linear("BLD,DHK->BLHK", x_BLD, self.w_q_DHK) + self.b_q_HK
         return constrain(self.rotate(self.q_norm(q_BLHK), tokens.position_BL), "BLHK")
 
     def _keys_values(self, memory: Memory) -> tuple[jax.Array, jax.Array]:
         # As what is attended to, M, positions lie whole on every device.
         x_BMD, tokens = memory
-        k_BMGK = contract("BMD,DGK->BMGK", x_BMD, self.w_k_DGK) + self.b_k_GK
-        v_BMGK = contract("BMD,DGK->BMGK", x_BMD, self.w_v_DGK) + self.b_v_GK
+        k_BMGK = self._linear("BMD,DGK->BMGK", x_BMD, self.w_k_DGK) + self.b_k_GK
+        v_BMGK = self._linear("BMD,DGK->BMGK", x_BMD, self.w_v_DGK) + self.b_v_GK
         k_BMGK = self.rotate(self.k_norm(k_BMGK), tokens.position_BL)
         return constrain(k_BMGK, "BMGK"), constrain(v_BMGK, "BMGK")
 
@@ -243,4 +248,4 @@ class Attention(nn.Module):
         return self._output(plain(q_BLHK, k_BMGK, v_BMGK, **score))
 
     def _output(self, y_BLHK: jax.Array) -> jax.Array:
-        return contract("BLHK,HKD->BLD", y_BLHK, self.w_o_HKD) + self.b_o_D
+        return self._linear("BLHK,HKD->BLD", y_BLHK, self.w_o_HKD) + self.b_o_D

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from transformer.axes import constrain
-from transformer.network import offsets
-from transformer.network.precision import contract
+from transformer.network import offsets, precision
+from transformer.network.precision import Product, contract
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -32,12 +33,14 @@ def silu(x: jax.Array) -> jax.Array:
 
 
 class MLP(nn.Module):
-    """Widen to F hidden features, activate, narrow back to D."""
+    """Widen to F hidden features, activate, narrow back to D. product: by what the
+    linear maps are multiplied."""
 
     width: int
     hidden: int
     activation: Activation = gelu
     offset: offsets.Offset = offsets.absent
+    product: Product = precision.product
     weight_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
     output_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
 
@@ -47,9 +50,10 @@ class MLP(nn.Module):
         w_out_FD = self.param("w_out_FD", self.output_init, (self.hidden, self.width))
         b_in_F = self.offset(self, "b_in_F", (self.hidden,))
         b_out_D = self.offset(self, "b_out_D", (self.width,))
-        h_BLF = self.activation(contract("BLD,DF->BLF", x_BLD, w_in_DF) + b_in_F)
+        linear = partial(contract, product=self.product)
+        h_BLF = self.activation(linear("BLD,DF->BLF", x_BLD, w_in_DF) + b_in_F)
         h_BLF = constrain(h_BLF, "BLF")
-        return contract("BLF,FD->BLD", h_BLF, w_out_FD) + b_out_D
+        return linear("BLF,FD->BLD", h_BLF, w_out_FD) + b_out_D
 
 
 class GatedMLP(nn.Module):
@@ -60,6 +64,7 @@ class GatedMLP(nn.Module):
     hidden: int
     activation: Activation = silu
     offset: offsets.Offset = offsets.absent
+    product: Product = precision.product
     weight_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
     output_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
 
@@ -70,7 +75,8 @@ class GatedMLP(nn.Module):
         w_out_FD = self.param("w_out_FD", self.output_init, (self.hidden, self.width))
         b_in_F = self.offset(self, "b_in_F", (self.hidden,))
         b_out_D = self.offset(self, "b_out_D", (self.width,))
-        gate_BLF = self.activation(contract("BLD,DF->BLF", x_BLD, w_gate_DF))
-        h_BLF = gate_BLF * (contract("BLD,DF->BLF", x_BLD, w_in_DF) + b_in_F)
+        linear = partial(contract, product=self.product)
+        gate_BLF = self.activation(linear("BLD,DF->BLF", x_BLD, w_gate_DF))
+        h_BLF = gate_BLF * (linear("BLD,DF->BLF", x_BLD, w_in_DF) + b_in_F)
         h_BLF = constrain(h_BLF, "BLF")
-        return contract("BLF,FD->BLD", h_BLF, w_out_FD) + b_out_D
+        return linear("BLF,FD->BLD", h_BLF, w_out_FD) + b_out_D

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer.network import precision
 from transformer.network.masks import Mask, Tokens
-from transformer.network.precision import product
+from transformer.network.precision import Product
 
 Runs = tuple[tuple[int, int], ...]
 
@@ -26,6 +27,7 @@ class Score(NamedTuple):
     soft_cap: float | None
     bias: Any
     block: int
+    product: Product = precision.product
 
 
 class Part(NamedTuple):
@@ -71,7 +73,7 @@ def unbent(
 ) -> jax.Array:
     """The slope of q k^T from that of the scores."""
     if score.soft_cap is not None:
-        raw_BGLRM = product("BGLRK,BGMK->BGLRM", q_BGLRK, k_BGMK)
+        raw_BGLRM = score.product("BGLRK,BGMK->BGLRM", q_BGLRK, k_BGMK)
         bend_BGLRM = jnp.tanh(raw_BGLRM * (score.scale / score.soft_cap))
         slope_BGLRM = slope_BGLRM * (1 - jnp.square(bend_BGLRM))
     return slope_BGLRM * score.scale
