@@ -26,14 +26,19 @@ from transformer.network import (
 from transformer.network.fast import activations as fast_activations
 from transformer.network.fast import attention as fast_attention
 from transformer.network.fast import norms as fast_norms
+from transformer.network.precision import Product
 from transformer.objectives import fused, language
 
 
-def model(shape: Shape, *, fast: bool = True) -> decoder.Decoder:
+def model(
+    shape: Shape, *, fast: bool = True, product: Product = precision.product
+) -> decoder.Decoder:
     """The decoder; `fast=False` has every plain path, for comparison."""
-    rows = partial(fast_attention.rows, block=shape.block)
+    rows = partial(fast_attention.rows, block=shape.block, product=product)
     attend = rows if fast else attention.plain
-    activation = fast_activations.gelu if fast else mlp.gelu
+    lean = product is not precision.product
+    fast_gelu = fast_activations.lean_gelu if lean else fast_activations.gelu
+    activation = fast_gelu if fast else mlp.gelu
     compute = fast_norms.layer_norm if fast else norms.layer_norm
     make_norm = partial(norms.LayerNorm, compute=compute)
 
@@ -47,12 +52,14 @@ def model(shape: Shape, *, fast: bool = True) -> decoder.Decoder:
                 head_features=shape.width // shape.heads,
                 mask=masks.causal(),
                 attend=attend,
+                product=product,
             ),
             make_mlp=partial(
                 mlp.MLP,
                 width=shape.width,
                 hidden=4 * shape.width,
                 activation=activation,
+                product=product,
             ),
             make_norm=make_norm,
         )
@@ -106,12 +113,17 @@ def optimizer(shape: Shape) -> optax.GradientTransformation:
 
 
 def trainer(
-    shape: Shape, weights: dict[str, np.ndarray], *, dtype: str, fast: bool = True
+    shape: Shape,
+    weights: dict[str, np.ndarray],
+    *,
+    dtype: str,
+    fast: bool = True,
+    product: Product = precision.product,
 ) -> Callable[[np.ndarray, np.ndarray], float]:
     """A function of (ids, targets) that makes one AdamW step and returns the loss."""
-    gpt, adamw = model(shape, fast=fast), optimizer(shape)
+    gpt, adamw = model(shape, fast=fast, product=product), optimizer(shape)
     readout_loss = (
-        fused.cross_entropy
+        partial(fused.cross_entropy, product=product)
         if fast
         else partial(language.from_features, language.cross_entropy)
     )

@@ -5,11 +5,11 @@
 Each contender is a process that lives through the whole run and steps only when it is
 its turn, so that a noisy machine is noisy for all. All start from the same weights and
 see the same batch: their losses are compared step by step. The table has the median
-seconds of a step, and the ratio ours / theirs: its median, and the quartiles over the
-rounds. `--one-core` holds each process to one core and counts the CPU's seconds, which
-says the same on a machine that others use too. torch is no dependency of the project:
-`pip install torch==2.13.0`. tcmalloc is found by the loader's name for it (Debian:
-libtcmalloc-minimal4).
+seconds of a step, and the ratios ours / theirs, with XLA's products and with oneDNN's
+(`network/fast/onednn`): median and quartiles over the rounds. `--one-core` holds each
+process to one core and counts the CPU's seconds, which says the same on a machine that
+others use too. torch is no dependency of the project: `pip install torch==2.13.0`.
+tcmalloc is found by the loader's name for it (Debian: libtcmalloc-minimal4).
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ import numpy as np
 from benchmarks import shapes
 
 OURS = "ours"
+ONEDNN = "ours + oneDNN"
 CONTENDERS = (
     OURS,
+    ONEDNN,
     "ours, plain paths",
     "torch eager",
     "torch compile",
@@ -56,9 +58,12 @@ def stepper(name: str, shape: shapes.Shape, dtype: str) -> Callable[..., float]:
 
         print(platform.tune(), file=sys.stderr)
         from benchmarks import jax_gpt
+        from transformer.network import precision
+        from transformer.network.fast import onednn
 
-        fast = name == OURS
-        return jax_gpt.trainer(shape, weights, dtype=dtype, fast=fast)
+        product = onednn.found() if name == ONEDNN else precision.product
+        fast = name in (OURS, ONEDNN)
+        return jax_gpt.trainer(shape, weights, dtype=dtype, fast=fast, product=product)
     from benchmarks import torch_gpt
 
     compile = "compile" in name
@@ -147,14 +152,17 @@ def check(contenders: list[Contender], tolerance: float) -> None:
 
 
 def report(best: dict[str, np.ndarray], shape: shapes.Shape) -> None:
-    print(f"{'':26} {'s/step':>8} {'GFLOP/s':>8}  ours / it (quartiles)")
+    """The table: the ratio of either of ours to each, its median and quartiles."""
+    mine = [name for name in (OURS, ONEDNN) if name in best]
+    heads = "".join(f"  {f'{name} / it':22}" for name in mine)
+    print(f"{'':26} {'s/step':>8} {'GFLOP/s':>8}{heads}")
     for name, seconds in best.items():
-        low, middle, high = np.percentile(best[OURS] / seconds, [25, 50, 75])
         rate = shape.flops / np.median(seconds) / 1e9
-        print(
-            f"{name:26} {np.median(seconds):8.3f} {rate:8.0f}  {middle:.2f} "
-            f"({low:.2f} - {high:.2f})"
-        )
+        line = f"{name:26} {np.median(seconds):8.3f} {rate:8.0f}"
+        for own in mine:
+            low, middle, high = np.percentile(best[own] / seconds, [25, 50, 75])
+            line += f"  {f'{middle:.2f} ({low:.2f} - {high:.2f})':22}"
+        print(line.rstrip())
 
 
 def main() -> None:

@@ -1,8 +1,6 @@
 """Every fast path equals the plain formula beside it: values, gradients, on a mesh,
 under remat, vmap and scan, in float32 tightly and in bfloat16 as its rounding allows.
-
-Attention's stand in test_attention.py too, with every mask.
-"""
+Attention's stand in test_attention.py too, with every mask."""
 
 from __future__ import annotations
 
@@ -44,6 +42,7 @@ def einsum(x: jax.Array, w: jax.Array) -> jax.Array:
 
 PAIRS = [
     Pair("gelu", mlp.gelu, fast_activations.gelu, ((2, 8, 16),)),
+    Pair("lean_gelu", mlp.gelu, fast_activations.lean_gelu, ((2, 8, 16),)),
     Pair("relu^2", mlp.relu_squared, fast_activations.relu_squared, ((2, 8, 16),)),
     Pair(
         "layer_norm",

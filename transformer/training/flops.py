@@ -11,6 +11,9 @@ import jax.extend.core as core
 
 from transformer.training.experiment import Experiment
 
+# What `network/fast/onednn` calls, whose products are no part of the program.
+ONEDNN_PRODUCT = "__onednn$matmul"
+
 
 def per_row(experiment: Experiment) -> float:
     """Floating-point operations of one row's forward and backward pass: what the
@@ -39,6 +42,11 @@ def products(program: Any) -> float:
             shape = equation.invars[0].aval.shape
             pairs = math.prod(shape[i] for i in contracted)
             total += 2.0 * pairs * math.prod(equation.outvars[0].aval.shape)
+            continue
+        if name == "ffi_call" and given["target_name"] == ONEDNN_PRODUCT:
+            # (..., L, K) x (..., K, M), however they lie: two for each of L K M.
+            columns = equation.outvars[0].aval.shape[-1]
+            total += 2.0 * columns * math.prod(equation.invars[0].aval.shape)
             continue
         inner = [products(part) for part in _programs(given)]
         if name == "cond":

@@ -1,0 +1,127 @@
+"""Products by oneDNN equal XLA's: every order of letters that the network and its
+gradients ask for, a whole model, and what is refused."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import MODELS, Case, close, drawn, name_of
+
+from transformer.network import precision
+from transformer.network.fast import attention as fast_attention
+from transformer.network.fast import onednn
+from transformer.objectives import fused
+from transformer.training import flops
+
+pytestmark = pytest.mark.skipif(
+    bool(onednn._wrong()), reason=f"no oneDNN in this jaxlib: {onednn._wrong()}"
+)
+
+SIZES = dict(B=2, L=12, M=16, G=3, H=6, R=2, K=8, D=24, F=40, C=4, V=9)
+SUBSCRIPTS = [
+    "BLD,DF->BLF",
+    "BLF,DF->BLD",
+    "BLD,BLF->DF",
+    "BLF,BLD->FD",
+    "BLD,DHK->BLHK",
+    "BLHK,DHK->BLD",
+    "BLD,BLHK->DHK",
+    "BLHK,HKD->BLD",
+    "BLD,HKD->BLHK",
+    "BLHK,BLD->HKD",
+    "BLGRK,BMGK->BGLRM",
+    "BGLRM,BMGK->BGLRK",
+    "BLGRK,BGLRM->BGMK",
+    "BLGRK,BGLRM->BGKM",
+    "BCD,VD->BCV",
+    "BCV,VD->BCD",
+    "BCV,BCD->VD",
+    "BD,VD->BV",
+]
+DTYPES = {"float32": 1e-6, "bfloat16": 1e-2}
+
+
+def operands(subscripts: str, dtype: str) -> list[jax.Array]:
+    rng = np.random.default_rng(0)
+    return [
+        jnp.asarray(rng.normal(size=[SIZES[c] for c in letters]), dtype)
+        for letters in subscripts.split("->")[0].split(",")
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("subscripts", SUBSCRIPTS)
+def test_products_are_xla_s(subscripts: str, dtype: str) -> None:
+    a, b = operands(subscripts, dtype)
+    expected = jnp.einsum(
+        subscripts, a.astype(jnp.float32), b.astype(jnp.float32), precision="highest"
+    )
+    got = jax.jit(partial(onednn.product, subscripts))(a, b)
+    assert got.dtype == jnp.float32
+    close(expected, got, 1e-6)
+    narrow = jax.jit(partial(onednn.product, subscripts, dtype=a.dtype))(a, b)
+    assert narrow.dtype == a.dtype
+    close(expected, narrow.astype(jnp.float32), DTYPES[dtype])
+
+
+def test_products_of_many_at_once_are_those_of_each() -> None:
+    a, b = operands("BLD,DF->BLF", "float32")
+    one = partial(onednn.product, "LD,DF->LF")
+    close(onednn.product("BLD,DF->BLF", a, b), jax.jit(jax.vmap(one, (0, None)))(a, b))
+
+
+@pytest.mark.parametrize("case", MODELS, ids=name_of)
+def test_a_model_of_its_products_is_the_same_model(case: Case) -> None:
+    """Loss and gradients, attention in blocks of rows included."""
+    rows = partial(fast_attention.rows, block=5, product=onednn.product)
+    batch, plain = case.batch(0), case.make()
+    params = drawn(plain, initial=case.initial)
+
+    def mean(module: Any, params: Any) -> jax.Array:
+        loss = case.loss(module, params, batch)
+        return loss.total / loss.weight
+
+    expected, got = (
+        jax.jit(jax.value_and_grad(partial(mean, module)))(params)
+        for module in (plain, case.make(attend=rows, product=onednn.product))
+    )
+    close(expected, got)
+
+
+def test_its_readout_is_the_same_readout() -> None:
+    x_BLD, w_VD = operands("BLD,VD->BLV", "float32")
+    targets_BL = jnp.zeros(x_BLD.shape[:2], jnp.int32)
+    weight_BL = jnp.ones(x_BLD.shape[:2])
+
+    def total(product: precision.Product, *arguments: Any) -> jax.Array:
+        return fused.cross_entropy(
+            *arguments, targets_BL, weight_BL, chunks=3, product=product
+        ).total
+
+    found = [
+        jax.jit(jax.value_and_grad(partial(total, product), argnums=(0, 1)))(
+            x_BLD, w_VD
+        )
+        for product in (precision.product, onednn.product)
+    ]
+    close(*found)
+
+
+@pytest.mark.parametrize("subscripts", SUBSCRIPTS)
+def test_its_arithmetic_is_counted(subscripts: str) -> None:
+    a, b = operands(subscripts, "float32")
+    counts = [
+        flops.products(jax.make_jaxpr(partial(product, subscripts))(a, b).jaxpr)
+        for product in (precision.product, onednn.product)
+    ]
+    assert counts[0] == counts[1] > 0
+
+
+def test_several_devices_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected one device, got 8; use XLA's"):
+        onednn.found()
