@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -70,16 +71,21 @@ def our_burst(shape: shapes.Shape, dtype: str) -> Burst:
         lambda *sizes: gpt.empty_cache(*sizes, jnp.dtype(dtype)),
     )
     masters = jax_gpt.params(shape, shapes.weights(shape))
-    weights = jax.jit(partial(precision.cast, dtype=jnp.dtype(dtype)))(masters)
+    narrow = jax.jit(partial(precision.cast, dtype=jnp.dtype(dtype)))(masters)
     # Room as in `texts.bursts`: 256 tokens, doubled when they are full.
     least = room = min(256, shape.length)
-    start = jax.jit(partial(decoding.started, language, new_tokens=room - 1))
+
+    @jax.jit
+    def begun(weights: Any) -> tuple[Any, decoding.Decoding]:
+        one = jnp.ones((1, 1), jnp.int32), jnp.ones(1, jnp.int32), jax.random.key(0)
+        start = partial(decoding.started, language, new_tokens=least - 1)
+        return decoding.eased(weights, start(weights, *one))
+
     grow = jax.jit(partial(decoding.grown, language), static_argnames="room")
     advance = jax.jit(
         partial(decoding.advanced, language, choose=sampling.greedy), donate_argnums=1
     )
-    one = np.ones((1, 1), np.int32), np.ones(1, np.int32)
-    state = start(weights, *one, jax.random.key(0))
+    weights, state = begun(narrow)
 
     def burst(tokens: int) -> list[int]:
         nonlocal state, room
@@ -93,7 +99,7 @@ def our_burst(shape: shapes.Shape, dtype: str) -> Burst:
     # Compilation is not timed: the whole length once, then from the start.
     while room < shape.length:
         burst(room)
-    state, room = start(weights, *one, jax.random.key(0)), least
+    (weights, state), room = begun(narrow), least
     return burst
 
 

@@ -12,6 +12,7 @@ import pytest
 from cases import PATHS, Path, close, name_of
 
 from transformer.network import attention, masks, norms, offsets, positions
+from transformer.network.cache import stored
 from transformer.network.masks import Mask, Tokens
 
 ROWS, LENGTH, HEADS, FEATURES = 2, 12, 4, 8
@@ -276,3 +277,19 @@ def test_padding_is_not_stored() -> None:
     )
     np.testing.assert_array_equal(cache.index_BM[0], [0, 1, 2, 3, 0, 0])
     assert (cache.k_BGMK[1, :, 1:] == 0).all() and (cache.k_BGMK[:, :, 0] != 0).all()
+
+
+def test_a_bfloat16_cache_is_the_float32_one_rounded() -> None:
+    """Of ragged rows that roll over, to the bit."""
+    rng = np.random.default_rng(0)
+    k_BLGK = jnp.asarray(rng.normal(size=(2, 4, 2, 8)), jnp.float32)
+    module = make(mask=masks.window(2))
+    index_BL = jnp.broadcast_to(jnp.arange(4, 8), (2, 4))
+    tokens = Tokens(index_BL, index_BL, jnp.asarray([[1, 1, 1, 1], [1, 0, 0, 0]]))
+    wide, narrow = (
+        stored(module.empty_cache(2, 100, 4, dtype), k_BLGK, -k_BLGK, tokens)
+        for dtype in (jnp.float32, jnp.bfloat16)
+    )
+    for expected, got in zip(wide, narrow, strict=True):
+        np.testing.assert_array_equal(expected.astype(got.dtype), got)
+    assert narrow.k_BGMK.dtype == jnp.bfloat16 and narrow.k_BGMK[:, :, 4].any()

@@ -230,6 +230,30 @@ def test_narrow_generation_has_a_narrow_cache_and_wide_logits() -> None:
     assert state.logits_BV.dtype == jnp.float32
 
 
+def test_one_row_is_read_in_float32_on_a_cpu() -> None:
+    """And says what the whole model, its weights as they were rounded, finds likeliest.
+    Several rows stay as they are."""
+    module = MODERN.make()
+    narrow = language_of(module, jnp.bfloat16)
+    start = partial(decoding.started, narrow, new_tokens=7, chunk=1)
+    weights = jax.jit(narrow.weights)(drawn(module))
+
+    def begun(prompts: list) -> Any:
+        state = start(weights, *decoding.padded(prompts), jax.random.key(0))
+        return decoding.eased(weights, state)
+
+    assert jax.eval_shape(partial(begun, RAGGED))[1].cache[0].k_BGMK.dtype == "bfloat16"
+    wide, state = jax.jit(partial(begun, [[7]]))()
+    assert "bfloat16" not in [leaf.dtype for leaf in jax.tree.leaves((wide, state))]
+    advance = partial(decoding.advanced, narrow, choose=sampling.greedy, tokens=7)
+    state = jax.jit(advance)(wide, state)
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), weights)
+    readout = module.apply({"params": rounded}, state.ids_BL, masks.row(8))
+    logits_V = decoder.logits(readout)[0, -1]
+    # The first token's keys and values were rounded: that is all that is apart.
+    close(logits_V, state.logits_BV[0], 1e-2)
+
+
 @pytest.mark.parametrize("prompts", [[], [[1], []]])
 def test_empty_prompts_are_named(prompts: list) -> None:
     with pytest.raises(ValueError, match="expected at least one token each, got"):

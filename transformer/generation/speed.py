@@ -38,6 +38,7 @@ def decoded(
     )
     ids_BL = np.ones((1, length // 2), np.int32)
     state = start(weights, ids_BL, np.asarray([length // 2]), jax.random.key(0))
+    weights, state = jax.jit(decoding.eased)(weights, state)
     state = jax.block_until_ready(advance(weights, state, tokens=tokens))
     seconds = []
     for _ in range(repeats):

@@ -43,6 +43,7 @@ def bursts(
     )
     weights = jax.jit(language.weights)(params)
     state = start(weights, ids_BL, length_B, key)
+    weights, state = jax.jit(decoding.eased)(weights, state)
     told_B = length_B
     for drawn in range(0, new_tokens, burst):
         if room < min(whole, longest + drawn + burst):

@@ -91,7 +91,9 @@ def plain(
     groups = v_BMGK.shape[2]
     shape = rows, groups, heads // groups, length, keys_seen
     a_BGRLM = attention_BHLM.astype(v_BMGK.dtype).reshape(shape)
-    return jnp.einsum("BGRLM,BMGK->BLGRK", a_BGRLM, v_BMGK).reshape(q_BLHK.shape)
+    # In the order of the product itself: a cache of values is then read as it lies.
+    y_BGRLK = jnp.einsum("BGRLM,BMGK->BGRLK", a_BGRLM, v_BMGK)
+    return jnp.einsum("BGRLK->BLGRK", y_BGRLK).reshape(q_BLHK.shape)
 
 
 def platform(

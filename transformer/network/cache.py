@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def stored(cache: Cache, k_BLGK: jax.Array, v_BLGK: jax.Array, new: Tokens) -> C
 
     def heads(old_BGMK: jax.Array, new_BLGK: jax.Array) -> jax.Array:
         at = row_BL[:, :, None], jnp.arange(groups)[None, None], slot_BL[:, :, None]
-        return old_BGMK.at[at].set(new_BLGK.astype(old_BGMK.dtype), mode="drop")
+        return _put(old_BGMK, at, new_BLGK)
 
     def places(old_BM: jax.Array, new_BL: jax.Array) -> jax.Array:
         return old_BM.at[row_BL, slot_BL].set(new_BL, mode="drop")
@@ -59,6 +59,16 @@ def stored(cache: Cache, k_BLGK: jax.Array, v_BLGK: jax.Array, new: Tokens) -> C
         places(cache.position_BM, position_BL),
         places(cache.segment_BM, segment_BL),
     )
+
+
+def _put(old: jax.Array, at: Any, new: jax.Array) -> jax.Array:
+    """`old` with `new` at the places `at`, but for those that are out of range."""
+    new = new.astype(old.dtype)
+    if old.dtype != jnp.bfloat16:
+        return old.at[at].set(new, mode="drop")
+    # As integers: XLA on a CPU would widen all of `old` to put one token into it.
+    integers = _put(old.view(jnp.uint16), at, new.view(jnp.uint16))
+    return integers.view(jnp.bfloat16)
 
 
 def filled(k_BMGK: jax.Array, v_BMGK: jax.Array, tokens: Tokens) -> Cache:
