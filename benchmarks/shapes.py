@@ -32,7 +32,7 @@ class Shape(NamedTuple):
 
 SHAPES = {
     "baby": Shape(6, 384, 6, 256, 65, 12),
-    "small": Shape(12, 768, 12, 1024, 50304, 1, chunks=4, block=256),
+    "small": Shape(12, 768, 12, 1024, 50304, 1, chunks=2, block=256),
     "tiny": Shape(2, 64, 2, 64, 65, 2),
 }
 

@@ -25,6 +25,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(platform, "_cpu_features", lambda: {"avx2", "avx512f"})
     # This process runs other tests too: leave its allocator alone.
     monkeypatch.setattr(platform, "_keep_memory", lambda: (ALL, ()))
 
@@ -34,6 +35,26 @@ def test_cpu_run_is_tuned() -> None:
     assert tuning == platform.Tuning(allocator=ALL)
     assert str(tuning) == "tuned: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD"
     assert "XLA_FLAGS" not in os.environ
+
+
+def test_cpus_for_it_use_their_whole_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "_cpu_features", lambda: {"avx512_bf16"})
+    monkeypatch.setattr(platform, "_jaxlib", lambda: (0, 12))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    assert platform.tune().flags == (platform.WIDE,)
+    asked = "--xla_cpu_enable_fast_math=false --xla_cpu_prefer_vector_width=512"
+    assert os.environ["XLA_FLAGS"] == asked
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=256")
+    assert platform.tune().flags == ()
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr(platform, "_jaxlib", lambda: (0, 10))
+    assert platform.tune().flags == ()
+
+
+def test_flags_said_to_be_known_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "TAKEN", {})
+    platform.knows_flag.cache_clear()
+    assert platform.knows_flag(platform.WIDE)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's mallopt")
