@@ -44,6 +44,10 @@ def product(
         a, b, first, second, rows, columns = b, a, second, first, columns, rows
     left, left_turned = _matrices(a, first, batch, rows, summed)
     right, right_turned = _matrices(b, second, batch, summed, columns)
+    narrow = left.dtype == jnp.bfloat16
+    if narrow and left_turned and not batch and 2 * left.size <= right.size:
+        # A bfloat16 operand that lies transposed is read at half the speed.
+        left, left_turned = jax.lax.optimization_barrier(left.T), False
     y = _multiplied(left, right, (left_turned, right_turned), dtype)
     made = batch + rows + columns
     y = y.reshape([sizes[c] for c in made])
