@@ -6,6 +6,7 @@
 | products and the residual stream | the experiment's compute dtype |
 | norm statistics and gains, attention scores and softmax | float32 |
 | final logits, loss | float32 |
+| one row that is decoded on a CPU | float32 |
 
 A model follows the dtype of its weights, so casting the parameter tree at the loss's
 door is the whole policy; gradients come back float32 through the same cast.
