@@ -132,6 +132,7 @@ def _keep_memory() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _own_flags() -> list[str]:
+    """The flags that make this code faster on this CPU, with this jaxlib."""
     helps = "avx512_bf16" in _cpu_features() and _jaxlib() >= WIDE_SINCE
     return [WIDE] if helps else []
 

@@ -106,9 +106,11 @@ def started(
 
 
 def eased(params: Any, state: Decoding) -> tuple[Any, Decoding]:
-    """Weights and state as `advanced` reads them fastest: of one row on a CPU, in
-    float32, where they are bfloat16. A token is then bound by how fast the weights are
-    read, and XLA's product of a vector with a bfloat16 matrix reads half as many.
+    """Weights, and the state that was `started` with them, as `advanced` reads them
+    fastest: one row on a CPU in float32, where they are bfloat16, all else unchanged.
+
+    A token of one row takes as long as the weights take to be read, and XLA on a CPU
+    multiplies a vector with a bfloat16 matrix by widening the matrix each time.
     """
     if state.ids_BL.shape[0] > 1 or jax.default_backend() != "cpu":
         return params, state

@@ -2,10 +2,11 @@
 
 XLA's own bfloat16 products write float32, which takes a pass of its own to narrow, and
 want no operand lying transposed. oneDNN's narrow as they write, take either operand as
-it lies, and use the matrix tiles (AMX) of CPUs that have them. They are called by the
-name under which XLA's runtime knows them, which is no public interface: `found` asks
-whether it answers. One device only: no partitioner knows them. And a program with them
-in it is not kept in the compilation cache: XLA cannot write it down.
+it lies (though not always as fast), and use the matrix tiles (AMX) of CPUs that have
+them. They are called by the name under which XLA's runtime knows them, which is no
+public interface: `found` asks whether it answers. One device only: no partitioner knows
+them. And a program with them in it is not kept in the compilation cache: XLA cannot
+write it down.
 """
 
 from __future__ import annotations
