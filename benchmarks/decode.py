@@ -55,14 +55,14 @@ def torch_burst(shape: shapes.Shape, dtype: str, *, compile: bool) -> Burst:
 
 
 def our_burst(shape: shapes.Shape, dtype: str) -> Burst:
-    from transformer import platform
+    from transformer import cpu_tuning
 
-    platform.tune()
+    cpu_tuning.tune()
     import jax
     import jax.numpy as jnp
 
     from benchmarks import jax_gpt
-    from transformer.generation import decoding, sampling
+    from transformer.generation import decoding, logit_filters
     from transformer.network import precision
 
     gpt = jax_gpt.model(shape)
@@ -83,7 +83,8 @@ def our_burst(shape: shapes.Shape, dtype: str) -> Burst:
 
     grow = jax.jit(partial(decoding.grown, language), static_argnames="room")
     advance = jax.jit(
-        partial(decoding.advanced, language, choose=sampling.greedy), donate_argnums=1
+        partial(decoding.advanced, language, choose=logit_filters.greedy),
+        donate_argnums=1,
     )
     weights, state = begun(narrow)
 

@@ -23,11 +23,11 @@ from transformer.network import (
     precision,
     stack,
 )
-from transformer.network.fast import activations as fast_activations
-from transformer.network.fast import attention as fast_attention
-from transformer.network.fast import norms as fast_norms
+from transformer.network.kernels import activations as fast_activations
+from transformer.network.kernels import norms as fast_norms
+from transformer.network.kernels import row_attention as fast_attention
 from transformer.network.precision import Product
-from transformer.objectives import fused, language
+from transformer.objectives import cross_entropy, fused_cross_entropy
 
 
 def model(
@@ -123,9 +123,9 @@ def trainer(
     """A function of (ids, targets) that makes one AdamW step and returns the loss."""
     gpt, adamw = model(shape, fast=fast, product=product), optimizer(shape)
     readout_loss = (
-        partial(fused.cross_entropy, product=product)
+        partial(fused_cross_entropy.cross_entropy, product=product)
         if fast
-        else partial(language.from_features, language.cross_entropy)
+        else partial(cross_entropy.from_features, cross_entropy.cross_entropy)
     )
 
     def loss(masters: Any, ids_BL: jax.Array, targets_BL: jax.Array) -> jax.Array:

@@ -54,12 +54,12 @@ def stepper(name: str, shape: shapes.Shape, dtype: str) -> Callable[..., float]:
     """The step function of contender `name`."""
     weights = shapes.weights(shape)
     if name.startswith(OURS):
-        from transformer import platform
+        from transformer import cpu_tuning
 
-        print(platform.tune(), file=sys.stderr)
+        print(cpu_tuning.tune(), file=sys.stderr)
         from benchmarks import jax_gpt
         from transformer.network import precision
-        from transformer.network.fast import onednn
+        from transformer.network.kernels import onednn
 
         product = onednn.found() if name == ONEDNN else precision.product
         fast = name in (OURS, ONEDNN)

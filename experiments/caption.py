@@ -23,14 +23,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer import main, platform
-from transformer.attribution import alignment, named, retrieval
-from transformer.data import augment, naming, own_files, records
-from transformer.generation import captions, consensus, decoding
+from transformer import cpu_tuning, main
+from transformer.data import captioned_images, records
+from transformer.data.images import augment
+from transformer.data.readers import files
+from transformer.evaluation import retrieval
+from transformer.generation import captioning, decoding, minimum_bayes_risk
+from transformer.interpretability import alignment
 from transformer.models import encoder_decoder
 from transformer.network import masks, precision
-from transformer.objectives import language
+from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
+from transformer.plots import caption_grid
 from transformer.training import optimizers
 from transformer.training.experiment import Evaluation, Experiment
 
@@ -43,9 +47,9 @@ DRAWS, NEIGHBOURS, BELIEVED, FADE = 32, 8, 0.3, 0.0065
 class Captioner(NamedTuple):
     """A model of images and their names, without parameters."""
 
-    of: naming.Pictured
+    of: captioned_images.Pictured
     net: Any
-    namer: captions.Namer
+    namer: captioning.Namer
 
     def init(self, key: jax.Array) -> Any:
         raw = self.of.raw(self.of.data.train["image"][:1])
@@ -61,11 +65,11 @@ class Captioner(NamedTuple):
         return self.net.apply({"params": params}, *inputs, **how)
 
     def attention(
-        self, params: Any, images: np.ndarray, said: naming.Texts
+        self, params: Any, images: np.ndarray, said: captioned_images.Texts
     ) -> list[tuple[list[str], np.ndarray]]:
         """The words of `said`, and for each how much its pieces look at each patch in
         writing it [words, down, across], averaged over heads and layers."""
-        rows = naming.written(self.of.symbols, said, self.of.length + 1)
+        rows = captioned_images.written(self.of.symbols, said, self.of.length + 1)
         batch = {"raw_BLP": self.of.raw(images), **rows}
         _, kept = self.apply(params, batch, mutable="intermediates")
         layers = kept["intermediates"]["decoder"]["stack"]
@@ -77,7 +81,12 @@ class Captioner(NamedTuple):
 
 
 def captioner(
-    of: naming.Pictured, *, depth: int, written_depth: int, width: int, dtype: str
+    of: captioned_images.Pictured,
+    *,
+    depth: int,
+    written_depth: int,
+    width: int,
+    dtype: str,
 ) -> Captioner:
     """ValueError where heads do not fill the width."""
     net: Any = encoder_decoder.of_patches(
@@ -93,7 +102,7 @@ def captioner(
     def apply(method: str, weights: Any, *asked: Any) -> Any:
         return net.apply({"params": weights}, *asked, method=method)
 
-    namer = captions.Namer(
+    namer = captioning.Namer(
         language=decoding.Language(
             extend=partial(apply, "extend"),
             empty_cache=lambda *sizes: net.empty_cache(*sizes, dtype),
@@ -115,17 +124,19 @@ def said(
     known = model.of.data.train
     apart = -retrieval.nearness(images, known["image"]) / known["image"][0].size
     raw = model.of.raw(images)
-    drawn = captions.drawn(model.namer, params, raw, key, draws=DRAWS)
-    own = [consensus.of_draws(texts) for texts in drawn]
-    near = partial(consensus.of_neighbours, known["text"], most=NEIGHBOURS, fade=FADE)
+    drawn = captioning.drawn(model.namer, params, raw, key, draws=DRAWS)
+    own = [minimum_bayes_risk.of_draws(texts) for texts in drawn]
+    near = partial(
+        minimum_bayes_risk.of_neighbours, known["text"], most=NEIGHBOURS, fade=FADE
+    )
     others = [near(row) for row in apart]
-    mixed = partial(consensus.mixed, share=BELIEVED)
-    agreed = partial(consensus.agreed, likeness=captions.likeness)
+    mixed = partial(minimum_bayes_risk.mixed, share=BELIEVED)
+    agreed = partial(minimum_bayes_risk.agreed, likeness=captioning.likeness)
     return {
         "ours": agreed(map(mixed, own, others)),
         "the model alone": agreed(own),
         "neighbours alone": agreed(others),
-        "the model's likeliest": captions.named(model.namer, params, raw),
+        "the model's likeliest": captioning.named(model.namer, params, raw),
         "nearest": [str(known["text"][number]) for number in apart.argmin(1)],
     }
 
@@ -139,12 +150,12 @@ def show(model: Captioner, params: Any, key: jax.Array) -> dict[str, Any]:
     ends = {who: names[who] for who in ("ours", "nearest")}
     results = {
         "images": len(wanted),
-        **captions.compared(names, wanted),
-        **captions.compared(ends, wanted, here=close, band=", the nearer half"),
-        **captions.compared(ends, wanted, here=~close, band=", the farther half"),
+        **captioning.compared(names, wanted),
+        **captioning.compared(ends, wanted, here=close, band=", the nearer half"),
+        **captioning.compared(ends, wanted, here=~close, band=", the farther half"),
     }
     rows = zip(images, map(str, wanted), *ends.values(), strict=True)
-    found = [named.Named(*row) for row in rows]
+    found = [caption_grid.Named(*row) for row in rows]
     found = [found[n] for n in jax.random.permutation(key, len(found))]
     lines = [f"true {one.name}\nours {one.said}\nnear {one.other}\n" for one in found]
     right = [one for one in found if one.said == one.name]
@@ -154,8 +165,8 @@ def show(model: Captioner, params: Any, key: jax.Array) -> dict[str, Any]:
     return {
         "results.json": results,
         "names.txt": "\n".join(lines),
-        "names.png": named.sheet(found[:SHOWN]),
-        "looks.png": named.looked(pixels, words),
+        "names.png": caption_grid.sheet(found[:SHOWN]),
+        "looks.png": caption_grid.looked(pixels, words),
     }
 
 
@@ -167,7 +178,7 @@ def generate(
     Args:
         image: the picture's file, of any size; what is transparent lies on white.
     """
-    pixels = own_files.fitted(image, model.of.data.train["image"].shape[1:])
+    pixels = files.fitted(image, model.of.data.train["image"].shape[1:])
     names = said(model, params, pixels[None], key)
     print(f"{image}: {names['ours'][0]} (nearest in training: {names['nearest'][0]})")
 
@@ -221,13 +232,13 @@ def experiment(
         seed: of the parameters, the order of the images and how they are moved.
         workdir: where the tokenizer is kept; None keeps it in the user's cache only.
     """
-    compute = platform.compute_dtype() if dtype == "auto" else dtype
-    of = naming.pictured(
+    compute = cpu_tuning.compute_dtype() if dtype == "auto" else dtype
+    of = captioned_images.pictured(
         source, tongue=tongue, patch=patch, vocabulary=vocabulary, workdir=workdir
     )
     none = of.symbols.vocabulary
     # One token's products are bound by memory: no good bfloat16 path on CPUs.
-    spoken = "float32" if platform.on_cpu() else compute
+    spoken = "float32" if cpu_tuning.on_cpu() else compute
     model = captioner(
         of, depth=depth, written_depth=written_depth, width=width, dtype=spoken
     )
@@ -241,19 +252,19 @@ def experiment(
         return {"raw_BLP": of.raw(row.pop("image")), **row}
 
     def loss(
-        objective: language.Objective,
+        objective: cross_entropy.Objective,
         hidden: float,
         params: Any,
         batch: dict[str, Any],
         key: jax.Array,
     ) -> Loss:
-        seen_BL = language.dropped(batch["tokens_BL"], key, hidden, symbol=none)
+        seen_BL = cross_entropy.dropped(batch["tokens_BL"], key, hidden, symbol=none)
         given = {**batch, "tokens_BL": seen_BL}
         x_BLD, w_VD = model.apply(precision.cast(params, compute), given)
         # A row that fills up the last batch counts nothing.
         real_B = batch.get("weight_B", jnp.ones(len(x_BLD)))
         weight_BL = batch["weight_BL"] * real_B[:, None]
-        return language.from_features(
+        return cross_entropy.from_features(
             objective, x_BLD, w_VD, batch["targets_BL"], weight_BL, chunks=1
         )
 
@@ -267,7 +278,7 @@ def experiment(
     held_out = records.ordered(
         rows(of.data.validation), batch_size=AT_ONCE, prepare=as_batch
     )
-    asked = partial(loss, language.cross_entropy, 0.0)
+    asked = partial(loss, cross_entropy.cross_entropy, 0.0)
     measured = Evaluation(held_out.batch, AT_ONCE, held_out.batches, asked, report)
     return Experiment(
         name="caption",
@@ -277,7 +288,7 @@ def experiment(
             f"{model.of.symbols.vocabulary} symbols"
         ),
         init=model.init,
-        loss=partial(loss, language.label_smoothing(smoothing), hidden),
+        loss=partial(loss, cross_entropy.label_smoothing(smoothing), hidden),
         batch=train.batch,
         batch_size=batch_size,
         optimizer=optimizers.stable_muon(

@@ -23,18 +23,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer import main, platform
-from transformer.attribution import alignment
-from transformer.data import (
-    pairs,
-    sources,
-    tokenizers,
-    translation_memory,
-)
+from transformer import cpu_tuning, main
+from transformer.data import sources
+from transformer.data.text import sentence_pairs, tokenizers
+from transformer.evaluation.baselines import tfidf
 from transformer.generation import decoding, translation
+from transformer.interpretability import alignment
 from transformer.models import encoder_decoder
 from transformer.network import masks, precision
-from transformer.objectives import language
+from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
 from transformer.training import optimizers
 from transformer.training.experiment import Evaluation, Experiment
@@ -96,8 +93,10 @@ def attended(
     """The attention (B, N, L, M), averaged over heads, by which each layer of the
     decoder writes `said` from the first held-out sentences; and the batch."""
     net, symbols = translator.net, translator.symbols
-    some = pairs.encoded(symbols, translator.held_out.source[: len(said)], said)
-    rows = pairs.validation(
+    some = sentence_pairs.encoded(
+        symbols, translator.held_out.source[: len(said)], said
+    )
+    rows = sentence_pairs.validation(
         some, end=symbols.end, length=translator.length, batch_size=8
     )
 
@@ -121,7 +120,7 @@ def show(translator: Translator, params: Any, key: jax.Array) -> dict[str, Any]:
     """Numbers beside those of the memory, examples, and an alignment."""
     source, wanted = translator.held_out
     write = partial(translation.translated, translator.writer, params, source)
-    near = translation_memory.nearest(translator.known.source, source)
+    near = tfidf.nearest(translator.known.source, source)
     said = {
         "ours": write(),
         "greedy": write(hypotheses=1, penalty=0.0),
@@ -133,7 +132,7 @@ def show(translator: Translator, params: Any, key: jax.Array) -> dict[str, Any]:
         for who, texts in said.items()
         for metric, score in translation.scores(texts, wanted).items()
     }
-    for band, chosen in translation_memory.bands(near, NEAR).items():
+    for band, chosen in tfidf.bands(near, NEAR).items():
         results[f"pairs, cosine {band}"] = len(chosen)
         for who in ("ours", "memory"):
             texts = ([side[n] for n in chosen] for side in (said[who], wanted))
@@ -187,7 +186,7 @@ def report(loss: Loss) -> dict[str, float]:
     """The numbers that a person reads, out of the sums."""
     return {
         "loss": float(loss.sums["nats"]) / float(loss.weight),
-        "bits_per_byte": language.bits_per_byte(loss),
+        "bits_per_byte": cross_entropy.bits_per_byte(loss),
         "accuracy": float(loss.sums["correct"]) / float(loss.sums["tokens"]),
     }
 
@@ -228,45 +227,45 @@ def experiment(
         workdir: where the tokenizer is kept; None keeps it in the user's cache only.
     """
     data = sources.pairs(source)
-    read, write = pairs.sides(direction, data.labels)
+    read, write = sentence_pairs.sides(direction, data.labels)
     known, held = (
         Side(arrays[read], arrays[write]) for arrays in (data.train, data.validation)
     )
-    make = partial(tokenizers.bpe, pairs.text(data), vocabulary=vocabulary)
+    make = partial(tokenizers.bpe, sentence_pairs.text(data), vocabulary=vocabulary)
     symbols = tokenizers.kept(workdir, make, kind="bpe", vocabulary=vocabulary)
-    compute = platform.compute_dtype() if dtype == "auto" else dtype
+    compute = cpu_tuning.compute_dtype() if dtype == "auto" else dtype
     net: Any = encoder_decoder.of_words(
         depth=depth,
         width=width,
         vocabulary=symbols.vocabulary,
     )
     rows: Any = {"end": symbols.end, "length": length, "batch_size": batch_size}
-    train = pairs.training(
-        pairs.encoded(symbols, *known), **rows, seed=seed, name=data.name
+    train = sentence_pairs.training(
+        sentence_pairs.encoded(symbols, *known), **rows, seed=seed, name=data.name
     )
-    held_out = pairs.validation(pairs.encoded(symbols, *held), **rows)
+    held_out = sentence_pairs.validation(sentence_pairs.encoded(symbols, *held), **rows)
 
     def loss(
-        objective: language.Objective, params: Any, batch: Any, key: jax.Array
+        objective: cross_entropy.Objective, params: Any, batch: Any, key: jax.Array
     ) -> Loss:
         narrow = precision.cast(params, compute)
         x_BLD, w_VD = net.apply({"params": narrow}, *arguments(batch))
         targets = batch["targets_BL"], batch["weight_BL"]
-        entropy = language.from_features(
+        entropy = cross_entropy.from_features(
             objective, x_BLD, w_VD, *targets, chunks=CHUNKS
         )
-        return language.with_bytes(entropy, *targets, symbols.bytes_V)
+        return cross_entropy.with_bytes(entropy, *targets, symbols.bytes_V)
 
     shapes = jax.eval_shape(partial(encoder_decoder.initial, net), jax.random.key(0))
     # One token's products are bound by memory, where CPUs have no good bfloat16 path.
-    spoken = "float32" if platform.on_cpu() else compute
+    spoken = "float32" if cpu_tuning.on_cpu() else compute
     writer = writer_of(net, symbols, spoken)
     translator = Translator(net, writer, symbols, known, held, length)
     return Experiment(
         name="translate",
         architecture=f"encoder-decoder {direction}: 2 x {depth} blocks of {width}",
         init=partial(encoder_decoder.initial, net),
-        loss=partial(loss, language.label_smoothing(smoothing)),
+        loss=partial(loss, cross_entropy.label_smoothing(smoothing)),
         batch=train.batch,
         batch_size=batch_size,
         optimizer=optimizers.stable_muon(
@@ -280,7 +279,7 @@ def experiment(
                 batch=held_out.batch,
                 batch_size=batch_size,
                 batches=held_out.batches,
-                loss=partial(loss, language.cross_entropy),
+                loss=partial(loss, cross_entropy.cross_entropy),
                 report=report,
             )
         },

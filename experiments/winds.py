@@ -25,11 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from transformer import main, platform
-from transformer.data import climate, records, sources
-from transformer.data.climate import Climate, Grid
+from transformer import cpu_tuning, main
+from transformer.data import climate_fields, records, sources
+from transformer.data.climate_fields import Climate, Grid
 from transformer.data.fields import Fields
-from transformer.models import encoder, ensemble
+from transformer.models import encoder, noise_ensemble
 from transformer.network import (
     attention,
     block,
@@ -41,9 +41,9 @@ from transformer.network import (
     precision,
     stack,
 )
-from transformer.network.fast import activations as fast_activations
-from transformer.network.fast import attention as fast_attention
-from transformer.objectives import ensembles
+from transformer.network.kernels import activations as fast_activations
+from transformer.network.kernels import row_attention as fast_attention
+from transformer.objectives import crps
 from transformer.objectives.loss import Loss
 from transformer.training import optimizers
 from transformer.training.experiment import Evaluation, Experiment
@@ -51,7 +51,7 @@ from transformer.training.experiment import Evaluation, Experiment
 HEAD_FEATURES = 32
 NOISE = 16
 MEMBERS = 32
-CONDITION = 2 * climate.HARMONICS + len(climate.LEADS) + NOISE
+CONDITION = 2 * climate_fields.HARMONICS + len(climate_fields.LEADS) + NOISE
 
 
 def model(*, depth: int, width: int, grid: Grid, read: int, said: int) -> Any:
@@ -105,7 +105,9 @@ def forecast(
     """An ensemble (I, B, L, P): what the past of each cell says, and what the model
     adds, in units of what that leaves open."""
     read = batch["raw_BLP"], batch["condition_BJ"]
-    out_IBLP = ensemble.drawn(net, params, *read, key, members=members, noise=NOISE)
+    out_IBLP = noise_ensemble.drawn(
+        net, params, *read, key, members=members, noise=NOISE
+    )
     return batch["base_BLP"][None] + batch["deviation_BLP"][None] * out_IBLP
 
 
@@ -122,9 +124,9 @@ def report(loss: Loss, *, scale: float) -> dict[str, float]:
 
 def score(known: Climate, weight: np.ndarray) -> float:
     """CRPS, m/s, of an ensemble of the same calendar month of every training year."""
-    truth, others = climate.years(known)
+    truth, others = climate_fields.years(known)
     whole = np.broadcast_to(weight, truth.shape)
-    loss = ensembles.crps(*(jnp.asarray(a) for a in (others, truth, whole)))
+    loss = crps.crps(*(jnp.asarray(a) for a in (others, truth, whole)))
     return known.scale * float(loss.total / loss.weight)
 
 
@@ -213,16 +215,16 @@ def experiment(
         workdir: not used.
     """
     series = sources.fields(fields)
-    cut = climate.grid(series)
-    weight = climate.area(series, cut)
-    known = climate.climate(series, cut, weight)
+    cut = climate_fields.grid(series)
+    weight = climate_fields.area(series, cut)
+    known = climate_fields.climate(series, cut, weight)
     said = weight.shape[-1]
     net = model(depth=depth, width=width, grid=cut, read=4 * said, said=said)
-    split, prepare = climate.examples(known), climate.prepared(known)
+    split, prepare = climate_fields.examples(known), climate_fields.prepared(known)
     train = records.shuffled(
         split["train"], batch_size=batch_size, seed=seed, prepare=prepare
     )
-    compute = platform.compute_dtype() if dtype == "auto" else dtype
+    compute = cpu_tuning.compute_dtype() if dtype == "auto" else dtype
 
     def loss(members: int, params: Any, batch: Any, key: jax.Array) -> Loss:
         return said_and_scored(members, params, batch, key)[1]
@@ -234,7 +236,7 @@ def experiment(
         said_IBLP = forecast(net, narrow, batch, key, members=members)
         counted_B = batch.get("weight_B", jnp.ones(said_IBLP.shape[1]))
         weight_BLP = counted_B[:, None, None] * weight[None]
-        return said_IBLP, ensembles.crps(said_IBLP, batch["target_BLP"], weight_BLP)
+        return said_IBLP, crps.crps(said_IBLP, batch["target_BLP"], weight_BLP)
 
     def held_out(number: int) -> records.Ordered:
         held = split["validation"]
@@ -255,19 +257,19 @@ def experiment(
         say = jax.jit(partial(said_and_scored, MEMBERS, params))
         shown = {
             name: told(say, known, held_out(number), key)
-            for number, name in enumerate(climate.AHEAD)
+            for number, name in enumerate(climate_fields.AHEAD)
         }
         numbers = {
             f"{what}, {name}": lead.numbers[what]
             for name, lead in shown.items()
             for what in ("rmse", "crps", "spread")
         }
-        first = shown[climate.AHEAD[0]]
+        first = shown[climate_fields.AHEAD[0]]
         best = int(np.argmax(np.square(first.truth).mean((1, 2))))
         return {
             "results.json": {
                 **numbers,
-                **climate.baselines(known, weight),
+                **climate_fields.baselines(known, weight),
                 "crps, climate": score(known, weight),
             },
             "maps.png": maps(series, cut, first, best, known.train),
@@ -281,7 +283,10 @@ def experiment(
             f"{cut.shape[0]} x {cut.shape[1]} patches"
         ),
         init=partial(
-            ensemble.initial, net, shape=(len(weight), 4 * said), condition=CONDITION
+            noise_ensemble.initial,
+            net,
+            shape=(len(weight), 4 * said),
+            condition=CONDITION,
         ),
         loss=partial(loss, members),
         batch=train.batch,
@@ -290,7 +295,9 @@ def experiment(
         steps=steps,
         seed=seed,
         report=partial(report, scale=known.scale),
-        evaluations={name: evaluation(i) for i, name in enumerate(climate.AHEAD)},
+        evaluations={
+            name: evaluation(i) for i, name in enumerate(climate_fields.AHEAD)
+        },
         show=show,
         tokens_per_row=weight.shape[0],
     )

@@ -20,18 +20,18 @@ from transformer.axes import leaf_name
 from transformer.models import decoder
 from transformer.network import (
     attention,
+    biases,
     block,
     masks,
     mlp,
     norms,
-    offsets,
     positions,
     precision,
     stack,
 )
-from transformer.network.fast import attention as fast_attention
-from transformer.network.fast import blockwise as fast_blockwise
-from transformer.objectives import language
+from transformer.network.kernels import flash_attention as fast_blockwise
+from transformer.network.kernels import row_attention as fast_attention
+from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
 
 WIDTH, HEADS, FEATURES, DEPTH, VOCABULARY = 32, 4, 8, 2, 64
@@ -73,7 +73,7 @@ def text(seed: int = 0) -> dict[str, np.ndarray]:
 def next_token(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
     tokens = masks.packed(batch["segment_BL"], batch["index_BL"])
     readout = module.apply({"params": params}, batch["tokens_BL"], tokens)
-    return language.cross_entropy(
+    return cross_entropy.cross_entropy(
         decoder.logits(readout), batch["targets_BL"], batch["weight_BL"]
     )
 
@@ -97,7 +97,7 @@ def _language(
     mask: masks.Mask,
     attention_arguments: dict[str, Any],
     make_mlp: Callable[..., nn.Module],
-    offset: offsets.Offset,
+    offset: biases.Offset,
     residual: block.Residual,
     norm: Callable[[], nn.Module],
     decoder_arguments: dict[str, Any],
@@ -148,7 +148,7 @@ def language_model(
     mask: masks.Mask | None = None,
     packed: bool = True,
     make_mlp: Callable[..., nn.Module] = mlp.MLP,
-    offset: offsets.Offset = offsets.absent,
+    offset: biases.Offset = biases.absent,
     residual: block.Residual = block.pre_norm,
     norm: Callable[[], nn.Module] = norms.RMSNorm,
     attention: dict[str, Any] | None = None,
@@ -176,7 +176,7 @@ ROTARY = {"rotate": positions.rotary()}
 # The models that stand for all: every theorem is stated for each.
 MODELS = [
     language_model(
-        "gpt2", offset=offsets.learned, norm=norms.LayerNorm, decoder=LEARNED
+        "gpt2", offset=biases.learned, norm=norms.LayerNorm, decoder=LEARNED
     ),
     language_model(
         "modern",

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import tiny_experiment
 
-from transformer import main, starting
+from transformer import launch, main
 from transformer.training import faults
 
 # Children are forked from a server that has imported everything and started nothing:
@@ -26,8 +26,8 @@ SERVER.set_forkserver_preload(
         "orbax.checkpoint",
         "tensorboardX",
         "transformer.main",
-        "transformer.objectives.language",
-        "transformer.training.folder",
+        "transformer.objectives.cross_entropy",
+        "transformer.training.workdir",
         "transformer.training.loop",
         "transformer.training.optimizers",
     ]
@@ -39,7 +39,7 @@ CACHE = tempfile.TemporaryDirectory()
 
 def ran(argv, monkeypatch, *, run=tiny_experiment) -> int:
     """The exit status of `run`'s command line in this process."""
-    monkeypatch.setattr("transformer.starting.start", lambda common: None)
+    monkeypatch.setattr("transformer.launch.start", lambda common: None)
     monkeypatch.setattr(sys, "argv", ["command", *map(str, argv)])
     with pytest.raises(SystemExit) as stopped:
         main.run(run.experiment, generate=run.generate)
@@ -154,8 +154,8 @@ def _run(said: str, argv: list[str], env: dict[str, str]) -> None:
     if limit is not None:
         _limit(int(limit))
     faults.WATCHDOG_SECONDS = float(os.environ.get("WATCHDOG_SECONDS", 45))
-    starting.HEARTBEAT_SECONDS = int(os.environ.get("HEARTBEAT_SECONDS", 30))
-    starting.CACHED_SECONDS = 0.0
+    launch.HEARTBEAT_SECONDS = int(os.environ.get("HEARTBEAT_SECONDS", 30))
+    launch.CACHED_SECONDS = 0.0
     # A tracker of its own: that of the server would mourn what the killed leave.
     resource_tracker._resource_tracker._fd = None
     sys.argv = ["tiny_experiment", *argv, "--noplatform_tuning"]

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from transformer.data import cache, documents, packing
+from transformer.data import cache
+from transformer.data.text import documents, packing
 
 END = 256
 LETTERS = [chr(0x4E00 + number) for number in range(3000)]

@@ -12,19 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from cases import DEPTH, FEATURES, HEADS, ROWS, WIDTH, Case
 
-from transformer.models import (
-    decoder,
-    denoiser,
-    encoder,
-    encoder_decoder,
-    illustrator,
-)
+from transformer.models import decoder, dit, encoder, encoder_decoder, text_to_image
 from transformer.models import vit as models_vit
 from transformer.network import (
     attention,
     block,
     embeddings,
-    folding,
+    factorized_attention,
     masks,
     mlp,
     norms,
@@ -32,7 +26,7 @@ from transformer.network import (
     reading,
     stack,
 )
-from transformer.objectives import denoising, language
+from transformer.objectives import cross_entropy, denoising
 from transformer.objectives.loss import Loss
 
 GRID, PIXELS, CLASSES, CONDITION, SYMBOLS = (2, 4), 6, 4, 5, 16
@@ -110,7 +104,9 @@ def class_loss(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
     tokens = models_vit.tokens(GRID, models_vit.CLASS_TOKEN)
     logits_BV = module.apply({"params": params}, batch["raw_BLP"], tokens)
     one_BL = jnp.ones((logits_BV.shape[0], 1))
-    return language.cross_entropy(logits_BV[:, None], batch["label_B"][:, None], one_BL)
+    return cross_entropy.cross_entropy(
+        logits_BV[:, None], batch["label_B"][:, None], one_BL
+    )
 
 
 def vit_initial(module: nn.Module, key: jax.Array) -> Any:
@@ -165,7 +161,7 @@ def written_loss(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
     inputs = batch["source_BL"], read, batch["tokens_BL"], written
     readout = module.apply({"params": params}, *inputs)
     weight_BL = (batch["written_BL"] > 0).astype(jnp.float32)
-    return language.cross_entropy(
+    return cross_entropy.cross_entropy(
         decoder.logits(readout), batch["targets_BL"], weight_BL
     )
 
@@ -226,10 +222,10 @@ def drawing(*, attend: attention.Attend = attention.plain, **how: Any) -> nn.Mod
         make_embed=partial(embeddings.Symbols, vocabulary=SYMBOLS, width=WIDTH),
         make_stack=layers(attend_(), **how),
     )
-    return denoiser.Denoiser(
+    return dit.Denoiser(
         features=PIXELS,
         width=WIDTH,
-        make_condition=partial(illustrator.Told, reads),
+        make_condition=partial(text_to_image.Told, reads),
         make_embed=partial(embeddings.Patches, features=PIXELS, width=WIDTH),
         make_stack=layers(
             attend_(rotate=positions.axial(GRID)),
@@ -258,7 +254,7 @@ def drawn_loss(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
 
 def drawing_initial(module: nn.Module, key: jax.Array) -> Any:
     like = jax.ShapeDtypeStruct((1, 8, PIXELS), jnp.float32)
-    return illustrator.initial(module, key, like=like)
+    return text_to_image.initial(module, key, like=like)
 
 
 # A film of 2 frames of 4 tubelets: attention folded along time.
@@ -266,7 +262,9 @@ def drawing_initial(module: nn.Module, key: jax.Array) -> Any:
 
 def film(*, attend: attention.Attend = attention.plain, **how: Any) -> nn.Module:
     make = make_attention(attend=attend, rotate=positions.rotary())
-    along = partial(folding.Folded, make, folding.along_time(2), 2)
+    along = partial(
+        factorized_attention.Folded, make, factorized_attention.along_time(2), 2
+    )
     return encoder.Tagger(
         features=PIXELS,
         width=WIDTH,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from cases import PATHS, Path, close, name_of
 
-from transformer.network import attention, masks, norms, offsets, positions
-from transformer.network.cache import stored
+from transformer.network import attention, biases, masks, norms, positions
+from transformer.network.kv_cache import stored
 from transformer.network.masks import Mask, Tokens
 
 ROWS, LENGTH, HEADS, FEATURES = 2, 12, 4, 8
@@ -217,7 +217,7 @@ def test_the_module_projects_norms_rotates_attends_and_projects() -> None:
     module = make(
         head_norm=norms.HeadRMSNorm,
         rotate=positions.rotary(),
-        offset=offsets.learned,
+        offset=biases.learned,
         soft_cap=2.0,
     )
     params, x_BLD = drawn(module)

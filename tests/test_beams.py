@@ -14,7 +14,7 @@ import pytest
 from cases import drawn, language_model
 from kinds import sentences, writer, writer_initial
 
-from transformer.generation import beams, decoding, sampling
+from transformer.generation import beam_search, decoding, logit_filters
 from transformer.models import decoder
 from transformer.network import masks, positions, stack
 
@@ -43,9 +43,9 @@ def log_p(module: Any, params: Any, ids_BL: np.ndarray) -> np.ndarray:
 
 
 def test_length_penalty_is_that_of_the_paper() -> None:
-    np.testing.assert_allclose(beams.length_penalty(1, 0.7), 1.0)
-    np.testing.assert_allclose(beams.length_penalty(13, 0.5), 3.0**0.5, rtol=1e-6)
-    np.testing.assert_allclose(beams.length_penalty(13, 0.0), 1.0)
+    np.testing.assert_allclose(beam_search.length_penalty(1, 0.7), 1.0)
+    np.testing.assert_allclose(beam_search.length_penalty(13, 0.5), 3.0**0.5, rtol=1e-6)
+    np.testing.assert_allclose(beam_search.length_penalty(13, 0.0), 1.0)
 
 
 def test_one_beam_is_greedy() -> None:
@@ -56,14 +56,14 @@ def test_one_beam_is_greedy() -> None:
         partial(
             decoding.generated,
             language_of(module),
-            choose=sampling.greedy,
+            choose=logit_filters.greedy,
             new_tokens=NEW,
             stop=(OFTEN,),
         )
     )(params, ids_BL, length_B, jax.random.key(0))
     found = jax.jit(
         partial(
-            beams.searched,
+            beam_search.searched,
             language_of(module),
             beams=1,
             new_tokens=NEW,
@@ -99,12 +99,17 @@ def four() -> Any:
 def test_enough_beams_are_exhaustive(four: Any, penalty: float) -> None:
     module, params, likelihood = four
     search = partial(
-        beams.searched, language_of(module), new_tokens=4, end=END, penalty=penalty
+        beam_search.searched,
+        language_of(module),
+        new_tokens=4,
+        end=END,
+        penalty=penalty,
     )
     prompt = decoding.padded([[0]])
     found = jax.device_get(jax.jit(partial(search, beams=36))(params, *prompt))
     score = {
-        t: p / beams.length_penalty(len(t), penalty) for t, p in likelihood.items()
+        t: p / beam_search.length_penalty(len(t), penalty)
+        for t, p in likelihood.items()
     }
     best = max(score, key=lambda text: score[text])
     said = [
@@ -126,7 +131,7 @@ def test_the_penalty_decides(four: Any) -> None:
     likelihood = four[2]
 
     def best(penalty: float) -> tuple[int, ...]:
-        penalties = {t: beams.length_penalty(len(t), penalty) for t in likelihood}
+        penalties = {t: beam_search.length_penalty(len(t), penalty) for t in likelihood}
         return max(likelihood, key=lambda t: likelihood[t] / penalties[t])
 
     assert [len(best(penalty)) for penalty in (0.0, 0.6, 2.0)] == [2, 3, 4]
@@ -134,14 +139,14 @@ def test_the_penalty_decides(four: Any) -> None:
 
 def hypotheses(
     params: Any, batch: dict[str, Any], *, module: Any, new_tokens: int = NEW
-) -> beams.Hypotheses:
+) -> beam_search.Hypotheses:
     """Four of each sentence that is read."""
     rows = batch["read_BL"].shape[0]
     places_BL = jnp.arange(batch["read_BL"].shape[1])[None]
     read = batch["source_BL"], masks.packed(batch["read_BL"], places_BL)
     remembered = module.apply({"params": params}, *read, method="remember")
-    return beams.searched(
-        beams.remembering(language_of(module), remembered, beams=4),
+    return beam_search.searched(
+        beam_search.remembering(language_of(module), remembered, beams=4),
         params,
         jnp.full((rows, 1), END),
         jnp.ones((rows,), jnp.int32),
@@ -183,7 +188,7 @@ def test_scores_are_those_of_the_whole_model(read: Any) -> None:
     total_BI = np.asarray((each_BL * written_BL).sum(-1)).reshape(rows, many)
     real = length_BI > 0
     np.testing.assert_allclose(total_BI[real], found.log_p_BI[real], rtol=1e-4)
-    penalty_BI = beams.length_penalty(length_BI, 0.6)
+    penalty_BI = beam_search.length_penalty(length_BI, 0.6)
     np.testing.assert_allclose(
         found.score_BI[real], (found.log_p_BI / penalty_BI)[real], rtol=1e-5
     )
@@ -222,4 +227,4 @@ def test_what_cannot_be_searched_is_refused(name: str, value: Any) -> None:
     prompts = jnp.ones((1, 1)), jnp.ones((1,))
     dials = {"beams": 2, "new_tokens": 3, "penalty": 0.0, name: value}
     with pytest.raises(ValueError, match=f"{name}: expected at least ., got {value}"):
-        beams.searched(language_of(CASE.make()), {}, *prompts, end=0, **dials)
+        beam_search.searched(language_of(CASE.make()), {}, *prompts, end=0, **dials)

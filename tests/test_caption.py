@@ -13,9 +13,9 @@ import pytest
 from test_match import TINY, trained
 
 from experiments import caption
-from transformer.data import own_files
-from transformer.generation import captions, consensus
-from transformer.objectives import language
+from transformer.data.readers import files
+from transformer.generation import captioning, minimum_bayes_risk
+from transformer.objectives import cross_entropy
 
 RNG = np.random.default_rng(0)
 
@@ -32,10 +32,10 @@ def test_captions_are_what_the_whole_model_finds_likeliest() -> None:
     opened = [0.1 * RNG.normal(size=a.shape) for a in jax.tree.leaves(params)]
     opened = jax.tree.unflatten(jax.tree.structure(params), opened)
     params = jax.tree.map(jnp.add, params, opened)
-    said = captions.named(namer, params, raw_BLP, batch_size=4)
+    said = captioning.named(namer, params, raw_BLP, batch_size=4)
     assert len(said) == 3
     ids_BL = np.asarray(
-        jax.jit(partial(captions.written, namer))(
+        jax.jit(partial(captioning.written, namer))(
             params, raw_BLP, jax.random.key(0)
         ).ids_BL
     )
@@ -55,23 +55,23 @@ def test_captions_are_what_the_whole_model_finds_likeliest() -> None:
 
 def test_what_is_hidden_is_never_where_writing_starts() -> None:
     ids_BL, key = jnp.arange(2000).reshape(200, 10) % 250, jax.random.key(0)
-    seen_BL = np.asarray(language.dropped(ids_BL, key, 0.3, symbol=250))
+    seen_BL = np.asarray(cross_entropy.dropped(ids_BL, key, 0.3, symbol=250))
     hidden_BL = seen_BL == 250
     np.testing.assert_array_equal(seen_BL[~hidden_BL], ids_BL[~hidden_BL])
     assert not hidden_BL[:, 0].any() and 0.25 < hidden_BL[:, 1:].mean() < 0.35
-    assert not (language.dropped(ids_BL, key, 0.0, symbol=250) == 250).any()
+    assert not (cross_entropy.dropped(ids_BL, key, 0.0, symbol=250) == 250).any()
 
 
 def test_the_consensus_is_the_text_of_greatest_expected_likeness() -> None:
-    draws = consensus.of_draws(["red cat", "red cat", "red hat", "blue car"])
+    draws = minimum_bayes_risk.of_draws(["red cat", "red cat", "red hat", "blue car"])
     assert draws == {"red cat": 0.5, "red hat": 0.25, "blue car": 0.25}
-    near = consensus.of_neighbours(
+    near = minimum_bayes_risk.of_neighbours(
         ["a", "b", "a", "c"], np.array([3.0, 1.0, 2.0, 9.0]), most=3, fade=0.5
     )
     weight = np.exp([-4.0, 0.0, -2.0])
     weight /= weight.sum()
     assert near == pytest.approx({"a": weight[0] + weight[2], "b": weight[1]})
-    both = consensus.mixed(draws, {"blue car": 1.0}, share=0.25)
+    both = minimum_bayes_risk.mixed(draws, {"blue car": 1.0}, share=0.25)
     assert both["blue car"] == pytest.approx(0.4375)
     assert sum(both.values()) == pytest.approx(1)
 
@@ -84,9 +84,13 @@ def test_the_consensus_is_the_text_of_greatest_expected_likeness() -> None:
         text: sum(p * letters(text, right) for right, p in belief.items())
         for text in belief
     }
-    assert consensus.chosen(belief, letters) == max(risk, key=risk.__getitem__) != "aaa"
+    assert (
+        minimum_bayes_risk.chosen(belief, letters)
+        == max(risk, key=risk.__getitem__)
+        != "aaa"
+    )
     with pytest.raises(ValueError, match="expected draws, got none"):
-        consensus.of_draws([])
+        minimum_bayes_risk.of_draws([])
 
 
 def test_draws_are_of_the_row_and_the_key_alone() -> None:
@@ -97,7 +101,7 @@ def test_draws_are_of_the_row_and_the_key_alone() -> None:
     raw_BLP = model.of.raw(model.of.data.validation["image"][:3])
     how: Any = {"draws": 4, "batch_size": 4}
     drawn, again = (
-        captions.drawn(model.namer._replace(length=5), params, raw_BLP, key, **how)
+        captioning.drawn(model.namer._replace(length=5), params, raw_BLP, key, **how)
         for key in [jax.random.key(0)] * 2
     )
     assert drawn == again and [len(texts) for texts in drawn] == [4, 4, 4]
@@ -113,7 +117,7 @@ def test_a_picture_of_the_user_s_is_named(
     tall = np.zeros((64, 32, 2), np.uint8)
     tall[8:56, 8:24, 1] = 255
     Image.fromarray(tall, "LA").save(tmp_path / "tall.png")
-    fitted = own_files.fitted(tmp_path / "tall.png", (32, 32, 3))
+    fitted = files.fitted(tmp_path / "tall.png", (32, 32, 3))
     assert fitted.shape == (32, 32, 3) and fitted[0, 0].tolist() == [255, 255, 255]
     down, across = np.nonzero((fitted < 128).all(-1))
     assert np.ptp(down) == 23 and np.ptp(across) == 7

@@ -10,8 +10,9 @@ import grain  # noqa: F401  (so that its import is not counted as memory of a ro
 import numpy as np
 import pytest
 
-from transformer.data import cache, packing, sources, tokenizers
-from transformer.data import tokens as tokenised
+from transformer.data import cache, sources
+from transformer.data.text import packing, tokenizers
+from transformer.data.text import token_file as tokenised
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ from data_texts import (
     text_of,
 )
 
-from transformer.data import first_fit, tokenizers
+from transformer.data import first_fit
+from transformer.data.text import tokenizers
 
 
 @pytest.fixture(autouse=True, scope="module")

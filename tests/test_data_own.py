@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from scipy.io import netcdf_file
 
-from transformer.data import own_files, records, sources
+from transformer.data import records, sources
+from transformer.data.readers import files as own_files
 
 RNG = np.random.default_rng(0)
 

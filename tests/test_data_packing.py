@@ -14,13 +14,9 @@ from data_texts import (
     text_of,
 )
 
-from transformer.data import (
-    first_fit,
-    mixing,
-    packing,
-    tokenizers,
-)
-from transformer.data import tokens as tokenised
+from transformer.data import first_fit, mixing
+from transformer.data.text import packing, tokenizers
+from transformer.data.text import token_file as tokenised
 
 
 @pytest.fixture(autouse=True, scope="module")

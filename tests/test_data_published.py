@@ -7,7 +7,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from transformer.data import documents, published, sources, tables
+from transformer.data import sources
+from transformer.data.text import documents
+from transformer.data.tfds import arrays, text
 
 COUNT = 20
 CLASSES = ["cat", "dog", "owl"]
@@ -196,7 +198,7 @@ def test_captions_are_in_the_language_or_called_so():
 
 def test_a_second_start_decodes_nothing(monkeypatch):
     first = sources.captions("picture_probe"), sources.images("picture_probe")
-    monkeypatch.delattr(published, "examples")
+    monkeypatch.delattr(text, "examples")
     second = sources.captions("picture_probe"), sources.images("picture_probe")
     for one, two in zip(first, second, strict=True):
         assert one.identity == two.identity
@@ -264,4 +266,4 @@ def test_impossible_shares_are_errors(door, share):
 
 def test_grey_pictures_where_colours_are_told_are_refused():
     with pytest.raises(ValueError, match=r"here: expected .* got the shape \(6, 5\)"):
-        tables.stacked([tables._pixels(np.zeros((6, 5)), "here")], ["here"], "image")
+        arrays.stacked([arrays._pixels(np.zeros((6, 5)), "here")], ["here"], "image")

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transformer.data import documents, published, sources
-from transformer.data.suite import build, builders, files
-from transformer.data.suite.recipes import digits, emoji, en_pt, packages
+from transformer.data import sources
+from transformer.data.shipped import build, builders, files
+from transformer.data.shipped.recipes import digits, emoji, en_pt, packages
+from transformer.data.text import documents
+from transformer.data.tfds import text
 
 SPLITS = documents.SPLITS
 
@@ -184,7 +186,7 @@ def test_doors_give_what_is_in_the_files():
 
 def test_tfds_gives_winds_and_keywords():
     wind = files.winds()
-    builder = published.prepared("winds")
+    builder = text.prepared("winds")
     for split, start in (("train", 0), ("validation", wind.train_steps)):
         source = builder.as_data_source(split=split)
         got = np.stack([example["values"] for example in source])
@@ -192,7 +194,7 @@ def test_tfds_gives_winds_and_keywords():
         np.testing.assert_array_equal(got, expected)
     assert source[0]["month"] == b"1990-01" and len(source) == 36
     assert builder.info.metadata["longitude"] == wind.longitude.tolist()
-    held = published.prepared("emoji").as_data_source(split="validation")
+    held = text.prepared("emoji").as_data_source(split="validation")
     for example, one in zip(held, files.emoji("validation")[1], strict=True):
         assert example["emoji"].decode() == one.characters
         got = [word.decode() for word in example["keywords"]["pt"]]

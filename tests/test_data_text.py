@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from transformer.data import documents, own, packing, published, sources, tokenizers
-from transformer.data.suite import files
-from transformer.data.suite.recipes import austen
+from transformer.data import sources
+from transformer.data.readers import text_files
+from transformer.data.shipped import files
+from transformer.data.shipped.recipes import austen
+from transformer.data.text import documents, packing, tokenizers
+from transformer.data.tfds import text as tfds_text
 
 LINES = "".join(f"line {n}: the quick brown fox é 日本 🙂\n" for n in range(400))
 
@@ -157,16 +160,19 @@ def test_pieces_do_not_depend_on_the_chunks(content, size):
 
 @pytest.mark.parametrize("bytes_", [1, 2, 3, 5])
 def test_characters_across_reads_are_whole(tmp_path, monkeypatch, bytes_):
-    monkeypatch.setattr(own, "READ_BYTES", bytes_)
+    monkeypatch.setattr(text_files, "READ_BYTES", bytes_)
     file = tmp_path / "own.txt"
     file.write_text("aé日🙂" * 20)
     size = file.stat().st_size
-    assert "".join(own.chunks(own.Span(file, 0, size))) == "aé日🙂" * 20
+    assert "".join(text_files.chunks(text_files.Span(file, 0, size))) == "aé日🙂" * 20
     for place in range(size + 1):
-        middle = own.line_start(file, place)
-        parts = [own.Span(file, 0, middle), own.Span(file, middle, size)]
+        middle = text_files.line_start(file, place)
+        parts = [text_files.Span(file, 0, middle), text_files.Span(file, middle, size)]
         if bytes_ == 5:  # a window that holds a whole character
-            assert "".join("".join(own.chunks(part)) for part in parts) == "aé日🙂" * 20
+            assert (
+                "".join("".join(text_files.chunks(part)) for part in parts)
+                == "aé日🙂" * 20
+            )
 
 
 def test_tfds_takes_the_path_of_an_own_file(tmp_path):
@@ -268,7 +274,7 @@ def test_unknown_names_are_one_clear_line(name, feature, message):
 @pytest.mark.parametrize(("found", "got"), [([], "none"), (["a", "b"], "a, b")])
 def test_no_single_text_feature_is_an_error(found, got):
     with pytest.raises(ValueError, match=f"x: expected one text feature, got {got}"):
-        published.choose("x", found, None)
+        tfds_text.choose("x", found, None)
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1])

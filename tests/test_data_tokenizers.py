@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from transformer.data import documents, sources, tokenizers
+from transformer.data import sources
+from transformer.data.text import documents, tokenizers
 
 WORDS = "It is a truth universally acknowledged, that 12 men's \t hats cost £3.\n\n"
 STRANGE = "".join(map(chr, [0, 1, 27, 28, 160, 768, 0x2028, 0x1F642, 0xFFFD, 0x10FFFF]))

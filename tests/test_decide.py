@@ -11,31 +11,33 @@ import numpy as np
 import pytest
 from cases import drawn
 
-from experiments import decide
-from transformer.environments import environment, orchard
-from transformer.generation import playing
-from transformer.models import decisions
+from experiments import decision_transformer
+from transformer.environments import apple_grid, environment
+from transformer.generation import policy_rollout
+from transformer.models import decision_transformer as decision_model
 from transformer.training import update
 
 KEY = jax.random.key(0)
-WORLD = orchard.WORLD
+WORLD = apple_grid.WORLD
 
 
 @pytest.fixture(scope="module")
 def seen() -> Any:
     """Forty episodes of walkers from bad to good, numpy."""
-    play = jax.jit(partial(environment.played, WORLD, orchard.policy))
+    play = jax.jit(partial(environment.played, WORLD, apple_grid.policy))
     return jax.device_get(play(KEY, jnp.linspace(-1, 1, 40)))
 
 
 def test_what_is_gathered_is_gone_and_nothing_else_changes() -> None:
-    state = orchard.reset(KEY)
+    state = apple_grid.reset(KEY)
     assert sorted(np.unique(state.field, return_counts=True)[1]) == [10, 10, 29]
     assert state.field[tuple(state.place)] == 0
     for number in range(60):
         action = jax.random.randint(jax.random.fold_in(KEY, number), (), 0, 4)
-        after, reward = orchard.step(state, action)
-        place = (np.asarray(state.place) + orchard.MOVES[int(action)]) % orchard.SIDE
+        after, reward = apple_grid.step(state, action)
+        place = (
+            np.asarray(state.place) + apple_grid.MOVES[int(action)]
+        ) % apple_grid.SIDE
         assert after.place.tolist() == place.tolist()
         wanted = np.asarray(state.field).copy()
         assert float(reward) == wanted[tuple(place)]
@@ -46,14 +48,14 @@ def test_what_is_gathered_is_gone_and_nothing_else_changes() -> None:
 
 def test_the_walker_sees_the_orchard_from_where_it_stands() -> None:
     """A torus shifted with its walker looks the same."""
-    state = orchard.reset(KEY)
-    moved = orchard.State(
+    state = apple_grid.reset(KEY)
+    moved = apple_grid.State(
         jnp.roll(state.field, (2, 3), axis=(0, 1)),
         (state.place + jnp.array([2, 3])) % 7,
     )
-    np.testing.assert_array_equal(orchard.observe(state), orchard.observe(moved))
-    apples = np.asarray(orchard.observe(state)).reshape(2, 7, 7)[0]
-    above, gained = orchard.step(state, jnp.int32(0))
+    np.testing.assert_array_equal(apple_grid.observe(state), apple_grid.observe(moved))
+    apples = np.asarray(apple_grid.observe(state)).reshape(2, 7, 7)[0]
+    above, gained = apple_grid.step(state, jnp.int32(0))
     assert apples[2, 3] == max(float(gained), 0)
 
 
@@ -64,17 +66,20 @@ def test_better_walkers_gain_more(seen: Any) -> None:
 
 
 def test_what_is_left_is_what_is_still_to_come() -> None:
-    data = decide.episodes(1000, 0)
+    data = decision_transformer.episodes(1000, 0)
     for number in (0, 7, 23):
         left = data.train["rewards"][:, number:].sum(1)
         np.testing.assert_allclose(data.train["left"][:, number], left, atol=1e-5)
-    assert len(data.validation["left"]) == decide.HELD_OUT
-    again, other = decide.episodes(1000, 0), decide.episodes(1000, 1)
+    assert len(data.validation["left"]) == decision_transformer.HELD_OUT
+    again, other = (
+        decision_transformer.episodes(1000, 0),
+        decision_transformer.episodes(1000, 1),
+    )
     np.testing.assert_array_equal(data.train["actions"], again.train["actions"])
     assert (data.train["actions"] != other.train["actions"]).any()
 
 
-NET = decisions.transformer(actions=4, features=98, depth=1, width=32)
+NET = decision_model.transformer(actions=4, features=98, depth=1, width=32)
 
 
 @jax.jit
@@ -84,7 +89,7 @@ def said(params: Any, asked_BT: Any, seen_BTP: Any, done_BT: Any) -> Any:
 
 def test_an_action_follows_from_what_came_before_it(seen: Any) -> None:
     """From its own return and sight, but not from itself nor what comes later."""
-    params = drawn(NET, initial=decisions.initial)
+    params = drawn(NET, initial=decision_model.initial)
     asked = jnp.asarray(seen.rewards[:, ::-1].cumsum(1)[:, ::-1][:2])
     base = said(params, asked, seen.observations[:2], seen.actions[:2])
 
@@ -106,10 +111,12 @@ def test_a_walk_is_of_its_world_and_of_what_it_asked_for() -> None:
     def choose(asked_BT: Any, seen_BTP: Any, done_BT: Any) -> Any:
         jax.debug.callback(lambda *now: known.append(now), asked_BT, seen_BTP, done_BT)
         field = (seen_BTP[..., :49] - seen_BTP[..., 49:]).reshape(*asked_BT.shape, 7, 7)
-        ahead = (field[:, :, None] * orchard.NEARNESS[None, None]).sum((-2, -1))
+        ahead = (field[:, :, None] * apple_grid.NEARNESS[None, None]).sum((-2, -1))
         return 50 * jnp.sign(asked_BT)[..., None] * ahead
 
-    walk = playing.walked(WORLD, choose, KEY, jnp.asarray([1e3, -1e3]), same=True)
+    walk = policy_rollout.walked(
+        WORLD, choose, KEY, jnp.asarray([1e3, -1e3]), same=True
+    )
     jax.effects_barrier()
     gained = np.asarray(walk.rewards).sum(1)
     assert gained[0] > 5 and gained[1] < -5
@@ -118,12 +125,12 @@ def test_a_walk_is_of_its_world_and_of_what_it_asked_for() -> None:
     left = 1e3 - np.concatenate([[0], np.cumsum(walk.rewards[0])[:-1]])
     np.testing.assert_allclose(asked[0], left)
     np.testing.assert_array_equal(done[0, :-1], walk.actions[0, :-1])
-    own = jax.vmap(orchard.observe)(jax.tree.map(lambda a: a[0], walk.states))
+    own = jax.vmap(apple_grid.observe)(jax.tree.map(lambda a: a[0], walk.states))
     np.testing.assert_array_equal(sight[0], own)
 
 
 def test_training_lowers_both_losses_and_walks_follow_from_the_key() -> None:
-    experiment = decide.experiment(
+    experiment = decision_transformer.experiment(
         count=1000, depth=1, width=32, batch_size=32, steps=40, dtype="float32"
     )
     state = jax.jit(lambda: update.initial(experiment))()

@@ -12,7 +12,7 @@ import pytest
 from cases import drawn
 
 from transformer.axes import leaf_name
-from transformer.models import denoiser
+from transformer.models import dit
 from transformer.network import embeddings, masks, precision
 from transformer.network.masks import row
 
@@ -21,8 +21,8 @@ KEY = jax.random.key(0)
 LIKE = jax.ShapeDtypeStruct((1, LENGTH, PIXELS), jnp.float32)
 
 
-def model(depth: int = 2) -> denoiser.Denoiser:
-    return denoiser.transformer(
+def model(depth: int = 2) -> dit.Denoiser:
+    return dit.transformer(
         make_embed=partial(embeddings.Patches, features=PIXELS),
         places=(2, 3),
         features=PIXELS,
@@ -35,8 +35,8 @@ def model(depth: int = 2) -> denoiser.Denoiser:
 NET = model()
 
 
-def initial(net: denoiser.Denoiser, key: jax.Array) -> Any:
-    return denoiser.initial(net, key, like=LIKE)
+def initial(net: dit.Denoiser, key: jax.Array) -> Any:
+    return dit.initial(net, key, like=LIKE)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_operations_are_counted_a_token_and_not_the_condition() -> None:
     block = WIDTH * WIDTH * (4 + 2 * 4)
     weights = 2 * block + 2 * PIXELS * WIDTH
     scores = 12 * 2 * WIDTH * LENGTH * LENGTH
-    counted = denoiser.training_flops(params, length=LENGTH, depth=2)
+    counted = dit.training_flops(params, length=LENGTH, depth=2)
     assert counted == 6 * weights * LENGTH + scores
     names = [leaf_name(p) for p, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
     assert names.count("w_JD") == 2 * 2 * 3 + 2
@@ -122,7 +122,7 @@ def test_operations_are_counted_a_token_and_not_the_condition() -> None:
 
 def test_heads_fill_the_width() -> None:
     with pytest.raises(ValueError, match="multiple of 32, got 48"):
-        denoiser.transformer(
+        dit.transformer(
             make_embed=partial(embeddings.Patches, features=PIXELS),
             places=(2, 3),
             features=PIXELS,

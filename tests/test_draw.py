@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import draw_flow
-from transformer.generation import distance, drawing, gallery
+from experiments import dit_flow
+from transformer.evaluation import frechet, generated_images
 from transformer.objectives import denoising
-from transformer.processes import flow
+from transformer.plots import image_grid
+from transformer.processes import flow_matching
 from transformer.training import update
 
 RNG = np.random.default_rng(0)
@@ -28,32 +29,32 @@ def test_frechet_distance_of_normal_distributions_is_its_formula() -> None:
     one, other = means[:, None] + deviations[:, None] * noise
     expected = np.square(means[0] - means[1]).sum()
     expected += np.square(deviations[0] - deviations[1]).sum()
-    np.testing.assert_allclose(distance.frechet(one, other), expected, rtol=0.02)
-    assert distance.frechet(one, one) == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(frechet.frechet(one, other), expected, rtol=0.02)
+    assert frechet.frechet(one, one) == pytest.approx(0, abs=1e-6)
     turn = np.linalg.qr(RNG.normal(size=(3, 3)))[0]
-    turned = distance.frechet(one @ turn, other @ turn)
-    assert turned == pytest.approx(distance.frechet(one, other), rel=1e-6)
+    turned = frechet.frechet(one @ turn, other @ turn)
+    assert turned == pytest.approx(frechet.frechet(one, other), rel=1e-6)
     with pytest.raises(ValueError, match="expected two sets"):
-        distance.frechet(one, other[:, :2])
+        frechet.frechet(one, other[:, :2])
 
 
 def test_a_copy_is_near_what_it_copies() -> None:
     known = RNG.integers(0, 256, (20, 4, 4, 1)).astype(np.uint8)
-    assert distance.nearest(known[:5], known) == 0
+    assert frechet.nearest(known[:5], known) == 0
     other = known[:5].astype(int) + np.where(known[:5] < 128, 51, -51)
-    apart = distance.nearest(other.astype(np.uint8), known)
+    apart = frechet.nearest(other.astype(np.uint8), known)
     assert apart == pytest.approx(0.2, abs=1e-6)
 
 
 def test_sheets_show_every_image_where_it_belongs() -> None:
     images = RNG.integers(0, 256, (2, 3, 4, 5, 1)).astype(np.uint8)
-    sheet = gallery.sheet(images, enlarged=2, gap=1)
+    sheet = image_grid.sheet(images, enlarged=2, gap=1)
     assert sheet.shape == (2 * (2 * 5 - 1), 2 * (3 * 6 - 1), 3)
     for down, across in np.ndindex(2, 3):
         part = sheet[10 * down : 10 * down + 8 : 2, 12 * across : 12 * across + 10 : 2]
         np.testing.assert_array_equal(part, images[down, across].repeat(3, -1))
     white = np.full((1, 2, 2, 1), 255, np.uint8)
-    assert gallery.typed(white) == "@@@@\n@@@@"
+    assert image_grid.typed(white) == "@@@@\n@@@@"
 
 
 class Judge:
@@ -75,14 +76,14 @@ def test_a_study_tells_what_the_judge_says() -> None:
     held = np.clip(
         60 + 120 * label[:, None, None, None] + RNG.normal(0, 20, (20, 4, 4, 1)), 0, 255
     ).astype(np.uint8)
-    real = drawing.real(held, held, label, each=5)
+    real = generated_images.real(held, held, label, each=5)
     assert real.label.tolist() == [0] * 5 + [1] * 5
 
     def draw(label: np.ndarray, steps: int) -> np.ndarray:
         """Right, but in one step all alike."""
         return real.unseen if steps == 2 else np.zeros_like(real.unseen)
 
-    numbers, pictures = drawing.study(Judge, draw, real, steps=(1, 2))
+    numbers, pictures = generated_images.study(Judge, draw, real, steps=(1, 2))
     assert numbers["recognised, 1 steps"] == 0.5 and numbers["recognised"] == 1
     assert numbers["Frechet distance"] < numbers["Frechet distance, 1 steps"]
     assert {"samples.png", "steps.png", "quality.png"} <= set(pictures)
@@ -93,7 +94,7 @@ def test_rows_that_fill_up_a_batch_do_not_count() -> None:
 
     def loss(weight_B: Any) -> Any:
         return denoising.hidden(
-            flow.process(),
+            flow_matching.process(),
             denoising.squared_error,
             lambda seen, t: jnp.zeros_like(seen),
             x_BLP,
@@ -109,7 +110,7 @@ def test_rows_that_fill_up_a_batch_do_not_count() -> None:
 
 
 def test_training_lowers_the_loss_and_draws_images() -> None:
-    experiment = draw_flow.experiment(
+    experiment = dit_flow.experiment(
         depth=1, width=32, patch=7, batch_size=32, steps=25, dtype="float32"
     )
     state = jax.jit(lambda: update.initial(experiment))()
@@ -130,7 +131,7 @@ def test_training_lowers_the_loss_and_draws_images() -> None:
 
 
 def test_guidance_follows_the_class_and_no_class_is_a_class() -> None:
-    experiment = draw_flow.experiment(depth=1, width=32, patch=7, dtype="float32")
+    experiment = dit_flow.experiment(depth=1, width=32, patch=7, dtype="float32")
     artist = experiment.show.args[0]
     params = experiment.init(jax.random.key(0))
     params = jax.tree.map(

@@ -11,9 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import draw_masked, draw_pixels
-from transformer.data import levels, sources
-from transformer.generation import codes, drawing, sampler, sampling
+from experiments import image_gpt, maskgit
+from transformer.data import sources
+from transformer.data.images import gray_levels
+from transformer.evaluation import generated_images
+from transformer.evaluation.baselines import pixel_codes
+from transformer.generation import logit_filters, process_sampler
 from transformer.processes import autoregressive
 from transformer.training import update
 
@@ -23,35 +26,37 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize("square", [1, 2])
 def test_images_of_few_greys_come_back(square: int) -> None:
     images = RNG.choice([0, 85, 170, 255], (3, 4, 4, 1)).astype(np.uint8)
-    symbols = levels.of_images(images, 4, square=square)
+    symbols = gray_levels.of_images(images, 4, square=square)
     assert symbols.shape == (3, 16 // square**2) and symbols.dtype == np.int32
     assert symbols.max() < 4 ** (square**2)
-    back = levels.to_images(symbols, 4, 4, square=square)
+    back = gray_levels.to_images(symbols, 4, 4, square=square)
     np.testing.assert_array_equal(back, images)
 
 
 def test_the_nearest_grey_stands_for_a_pixel() -> None:
     images = np.array([0, 42, 43, 127, 128, 255], np.uint8).reshape(1, 2, 3, 1)
-    assert levels.of_images(images, 4).tolist() == [[0, 0, 1, 1, 2, 3]]
-    small = levels.shrunk(images.repeat(2, 1).repeat(2, 2), 2)
+    assert gray_levels.of_images(images, 4).tolist() == [[0, 0, 1, 1, 2, 3]]
+    small = gray_levels.shrunk(images.repeat(2, 1).repeat(2, 2), 2)
     np.testing.assert_array_equal(small, images)
-    assert levels.shrunk(images[:, :, :2], 2).item() == round((0 + 42 + 127 + 128) / 4)
+    assert gray_levels.shrunk(images[:, :, :2], 2).item() == round(
+        (0 + 42 + 127 + 128) / 4
+    )
     flat = np.full((1, 3, 3, 1), 170, np.uint8)
-    assert (levels.enlarged(flat, 6, 6) == 170).all()
+    assert (gray_levels.enlarged(flat, 6, 6) == 170).all()
 
 
 def test_what_does_not_fit_is_refused() -> None:
     images = np.zeros((2, 6, 6, 1), np.uint8)
     with pytest.raises(ValueError, match="multiples of 4, got 6 x 6"):
-        levels.shrunk(images, 4)
+        gray_levels.shrunk(images, 4)
     with pytest.raises(ValueError, match="got 1 levels in squares of 1"):
-        levels.of_images(images, 1)
+        gray_levels.of_images(images, 1)
     with pytest.raises(ValueError, match="got 8 levels in squares of 3"):
-        levels.of_images(images, 8, square=3)
+        gray_levels.of_images(images, 8, square=3)
     data = sources.images("digits")
     wide = {"image": data.train["image"][:, :, :14], "label": data.train["label"]}
     with pytest.raises(ValueError, match="digits: expected square.* got 28 x 14 x 1"):
-        levels.greys(data._replace(train=wide), levels=4, shrink=2)
+        gray_levels.greys(data._replace(train=wide), levels=4, shrink=2)
 
 
 def test_a_mixture_is_a_distribution_and_fits_better_each_round() -> None:
@@ -60,16 +65,16 @@ def test_a_mixture_is_a_distribution_and_fits_better_each_round() -> None:
     noise = RNG.random(symbols.shape) < 0.2
     symbols = np.where(noise, RNG.integers(0, 3, symbols.shape), symbols)
     every = np.array(list(itertools.product(range(3), repeat=4)))
-    hot, all_hot = codes.one_hot(symbols, 3), codes.one_hot(every, 3)
+    hot, all_hot = pixel_codes.one_hot(symbols, 3), pixel_codes.one_hot(every, 3)
     nats = []
     for rounds in (1, 2, 4, 30):
-        mixture = codes.fitted(symbols, 3, kinds=2, smoothing=0.01, rounds=rounds)
-        total = np.exp(codes.log_probability(mixture, all_hot)).sum()
+        mixture = pixel_codes.fitted(symbols, 3, kinds=2, smoothing=0.01, rounds=rounds)
+        total = np.exp(pixel_codes.log_probability(mixture, all_hot)).sum()
         assert total == pytest.approx(1, abs=1e-9)
-        nats.append(-codes.log_probability(mixture, hot).mean())
+        nats.append(-pixel_codes.log_probability(mixture, hot).mean())
     assert nats == sorted(nats, reverse=True)
-    alone = codes.fitted(symbols, 3, kinds=1, smoothing=0.01)
-    assert -codes.log_probability(alone, hot).mean() > nats[-1] + 0.3
+    alone = pixel_codes.fitted(symbols, 3, kinds=1, smoothing=0.01)
+    assert -pixel_codes.log_probability(alone, hot).mean() > nats[-1] + 0.3
     counts = np.eye(3)[symbols].sum(0) + 0.01
     by_hand = np.log(counts / counts.sum(1, keepdims=True)).ravel()
     np.testing.assert_allclose(alone.log_chance[0], by_hand)
@@ -80,14 +85,14 @@ def test_a_mixture_is_fitted_to_each_class() -> None:
     label = np.repeat([0, 1], 200)
     symbols = RNG.integers(0, 4, (2, 9))[label]
     arrays = symbols, label, symbols[150:250], label[150:250]
-    cost = codes.mixture_bits(*arrays, levels=4, kinds=1, smoothing=1e-6)
+    cost = pixel_codes.mixture_bits(*arrays, levels=4, kinds=1, smoothing=1e-6)
     assert 0 <= cost < 1e-6
 
 
 def test_a_png_holds_the_images() -> None:
     noise = RNG.integers(0, 4, (400, 49))
-    assert 2 <= codes.png_bits(noise, 4, 7) < 2.6
-    assert codes.png_bits(np.zeros_like(noise), 4, 7) < 0.1
+    assert 2 <= pixel_codes.png_bits(noise, 4, 7) < 2.6
+    assert pixel_codes.png_bits(np.zeros_like(noise), 4, 7) < 0.1
 
 
 def lowered(experiment: Any, rows: int) -> Any:
@@ -106,7 +111,7 @@ TINY = {"depth": 1, "width": 32, "batch_size": 16, "dtype": "float32"}
 
 
 def test_masked_training_lowers_the_loss_and_draws_images() -> None:
-    experiment = draw_masked.experiment(steps=20, temperature=2.0, **TINY)
+    experiment = maskgit.experiment(steps=20, temperature=2.0, **TINY)
     params = lowered(experiment, 16)
     artist = experiment.show.args[0]
     assert artist.greys.places == (7, 7) and artist.greys.symbols == 256
@@ -122,7 +127,7 @@ def test_masked_training_lowers_the_loss_and_draws_images() -> None:
 @pytest.fixture(scope="module")
 def pixels() -> tuple[Any, Any]:
     """(the painter, parameters after a short training)."""
-    experiment = draw_pixels.experiment(steps=20, **TINY)
+    experiment = image_gpt.experiment(steps=20, **TINY)
     params = lowered(experiment, 16)
     return experiment.show.args[0], params
 
@@ -134,7 +139,7 @@ def test_pixels_are_drawn_as_the_process_defines(pixels: Any) -> None:
     label_B = jnp.asarray([4, 9])
 
     def greedy(logits_BV: jax.Array, key: jax.Array) -> jax.Array:
-        return sampling.greedy(logits_BV[:, : artist.greys.levels], key)
+        return logit_filters.greedy(logits_BV[:, : artist.greys.levels], key)
 
     def predict(ids_BL: jax.Array, t_B: jax.Array) -> jax.Array:
         return artist.predict(params, label_B, ids_BL, t_B)
@@ -142,7 +147,7 @@ def test_pixels_are_drawn_as_the_process_defines(pixels: Any) -> None:
     like = jax.ShapeDtypeStruct((2, 196), jnp.int32)
     process = autoregressive.process(choose=greedy)
     ids = jax.jit(
-        lambda key: sampler.sampled(process, predict, key, like=like, steps=196)
+        lambda key: process_sampler.sampled(process, predict, key, like=like, steps=196)
     )(jax.random.key(0))
     got = artist._replace(choose=greedy).images(params, label_B, jax.random.key(0))
     np.testing.assert_array_equal(got, artist.greys.images(np.asarray(ids)))
@@ -163,7 +168,7 @@ def test_the_bits_of_a_model_that_says_nothing_are_those_of_its_vocabulary(
     held = {name: a[:260] for name, a in artist.greys.validation.items()}
     few = artist._replace(greys=artist.greys._replace(validation=held))
     silent = {**params, "unembedding_VD": 0 * params["unembedding_VD"]}
-    assert draw_pixels.bits(few, silent) == pytest.approx(np.log2(14), rel=1e-5)
+    assert image_gpt.bits(few, silent) == pytest.approx(np.log2(14), rel=1e-5)
 
 
 def test_pixels_go_on_from_what_is_given(pixels: Any) -> None:
@@ -194,11 +199,11 @@ def test_a_pixel_does_not_see_itself_or_what_follows(pixels: Any) -> None:
 
 
 def test_real_images_are_judged_in_the_greys_that_are_drawn() -> None:
-    greys = levels.greys(sources.images("digits"), levels=4, shrink=2)
+    greys = gray_levels.greys(sources.images("digits"), levels=4, shrink=2)
     few = greys._replace(
         train={name: a[:50] for name, a in greys.train.items()},
         validation={name: a[:200] for name, a in greys.validation.items()},
     )
-    real = drawing.grey(few, each=3)
+    real = generated_images.grey(few, each=3)
     assert real.label.tolist() == [c for c in range(10) for _ in range(3)]
     assert real.unseen.shape == (30, 28, 28, 1) and len(real.train) == 50

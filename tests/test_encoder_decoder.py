@@ -12,7 +12,7 @@ import pytest
 from cases import ROWS, close, drawn
 from kinds import SYMBOLS, sentences, writer, writer_initial
 
-from transformer.generation import decoding, sampling
+from transformer.generation import decoding, logit_filters
 from transformer.models import decoder
 from transformer.network import masks, reading, stack
 
@@ -112,7 +112,7 @@ def test_decoding_a_memory_writes_what_the_whole_model_finds_likeliest() -> None
             start_B1,
             jnp.asarray([1, 1]),
             jax.random.key(0),
-            choose=sampling.greedy,
+            choose=logit_filters.greedy,
             new_tokens=WRITTEN,
         ).ids_BL
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer.objectives import ensembles
+from transformer.objectives import crps
 
 RNG = np.random.default_rng(0)
 
@@ -23,7 +23,7 @@ def test_crps_is_its_definition() -> None:
         for j in range(4):
             if i != j:
                 score -= np.abs(members[i] - members[j]) / (2 * 4 * 3)
-    loss = ensembles.crps(*map(jnp.asarray, (members, target, weight)))
+    loss = crps.crps(*map(jnp.asarray, (members, target, weight)))
     np.testing.assert_allclose(loss.total, (score * weight).sum(), rtol=1e-5)
     np.testing.assert_allclose(loss.weight, weight.sum(), rtol=1e-6)
     mean_error = (np.square(members.mean(0) - target) * weight).sum()
@@ -34,7 +34,7 @@ def test_crps_is_its_definition() -> None:
 
 def test_one_member_scores_its_absolute_error() -> None:
     members, target, weight = drawn(1)
-    loss = ensembles.crps(*map(jnp.asarray, (members, target, weight)))
+    loss = crps.crps(*map(jnp.asarray, (members, target, weight)))
     expected = (np.abs(members[0] - target) * weight).sum()
     np.testing.assert_allclose(loss.total, expected, rtol=1e-5)
     assert loss.sums["variance"] == 0
@@ -48,7 +48,7 @@ def test_crps_is_least_where_the_spread_is_true() -> None:
     one_BLP = jnp.ones_like(target_BLP)
 
     def score(spread: float) -> float:
-        return float(ensembles.crps(spread * members_IBLP, target_BLP, one_BLP).total)
+        return float(crps.crps(spread * members_IBLP, target_BLP, one_BLP).total)
 
     best = score(1.0)
     assert best < score(0.7) and best < score(1.4)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import experiments
-from experiments import austen
+from experiments import language_model
 from transformer import axes
 from transformer.training import update
 from transformer.training.experiment import Experiment
@@ -54,7 +54,7 @@ GOLDEN = [
 
 
 def tiny() -> Experiment:
-    return austen.experiment(
+    return language_model.experiment(
         depth=1,
         tokenizer="bytes",
         length=32,

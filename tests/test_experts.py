@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from cases import LENGTH, ROWS, WIDTH, close
 
-from transformer.network import experts, mlp, routing
-from transformer.objectives import balance
+from transformer.network import mlp
+from transformer.network.moe import experts, routing
+from transformer.objectives import load_balancing
 
 EXPERTS, HIDDEN = 4, 24
 RNG = np.random.default_rng(0)
@@ -62,7 +63,7 @@ def told(module: Any, params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(output, what the router told)."""
     run = jax.jit(lambda p, x: module.apply({"params": p}, x, mutable=["routing"]))
     y, collections = run(params, X)
-    (layer,) = balance.told(collections["routing"])
+    (layer,) = load_balancing.told(collections["routing"])
     return y, layer
 
 
@@ -203,13 +204,13 @@ def test_balance_is_one_at_uniform_load_and_more_elsewhere() -> None:
     ones = jnp.ones((ROWS, LENGTH))
     for sharpness in (0.0, 3.0):
         one_hot = jax.nn.one_hot(turn, EXPERTS)
-        loss = balance.load(sharpness * one_hot, one_hot, ones)
+        loss = load_balancing.load(sharpness * one_hot, one_hot, ones)
         assert float(loss.total / loss.weight) == pytest.approx(1.0)
     same = jax.nn.one_hot(0 * turn, EXPERTS)
-    loss = balance.load(100 * same, same, ones)
+    loss = load_balancing.load(100 * same, same, ones)
     assert float(loss.total / loss.weight) == pytest.approx(EXPERTS)
     _, layer = told(mixture(), weights())
-    loss = balance.load(layer["logits_BLE"], layer["chosen_BLE"], ones)
+    loss = load_balancing.load(layer["logits_BLE"], layer["chosen_BLE"], ones)
     assert float(loss.total / loss.weight) > 1.0
 
 
@@ -222,9 +223,9 @@ def test_balance_is_the_formula_of_switch() -> None:
         counted = np.asarray(WEIGHT[row]) > 0
         f = np.bincount(p[row][counted].argmax(-1), minlength=EXPERTS) / counted.sum()
         expected += counted.sum() * EXPERTS * (f * p[row][counted].mean(0)).sum()
-    loss = balance.load(layer["logits_BLE"], layer["chosen_BLE"], WEIGHT)
+    loss = load_balancing.load(layer["logits_BLE"], layer["chosen_BLE"], WEIGHT)
     close((expected, WEIGHT.sum()), (loss.total, loss.weight))
-    drift = balance.drift(layer["logits_BLE"], WEIGHT)
+    drift = load_balancing.drift(layer["logits_BLE"], WEIGHT)
     squares = np.log(np.exp(logits).sum(-1)) ** 2 * np.asarray(WEIGHT)
     close((squares.sum(), WEIGHT.sum()), (drift.total, drift.weight))
 
@@ -232,15 +233,15 @@ def test_balance_is_the_formula_of_switch() -> None:
 def test_balance_adds_and_does_not_see_padding() -> None:
     _, layer = told(mixture(), weights())
     logits, chosen = layer["logits_BLE"], layer["chosen_BLE"]
-    whole = balance.load(logits, chosen, WEIGHT)
+    whole = load_balancing.load(logits, chosen, WEIGHT)
     rows = [
-        balance.load(logits[i : i + 1], chosen[i : i + 1], WEIGHT[i : i + 1])
+        load_balancing.load(logits[i : i + 1], chosen[i : i + 1], WEIGHT[i : i + 1])
         for i in range(ROWS)
     ]
     close(whole, jax.tree.map(lambda *parts: sum(parts), *rows))
     other = jnp.where(WEIGHT[..., None] > 0, chosen, 1 - chosen)
-    close(whole, balance.load(logits, other, WEIGHT))
-    empty = balance.load(logits, chosen, 0 * WEIGHT)
+    close(whole, load_balancing.load(logits, other, WEIGHT))
+    empty = load_balancing.load(logits, chosen, 0 * WEIGHT)
     assert float(empty.total) == 0 == float(empty.weight)
 
 
@@ -248,5 +249,5 @@ def test_balance_pushes_towards_less_loaded_experts() -> None:
     logits = jnp.zeros((1, 4, EXPERTS))
     chosen = jax.nn.one_hot(jnp.array([[0, 0, 1, 2]]), EXPERTS)
     ones = jnp.ones((1, 4))
-    slope = jax.grad(lambda z: balance.load(z, chosen, ones).total)(logits)
+    slope = jax.grad(lambda z: load_balancing.load(z, chosen, ones).total)(logits)
     np.testing.assert_allclose(slope[0, 0], np.array([1, 0, 0, -1]) / 4, atol=1e-6)

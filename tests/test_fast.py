@@ -16,11 +16,11 @@ from cases import close, name_of
 
 from transformer import axes
 from transformer.network import attention, masks, mlp, norms, precision
-from transformer.network.fast import activations as fast_activations
-from transformer.network.fast import attention as fast_attention
-from transformer.network.fast import blockwise as fast_blockwise
-from transformer.network.fast import norms as fast_norms
-from transformer.objectives import fused, language
+from transformer.network.kernels import activations as fast_activations
+from transformer.network.kernels import flash_attention as fast_blockwise
+from transformer.network.kernels import norms as fast_norms
+from transformer.network.kernels import row_attention as fast_attention
+from transformer.objectives import cross_entropy, fused_cross_entropy
 
 DTYPES = {"float32": 1e-5, "bfloat16": 3e-2}
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -162,7 +162,7 @@ def readout_slopes(loss: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
-plain_readout = partial(language.from_features, language.cross_entropy)
+plain_readout = partial(cross_entropy.from_features, cross_entropy.cross_entropy)
 
 
 @every_dtype
@@ -171,7 +171,9 @@ def test_fused_readout_equals_plain(chunks: int, dtype: str) -> None:
     arguments = readout(dtype)
     x_BLD, w_VD = wide(arguments[:2])
     expected = readout_slopes(plain_readout)(x_BLD, w_VD, *arguments[2:])
-    got = readout_slopes(partial(fused.cross_entropy, chunks=chunks))(*arguments)
+    got = readout_slopes(partial(fused_cross_entropy.cross_entropy, chunks=chunks))(
+        *arguments
+    )
     assert [g.dtype for g in got[1]] == [a.dtype for a in arguments[:2]]
     close(expected, wide(got), DTYPES[dtype])
 
@@ -185,7 +187,7 @@ def test_fused_readout_on_a_mesh_equals_one_device() -> None:
     places = axes.placement(mesh, batch, role="activation")
     with jax.set_mesh(mesh):
         spread = jax.device_put(batch, places)
-        got = readout_slopes(partial(fused.cross_entropy, chunks=2))(
+        got = readout_slopes(partial(fused_cross_entropy.cross_entropy, chunks=2))(
             *(spread[n] for n in names)
         )
     close(expected, got)
@@ -194,7 +196,7 @@ def test_fused_readout_on_a_mesh_equals_one_device() -> None:
 def test_fused_readout_never_holds_all_logits() -> None:
     """float32 logits of one chunk, whatever the number of chunks."""
     arguments = readout()
-    run = readout_slopes(partial(fused.cross_entropy, chunks=4))
+    run = readout_slopes(partial(fused_cross_entropy.cross_entropy, chunks=4))
     text = run.lower(*arguments).as_text()
     assert f"tensor<{ROWS}x{LENGTH // 4}x{VOCABULARY}xf32>" in text
     assert f"tensor<{ROWS}x{LENGTH}x{VOCABULARY}xf32>" not in text
@@ -202,7 +204,7 @@ def test_fused_readout_never_holds_all_logits() -> None:
 
 def test_fused_readout_says_which_chunks_do_not_fit() -> None:
     with pytest.raises(ValueError, match="expected a divisor of 8, got 3"):
-        fused.cross_entropy(*readout(), chunks=3)
+        fused_cross_entropy.cross_entropy(*readout(), chunks=3)
 
 
 # Attention at the size of its blocks.

@@ -12,7 +12,7 @@ import pytest
 from test_checkpoint import IDENTITY, assert_same, files, flipped, put, restored
 
 from transformer import axes
-from transformer.training import checkpoint, saved_step
+from transformer.training import checkpoint, checkpoint_files
 from transformer.training.fingerprint import fingerprint
 from transformer.training.update import State
 
@@ -29,7 +29,7 @@ def large(step: int) -> State:
 def test_fingerprints_alone_let_no_wrong_array_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saved_step, "_broken_file", lambda folder: None)
+    monkeypatch.setattr(checkpoint_files, "_broken_file", lambda folder: None)
     saved, told = checkpoint.open_(tmp_path, IDENTITY), []
     for step in (1, 2):
         saved.save(large(step))

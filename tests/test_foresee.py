@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from cases import drawn
 
-from experiments import foresee
-from transformer.data import films
-from transformer.generation import gallery
-from transformer.models import recipe, video
-from transformer.network import folding, masks
+from experiments import video
+from transformer.data.images import moving_digits
+from transformer.models import defaults
+from transformer.models import video as video_model
+from transformer.network import factorized_attention, masks
 from transformer.objectives import denoising
+from transformer.plots import image_grid
 from transformer.training import update
 
 FRAMES, PLACES, KEY = 5, (2, 3), jax.random.key(0)
@@ -26,8 +27,8 @@ SIZE = PLACES[0] * PLACES[1]
 
 def test_motion_is_straight_between_walls_and_turns_at_them() -> None:
     rng = np.random.default_rng(0)
-    motion = films.drawn(rng, 50, room=7, fastest=3)
-    at = films.places(motion, 40, room=7)
+    motion = moving_digits.drawn(rng, 50, room=7, fastest=3)
+    at = moving_digits.places(motion, 40, room=7)
     assert at.min() == 0 and at.max() == 7
     assert (np.abs(np.diff(at, axis=0)) <= 3).all()
     # By hand: each coordinate walks pixel by pixel and turns at a wall.
@@ -43,9 +44,9 @@ def test_motion_is_straight_between_walls_and_turns_at_them() -> None:
 
 def test_without_walls_it_goes_straight_on_from_where_it_was_going() -> None:
     rng = np.random.default_rng(1)
-    motion = films.drawn(rng, 200, room=10, fastest=2)
-    at = films.places(motion, 30, room=10)
-    on = films.straight_on(motion, 9, 30, room=10)
+    motion = moving_digits.drawn(rng, 200, room=10, fastest=2)
+    at = moving_digits.places(motion, 30, room=10)
+    on = moving_digits.straight_on(motion, 9, 30, room=10)
     steps = np.diff(np.concatenate([at[8:9], on]), axis=0)
     assert (steps == steps[:1]).all()
     free = (np.diff(at[8:12], axis=0) == steps[:3]).all(0)
@@ -57,7 +58,7 @@ def test_sprites_are_drawn_where_they_are_and_cut_at_the_edge() -> None:
     sprites = np.full((2, 2, 3, 1), 100, np.uint8)
     sprites[1] = 200
     at = np.array([[[0, 0], [1, 2]], [[-1, 4], [9, 9]]])
-    film = films.rendered(sprites, at, side=5)[..., 0]
+    film = moving_digits.rendered(sprites, at, side=5)[..., 0]
     assert film[0, 1].tolist() == [100, 100, 200, 200, 200]
     assert film[1].sum() == 100 and film[1, 0, 4] == 100
 
@@ -68,11 +69,11 @@ def test_what_moves_as_a_whole_is_seen_to_move_on() -> None:
     frames = np.zeros((3, 12, 12, 1))
     frames[0, 3:7, 5:9] = rng.random((4, 4, 1))
     for number in (1, 2):
-        frames[number] = films.moved(frames[number - 1], np.array([1, -2]))
+        frames[number] = moving_digits.moved(frames[number - 1], np.array([1, -2]))
     assert frames[2, 5, 1] == frames[0, 3, 5]
-    guess = films.extrapolated(frames[0], frames[1], 1, block=12, fastest=2)
+    guess = moving_digits.extrapolated(frames[0], frames[1], 1, block=12, fastest=2)
     np.testing.assert_array_equal(guess, frames[2])
-    still = films.extrapolated(frames[0], frames[0], 5, block=4, fastest=2)
+    still = moving_digits.extrapolated(frames[0], frames[0], 5, block=4, fastest=2)
     np.testing.assert_array_equal(still, frames[0])
 
 
@@ -80,7 +81,7 @@ def test_a_film_depends_on_its_seed_and_row_alone_and_the_splits_share_no_digit(
     None
 ):
     small: Any = {"patch": 8, "depth": 2, "width": 32, "batch_size": 4}
-    one, same, other = (foresee.experiment(**small, seed=n) for n in (0, 0, 1))
+    one, same, other = (video.experiment(**small, seed=n) for n in (0, 0, 1))
     whole = one.batch(3, range(4))["raw_BLP"]
     one.batch(5, range(4))
     np.testing.assert_array_equal(same.batch(3, [2])["raw_BLP"][0], whole[2])
@@ -100,21 +101,21 @@ def test_folded_attention_is_masked_attention_over_all(how: str) -> None:
     along time a causal mask of strides of a frame."""
     fold, mask, inner = {
         "space": (
-            folding.within_frames(FRAMES),
+            factorized_attention.within_frames(FRAMES),
             masks.block_sparse(np.eye(FRAMES, dtype=int).tolist(), SIZE),
             masks.everything(),
         ),
         "time": (
-            folding.along_time(FRAMES),
+            factorized_attention.along_time(FRAMES),
             masks.causal() & masks.strided(SIZE),
             masks.causal(),
         ),
     }[how]
     attend = partial(
-        recipe.attention_of, width=32, output_init=recipe.SCALED(in_axis=(0, 1))
+        defaults.attention_of, width=32, output_init=defaults.SCALED(in_axis=(0, 1))
     )
     whole = attend(mask=mask)()
-    folded = folding.Folded(attend(mask=inner), fold, FRAMES)
+    folded = factorized_attention.Folded(attend(mask=inner), fold, FRAMES)
     x_BLD = jax.random.normal(KEY, (2, FRAMES * SIZE, 32))
     tokens = masks.row(FRAMES * SIZE)
     params = whole.init(KEY, x_BLD, tokens)["params"]
@@ -128,8 +129,10 @@ def test_folded_attention_is_masked_attention_over_all(how: str) -> None:
 
 
 def test_a_token_sees_all_of_its_frame_and_of_those_before() -> None:
-    net = video.predictor(frames=FRAMES, places=PLACES, features=4, depth=4, width=32)
-    init = partial(video.initial, length=FRAMES * SIZE)
+    net = video_model.predictor(
+        frames=FRAMES, places=PLACES, features=4, depth=4, width=32
+    )
+    init = partial(video_model.initial, length=FRAMES * SIZE)
     params = drawn(net, initial=init)
     raw_BLP = jax.random.normal(KEY, (1, FRAMES * SIZE, 4))
     run = jax.jit(lambda raw: net.apply({"params": params}, raw, masks.row(30)))
@@ -154,7 +157,7 @@ def test_grey_cross_entropy_is_least_at_the_grey_itself() -> None:
 
 
 def test_training_lowers_the_loss_and_the_future_is_foretold_frame_by_frame() -> None:
-    experiment = foresee.experiment(
+    experiment = video.experiment(
         patch=8, depth=2, width=32, batch_size=4, steps=16, dtype="float32"
     )
     state = jax.jit(lambda: update.initial(experiment))()
@@ -166,7 +169,7 @@ def test_training_lowers_the_loss_and_the_future_is_foretold_frame_by_frame() ->
     assert np.mean(losses[-3:]) < 0.7 * losses[0]
     cinema = experiment.show.args[0]
     batch = experiment.evaluations["validation"].batch(0, range(2))
-    known = foresee.KNOWN * cinema.per_frame
+    known = video.KNOWN * cinema.per_frame
     film = jax.jit(cinema.foretold)(state.params, batch["raw_BLP"])
     np.testing.assert_array_equal(film[:, :known], batch["raw_BLP"][:, :known])
     blind = batch["raw_BLP"].copy()
@@ -180,4 +183,4 @@ def test_training_lowers_the_loss_and_the_future_is_foretold_frame_by_frame() ->
         atol=1e-4,
     )
     pairs = np.stack([cinema.films(batch["raw_BLP"]), cinema.films(film)])
-    assert gallery.moving(pairs, marked=foresee.KNOWN)[:6] == b"GIF89a"
+    assert image_grid.moving(pairs, marked=video.KNOWN)[:6] == b"GIF89a"

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import masked_text, span_text
-from transformer.attribution import text_of
-from transformer.data import ngrams, spans, windows
-from transformer.generation import cloze
-from transformer.processes import masked
+from experiments import mlm
+from experiments import span_corruption as span_experiment
+from transformer.data.text import span_corruption, windows
+from transformer.evaluation import source_probe
+from transformer.evaluation.baselines import ngram
+from transformer.plots import cloze
+from transformer.processes import masked_diffusion
 from transformer.training import update
 
 RNG = np.random.default_rng(0)
@@ -41,14 +43,14 @@ def test_a_text_is_what_is_read_and_what_is_asked_for(
     length: int, share: float
 ) -> None:
     """In turn, beginning with what is read; shapes follow from the length alone."""
-    lost, count = spans.counts(length, share=share, mean=3.0)
+    lost, count = span_corruption.counts(length, share=share, mean=3.0)
     for _ in range(5):
         ids = RNG.integers(0, END, length)
-        row = spans.corrupted(
+        row = span_corruption.corrupted(
             ids, RNG, share=share, mean=3.0, sentinel=SENTINEL, end=END
         )
-        pieces = spans.between(row["source_BL"], SENTINEL)
-        gone = spans.answers(row["targets_BL"], SENTINEL, END)
+        pieces = span_corruption.between(row["source_BL"], SENTINEL)
+        gone = span_corruption.answers(row["targets_BL"], SENTINEL, END)
         assert len(gone) == len(pieces) - 1 == count
         assert all(map(len, gone)) and sum(map(len, gone)) == lost
         turns = [part for pair in zip(pieces, gone, strict=False) for part in pair]
@@ -61,33 +63,33 @@ def test_a_text_is_what_is_read_and_what_is_asked_for(
 
 def test_answers_are_read_whatever_was_written() -> None:
     written = np.array([7, 102, 1, 2, 100, 3, 99, 101, 4])
-    found = spans.answers(written, SENTINEL, END, count=3)
+    found = span_corruption.answers(written, SENTINEL, END, count=3)
     assert [part.tolist() for part in found] == [[3], [], [1, 2]]
 
 
 def test_counting_finds_what_was_seen_most_often() -> None:
     """A language in which two tokens tell the third; unseen contexts back off."""
     ids = np.array([0, 1, 2, 0, 1, 2, 0, 1, 3, 3, 3, 3, 0, 1, 2, 0])
-    contexts = ngrams.before(ids, vocabulary=4)
-    models = [ngrams.counted(c, ids[2:-1], vocabulary=4) for c in contexts]
+    contexts = ngram.before(ids, vocabulary=4)
+    models = [ngram.counted(c, ids[2:-1], vocabulary=4) for c in contexts]
     asked = [np.array([0 * 4 + 1, 2 * 4 + 2]), np.array([1, 2]), np.array([0, 0])]
-    assert ngrams.guesses(models, asked).tolist() == [2, 0]
-    assert ngrams.guesses(models, asked, least=99).tolist() == [3, 3]
+    assert ngram.guesses(models, asked).tolist() == [2, 0]
+    assert ngram.guesses(models, asked, least=99).tolist() == [3, 3]
     cycle = [np.tile(np.arange(4), 50)]
-    told = ngrams.accuracies(cycle, cycle, vocabulary=4)
+    told = ngram.accuracies(cycle, cycle, vocabulary=4)
     assert told == {"trigram": 1.0, "both neighbours": 1.0}
     coins = [RNG.integers(0, 4, 20_000) for _ in range(2)]
-    blind = ngrams.accuracies(coins[:1], coins[1:], vocabulary=4)
+    blind = ngram.accuracies(coins[:1], coins[1:], vocabulary=4)
     assert all(0.22 < share < 0.28 for share in blind.values())
 
 
 def test_a_fixed_part_is_hidden_in_every_row() -> None:
-    process = masked.process(symbol=9, time=masked.fixed(0.25))
+    process = masked_diffusion.process(symbol=9, time=masked_diffusion.fixed(0.25))
     ids = RNG.integers(0, 9, (8, 40))
     seen = process.corrupt(ids, process.time(jax.random.key(0), 8), jax.random.key(1))
     assert ((np.asarray(seen.seen) == 9).sum(1) == 10).all()
     with pytest.raises(ValueError, match="above 0 and up to 1, got 1.5"):
-        masked.fixed(1.5)
+        masked_diffusion.fixed(1.5)
 
 
 def test_a_reader_tells_texts_apart_by_what_differs() -> None:
@@ -97,7 +99,7 @@ def test_a_reader_tells_texts_apart_by_what_differs() -> None:
     def vectors(scale: Any, ids_BL: jax.Array) -> jax.Array:
         return scale * hot[ids_BL].mean(1)
 
-    told = text_of.told(vectors, {"own": 1.0, "none": 0.0}, texts, length=16)
+    told = source_probe.told(vectors, {"own": 1.0, "none": 0.0}, texts, length=16)
     assert told["text told, own"] == 1.0
     assert told["text told, none"] == told["text told, always the same"] == 0.5
 
@@ -121,7 +123,7 @@ def _text(ids: Any) -> str:
 TINY = {"depth": 1, "width": 64, "length": 32, "batch_size": 8, "vocabulary": 300}
 
 
-@pytest.mark.parametrize("file", [masked_text, span_text])
+@pytest.mark.parametrize("file", [mlm, span_experiment])
 def test_training_lowers_the_loss_and_fills_gaps(file: Any) -> None:
     experiment = file.experiment(steps=24, dtype="float32", **TINY)
     state = jax.jit(lambda: update.initial(experiment))()

@@ -13,7 +13,7 @@ import pytest
 from cases import LENGTH, MODELS, VARIANTS, VOCABULARY, Case, close, drawn
 
 from transformer import axes
-from transformer.generation import decoding, sampling, texts
+from transformer.generation import decoding, logit_filters, text_model
 from transformer.models import decoder
 from transformer.network import masks, precision, stack
 
@@ -108,7 +108,10 @@ def language_of(module: Any, dtype: Any = jnp.float32) -> decoding.Language:
     )
 
 
-CHOOSE = {"greedy": sampling.greedy, "drawn": sampling.drawn(sampling.top_k(20))}
+CHOOSE = {
+    "greedy": logit_filters.greedy,
+    "drawn": logit_filters.drawn(logit_filters.top_k(20)),
+}
 
 
 @cache
@@ -158,7 +161,7 @@ def test_any_chunking_of_the_prompt_says_the_same(chunk: int) -> None:
 def test_bursts_say_what_one_go_says(burst: int, room: int) -> None:
     expected = generated(1, "drawn")
     module = MODERN.make()
-    gained = texts.bursts(
+    gained = text_model.bursts(
         language_of(module),
         drawn(module),
         RAGGED,
@@ -199,7 +202,10 @@ def test_a_divided_cache_says_what_a_whole_one_says(shape: dict[str, int]) -> No
     params = drawn(module)
     ids_BL, length_B = decoding.padded(RAGGED * 2)
     run = partial(
-        decoding.generated, language_of(module), choose=sampling.greedy, new_tokens=8
+        decoding.generated,
+        language_of(module),
+        choose=logit_filters.greedy,
+        new_tokens=8,
     )
     mesh = axes.mesh(**shape)
     with jax.set_mesh(mesh):
@@ -220,7 +226,7 @@ def test_narrow_generation_has_a_narrow_cache_and_wide_logits() -> None:
     run = partial(
         decoding.generated,
         language_of(module, jnp.bfloat16),
-        choose=sampling.greedy,
+        choose=logit_filters.greedy,
         new_tokens=2,
     )
     state = jax.eval_shape(
@@ -245,7 +251,7 @@ def test_one_row_is_read_in_float32_on_a_cpu() -> None:
     assert jax.eval_shape(partial(begun, RAGGED))[1].cache[0].k_BGMK.dtype == "bfloat16"
     wide, state = jax.jit(partial(begun, [[7]]))()
     assert "bfloat16" not in [leaf.dtype for leaf in jax.tree.leaves((wide, state))]
-    advance = partial(decoding.advanced, narrow, choose=sampling.greedy, tokens=7)
+    advance = partial(decoding.advanced, narrow, choose=logit_filters.greedy, tokens=7)
     state = jax.jit(advance)(wide, state)
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), weights)
     readout = module.apply({"params": rounded}, state.ids_BL, masks.row(8))

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from test_match import TINY, trained
 
-from experiments import illustrate
+from experiments import text_to_image
 
 RNG = np.random.default_rng(0)
 
 
 def test_drawings_follow_the_name_and_no_name_is_a_name() -> None:
-    made = illustrate.experiment(
+    made = text_to_image.experiment(
         **TINY, names_depth=1, batch_size=16, steps=20, dtype="float32"
     )
     params = trained(made, 20, 0.8)

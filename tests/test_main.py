@@ -9,10 +9,10 @@ from typing import Literal
 import commands
 import pytest
 import tiny_experiment
-from absl import flags
+from absl import flags as absl_flags
 
-from experiments import austen
-from transformer import main, signature_flags, starting
+from experiments import language_model
+from transformer import flags, launch, main
 
 
 def every_kind(
@@ -34,10 +34,10 @@ def every_kind(
 
 
 def parsed(*argv, defaults=None):
-    values = flags.FlagValues()
-    signature_flags.define(values, every_kind)
-    assert signature_flags.read(values, ["name", *argv]) == ["name"]
-    return signature_flags.arguments(values, every_kind, defaults or {})
+    values = absl_flags.FlagValues()
+    flags.define(values, every_kind)
+    assert flags.read(values, ["name", *argv]) == ["name"]
+    return flags.arguments(values, every_kind, defaults or {})
 
 
 def test_flags_are_the_signature():
@@ -67,11 +67,11 @@ def test_recorded_flags_are_the_defaults():
 
 def test_help_is_the_docstring(capsys, monkeypatch):
     assert "--whole=int  (default 1)\n      a number of things." in (
-        signature_flags.page(every_kind)
+        flags.page(every_kind)
     )
     monkeypatch.setattr(sys, "argv", ["austen", "--help"])
     with pytest.raises(SystemExit) as stopped:
-        main.run(austen.experiment, generate=austen.generate)
+        main.run(language_model.experiment, generate=language_model.generate)
     said = capsys.readouterr().out
     assert not stopped.value.code
     for text in ("Jane Austen", "--depth=int", "--prompt=str", "--mesh=str"):
@@ -79,9 +79,13 @@ def test_help_is_the_docstring(capsys, monkeypatch):
 
 
 def test_every_flag_of_every_experiment_is_told():
-    for function in (main.universal, austen.experiment, austen.generate):
-        told = signature_flags.told(function)
-        assert all(told.get(name) for name in signature_flags.parameters(function))
+    for function in (
+        main.universal,
+        language_model.experiment,
+        language_model.generate,
+    ):
+        told = flags.told(function)
+        assert all(told.get(name) for name in flags.parameters(function))
 
 
 BAD_FLAGS = {
@@ -123,9 +127,9 @@ def test_bad_flags_are_refused_in_one_line(case, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if case == "half a cluster":
         with pytest.raises(ValueError, match=expected):
-            starting.joined([None, None, 1])
+            launch.joined([None, None, 1])
         return
-    assert expected in commands.refused(argv, capsys, monkeypatch, run=austen)
+    assert expected in commands.refused(argv, capsys, monkeypatch, run=language_model)
     assert commands.contents(tmp_path) == {}
 
 
@@ -142,7 +146,7 @@ def test_bad_texts_are_refused_in_one_line(case, tmp_path, capsys, monkeypatch):
     (tmp_path / "text.txt").write_bytes(content)
     argv = [f"--text={tmp_path / 'text.txt'}", f"--workdir={tmp_path / 'run'}"]
     argv += ["--tokenizer=bytes"]
-    assert expected in commands.refused(argv, capsys, monkeypatch, run=austen)
+    assert expected in commands.refused(argv, capsys, monkeypatch, run=language_model)
     assert commands.contents(tmp_path).keys() == {"text.txt"}
 
 
@@ -197,23 +201,25 @@ def novel(tmp_path_factory):
 
 def test_every_verb_of_the_shipped_experiment(novel, capsys, monkeypatch):
     """Train, evaluate, generate; a prompt that is too long is refused."""
-    assert commands.ran(novel, monkeypatch, run=austen) == 0
+    assert commands.ran(novel, monkeypatch, run=language_model) == 0
     assert "finished; see" in capsys.readouterr().out
     workdir = novel[-1]
-    assert commands.ran(["evaluate", workdir], monkeypatch, run=austen) == 0
+    assert commands.ran(["evaluate", workdir], monkeypatch, run=language_model) == 0
     assert "bits_per_byte" in capsys.readouterr().out
     shown = Path(workdir.removeprefix("--workdir=")) / "samples.txt"
     samples = shown.read_text()
     shown.unlink()
-    assert commands.ran(["show", workdir], monkeypatch, run=austen) == 0
+    assert commands.ran(["show", workdir], monkeypatch, run=language_model) == 0
     assert shown.read_text() == samples
     argv = ["generate", workdir, "--prompt=It is", "--new_tokens=4"]
-    assert commands.ran(argv, monkeypatch, run=austen) == 0
+    assert commands.ran(argv, monkeypatch, run=language_model) == 0
     assert capsys.readouterr().out.startswith("It is")
     argv[2] = "--prompt=" + "It is a truth. " * 9
-    refusal = commands.refused(argv, capsys, monkeypatch, run=austen)
+    refusal = commands.refused(argv, capsys, monkeypatch, run=language_model)
     assert "prompt too long: expected at most 64 tokens" in refusal
-    refusal = commands.refused([workdir, "--depth=2"], capsys, monkeypatch, run=austen)
+    refusal = commands.refused(
+        [workdir, "--depth=2"], capsys, monkeypatch, run=language_model
+    )
     assert "--depth: expected 1, with which the run in" in refusal
 
 
@@ -243,4 +249,4 @@ def test_flags_are_parsed_before_anything_heavy_loads(tmp_path):
 
 
 def test_tiny_experiment_is_what_it_says():
-    assert signature_flags.told(tiny_experiment.experiment)["steps"] == "of training."
+    assert flags.told(tiny_experiment.experiment)["steps"] == "of training."

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from cases import close
 
-from experiments import match
+from experiments import clip
 from transformer import axes
-from transformer.attribution import retrieval
-from transformer.data import naming, tokenizers
+from transformer.data import captioned_images
+from transformer.data.text import tokenizers
+from transformer.evaluation import retrieval
 from transformer.objectives import contrastive
 from transformer.training import update
 
@@ -94,13 +95,13 @@ def test_ranks_count_what_is_at_least_as_near() -> None:
 
 def test_names_are_written_between_two_ends() -> None:
     symbols = tokenizers.bytes_()
-    rows = naming.written(symbols, ["ab", ""], 4)
+    rows = captioned_images.written(symbols, ["ab", ""], 4)
     end = symbols.end
     assert rows["tokens_BL"].tolist() == [[end, 97, 98, 0], [end, 0, 0, 0]]
     assert rows["targets_BL"].tolist() == [[97, 98, end, 0], [end, 0, 0, 0]]
     assert rows["weight_BL"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
     with pytest.raises(ValueError, match="'abcd': expected at most 4 .* got 5"):
-        naming.closed(symbols, ["ab", "abcd"], 4)
+        captioned_images.closed(symbols, ["ab", "abcd"], 4)
 
 
 def trained(made: Any, steps: int, falls: float) -> Any:
@@ -117,7 +118,7 @@ def trained(made: Any, steps: int, falls: float) -> Any:
 
 
 def test_matching_lowers_the_loss_and_judges_any_number_of_images() -> None:
-    made = match.experiment(
+    made = clip.experiment(
         **TINY, names_depth=1, batch_size=16, steps=40, dtype="float32"
     )
     params = trained(made, 40, 0.97)

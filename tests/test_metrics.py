@@ -10,7 +10,7 @@ import pytest
 import tiny_experiment
 
 from transformer.objectives.loss import Loss
-from transformer.training import faults, folder, metrics, telling, update
+from transformer.training import faults, metrics, step_log, update, workdir
 
 
 def log(path, first=0):
@@ -110,7 +110,7 @@ def told(total: float, weight: float = 2.0, norm: float = 3.0) -> update.Told:
 def test_telling_is_one_step_behind(tmp_path, capsys):
     """And a line is the mean over its steps, by weight."""
     experiment = tiny_experiment.experiment(steps=4)
-    teller = telling.Teller(experiment, tmp_path, first=0, every=2)
+    teller = step_log.Teller(experiment, tmp_path, first=0, every=2)
     teller.hear(1, told(2.0, 2.0))
     assert metrics.read(tmp_path) == []
     teller.hear(2, told(9.0, 3.0))
@@ -131,7 +131,7 @@ def test_telling_is_one_step_behind(tmp_path, capsys):
 )
 def test_no_number_is_named(total, norm, said, tmp_path):
     experiment = tiny_experiment.experiment(steps=4)
-    teller = telling.Teller(experiment, tmp_path, first=0, every=2)
+    teller = step_log.Teller(experiment, tmp_path, first=0, every=2)
     teller.hear(1, told(2.0))
     teller.hear(2, told(total, norm=norm))
     with pytest.raises(faults.NonFinite, match=f"step 2: .*{said}.* at step 1"):
@@ -151,12 +151,12 @@ def test_the_folder_holds_what_was_shown(tmp_path):
         "figure.png": Figure(),
     }
     experiment = types.SimpleNamespace(show=lambda params, key: shown, seed=0)
-    assert folder.finished(tmp_path) is None
-    folder.finish(tmp_path, experiment, {}, 7)
-    assert folder.finished(tmp_path) == 7
+    assert workdir.finished(tmp_path) is None
+    workdir.finish(tmp_path, experiment, {}, 7)
+    assert workdir.finished(tmp_path) == 7
     assert (tmp_path / "text.txt").read_text() == "é"
     assert (tmp_path / "raw.bin").read_bytes() == b"\0"
     for name in ("image.png", "figure.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    assert json.loads((tmp_path / folder.FINISHED).read_text()) == {"step": 7}
+    assert json.loads((tmp_path / workdir.FINISHED).read_text()) == {"step": 7}
     assert not list(tmp_path.glob("*.fresh"))

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from cases import LENGTH, ROWS, close, drawn, language_model, name_of
 
-from experiments import austen, mixture
+from experiments import language_model as austen
+from experiments import moe
 from transformer import axes
 from transformer.models import decoder
-from transformer.network import experts, masks, routing, stack
-from transformer.objectives import balance, language
+from transformer.network import masks, stack
+from transformer.network.moe import experts, routing
+from transformer.objectives import cross_entropy, load_balancing
 from transformer.objectives.loss import Loss
 
 
@@ -35,10 +37,12 @@ def balanced(module: Any, params: Any, batch: Any) -> Loss:
         {"params": params}, batch["tokens_BL"], tokens, mutable=["routing"]
     )
     weight = batch["weight_BL"]
-    loss = language.cross_entropy(decoder.logits(readout), batch["targets_BL"], weight)
-    for layer in balance.told(told["routing"]):
-        load = balance.load(layer["logits_BLE"], layer["chosen_BLE"], weight)
-        drift = balance.drift(layer["logits_BLE"], weight)
+    loss = cross_entropy.cross_entropy(
+        decoder.logits(readout), batch["targets_BL"], weight
+    )
+    for layer in load_balancing.told(told["routing"]):
+        load = load_balancing.load(layer["logits_BLE"], layer["chosen_BLE"], weight)
+        drift = load_balancing.drift(layer["logits_BLE"], weight)
         loss = loss._replace(total=loss.total + 0.1 * load.total + 0.1 * drift.total)
     return loss
 
@@ -187,11 +191,11 @@ def test_told_keeps_the_order_of_layers() -> None:
         return {"mlp": {"logits_BLE": (logits_BLE,), "kept_BL": (logits_BLE[..., 0],)}}
 
     unrolled = {"stack": {f"layers_{i}": layer(i=i) for i in range(11)}}
-    told = list(balance.told(unrolled))
+    told = list(load_balancing.told(unrolled))
     assert [float(a["logits_BLE"].mean()) for a in told] == list(range(11))
     assert {a["kept_BL"].shape for a in told} == {(2, 3)}
     scanned = jax.tree.map(lambda *a: jnp.stack(a), *unrolled["stack"].values())
-    stacked = list(balance.told({"stack": {"layers": {"block": scanned}}}))
+    stacked = list(load_balancing.told({"stack": {"layers": {"block": scanned}}}))
     close(told, stacked)
 
 
@@ -200,7 +204,7 @@ def test_told_keeps_the_order_of_layers() -> None:
 
 @pytest.fixture(scope="module")
 def tiny() -> Any:
-    return mixture.experiment(
+    return moe.experiment(
         depth=1,
         width=64,
         number=4,
@@ -213,7 +217,7 @@ def tiny() -> Any:
 
 def test_both_models_cost_the_same() -> None:
     """By default to the last operation; a remainder is the mixture's loss."""
-    told = mixture.experiment()
+    told = moe.experiment()
     dense, sparse = told.show.args[-1].values()
     assert dense == sparse == told.flops_per_row / 2 / told.tokens_per_row / 1e6
 
@@ -261,7 +265,7 @@ def test_what_it_shows(tiny: Any) -> None:
     models say every symbol is as likely."""
     speech, symbols, held_out, work = tiny.show.args
     few, params = held_out._replace(batches=2), tiny.init(jax.random.key(0))
-    shown = mixture.show(speech, symbols, few, work, params, jax.random.key(0))
+    shown = moe.show(speech, symbols, few, work, params, jax.random.key(0))
     numbers = shown["results.json"]
     assert numbers["bits per byte, dense"] == pytest.approx(
         numbers["bits per byte, mixture"]
@@ -278,4 +282,4 @@ def test_what_it_shows(tiny: Any) -> None:
 
 def test_typical_symbols_are_those_above_their_share() -> None:
     counts_EV = np.array([[90.0, 10, 0, 500], [10, 90, 4, 500]])
-    assert mixture.typical(counts_EV, ["a", "b", "c", "all"], 1) == ["a", "b"]
+    assert moe.typical(counts_EV, ["a", "b", "c", "all"], 1) == ["a", "b"]

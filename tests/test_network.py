@@ -14,12 +14,12 @@ from cases import MODELS, close, drawn
 
 from transformer.models import encoder
 from transformer.network import (
+    biases,
     block,
     embeddings,
     masks,
     mlp,
     norms,
-    offsets,
     positions,
     precision,
     stack,
@@ -91,7 +91,7 @@ ACTIVATIONS = {
 @pytest.mark.parametrize(("ours", "formula"), ACTIVATIONS.values(), ids=ACTIVATIONS)
 def test_mlps_equal_their_formulae(ours: Any, formula: Any) -> None:
     settings = {"width": 8, "hidden": 12, "activation": ours}
-    got, p = applied(mlp.MLP(offset=offsets.learned, **settings), X)
+    got, p = applied(mlp.MLP(offset=biases.learned, **settings), X)
     hidden = formula(X @ p["w_in_DF"] + p["b_in_F"])
     close(hidden @ p["w_out_FD"] + p["b_out_D"], got)
     got, p = applied(mlp.GatedMLP(**settings), X)

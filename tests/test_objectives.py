@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cases import close
 
-from transformer.objectives import fused, language
+from transformer.objectives import cross_entropy, fused_cross_entropy
 from transformer.objectives.loss import Loss
 
 RNG = np.random.default_rng(0)
@@ -30,7 +30,7 @@ TARGET_NATS = np.take_along_axis(NATS, np.asarray(TARGETS)[..., None], -1)[..., 
 
 
 def test_cross_entropy_is_minus_log_softmax() -> None:
-    loss = jax.jit(language.cross_entropy)(LOGITS, TARGETS, WEIGHT)
+    loss = jax.jit(cross_entropy.cross_entropy)(LOGITS, TARGETS, WEIGHT)
     total = (TARGET_NATS * np.asarray(WEIGHT)).sum()
     hits = np.asarray(LOGITS).argmax(-1) == np.asarray(TARGETS)
     close(total, loss.total)
@@ -41,7 +41,7 @@ def test_cross_entropy_is_minus_log_softmax() -> None:
 
 def test_its_gradient_is_softmax_minus_one_hot() -> None:
     def total(logits: jax.Array) -> jax.Array:
-        return language.cross_entropy(logits, TARGETS, WEIGHT).total
+        return cross_entropy.cross_entropy(logits, TARGETS, WEIGHT).total
 
     expected = (np.exp(-NATS) - np.eye(11)[np.asarray(TARGETS)]) * np.asarray(WEIGHT)[
         ..., None
@@ -50,40 +50,42 @@ def test_its_gradient_is_softmax_minus_one_hot() -> None:
 
 
 def test_large_logits_do_not_overflow() -> None:
-    loss = language.cross_entropy(1e4 * LOGITS, TARGETS, WEIGHT)
+    loss = cross_entropy.cross_entropy(1e4 * LOGITS, TARGETS, WEIGHT)
     assert np.isfinite(loss.total) and loss.total > 0
 
 
 def test_label_smoothing_is_a_cross_entropy_against_a_mixture() -> None:
-    loss = jax.jit(language.label_smoothing(0.2))(LOGITS, TARGETS, WEIGHT)
+    loss = jax.jit(cross_entropy.label_smoothing(0.2))(LOGITS, TARGETS, WEIGHT)
     aim = 0.8 * np.eye(11)[np.asarray(TARGETS)] + 0.2 / 11
     close(((aim * NATS).sum(-1) * np.asarray(WEIGHT)).sum(), loss.total)
-    plain = language.cross_entropy(LOGITS, TARGETS, WEIGHT)
+    plain = cross_entropy.cross_entropy(LOGITS, TARGETS, WEIGHT)
     close((plain.weight, plain.sums), (loss.weight, loss.sums))
 
 
 def test_z_loss_adds_the_square_of_the_log_total() -> None:
-    objective = language.z_loss(language.cross_entropy, 0.1)
+    objective = cross_entropy.z_loss(cross_entropy.cross_entropy, 0.1)
     loss = jax.jit(objective)(LOGITS, TARGETS, WEIGHT)
     log_total = np.log(np.exp(np.asarray(LOGITS, np.float64)).sum(-1))
     drift = (log_total**2 * np.asarray(WEIGHT)).sum()
-    plain = language.cross_entropy(LOGITS, TARGETS, WEIGHT)
+    plain = cross_entropy.cross_entropy(LOGITS, TARGETS, WEIGHT)
     close(float(plain.total) + 0.1 * drift, loss.total)
     close((plain.weight, plain.sums), (loss.weight, loss.sums))
 
 
 OBJECTIVES = {
-    "cross-entropy": language.cross_entropy,
-    "smoothed, with z-loss": language.z_loss(language.label_smoothing(0.1), 0.01),
+    "cross-entropy": cross_entropy.cross_entropy,
+    "smoothed, with z-loss": cross_entropy.z_loss(
+        cross_entropy.label_smoothing(0.1), 0.01
+    ),
 }
-WHOLE = [partial(language.from_features, o) for o in OBJECTIVES.values()]
+WHOLE = [partial(cross_entropy.from_features, o) for o in OBJECTIVES.values()]
 CHUNKED = {
     **{
         f"{name}, {chunks}": (whole, partial(whole, chunks=chunks))
         for name, whole in zip(OBJECTIVES, WHOLE, strict=True)
         for chunks in (2, 6)
     },
-    "fused": (WHOLE[0], partial(fused.cross_entropy, chunks=3)),
+    "fused": (WHOLE[0], partial(fused_cross_entropy.cross_entropy, chunks=3)),
 }
 
 
@@ -105,7 +107,7 @@ def test_a_loss_in_chunks_equals_the_whole(whole: Any, parts: Any) -> None:
 
 def test_the_whole_is_the_objective_of_the_logits() -> None:
     logits = jnp.einsum("BLD,VD->BLV", FEATURES, READOUT)
-    expected = language.cross_entropy(logits, TARGETS, WEIGHT)
+    expected = cross_entropy.cross_entropy(logits, TARGETS, WEIGHT)
     close(expected, WHOLE[0](FEATURES, READOUT, TARGETS, WEIGHT))
 
 
@@ -114,8 +116,8 @@ def test_chunks_never_hold_all_logits() -> None:
 
     def memory(chunks: int) -> int:
         def total(x: jax.Array, w: jax.Array) -> jax.Array:
-            loss = language.from_features(
-                language.cross_entropy, x, w, targets, weight, chunks=chunks
+            loss = cross_entropy.from_features(
+                cross_entropy.cross_entropy, x, w, targets, weight, chunks=chunks
             )
             return loss.total
 
@@ -127,7 +129,7 @@ def test_chunks_never_hold_all_logits() -> None:
     assert memory(8) < memory(1) / 3
 
 
-@pytest.mark.parametrize("loss", [WHOLE[0], fused.cross_entropy])
+@pytest.mark.parametrize("loss", [WHOLE[0], fused_cross_entropy.cross_entropy])
 def test_chunks_must_divide_the_row(loss: Any) -> None:
     with pytest.raises(ValueError, match="chunks: expected a divisor of 6, got 4"):
         loss(FEATURES, READOUT, TARGETS, WEIGHT, chunks=4)
@@ -141,9 +143,11 @@ def test_narrow_features_make_wide_losses() -> None:
 
 
 def test_losses_add() -> None:
-    whole = language.cross_entropy(LOGITS, TARGETS, WEIGHT)
+    whole = cross_entropy.cross_entropy(LOGITS, TARGETS, WEIGHT)
     rows = [
-        language.cross_entropy(LOGITS[i : i + 1], TARGETS[i : i + 1], WEIGHT[i : i + 1])
+        cross_entropy.cross_entropy(
+            LOGITS[i : i + 1], TARGETS[i : i + 1], WEIGHT[i : i + 1]
+        )
         for i in range(3)
     ]
     close(whole, jax.tree.map(lambda *parts: sum(parts), *rows))
@@ -156,8 +160,8 @@ def test_bits_per_byte_do_not_depend_on_the_vocabulary() -> None:
         targets, weight = jnp.zeros((1, symbols), jnp.int32), jnp.ones((1, symbols))
         loss = Loss(jnp.float32(nats), weight.sum(), {"nats": jnp.float32(nats)})
         bytes_V = np.array([width], np.int32)
-        return language.bits_per_byte(
-            language.with_bytes(loss, targets, weight, bytes_V)
+        return cross_entropy.bits_per_byte(
+            cross_entropy.with_bytes(loss, targets, weight, bytes_V)
         )
 
     assert told(8, 8 * math.log(2), 1) == pytest.approx(1.0)
@@ -165,9 +169,9 @@ def test_bits_per_byte_do_not_depend_on_the_vocabulary() -> None:
 
 
 def test_bytes_are_those_of_the_weighted_targets() -> None:
-    loss = language.cross_entropy(LOGITS, TARGETS, WEIGHT)
+    loss = cross_entropy.cross_entropy(LOGITS, TARGETS, WEIGHT)
     bytes_V = np.arange(11)
-    got = language.with_bytes(loss, TARGETS, WEIGHT, bytes_V)
+    got = cross_entropy.with_bytes(loss, TARGETS, WEIGHT, bytes_V)
     assert got.sums["bytes"] == (np.asarray(TARGETS) * np.asarray(WEIGHT)).sum()
     assert set(got.sums) == {"nats", "correct", "tokens", "bytes"}
     assert got.total == loss.total

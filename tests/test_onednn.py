@@ -13,9 +13,9 @@ import pytest
 from cases import MODELS, Case, close, drawn, name_of
 
 from transformer.network import precision
-from transformer.network.fast import attention as fast_attention
-from transformer.network.fast import onednn
-from transformer.objectives import fused
+from transformer.network.kernels import onednn
+from transformer.network.kernels import row_attention as fast_attention
+from transformer.objectives import fused_cross_entropy
 from transformer.training import flops
 
 pytestmark = pytest.mark.skipif(
@@ -99,7 +99,7 @@ def test_its_readout_is_the_same_readout() -> None:
     weight_BL = jnp.ones(x_BLD.shape[:2])
 
     def total(product: precision.Product, *arguments: Any) -> jax.Array:
-        return fused.cross_entropy(
+        return fused_cross_entropy.cross_entropy(
             *arguments, targets_BL, weight_BL, chunks=3, product=product
         ).total
 

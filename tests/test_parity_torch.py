@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.network import attention, block, masks, mlp, norms, offsets
+from transformer.network import attention, biases, block, masks, mlp, norms
 
 torch = pytest.importorskip("torch")
 
@@ -91,7 +91,7 @@ def make_attention(mask: masks.Mask) -> attention.Attention:
         groups=HEADS,
         head_features=FEATURES,
         mask=mask,
-        offset=offsets.learned,
+        offset=biases.learned,
     )
 
 
@@ -161,7 +161,7 @@ def test_block_equals_torch(
             width=WIDTH,
             hidden=HIDDEN,
             activation=activation,
-            offset=offsets.learned,
+            offset=biases.learned,
         ),
         make_norm=norms.LayerNorm,
         residual=residual,

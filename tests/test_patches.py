@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.data import augment, patches, sources
+from transformer.data import sources
+from transformer.data.images import augment, patches
 
 GRIDS = [
     ((6,), (2,)),

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from transformer import platform
+from transformer import cpu_tuning
 
-ALL = tuple(platform.MALLOPT)
+ALL = tuple(cpu_tuning.MALLOPT)
 
 
 @pytest.fixture(autouse=True)
@@ -21,40 +21,40 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             "GLIBC_TUNABLES",
             "LD_PRELOAD",
             "XLA_FLAGS",
-            platform.SWITCH,
+            cpu_tuning.SWITCH,
         ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setattr(platform, "_cpu_features", lambda: {"avx2", "avx512f"})
+    monkeypatch.setattr(cpu_tuning, "_cpu_features", lambda: {"avx2", "avx512f"})
     # This process runs other tests too: leave its allocator alone.
-    monkeypatch.setattr(platform, "_keep_memory", lambda: (ALL, ()))
+    monkeypatch.setattr(cpu_tuning, "_keep_memory", lambda: (ALL, ()))
 
 
 def test_cpu_run_is_tuned() -> None:
-    tuning = platform.tune()
-    assert tuning == platform.Tuning(allocator=ALL)
+    tuning = cpu_tuning.tune()
+    assert tuning == cpu_tuning.Tuning(allocator=ALL)
     assert str(tuning) == "tuned: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD"
     assert "XLA_FLAGS" not in os.environ
 
 
 def test_cpus_for_it_use_their_whole_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "_cpu_features", lambda: {"avx512_bf16"})
-    monkeypatch.setattr(platform, "_jaxlib", lambda: (0, 12))
+    monkeypatch.setattr(cpu_tuning, "_cpu_features", lambda: {"avx512_bf16"})
+    monkeypatch.setattr(cpu_tuning, "_jaxlib", lambda: (0, 12))
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
-    assert platform.tune().flags == (platform.WIDE,)
+    assert cpu_tuning.tune().flags == (cpu_tuning.WIDE,)
     asked = "--xla_cpu_enable_fast_math=false --xla_cpu_prefer_vector_width=512"
     assert os.environ["XLA_FLAGS"] == asked
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=256")
-    assert platform.tune().flags == ()
+    assert cpu_tuning.tune().flags == ()
     monkeypatch.delenv("XLA_FLAGS")
-    monkeypatch.setattr(platform, "_jaxlib", lambda: (0, 10))
-    assert platform.tune().flags == ()
+    monkeypatch.setattr(cpu_tuning, "_jaxlib", lambda: (0, 10))
+    assert cpu_tuning.tune().flags == ()
 
 
 def test_flags_said_to_be_known_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "TAKEN", {})
-    platform.knows_flag.cache_clear()
-    assert platform.knows_flag(platform.WIDE)
+    monkeypatch.setattr(cpu_tuning, "TAKEN", {})
+    cpu_tuning.knows_flag.cache_clear()
+    assert cpu_tuning.knows_flag(cpu_tuning.WIDE)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's mallopt")
@@ -67,16 +67,16 @@ def test_allocator_takes_the_options() -> None:
 
 
 def test_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    off = platform.Tuning(skipped=("turned off",))
-    assert platform.tune(enabled=False) == off
-    monkeypatch.setenv(platform.SWITCH, "0")
-    assert platform.tune() == off
+    off = cpu_tuning.Tuning(skipped=("turned off",))
+    assert cpu_tuning.tune(enabled=False) == off
+    monkeypatch.setenv(cpu_tuning.SWITCH, "0")
+    assert cpu_tuning.tune() == off
 
 
 def test_accelerators_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
-    assert platform.tune(flags=["--xla_cpu_use_onednn=true"]).skipped
-    assert platform.compute_dtype() == "bfloat16"
+    assert cpu_tuning.tune(flags=["--xla_cpu_use_onednn=true"]).skipped
+    assert cpu_tuning.compute_dtype() == "bfloat16"
     assert "XLA_FLAGS" not in os.environ
 
 
@@ -92,27 +92,27 @@ def test_users_allocator_stays(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    tuning = platform.tune()
+    tuning = cpu_tuning.tune()
     assert tuning.allocator == () and name in str(tuning)
 
 
 def test_users_flags_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_use_onednn=false")
-    monkeypatch.setattr(platform, "knows_flag", lambda flag: "nonsense" not in flag)
+    monkeypatch.setattr(cpu_tuning, "knows_flag", lambda flag: "nonsense" not in flag)
     known = "--xla_cpu_enable_fast_math=true"
     asked = ["--xla_cpu_use_onednn=true", known, "--xla_nonsense=1"]
-    tuning = platform.tune(flags=asked)
+    tuning = cpu_tuning.tune(flags=asked)
     assert tuning.flags == (known,) and len(tuning.skipped) == 2
     assert os.environ["XLA_FLAGS"] == f"--xla_cpu_use_onednn=false {known}"
 
 
 def test_unknown_flags_are_found_out() -> None:
-    assert platform.knows_flag("--xla_cpu_enable_fast_math=true")
-    assert not platform.knows_flag("--xla_nonsense=1")
+    assert cpu_tuning.knows_flag("--xla_cpu_enable_fast_math=true")
+    assert not cpu_tuning.knows_flag("--xla_nonsense=1")
 
 
 def test_compute_dtype_follows_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "_cpu_features", lambda: {"avx2", "avx512f"})
-    assert platform.compute_dtype() == "float32"
-    monkeypatch.setattr(platform, "_cpu_features", lambda: {"avx512_bf16"})
-    assert platform.compute_dtype() == "bfloat16"
+    monkeypatch.setattr(cpu_tuning, "_cpu_features", lambda: {"avx2", "avx512f"})
+    assert cpu_tuning.compute_dtype() == "float32"
+    monkeypatch.setattr(cpu_tuning, "_cpu_features", lambda: {"avx512_bf16"})
+    assert cpu_tuning.compute_dtype() == "bfloat16"

@@ -36,7 +36,7 @@ def test_readme_has_the_alphabet():
 def test_readme_has_the_two_commands():
     commands = re.findall(r"^python3 -m venv .*$", README, re.M)
     assert len(commands) == 2
-    assert commands[0].endswith("-m experiments.austen")
+    assert commands[0].endswith("-m experiments.language_model")
     assert commands[1].endswith("/pytest")
 
 

@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import recognise
+from experiments import classify_images
 from transformer import axes
 from transformer.data import cache, sources
-from transformer.training import folder, loop, update
+from transformer.training import loop, update, workdir
 
 TINY = {"patch": 7, "depth": 1, "width": 32, "dtype": "float32", "batch_size": 32}
 
 
 @pytest.mark.parametrize("gather", ["mean", "class"])
 def test_a_few_steps_on_a_batch_lower_its_loss(gather):
-    made = recognise.experiment(**TINY, gather=gather, steps=30)
+    made = classify_images.experiment(**TINY, gather=gather, steps=30)
     advance = jax.jit(lambda *given: update.update(made, *given))
     state = jax.jit(lambda: update.initial(made))()
     losses = []
@@ -30,7 +30,7 @@ def test_a_few_steps_on_a_batch_lower_its_loss(gather):
 
 
 def test_held_out_images_are_counted_once():
-    made = recognise.experiment(**TINY)
+    made = classify_images.experiment(**TINY)
     held_out = made.evaluations["validation"]
     rows = range(held_out.batch_size)
     weight = [held_out.batch(n, rows)["weight_B"] for n in range(held_out.batches)]
@@ -39,42 +39,42 @@ def test_held_out_images_are_counted_once():
 
 def test_patches_that_do_not_fill_the_image_are_refused():
     with pytest.raises(ValueError, match="multiple of the patch 5 x 5, got 28 x 28"):
-        recognise.experiment(patch=5)
+        classify_images.experiment(patch=5)
 
 
 @pytest.fixture
 def tiny(monkeypatch):
     """The experiment with other defaults, of two steps."""
-    made = partial(recognise.experiment, **TINY, steps=2)
-    monkeypatch.setattr(recognise, "experiment", made)
+    made = partial(classify_images.experiment, **TINY, steps=2)
+    monkeypatch.setattr(classify_images, "experiment", made)
     return made
 
 
 def test_the_judge_is_trained_once(tiny, tmp_path, monkeypatch):
     images = sources.images("digits").validation["image"][:300]
     monkeypatch.setattr(cache, "home", lambda: tmp_path)
-    judge = recognise.judge()
+    judge = classify_images.judge()
     logits, features = judge.logits(images), judge.features(images)
     assert logits.shape == (300, 10) and features.shape == (300, 32)
     (trained,) = (p for p in tmp_path.glob("judge-*") if p.is_dir())
     monkeypatch.setattr(loop, "train", None)
-    for again in (recognise.judge(), recognise.judge(trained)):
+    for again in (classify_images.judge(), classify_images.judge(trained)):
         np.testing.assert_array_equal(again.logits(images), logits)
     params = loop.trained(tiny(), trained, axes.mesh())
     readout = params["unembedding_VD"], params["b_V"]
     by_hand = features @ readout[0].T + readout[1][None]
     np.testing.assert_allclose(logits, by_hand, atol=1e-4)
-    assert folder.recorded(trained)["flags"]["width"] == 32
+    assert workdir.recorded(trained)["flags"]["width"] == 32
 
 
 def test_a_judge_needs_a_run(tmp_path):
     with pytest.raises(ValueError, match="expected a sound checkpoint, got none"):
-        recognise.judge(tmp_path)
+        classify_images.judge(tmp_path)
 
 
 def expert_of(gather):
     shape = {"patch": 7, "depth": 1, "width": 32, "gather": gather}
-    expert = recognise.recogniser("digits", **shape)
+    expert = classify_images.recogniser("digits", **shape)
     params = expert.init(jax.random.key(0))
     params["unembedding_VD"] = jax.random.normal(jax.random.key(1), (10, 32))
     return expert, params
@@ -92,9 +92,9 @@ def test_what_it_looks_at_is_a_share(gather):
 
 
 def test_where_it_looks_is_told_and_drawn(monkeypatch):
-    monkeypatch.setattr(recognise, "ERASED_IMAGES", 12)
+    monkeypatch.setattr(classify_images, "ERASED_IMAGES", 12)
     expert, params = expert_of("mean")
-    means, drawn = recognise.looked_at(expert, params, jax.random.key(0))
+    means, drawn = classify_images.looked_at(expert, params, jax.random.key(0))
     assert len(means) == 6 and all(0 <= mean <= 1 for mean in means.values())
     assert set(drawn) == {"regions.png", "erasing.png"}
     across = len(drawn["regions.png"].axes) // 3

@@ -9,7 +9,9 @@ import pytest
 from cases import drawn
 from kinds import sentences, vit, vit_initial, writer
 
-from transformer.attribution import erasing, gradients, judging, probes, rollout
+from transformer.evaluation import image_classifier
+from transformer.evaluation.baselines import linear_probe
+from transformer.interpretability import attention_rollout, deletion, input_gradients
 from transformer.models import vit as vits
 from transformer.network import masks, stack
 
@@ -30,20 +32,22 @@ def test_rollout_is_the_product_of_the_layers_matrices(part):
         means = [np.mean(a[row], 0) for a in (first, second, third)]
         steps = [part * own + (1 - part) * mean for mean in means]
         want = steps[2] @ steps[1] @ steps[0]
-        got = rollout.rollout([first, second, third], residual=part)[row]
+        got = attention_rollout.rollout([first, second, third], residual=part)[row]
         np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 def test_rollout_shares_sum_to_one():
     layers = attention_matrices(4)
     nothing_seen = layers[1].at[:, :, 2].set(0.0)
-    shares = rollout.rollout([layers[0], nothing_seen, *layers[2:]], residual=0.3)
+    shares = attention_rollout.rollout(
+        [layers[0], nothing_seen, *layers[2:]], residual=0.3
+    )
     np.testing.assert_allclose(shares.sum(-1), 1, rtol=1e-5)
     assert (shares >= 0).all()
 
 
 def test_without_attention_each_token_is_itself_alone():
-    shares = rollout.rollout(attention_matrices(3), residual=1.0)
+    shares = attention_rollout.rollout(attention_matrices(3), residual=1.0)
     np.testing.assert_array_equal(shares, np.broadcast_to(np.eye(5), (ROWS, 5, 5)))
 
 
@@ -53,7 +57,7 @@ def test_matrices_are_found_in_the_order_of_the_layers():
         f"layers_{n}": {"attention": {"weights_BHLM": (a,)}} for n, a in enumerate(sown)
     }
     told = {"encoder": {"stack": {**stack_, "stream_BLD": (jnp.zeros((3, 5, 8)),)}}}
-    found = rollout.self_attention(told)
+    found = attention_rollout.self_attention(told)
     assert len(found) == 11
     for one, same in zip(found, sown, strict=True):
         np.testing.assert_array_equal(one, same)
@@ -69,7 +73,7 @@ def test_scanned_layers_tell_the_same_as_unrolled_ones():
     for made, weights in ((module, params), (vit(stack=stack.Scanned), scanned)):
         apply = jax.jit(partial(made.apply, mutable="intermediates"))
         _, kept = apply({"params": weights}, raw, masks.row(9))
-        told.append(rollout.self_attention(kept["intermediates"]))
+        told.append(attention_rollout.self_attention(kept["intermediates"]))
     assert [len(layers) for layers in told] == [2, 2]
     np.testing.assert_allclose(told[0], told[1], atol=1e-5)
     first, second = told[0]
@@ -87,12 +91,12 @@ def test_cross_attention_is_left_out_and_two_stacks_are_refused():
         return apply({"params": variables["params"]}, *inputs)[1]["intermediates"]
 
     told = jax.eval_shape(kept)
-    found = rollout.self_attention(told["decoder"])
+    found = attention_rollout.self_attention(told["decoder"])
     assert [a.shape[-2:] for a in found] == [(9, 9), (9, 9)]
     with pytest.raises(ValueError, match="layers of one shape"):
-        rollout.self_attention(told)
+        attention_rollout.self_attention(told)
     with pytest.raises(ValueError, match="got none"):
-        rollout.self_attention({})
+        attention_rollout.self_attention({})
 
 
 @pytest.mark.parametrize("gather", [vits.MEAN, vits.CLASS_TOKEN])
@@ -121,40 +125,40 @@ def predict(raw):
 
 def test_erased_patches_are_the_first_of_the_order():
     order = jnp.asarray([[2, 0, 1, 3]] * 3)
-    got = erasing.erased(RAW + 5, order, jnp.asarray([0, 1, 3]), BLANK)[..., 0]
+    got = deletion.erased(RAW + 5, order, jnp.asarray([0, 1, 3]), BLANK)[..., 0]
     want = [[5, 4, 4, 4], [4, 5, -1, 5], [-1, -1, -1, 4]]
     np.testing.assert_array_equal(got, want)
 
 
 def test_with_all_erased_the_prior_is_left():
-    order = erasing.highest(jax.random.uniform(jax.random.key(0), (3, 4)))
-    left = erasing.erased(RAW, order, jnp.int32(4), BLANK)
+    order = deletion.highest(jax.random.uniform(jax.random.key(0), (3, 4)))
+    left = deletion.erased(RAW, order, jnp.int32(4), BLANK)
     np.testing.assert_array_equal(predict(left), np.broadcast_to(PRIOR, (3, 3)))
 
 
 def test_gradient_times_input_knows_a_linear_model():
-    share = gradients.times_input(predict, RAW, BLANK)
+    share = input_gradients.times_input(predict, RAW, BLANK)
     want = [[4, 0, 0, 0], [0, 3, 0, 1], [8, 0, 0, 0]]
     np.testing.assert_array_equal(share, want)
 
 
 def test_a_study_tells_what_is_needed_from_what_is_not():
-    needed = gradients.times_input(predict, RAW, BLANK)
+    needed = input_gradients.times_input(predict, RAW, BLANK)
     label = jnp.asarray([0, 1, 0])
     shares = {"needed": needed, "not": -needed}
-    study = erasing.study(predict, RAW, label, shares, blank_P=BLANK, points=9)
+    study = deletion.study(predict, RAW, label, shares, blank_P=BLANK, points=9)
     assert study.counts == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(study.curves["needed"], [1, 1 / 3, 0, 0, 0])
     np.testing.assert_allclose(study.curves["not"], [1, 1, 1, 1, 0])
     np.testing.assert_allclose(study.means["not"], 3.5 / 4)
-    turned = erasing.until_turned(predict, RAW, needed, BLANK)
+    turned = deletion.until_turned(predict, RAW, needed, BLANK)
     np.testing.assert_array_equal(turned.count, [1, 2, 1])
     np.testing.assert_array_equal(turned.to, [2, 2, 1])
     assert (predict(turned.left_BLP).argmax(-1) == turned.to).all()
 
 
 def test_controls_know_the_ink():
-    shares = erasing.controls(RAW, BLANK, jax.random.key(0))
+    shares = deletion.controls(RAW, BLANK, jax.random.key(0))
     np.testing.assert_array_equal(shares["most ink"][0], [1, 0, 0, 0])
     inked = np.asarray(RAW[..., 0] > -1)
     assert (np.asarray(shares["any with ink"]) >= 1)[inked].all()
@@ -166,12 +170,14 @@ def test_probes_read_what_is_there():
     centres = rng.normal(size=(3, 8)) * 4
     label, right = rng.integers(0, 3, 300), rng.integers(0, 3, 70)
     known, asked = (centres[k] + rng.normal(size=(len(k), 8)) for k in (label, right))
-    told = probes.accuracies(known, label, asked, right, classes=3)
+    told = linear_probe.accuracies(known, label, asked, right, classes=3)
     assert min(told.values()) > 0.95, told
-    shuffled = probes.accuracies(known, rng.permutation(label), asked, right, classes=3)
+    shuffled = linear_probe.accuracies(
+        known, rng.permutation(label), asked, right, classes=3
+    )
     assert max(shuffled.values()) < 0.6
     distance = np.square(asked[:, None] - known).sum(-1)
-    found = probes.nearest(known, np.arange(300), asked)
+    found = linear_probe.nearest(known, np.arange(300), asked)
     np.testing.assert_array_equal(found, distance.argmin(1))
 
 
@@ -185,7 +191,7 @@ def test_parts_are_of_one_shape_and_change_nothing():
     for count in (1, 4, 9):
         rows = np.arange(count * 3).reshape(count, 3)
         np.testing.assert_array_equal(
-            probes.in_parts(doubled, rows, at_once=4), 2 * rows
+            linear_probe.in_parts(doubled, rows, at_once=4), 2 * rows
         )
     assert shapes == {(4, 3)}
 
@@ -195,7 +201,7 @@ def test_a_judge_refuses_other_images():
         return raw.reshape(len(raw), -1)[:, :2] * params[method]
 
     params = {"__call__": 2.0, "features": 3.0}
-    judge = judging.judge(apply, params, raw=jnp.float32, shape=(2, 2, 1))
+    judge = image_classifier.judge(apply, params, raw=jnp.float32, shape=(2, 2, 1))
     images = np.arange(1200, dtype=np.uint8).reshape(300, 2, 2, 1)
     np.testing.assert_array_equal(judge.logits(images), 2.0 * images[:, 0, :, 0])
     np.testing.assert_array_equal(judge.features(images), 3.0 * images[:, 0, :, 0])

@@ -13,7 +13,7 @@ import pytest
 from cases import close
 
 from transformer.network import attention, masks, precision
-from transformer.network.fast import attention as fast_attention
+from transformer.network.kernels import row_attention as fast_attention
 
 
 def bits_of(x: Any) -> np.ndarray:

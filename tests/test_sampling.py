@@ -10,25 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.generation import decoding, sampling, texts
+from transformer.generation import decoding, logit_filters, text_model
 
 P = np.array([0.1, 0.4, 0.2, 0.3])
 
 FILTERED = {
-    "temperature 1": (sampling.temperature(1.0), P),
-    "temperature 1/2": (sampling.temperature(0.5), P**2 / (P**2).sum()),
-    "temperature 2": (sampling.temperature(2.0), P**0.5 / (P**0.5).sum()),
-    "top-k 1": (sampling.top_k(1), [0, 1, 0, 0]),
-    "top-k 2": (sampling.top_k(2), [0, 4 / 7, 0, 3 / 7]),
-    "top-k of more than all": (sampling.top_k(9), P),
-    "top-p below the likeliest": (sampling.top_p(0.39), [0, 1, 0, 0]),
-    "top-p 0.5": (sampling.top_p(0.5), [0, 4 / 7, 0, 3 / 7]),
-    "top-p 0.8": (sampling.top_p(0.8), [0, 4 / 9, 2 / 9, 3 / 9]),
-    "top-p 1": (sampling.top_p(1.0), P),
-    "min-p 0.6": (sampling.min_p(0.6), [0, 4 / 7, 0, 3 / 7]),
-    "min-p 0.4": (sampling.min_p(0.4), [0, 4 / 9, 2 / 9, 3 / 9]),
-    "min-p 1": (sampling.min_p(1.0), [0, 1, 0, 0]),
-    "min-p 0.01": (sampling.min_p(0.01), P),
+    "temperature 1": (logit_filters.temperature(1.0), P),
+    "temperature 1/2": (logit_filters.temperature(0.5), P**2 / (P**2).sum()),
+    "temperature 2": (logit_filters.temperature(2.0), P**0.5 / (P**0.5).sum()),
+    "top-k 1": (logit_filters.top_k(1), [0, 1, 0, 0]),
+    "top-k 2": (logit_filters.top_k(2), [0, 4 / 7, 0, 3 / 7]),
+    "top-k of more than all": (logit_filters.top_k(9), P),
+    "top-p below the likeliest": (logit_filters.top_p(0.39), [0, 1, 0, 0]),
+    "top-p 0.5": (logit_filters.top_p(0.5), [0, 4 / 7, 0, 3 / 7]),
+    "top-p 0.8": (logit_filters.top_p(0.8), [0, 4 / 9, 2 / 9, 3 / 9]),
+    "top-p 1": (logit_filters.top_p(1.0), P),
+    "min-p 0.6": (logit_filters.min_p(0.6), [0, 4 / 7, 0, 3 / 7]),
+    "min-p 0.4": (logit_filters.min_p(0.4), [0, 4 / 9, 2 / 9, 3 / 9]),
+    "min-p 1": (logit_filters.min_p(1.0), [0, 1, 0, 0]),
+    "min-p 0.01": (logit_filters.min_p(0.01), P),
 }
 
 
@@ -43,13 +43,13 @@ def test_filters_leave_their_distributions(keep: Any, expected: Any) -> None:
 
 def test_ties_are_kept_together_by_top_k_and_min_p() -> None:
     logits_BV = jnp.zeros((1, 4))
-    for keep in (sampling.top_k(2), sampling.min_p(1.0)):
+    for keep in (logit_filters.top_k(2), logit_filters.min_p(1.0)):
         assert np.isfinite(keep(logits_BV)).all()
 
 
 def test_draws_follow_the_filtered_distribution() -> None:
     rows = 20_000
-    choose = sampling.drawn(sampling.temperature(0.5), sampling.top_k(3))
+    choose = logit_filters.drawn(logit_filters.temperature(0.5), logit_filters.top_k(3))
     logits_BV = jnp.broadcast_to(jnp.log(P).astype(jnp.float32), (rows, 4))
     ids_B = jax.jit(choose)(logits_BV, jax.random.key(0))
     assert ids_B.dtype == jnp.int32
@@ -62,7 +62,7 @@ def test_draws_follow_the_filtered_distribution() -> None:
 
 def test_a_draw_does_not_depend_on_the_rows_beside_it() -> None:
     logits_BV = jax.random.normal(jax.random.key(0), (64, 50))
-    choose = jax.jit(sampling.drawn())
+    choose = jax.jit(logit_filters.drawn())
     key = jax.random.key(1)
     together_B = np.asarray(choose(logits_BV, key))
     np.testing.assert_array_equal(together_B[:8], choose(logits_BV[:8], key))
@@ -73,7 +73,7 @@ def test_a_draw_does_not_depend_on_the_rows_beside_it() -> None:
 
 def test_greedy_takes_the_likeliest() -> None:
     logits_BV = jnp.log(jnp.asarray([P, P[::-1]], jnp.float32))
-    ids_B = sampling.greedy(logits_BV, jax.random.key(0))
+    ids_B = logit_filters.greedy(logits_BV, jax.random.key(0))
     assert ids_B.dtype == jnp.int32 and ids_B.tolist() == [1, 2]
 
 
@@ -81,30 +81,30 @@ def test_greedy_takes_the_first_of_equals_and_always_an_id() -> None:
     logits_BV = jnp.asarray(
         [[0, 2, 2.0], [-jnp.inf, -jnp.inf, -jnp.inf], [0, jnp.nan, 1]]
     )
-    assert sampling.greedy(logits_BV, jax.random.key(0)).tolist() == [1, 0, 2]
+    assert logit_filters.greedy(logits_BV, jax.random.key(0)).tolist() == [1, 0, 2]
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (
-            partial(sampling.temperature, 0.0),
+            partial(logit_filters.temperature, 0.0),
             "temperature: expected more than 0, got 0",
         ),
-        (partial(sampling.temperature, -1.0), "expected more than 0, got -1"),
-        (partial(sampling.temperature, float("nan")), "more than 0, got nan"),
-        (partial(sampling.top_k, 0), "top_k: expected at least 1, got 0"),
+        (partial(logit_filters.temperature, -1.0), "expected more than 0, got -1"),
+        (partial(logit_filters.temperature, float("nan")), "more than 0, got nan"),
+        (partial(logit_filters.top_k, 0), "top_k: expected at least 1, got 0"),
         (
-            partial(sampling.top_p, 0.0),
+            partial(logit_filters.top_p, 0.0),
             "top_p: expected more than 0 and at most 1, got",
         ),
-        (partial(sampling.top_p, 1.5), "at most 1, got 1.5"),
+        (partial(logit_filters.top_p, 1.5), "at most 1, got 1.5"),
         (
-            partial(sampling.min_p, -0.1),
+            partial(logit_filters.min_p, -0.1),
             "min_p: expected more than 0 and at most 1, got",
         ),
-        (partial(texts.choice, temperature=-2.0), "expected more than 0, got -2"),
-        (partial(texts.choice, top_k=-1), "top_k: expected at least 1, got -1"),
+        (partial(text_model.choice, temperature=-2.0), "expected more than 0, got -2"),
+        (partial(text_model.choice, top_k=-1), "top_k: expected at least 1, got -1"),
     ],
 )
 def test_impossible_dials_are_named(make: Any, words: str) -> None:
@@ -116,16 +116,16 @@ def test_choice_composes_its_dials_in_order() -> None:
     logits_BV = jnp.broadcast_to(jnp.log(P).astype(jnp.float32), (500, 4))
     key = jax.random.key(3)
     dials = {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.01}
-    by_hand = sampling.drawn(
-        sampling.temperature(0.5),
-        sampling.top_k(3),
-        sampling.top_p(0.9),
-        sampling.min_p(0.01),
+    by_hand = logit_filters.drawn(
+        logit_filters.temperature(0.5),
+        logit_filters.top_k(3),
+        logit_filters.top_p(0.9),
+        logit_filters.min_p(0.01),
     )
     np.testing.assert_array_equal(
-        texts.choice(**dials)(logits_BV, key), by_hand(logits_BV, key)
+        text_model.choice(**dials)(logits_BV, key), by_hand(logits_BV, key)
     )
-    assert texts.choice(temperature=0) is sampling.greedy
+    assert text_model.choice(temperature=0) is logit_filters.greedy
 
 
 def counting() -> decoding.Language:
@@ -138,11 +138,11 @@ def counting() -> decoding.Language:
     return decoding.Language(extend, lambda rows, length, chunk: jnp.zeros(rows))
 
 
-def speech(length: int = 16) -> texts.Speech:
+def speech(length: int = 16) -> text_model.Speech:
     def stream() -> Any:
         return lambda *token, final=False: "" if final else chr(*token)
 
-    return texts.Speech(
+    return text_model.Speech(
         language=counting(),
         encode=lambda text: [ord(c) for c in text],
         stream=stream,
@@ -152,12 +152,12 @@ def speech(length: int = 16) -> texts.Speech:
 
 
 def test_texts_are_continued_until_they_end() -> None:
-    said = texts.continued(
+    said = text_model.continued(
         speech(),
         {},
         ["abc", "e", "x"],
         jax.random.key(0),
-        choose=sampling.greedy,
+        choose=logit_filters.greedy,
         new_tokens=9,
     )
     assert [text.rstrip("h") for text in said] == [
@@ -185,11 +185,11 @@ def test_impossible_requests_are_named(
     prompts: list[str], new_tokens: int, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        texts.streamed(
+        text_model.streamed(
             speech(),
             {},
             prompts,
             jax.random.key(0),
-            choose=sampling.greedy,
+            choose=logit_filters.greedy,
             new_tokens=new_tokens,
         )

@@ -9,15 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import sparse
-from transformer.attribution import reach
-from transformer.data import needles
-from transformer.network import masks
-from transformer.network.fast import linear, measure
+from experiments import sparse_attention
+from transformer.data.text import associative_recall
+from transformer.evaluation import attention_cost, recall_by_distance
+from transformer.network import linear_attention, masks
 from transformer.training import update
 
 KEY = jax.random.key(0)
-CODE = needles.Code(first=50, keys=3, values=4, questions=5)
+CODE = associative_recall.Code(first=50, keys=3, values=4, questions=5)
 
 
 def given(length: int, heads: int = 2) -> list[jax.Array]:
@@ -28,19 +27,23 @@ def given(length: int, heads: int = 2) -> list[jax.Array]:
 def attended(*qkv: jax.Array, chunk: int = 16, **how: Any) -> jax.Array:
     tokens = masks.row(qkv[0].shape[1])
     whole = {"mask": masks.causal(), "queries": tokens, "keys": tokens, "scale": 1.0}
-    return linear.attend(*qkv, **{**whole, **how}, chunk=chunk)
+    return linear_attention.attend(*qkv, **{**whole, **how}, chunk=chunk)
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 50])
 def test_linear_attention_is_its_quadratic_definition(length: int) -> None:
     """Forward and backward, whatever the chunks."""
     qkv = given(length)
-    np.testing.assert_allclose(attended(*qkv), linear.quadratic(*qkv), atol=1e-5)
+    np.testing.assert_allclose(
+        attended(*qkv), linear_attention.quadratic(*qkv), atol=1e-5
+    )
 
     def total(attend: Any) -> Any:
         return jax.grad(lambda *a: jnp.sin(attend(*a)).sum(), argnums=(0, 1, 2))
 
-    pairs = zip(total(attended)(*qkv), total(linear.quadratic)(*qkv), strict=True)
+    pairs = zip(
+        total(attended)(*qkv), total(linear_attention.quadratic)(*qkv), strict=True
+    )
     for one, other in pairs:
         np.testing.assert_allclose(one, other, atol=1e-4)
 
@@ -57,8 +60,8 @@ def test_every_key_is_hung_once_and_asked_for_behind_it() -> None:
     """The answer is the target alone: it is nowhere to be read."""
     rng, length = np.random.default_rng(0), 40
     for _ in range(20):
-        ids = rng.integers(0, 50, needles.text_length(CODE, length))
-        row = needles.hidden(ids, rng, CODE)
+        ids = rng.integers(0, 50, associative_recall.text_length(CODE, length))
+        row = associative_recall.hidden(ids, rng, CODE)
         tokens, targets = row["tokens_BL"], row["targets_BL"]
         assert tokens.shape == targets.shape == (length,)
         asked = row["asked_BL"] > 0
@@ -78,16 +81,18 @@ def test_every_key_is_hung_once_and_asked_for_behind_it() -> None:
         assert sorted(hung // CODE.values) == [0, 1, 2]
         np.testing.assert_array_equal(row["text_BL"], targets < 50)
     with pytest.raises(ValueError, match="at least 19, got 18"):
-        needles.text_length(CODE, 18)
+        associative_recall.text_length(CODE, 18)
 
 
-@pytest.mark.parametrize("name", sparse.PATTERNS)
+@pytest.mark.parametrize("name", sparse_attention.PATTERNS)
 def test_a_pattern_is_causal_and_no_wider_than_full(name: str) -> None:
     """What its mask allows is what moves its model's features: in one layer, exactly;
     linear attention sees all before it."""
     length, place = 130, 60
-    pattern = sparse.PATTERNS[name]
-    net = sparse.net_of(pattern, vocabulary=9, length=length, depth=1, width=32)
+    pattern = sparse_attention.PATTERNS[name]
+    net = sparse_attention.net_of(
+        pattern, vocabulary=9, length=length, depth=1, width=32
+    )
     ids = jax.random.randint(KEY, (1, length), 0, 9)
     tokens = masks.row(length)
     params = net.init(KEY, ids, tokens)["params"]
@@ -100,21 +105,21 @@ def test_a_pattern_is_causal_and_no_wider_than_full(name: str) -> None:
 
     changed = ids.at[0, place].set((ids[0, place] + 1) % 9)
     apart = np.abs(np.asarray(features(changed) - features(ids)))[0].max(-1)
-    allowed = sparse.mask_of(pattern, length).array(length)[:, place]
+    allowed = sparse_attention.mask_of(pattern, length).array(length)[:, place]
     np.testing.assert_array_equal(apart > 1e-6, allowed)
 
 
 def test_exponents_are_those_of_powers() -> None:
     lengths = [256, 512, 1024]
-    assert measure.exponent(lengths, [3.0 * n**1.5 for n in lengths]) == pytest.approx(
-        1.5
-    )
-    spent = measure.cost(linear.attend, masks.causal(), 64, rounds=1)
+    assert attention_cost.exponent(
+        lengths, [3.0 * n**1.5 for n in lengths]
+    ) == pytest.approx(1.5)
+    spent = attention_cost.cost(linear_attention.attend, masks.causal(), 64, rounds=1)
     assert spent.seconds > 0 and spent.bytes > 64 * 4 * 32 * 4
 
 
 def test_training_lowers_the_loss_and_answers_are_counted_by_distance() -> None:
-    experiment = sparse.experiment(
+    experiment = sparse_attention.experiment(
         depth=1, width=32, length=64, batch_size=8, steps=20, vocabulary=300
     )
     state = jax.jit(lambda: update.initial(experiment))()
@@ -133,5 +138,5 @@ def test_training_lowers_the_loss_and_answers_are_counted_by_distance() -> None:
         right = jax.nn.one_hot(batch["targets_BL"], int(values))
         return {"near": right * (batch["distance_BL"] < 17)[..., None]}
 
-    shares = reach.by_distance(near_only, held_out, None, bins=(1, 17, 65))
+    shares = recall_by_distance.by_distance(near_only, held_out, None, bins=(1, 17, 65))
     assert shares == {"near": [1.0, 0.0]}

@@ -10,9 +10,10 @@ import pytest
 from cases import drawn
 
 from experiments import translate
-from transformer.attribution import alignment
-from transformer.data import pairs, tokenizers, translation_memory
+from transformer.data.text import sentence_pairs, tokenizers
+from transformer.evaluation.baselines import tfidf
 from transformer.generation import translation
+from transformer.interpretability import alignment
 from transformer.models import encoder_decoder
 from transformer.training import update
 
@@ -20,11 +21,13 @@ RNG = np.random.default_rng(0)
 END = 50
 
 
-def some(count: int) -> list[pairs.Pair]:
+def some(count: int) -> list[sentence_pairs.Pair]:
     """Pairs of random tokens, each side closed by its end."""
     sizes = RNG.integers(1, 12, (count, 2))
     return [
-        pairs.Pair(*(np.append(RNG.integers(0, END, size), END) for size in both))
+        sentence_pairs.Pair(
+            *(np.append(RNG.integers(0, END, size), END) for size in both)
+        )
         for both in sizes
     ]
 
@@ -47,7 +50,7 @@ def in_rows(batch: dict[str, np.ndarray]) -> list[tuple[Any, ...]]:
 
 def test_every_pair_stands_whole_in_one_row() -> None:
     given = some(60)
-    rows = pairs.validation(given, end=END, length=16, batch_size=4)
+    rows = sentence_pairs.validation(given, end=END, length=16, batch_size=4)
     found = []
     for step in range(rows.batches):
         batch = rows.batch(step, range(4))
@@ -61,14 +64,14 @@ def test_every_pair_stands_whole_in_one_row() -> None:
 
 
 def test_a_pair_longer_than_a_row_is_left_out_and_told() -> None:
-    rows = pairs.validation(some(60), end=END, length=8, batch_size=4)
+    rows = sentence_pairs.validation(some(60), end=END, length=8, batch_size=4)
     assert rows.left_out > 0 and rows.pairs + rows.left_out == 60
 
 
 def test_training_rows_follow_from_seed_and_step() -> None:
     given = some(200)
     one, again, other = (
-        pairs.training(given, end=END, length=16, batch_size=4, seed=seed)
+        sentence_pairs.training(given, end=END, length=16, batch_size=4, seed=seed)
         for seed in (0, 0, 1)
     )
     first = one.batch(3, range(4))
@@ -80,21 +83,21 @@ def test_training_rows_follow_from_seed_and_step() -> None:
 
 
 def test_directions_are_from_one_language_to_the_other() -> None:
-    assert pairs.sides("en-pt", ("en", "pt")) == ("first", "second")
-    assert pairs.sides("pt-en", ("en", "pt")) == ("second", "first")
+    assert sentence_pairs.sides("en-pt", ("en", "pt")) == ("first", "second")
+    assert sentence_pairs.sides("pt-en", ("en", "pt")) == ("second", "first")
     with pytest.raises(ValueError, match="en-pt or pt-en, got 'en-de'"):
-        pairs.sides("en-de", ("en", "pt"))
+        sentence_pairs.sides("en-de", ("en", "pt"))
 
 
 def test_the_memory_finds_the_sentence_that_shares_rare_words() -> None:
     known = ["the cat sat on the mat", "the dog sat", "open the file", "the the the"]
     asked = ["Open a file, dog!", "a dog", "the cat sat on the mat"]
-    near = translation_memory.nearest(known, asked)
+    near = tfidf.nearest(known, asked)
     assert near.number.tolist() == [2, 1, 0]
     assert near.cosine[2] == pytest.approx(1) and near.cosine[0] < 1
     # What every sentence has tells nothing.
-    assert translation_memory.nearest(known, ["the the the open"]).number == [2]
-    bands = translation_memory.bands(near, (0.0, 0.99, 1.01))
+    assert tfidf.nearest(known, ["the the the open"]).number == [2]
+    bands = tfidf.bands(near, (0.0, 0.99, 1.01))
     assert bands == {"from 0.0": [0, 1], "from 0.99": [2]}
 
 

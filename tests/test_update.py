@@ -9,7 +9,7 @@ import pytest
 import tiny_experiment
 
 from transformer import axes
-from transformer.training import feeding, update
+from transformer.training import batching, update
 from transformer.training.experiment import Experiment
 
 STEPS = 3
@@ -26,7 +26,7 @@ def trained(experiment: Experiment, mesh) -> update.State:
     with jax.set_mesh(mesh):
         state = first_state()
         state = jax.device_put(state, axes.placement(mesh, state))
-        at = feeding.fed(experiment.batch, experiment.batch_size, mesh)
+        at = batching.fed(experiment.batch, experiment.batch_size, mesh)
         advance = jax.jit(lambda *given: update.update(experiment, *given))
         for step in range(STEPS):
             state, _ = advance(state, at(step))
@@ -138,7 +138,7 @@ def test_feed_is_the_batch(name):
     """What lies on the mesh is the batch, and each device holds its part of it."""
     experiment = tiny_experiment.experiment()
     mesh = axes.mesh(**MESHES[name])
-    fed = feeding.fed(experiment.batch, 8, mesh)(3)
+    fed = batching.fed(experiment.batch, 8, mesh)(3)
     expected = experiment.batch(3, range(8))
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(fed), expected)
     for key, array in fed.items():
@@ -165,9 +165,9 @@ def test_feed_asks_only_for_rows_of_its_devices():
             every = places["tokens_BL"].devices_indices_map(shape)
             return {d: index for d, index in every.items() if d.id % 2}
 
-    rows = feeding._rows(shape, {"tokens_BL": Mine()})
+    rows = batching._rows(shape, {"tokens_BL": Mine()})
     assert rows == [2, 3, 6, 7, 10, 11, 14, 15]
-    feeding.fed(batch, 16, mesh)(0)
+    batching.fed(batch, 16, mesh)(0)
     assert asked == [[0], list(range(16))]
 
 
@@ -177,4 +177,4 @@ def test_feed_asks_only_for_rows_of_its_devices():
 )
 def test_impossible_division_is_refused(batch_size, parts, sizes):
     with pytest.raises(ValueError, match=r"expected a multiple of .* got \d+"):
-        feeding.check(batch_size, parts, axes.mesh(**sizes))
+        batching.check(batch_size, parts, axes.mesh(**sizes))

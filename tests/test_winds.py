@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import winds
-from transformer.data import climate
+from transformer.data import climate_fields
 from transformer.data.fields import Fields
 from transformer.training import update
 
@@ -29,25 +29,25 @@ def series(rows: int = 8, columns: int = 16) -> Fields:
 
 
 @pytest.fixture(scope="module")
-def known() -> tuple[climate.Climate, np.ndarray, Fields]:
+def known() -> tuple[climate_fields.Climate, np.ndarray, Fields]:
     fields = series()
-    cut = climate.grid(fields)
-    weight = climate.area(fields, cut)
-    return climate.climate(fields, cut, weight), weight, fields
+    cut = climate_fields.grid(fields)
+    weight = climate_fields.area(fields, cut)
+    return climate_fields.climate(fields, cut, weight), weight, fields
 
 
 def test_cutting_is_undone_and_added_rows_count_nothing() -> None:
     fields = series()
-    cut = climate.grid(fields)
-    assert cut == climate.Grid((2, 2), 2)
+    cut = climate_fields.grid(fields)
+    assert cut == climate_fields.Grid((2, 2), 2)
     raw = cut.cut(fields.values)
     assert raw.shape == (72, 4, 80)
     np.testing.assert_array_equal(cut.joined(raw), fields.values)
-    weight = climate.area(fields, cut)
+    weight = climate_fields.area(fields, cut)
     cosines = np.cos(np.deg2rad(fields.latitude))
     np.testing.assert_allclose(weight.sum(), 2 * 16 * cosines.sum(), rtol=1e-5)
     with pytest.raises(ValueError, match="multiple of 8 longitudes, got 12"):
-        climate.grid(series(columns=12))
+        climate_fields.grid(series(columns=12))
 
 
 def test_no_climate_has_seen_its_month(known) -> None:
@@ -58,15 +58,15 @@ def test_no_climate_has_seen_its_month(known) -> None:
     def changed(year: int) -> list[bool]:
         values = fields.values.copy()
         values[12 * year : 12 * year + 12] += 1
-        now = climate.climate(fields._replace(values=values), cut, weight)
+        now = climate_fields.climate(fields._replace(values=values), cut, weight)
         apart = was.scale * was.means - now.scale * now.means
         return (np.abs(apart).max((1, 2, 3)) > 1e-3).tolist()
 
-    cut = climate.grid(fields)
+    cut = climate_fields.grid(fields)
     assert changed(1) == [False, False, False, True, True, True]
     assert changed(5) == [False] * 6
     # The augmented climates of training, too.
-    prepare = climate.prepared(was)
+    prepare = climate_fields.prepared(was)
     row = {"month": np.int32(12 * 2 + 3), "lead": np.int32(0)}
     seen = set()
     for seed in range(20):
@@ -87,16 +87,16 @@ def test_the_past_and_its_regression_are_their_formulae(known) -> None:
     mean = was.means[-1]
     this = was.values[30] - mean[6]
     before = np.stack([was.values[m] - mean[m % 12] for m in range(19, 31)])
-    got = climate.past(was.values, mean, 30)
+    got = climate_fields.past(was.values, mean, 30)
     expected = [this, before[-3:].mean(0), before.mean(0)]
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
-    said = climate.regression(was, 66, 1)
-    read = climate.past(was.values, mean, 63)
+    said = climate_fields.regression(was, 66, 1)
+    read = climate_fields.past(was.values, mean, 63)
     by_hand = sum(was.coefficients[1, i] * read[i] for i in range(3))
     np.testing.assert_allclose(said, by_hand, rtol=1e-5, atol=1e-6)
     # Months remember 0.8 of the one before: the regression finds it, and helps.
     assert 0.5 < np.average(was.coefficients[0, 0], weights=weight) < 1.0
-    numbers = climate.baselines(was, weight)
+    numbers = climate_fields.baselines(was, weight)
     assert numbers["rmse, regression, 1 month ahead"] < numbers["rmse, climate"]
 
 
@@ -111,7 +111,7 @@ def test_an_untrained_model_says_the_regression(known) -> None:
     cosine = float(loss.sums["weight"]) / 12
     assert expected.shape == (12, 270, 80) and cosine > 0
     fields = winds.sources.fields("winds")
-    weight = climate.area(fields, climate.grid(fields))
+    weight = climate_fields.area(fields, climate_fields.grid(fields))
     np.testing.assert_allclose(
         loss.sums["squared_error"], (expected * weight).sum(), rtol=1e-4
     )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer import main
-from transformer.objectives import language
+from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
 from transformer.training import optimizers
 from transformer.training.experiment import Evaluation, Experiment
@@ -63,7 +63,9 @@ def loss(params: Any, batch: dict[str, Any], key: jax.Array) -> Loss:
     x_BLF = jax.nn.relu(jnp.einsum("BLD,DF->BLF", x_BLD, params["w_up_DF"]))
     x_BLD = x_BLD + jnp.einsum("BLF,FD->BLD", x_BLF, params["w_down_FD"])
     logits_BLV = jnp.einsum("BLD,VD->BLV", x_BLD, params["readout_VD"])
-    return language.cross_entropy(logits_BLV, batch["targets_BL"], batch["weight_BL"])
+    return cross_entropy.cross_entropy(
+        logits_BLV, batch["targets_BL"], batch["weight_BL"]
+    )
 
 
 def report(loss: Loss) -> dict[str, float]:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from absl import flags
+from absl import flags as absl_flags
 
-from transformer import signature_flags, starting
+from transformer import flags, launch
 
 
 def universal(
@@ -38,7 +38,7 @@ def universal(
         log_every: steps between two lines.
         evaluate_every: steps between two evaluations.
         checkpoint_every: steps between two checkpoints.
-        platform_tuning: the CPU's flags and allocator (transformer/platform.py).
+        platform_tuning: the CPU's flags and allocator (transformer/cpu_tuning.py).
         coordinator: address:port of process 0, where nothing detects the cluster.
         processes: how many processes there are, with --coordinator.
         process: which of them this is, from 0, with --coordinator.
@@ -67,9 +67,9 @@ def run(
     """
     try:
         command = parsed(sys.argv[1:], experiment, generate)
-        starting.start(command.universal)
+        launch.start(command.universal)
         status = _do(command, experiment)
-    except (ValueError, flags.Error) as error:
+    except (ValueError, absl_flags.Error) as error:
         _refuse(error)
     sys.exit(status)
 
@@ -79,7 +79,7 @@ def _refuse(error: Exception) -> NoReturn:
     if os.environ.get("TRANSFORMER_TRACEBACK"):
         raise error
     print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
-    os._exit(2) if starting.several() else sys.exit(2)
+    os._exit(2) if launch.several() else sys.exit(2)
 
 
 def parsed(
@@ -99,23 +99,23 @@ def parsed(
     if asks:
         print(_help(experiment, generate))
         sys.exit(0)
-    values = flags.FlagValues()
-    signature_flags.define(values, universal)
-    signature_flags.define(values, experiment)
+    values = absl_flags.FlagValues()
+    flags.define(values, universal)
+    flags.define(values, experiment)
     verb, rest = _verb(argv)
     if generate is not None and verb == "generate":
-        signature_flags.define(values, generate)
-    extra = signature_flags.read(values, [name, *rest])[1:]
+        flags.define(values, generate)
+    extra = flags.read(values, [name, *rest])[1:]
     if extra:
         raise ValueError(f"expected flags --name=value, got {' '.join(extra)!r}")
-    common = signature_flags.arguments(values, universal, {})
+    common = flags.arguments(values, universal, {})
     workdir = common["workdir"] or Path("runs") / name
     earlier = _recorded_flags(workdir, name)
-    chosen = signature_flags.arguments(values, experiment, earlier)
+    chosen = flags.arguments(values, experiment, earlier)
     _same_as_recorded(chosen, earlier, workdir)
     asked = {}
     if generate is not None and verb == "generate":
-        asked = signature_flags.arguments(values, generate, {})
+        asked = flags.arguments(values, generate, {})
     return Command(verb, name, chosen, asked, common, workdir)
 
 
@@ -162,17 +162,18 @@ def _plain(value: Any) -> Any:
 def _help(experiment: Callable[..., Any], generate: Callable[..., Any] | None) -> str:
     module = sys.modules[experiment.__module__].__doc__ or ""
     parts = [module.strip(), "Flags of the experiment:"]
-    parts += [signature_flags.page(experiment)]
+    parts += [flags.page(experiment)]
     if generate is not None:
-        parts += ["Flags of the verb generate:", signature_flags.page(generate)]
-    parts += ["Flags of every experiment:", signature_flags.page(universal)]
+        parts += ["Flags of the verb generate:", flags.page(generate)]
+    parts += ["Flags of every experiment:", flags.page(universal)]
     return "\n\n".join(parts)
 
 
 def _do(command: Command, make: Callable[..., Any]) -> int:
     import jax
 
-    from transformer.training import faults, folder
+    from transformer.training import faults
+    from transformer.training import workdir as folder
 
     recorded = folder.recorded(command.workdir)
     done = folder.finished(command.workdir)
@@ -189,7 +190,7 @@ def _do(command: Command, make: Callable[..., Any]) -> int:
         # Until the run has begun nothing may be left in its folder.
         workdir = command.workdir if recorded is not None else None
         arguments = {**arguments, "workdir": workdir}
-    mesh = starting.mesh(command.universal["mesh"])
+    mesh = launch.mesh(command.universal["mesh"])
     try:
         with jax.set_mesh(mesh):
             _VERBS[command.verb](command, make, make(**arguments), mesh)
@@ -201,7 +202,7 @@ def _do(command: Command, make: Callable[..., Any]) -> int:
             raise
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
-    if starting.several():
+    if launch.several():
         jax.distributed.shutdown()
     return 0
 
@@ -209,7 +210,8 @@ def _do(command: Command, make: Callable[..., Any]) -> int:
 def _train(
     command: Command, make: Callable[..., Any], experiment: Any, mesh: Any
 ) -> None:
-    from transformer.training import faults, folder, loop
+    from transformer.training import faults, loop
+    from transformer.training import workdir as folder
 
     common = command.universal
     cadence = loop.Cadence(
@@ -254,7 +256,8 @@ def _generate(
 def _show(
     command: Command, make: Callable[..., Any], experiment: Any, mesh: Any
 ) -> None:
-    from transformer.training import folder, loop
+    from transformer.training import loop
+    from transformer.training import workdir as folder
 
     params = loop.trained(experiment, command.workdir, mesh)
     folder.show(command.workdir, experiment, params)

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from transformer.data import cache, documents, packing, tokenizers
-from transformer.data import tokens as tokenised
+from transformer.data import cache
+from transformer.data.text import documents, packing, tokenizers
+from transformer.data.text import token_file as tokenised
 
 VERSION = "1"
 OPEN_ROWS = 1024

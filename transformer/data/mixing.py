@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer.data import packing
+from transformer.data.text import packing
 
 
 def mixture(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer.data import packing
+from transformer.data.text import packing
 
 Arrays = Mapping[str, np.ndarray]
 Prepare = Callable[[dict[str, np.ndarray], np.random.Generator], dict[str, np.ndarray]]

@@ -19,20 +19,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from transformer.data import (
-    documents,
-    own,
-    own_captions,
-    own_episodes,
-    own_fields,
-    own_images,
-    own_pairs,
-    published,
-    records,
-    tables,
-)
 from transformer.data import fields as grids
-from transformer.data.suite import files
+from transformer.data import records
+from transformer.data.readers import (
+    caption_table,
+    episode_files,
+    grid_files,
+    image_folder,
+    sentence_table,
+    text_files,
+)
+from transformer.data.shipped import files
+from transformer.data.text import documents
+from transformer.data.tfds import arrays
+from transformer.data.tfds import text as tfds_text
 
 HELD_OUT = 0.05
 TFDS_NAME = re.compile(r"\w+(:\w+)?(/[\w.,=+-]+)*(:[\d.*]+)?")  # name/config:version
@@ -43,7 +43,7 @@ def _own_path(source: str | Path, what: str, held_out: float) -> Path | None:
     if not 0 < held_out < 1:
         raise ValueError(f"held_out: expected a share between 0 and 1, got {held_out}")
     path = Path(source).expanduser()
-    if source not in ("", *published.SHIPPED) and path.exists():
+    if source not in ("", *tfds_text.SHIPPED) and path.exists():
         return path
     if isinstance(source, Path) or not TFDS_NAME.fullmatch(source):
         raise ValueError(
@@ -61,8 +61,8 @@ def text(
     """
     path = _own_path(source, "text", held_out)
     if path is not None:
-        return own.text(path, held_out=held_out)
-    return published.text(str(source), feature=feature, held_out=held_out)
+        return text_files.text(path, held_out=held_out)
+    return tfds_text.text(str(source), feature=feature, held_out=held_out)
 
 
 def images(source: str | Path, *, held_out: float = HELD_OUT) -> records.Records:
@@ -73,8 +73,8 @@ def images(source: str | Path, *, held_out: float = HELD_OUT) -> records.Records
     """
     path = _own_path(source, "images", held_out)
     if path is not None:
-        return own_images.read(path, held_out=held_out)
-    return tables.images(str(source), held_out=held_out)
+        return image_folder.read(path, held_out=held_out)
+    return arrays.images(str(source), held_out=held_out)
 
 
 def pairs(source: str | Path, *, held_out: float = HELD_OUT) -> records.Records:
@@ -85,8 +85,8 @@ def pairs(source: str | Path, *, held_out: float = HELD_OUT) -> records.Records:
     """
     path = _own_path(source, "sentence pairs", held_out)
     if path is not None:
-        return own_pairs.read(path, held_out=held_out)
-    return tables.pairs(str(source), held_out=held_out)
+        return sentence_table.read(path, held_out=held_out)
+    return arrays.pairs(str(source), held_out=held_out)
 
 
 def captions(
@@ -100,15 +100,15 @@ def captions(
     """
     path = _own_path(source, "images with captions", held_out)
     if path is not None:
-        return own_captions.read(path, held_out=held_out, language=language)
-    return tables.captions(str(source), language=language, held_out=held_out)
+        return caption_table.read(path, held_out=held_out, language=language)
+    return arrays.captions(str(source), language=language, held_out=held_out)
 
 
 def fields(source: str | Path, *, held_out: float = HELD_OUT) -> grids.Fields:
     """A series of maps on a grid; validation is what comes after `train_steps`."""
     path = _own_path(source, "fields", held_out)
     if path is not None:
-        return own_fields.read(path, held_out=held_out)
+        return grid_files.read(path, held_out=held_out)
     if source != "winds":
         raise ValueError(
             f"expected the shipped winds or a file of fields, got {source!r}"
@@ -121,4 +121,4 @@ def episodes(source: str | Path, *, held_out: float = HELD_OUT) -> records.Recor
     path = _own_path(source, "episodes", held_out)
     if path is None:
         raise ValueError(f"expected a folder of episodes, got none at {source!r}")
-    return own_episodes.read(path, held_out=held_out)
+    return episode_files.read(path, held_out=held_out)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer.axes import constrain
-from transformer.generation.sampling import Choose
+from transformer.generation.logit_filters import Choose
 from transformer.network.masks import Tokens
 from transformer.network.precision import product
 

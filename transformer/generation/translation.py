@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer.generation import beams, decoding
+from transformer.generation import beam_search, decoding
 from transformer.network import masks
 
 # Sentences are padded to one of these many tokens: a program for each.
@@ -40,7 +40,7 @@ def searched(
     *,
     hypotheses: int,
     penalty: float,
-) -> beams.Hypotheses:
+) -> beam_search.Hypotheses:
     """What to write for each text of token ids, padded to L; it may be half as long
     again, and a little more."""
     rows, length = ids_BL.shape
@@ -49,8 +49,8 @@ def searched(
     weights = writer.language.weights(params)
     read = masks.packed(segment_BL, index_BL)
     remembered = writer.remember(weights, ids_BL, read)
-    language = beams.remembering(writer.language, remembered, beams=hypotheses)
-    return beams.searched(
+    language = beam_search.remembering(writer.language, remembered, beams=hypotheses)
+    return beam_search.searched(
         language._replace(weights=lambda weights: weights),
         weights,
         jnp.full((rows, 1), writer.end),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from transformer.axes import constrain, dimensions, leaf_name, whole
 from transformer.network import norms, positions
 from transformer.network.block import NOTHING, Given
-from transformer.network.cache import Memory
+from transformer.network.kv_cache import Memory
 from transformer.network.masks import Mask, Tokens, row
 from transformer.network.precision import product
 

@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.models import recipe
-from transformer.network import embeddings, masks, norms, offsets, positions
+from transformer.models import defaults
+from transformer.network import biases, embeddings, masks, norms, positions
 from transformer.network.block import NOTHING, Given
 from transformer.network.masks import Tokens
 from transformer.network.precision import contract, product
@@ -58,7 +58,7 @@ def of_words(
     """Of texts, each token seeing all of its segment, so that rows may be packed:
     rotary positions, in the blocks of `recipe`. ValueError where heads do not fill the
     width."""
-    make_attention = recipe.attention_of(
+    make_attention = defaults.attention_of(
         width=width,
         head_features=head_features,
         mask=masks.segments(),
@@ -70,13 +70,13 @@ def of_words(
             embeddings.Symbols,
             vocabulary=vocabulary,
             width=width,
-            make_norm=recipe.make_norm,
+            make_norm=defaults.make_norm,
             weight_init=nn.initializers.normal(1.0),
         ),
-        make_stack=recipe.layers(
+        make_stack=defaults.layers(
             depth=depth, width=width, make_attention=make_attention
         ),
-        make_norm=recipe.make_norm,
+        make_norm=defaults.make_norm,
     )
 
 
@@ -97,7 +97,7 @@ class Classifier(nn.Module):
         self.encoder = self.make_encoder()
         shape = self.classes, self.width
         self.unembedding_VD = self.param("unembedding_VD", nn.initializers.zeros, shape)
-        self.b_V = offsets.learned(self, "b_V", (self.classes,))
+        self.b_V = biases.learned(self, "b_V", (self.classes,))
 
     def __call__(
         self, inputs: jax.Array, tokens: Tokens, given: Given = NOTHING
@@ -128,5 +128,5 @@ class Tagger(nn.Module):
         x_BLD = self.make_encoder()(inputs, tokens, given)
         shape = self.width, self.features
         w_out_DP = self.param("w_out_DP", nn.initializers.zeros, shape)
-        b_out_P = offsets.learned(self, "b_out_P", (self.features,))
+        b_out_P = biases.learned(self, "b_out_P", (self.features,))
         return (contract("BLD,DP->BLP", x_BLD, w_out_DP) + b_out_P).astype(jnp.float32)

@@ -10,11 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.models import encoder, recipe, vit
+from transformer.models import defaults, encoder, vit
 from transformer.models.decoder import Decoder, Readout, training_flops, untied
 from transformer.network import masks, positions
 from transformer.network.block import Given
-from transformer.network.cache import Memory
+from transformer.network.kv_cache import Memory
 from transformer.network.masks import Tokens
 from transformer.network.reading import ReadingBlock
 from transformer.network.stack import Unrolled
@@ -70,7 +70,7 @@ def _writing(
 ) -> Callable[[], Decoder]:
     """The half that writes: rotary positions within the text, and between it and what
     is read, of the same segment, those asked for; untied readout."""
-    attend = partial(recipe.attention_of, width=width, head_features=head_features)
+    attend = partial(defaults.attention_of, width=width, head_features=head_features)
     make_attention = attend(mask=CAUSAL, rotate=positions.rotary())
     make_reading = attend(mask=masks.segments(), rotate=rotate_reading)
 
@@ -78,8 +78,8 @@ def _writing(
         return block(
             make_attention=make_attention,
             make_reading=make_reading,
-            make_mlp=recipe.mlp_of(width=width),
-            make_norm=recipe.make_norm,
+            make_mlp=defaults.mlp_of(width=width),
+            make_norm=defaults.make_norm,
         )
 
     return partial(
@@ -89,8 +89,8 @@ def _writing(
         make_stack=partial(
             Unrolled, depth=depth, make_block=writes, block=ReadingBlock
         ),
-        make_norm=recipe.make_norm,
-        make_embedding_norm=recipe.make_norm,
+        make_norm=defaults.make_norm,
+        make_embedding_norm=defaults.make_norm,
         unembed=untied,
         weight_init=nn.initializers.normal(1.0),
     )
@@ -145,7 +145,7 @@ def of_patches(
             depth=written_depth,
             width=width,
             vocabulary=vocabulary,
-            head_features=recipe.HEAD_FEATURES,
+            head_features=defaults.HEAD_FEATURES,
         ),
     )
 

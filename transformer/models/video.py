@@ -13,8 +13,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.models import decoder, encoder, recipe
-from transformer.network import embeddings, folding, masks, positions, stack
+from transformer.models import decoder, defaults, encoder
+from transformer.network import (
+    embeddings,
+    factorized_attention,
+    masks,
+    positions,
+    stack,
+)
 
 CAUSAL = masks.causal()
 
@@ -29,19 +35,29 @@ def predictor(
     dimensions), the odd ones along time (of one); learned positions beside them, for
     what is at rest, such as walls.
     """
-    attend = partial(recipe.attention_of, width=width)
+    attend = partial(defaults.attention_of, width=width)
     space = attend(mask=masks.everything(), rotate=positions.axial(places))
     time = attend(mask=CAUSAL, rotate=positions.rotary())
     turns = (
-        partial(folding.Folded, space, folding.within_frames(frames), frames),
-        partial(folding.Folded, time, folding.along_time(frames), frames),
+        partial(
+            factorized_attention.Folded,
+            space,
+            factorized_attention.within_frames(frames),
+            frames,
+        ),
+        partial(
+            factorized_attention.Folded,
+            time,
+            factorized_attention.along_time(frames),
+            frames,
+        ),
     )
 
     def make_block(block: Any, layer: int) -> nn.Module:
         return block(
             make_attention=turns[layer % len(turns)],
-            make_mlp=recipe.mlp_of(width=width),
-            make_norm=recipe.make_norm,
+            make_mlp=defaults.mlp_of(width=width),
+            make_norm=defaults.make_norm,
         )
 
     make_embed = partial(
@@ -51,7 +67,7 @@ def predictor(
         make_position=partial(
             positions.Learned, length=frames * math.prod(places), deviation=0.1
         ),
-        make_norm=recipe.make_norm,
+        make_norm=defaults.make_norm,
     )
     return encoder.Tagger(
         features=features,
@@ -60,7 +76,7 @@ def predictor(
             encoder.Encoder,
             make_embed=make_embed,
             make_stack=partial(stack.Unrolled, depth=depth, make_block=make_block),
-            make_norm=recipe.make_norm,
+            make_norm=defaults.make_norm,
         ),
     )
 

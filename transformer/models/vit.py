@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from transformer.models import decoder, encoder, recipe
+from transformer.models import decoder, defaults, encoder
 from transformer.network import embeddings, masks, positions
 
 MASK = masks.everything()
@@ -21,7 +21,7 @@ class Gather(NamedTuple):
 
     own: tokens before the patches. embed(make_embed, width): make_embed with those.
     pool: of the tokens' features. share: of what reaches each token from each (B, L, M)
-    (`attribution/rollout.py`), what reaches that vector from each patch, (B, S).
+    (`interpretability/attention_rollout.py`), what reaches that vector from each patch, (B, S).
     """
 
     own: int
@@ -63,8 +63,8 @@ def training_flops(params: Any, *, tokens: masks.Tokens, depth: int) -> float:
         params,
         mask=MASK,
         length=tokens.index_BL.size,
-        heads=width // recipe.HEAD_FEATURES,
-        head_features=recipe.HEAD_FEATURES,
+        heads=width // defaults.HEAD_FEATURES,
+        head_features=defaults.HEAD_FEATURES,
         depth=depth,
     )
 
@@ -87,18 +87,18 @@ def reader(
         features=features,
         width=width,
         make_position=partial(positions.Learned, length=int(np.prod(places))),
-        make_norm=recipe.make_norm,
+        make_norm=defaults.make_norm,
     )
-    make_attention = recipe.attention_of(
+    make_attention = defaults.attention_of(
         width=width, mask=MASK, rotate=positions.axial(places)
     )
     return partial(
         encoder.Encoder,
         make_embed=gather.embed(make_embed, width),
-        make_stack=recipe.layers(
+        make_stack=defaults.layers(
             depth=depth, width=width, make_attention=make_attention
         ),
-        make_norm=recipe.make_norm,
+        make_norm=defaults.make_norm,
     )
 
 

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from transformer.axes import constrain
-from transformer.network import masks, norms, offsets, positions, precision
-from transformer.network.cache import Cache, Memory, filled, stored
+from transformer.network import biases, masks, norms, positions, precision
+from transformer.network.kv_cache import Cache, Memory, filled, stored
 from transformer.network.masks import Mask, Tokens
 from transformer.network.precision import Product, contract, product
 
@@ -151,7 +151,7 @@ class Attention(nn.Module):
     bias: positions.Bias | None = None
     head_norm: Callable[..., nn.Module] = norms.Absent
     soft_cap: float | None = None
-    offset: offsets.Offset = offsets.absent
+    offset: biases.Offset = biases.absent
     product: Product = precision.product
     weight_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
     output_init: nn.initializers.Initializer = nn.initializers.normal(0.02)

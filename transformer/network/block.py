@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 
 from transformer.axes import constrain
-from transformer.network.cache import Cache, Memory
+from transformer.network.kv_cache import Cache, Memory
 from transformer.network.masks import Tokens
 from transformer.network.norms import LayerNorm
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.axes import constrain, whole
-from transformer.network import norms, offsets, positions
+from transformer.network import biases, norms, positions
 from transformer.network.masks import Tokens
 from transformer.network.precision import contract
 
@@ -54,7 +54,7 @@ class Patches(nn.Module):
     def __call__(self, raw_BLP: jax.Array, tokens: Tokens) -> jax.Array:
         shape = self.features, self.width
         w_in_PD = self.param("w_in_PD", self.weight_init, shape)
-        b_in_D = offsets.learned(self, "b_in_D", (self.width,))
+        b_in_D = biases.learned(self, "b_in_D", (self.width,))
         narrow_BLP = raw_BLP.astype(w_in_PD.dtype)
         x_BLD = contract("BLP,PD->BLD", narrow_BLP, w_in_PD) + b_in_D
         x_BLD = self.make_position()(x_BLD, tokens.position_BL)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.axes import constrain
-from transformer.network import offsets, precision
+from transformer.network import biases, precision
 from transformer.network.precision import Product, contract
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -39,7 +39,7 @@ class MLP(nn.Module):
     width: int
     hidden: int
     activation: Activation = gelu
-    offset: offsets.Offset = offsets.absent
+    offset: biases.Offset = biases.absent
     product: Product = precision.product
     weight_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
     output_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
@@ -63,7 +63,7 @@ class GatedMLP(nn.Module):
     width: int
     hidden: int
     activation: Activation = silu
-    offset: offsets.Offset = offsets.absent
+    offset: biases.Offset = biases.absent
     product: Product = precision.product
     weight_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
     output_init: nn.initializers.Initializer = nn.initializers.normal(0.02)

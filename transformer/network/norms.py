@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.network import offsets
+from transformer.network import biases
 from transformer.network.precision import contract
 
 
@@ -69,7 +69,7 @@ class Modulation(nn.Module):
     def __call__(self, condition_BLJ: jax.Array) -> jax.Array:
         shape = self.condition, self.width
         w_JD = self.param("w_JD", nn.initializers.zeros, shape)
-        b_D = offsets.learned(self, "b_D", (self.width,))
+        b_D = biases.learned(self, "b_D", (self.width,))
         return contract("BLJ,JD->BLD", condition_BLJ, w_JD) + b_D
 
 

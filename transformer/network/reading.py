@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 
 from transformer.network.block import NOTHING, Given, Make, Residual, joined, pre_norm
-from transformer.network.cache import Cache, Memory
+from transformer.network.kv_cache import Cache, Memory
 from transformer.network.masks import Tokens
 from transformer.network.norms import LayerNorm
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.network.block import NOTHING, Block, Given
-from transformer.network.cache import Cache, Memory
+from transformer.network.kv_cache import Cache, Memory
 from transformer.network.masks import Tokens
 from transformer.network.precision import CONTRACTED
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from transformer.processes.flow import times, uniform
+from transformer.processes.flow_matching import times, uniform
 from transformer.processes.process import Corrupted, Process
 
 Choose = Callable[[jax.Array, jax.Array], jax.Array]

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from transformer.training import feeding, flops
+from transformer.training import batching, flops
 from transformer.training.experiment import Experiment
 from transformer.training.update import abstract, born, update
 
@@ -81,7 +81,7 @@ def show(experiment: Experiment, mesh: Mesh) -> None:
     """Print the benchmark of an experiment; call under `jax.set_mesh(mesh)`."""
     places = jax.tree.map(lambda a: a.sharding, abstract(experiment, mesh))
     rows, tokens = experiment.batch_size, experiment.tokens_per_row
-    at = feeding.fed(experiment.batch, rows, mesh)
+    at = batching.fed(experiment.batch, rows, mesh)
     data = timed(lambda: experiment.batch(1, range(rows)), repeats=21)
     state, batch = born(experiment, mesh), at(0)
     step = jax.jit(

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import multihost_utils
 
-from transformer.training import digests, saved_step
+from transformer.training import checkpoint_files, digests
+from transformer.training.checkpoint_files import DIGESTS, ITEMS, META, SEAL, Damaged
 from transformer.training.fingerprint import fingerprint as fingerprint
-from transformer.training.saved_step import DIGESTS, ITEMS, META, SEAL, Damaged
 from transformer.training.update import State
 
 
@@ -62,7 +62,7 @@ def check_identity(folder: Path, identity: Identity) -> None:
         raise ValueError(f"{folder}: expected a folder of checkpoints, got a file")
     for step in reversed(steps(folder)):
         try:
-            found = Identity(**saved_step.meta(folder / str(step))["identity"])
+            found = Identity(**checkpoint_files.meta(folder / str(step))["identity"])
         except Damaged:
             continue
         for field, expected, got in zip(Identity._fields, identity, found, strict=True):
@@ -99,7 +99,7 @@ class Checkpoints:
         step = int(state.step)
         if step in set(self.steps()) - set(self._damaged):
             return
-        ocp = saved_step.orbax()
+        ocp = checkpoint_files.orbax()
         trees = {name: getattr(state, name) for name in ITEMS}
         items = {
             name: ocp.args.StandardSave(tree)
@@ -107,7 +107,7 @@ class Checkpoints:
             if jax.tree.leaves(tree)
         }
         items[META] = ocp.args.JsonSave(
-            saved_step.described(state, self.identity._asdict())
+            checkpoint_files.described(state, self.identity._asdict())
         )
         with self._explained(f"step {step} could not be saved"):
             if self._manager is None:
@@ -154,13 +154,13 @@ class Checkpoints:
         for step in reversed(self.steps()):
             folder = self.folder / str(step)
             try:
-                told, parts = saved_step.sound(folder, arrays)
+                told, parts = checkpoint_files.sound(folder, arrays)
             except Damaged as damage:
                 messages.append(f"{folder} is damaged, passed over: {damage}")
                 self._damaged.append(step)
                 continue
             for name in ("step", "key"):
-                parts[name] = saved_step.placed(told[name], targets[name])
+                parts[name] = checkpoint_files.placed(told[name], targets[name])
             return State(**parts), messages
         if messages:
             told = "\n".join(messages)
@@ -211,7 +211,9 @@ def params_only(folder: Path, identity: Identity, abstract_params: Any) -> Any:
     for step in reversed(steps(folder)):
         try:
             path = folder.absolute() / str(step)
-            return saved_step.sound(path, {"params": abstract_params})[1]["params"]
+            return checkpoint_files.sound(path, {"params": abstract_params})[1][
+                "params"
+            ]
         except Damaged as damage:
             damages.append(f"; {folder / str(step)} is damaged: {damage}")
     raise ValueError(
@@ -238,7 +240,7 @@ def _unfinished(folder: Path, step: int | None) -> Path:
 
 
 def _manager(folder: Path, keep: int, before_commit: Callable[[], None]) -> Any:
-    ocp = saved_step.orbax()
+    ocp = checkpoint_files.orbax()
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         cleanup_tmp_directories=True,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from transformer.training import compiling, faults, feeding
+from transformer.training import batching, compiling, faults
 from transformer.training.experiment import Evaluation, Experiment, LossOf
 
 _programs: dict[Any, Any] = {}
@@ -27,7 +27,7 @@ def summed(evaluation: Evaluation, params: Any, mesh: Mesh) -> Any:
 
     Raises faults.Terminated between batches when asked to stop.
     """
-    at = feeding.fed(evaluation.batch, evaluation.batch_size, mesh)
+    at = batching.fed(evaluation.batch, evaluation.batch_size, mesh)
     key = jax.random.key(0)
     total = None
     for step in range(evaluation.batches):

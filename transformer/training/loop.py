@@ -10,15 +10,15 @@ import jax
 from jax.sharding import Mesh
 
 from transformer.training import (
+    batching,
     checkpoint,
     compiling,
     evaluation,
     faults,
-    feeding,
     prefetch,
 )
 from transformer.training.experiment import Experiment
-from transformer.training.telling import Teller
+from transformer.training.step_log import Teller
 from transformer.training.update import State, abstract, born, update
 
 CHECKPOINTS = "checkpoints"
@@ -66,9 +66,9 @@ def check(
     for name, number in counts.items():
         if number < 1:
             raise ValueError(f"{name}: expected at least 1, got {number}")
-    feeding.check(experiment.batch_size, experiment.accumulate, mesh)
+    batching.check(experiment.batch_size, experiment.accumulate, mesh)
     for evaluation_ in experiment.evaluations.values():
-        feeding.check(evaluation_.batch_size, 1, mesh)
+        batching.check(evaluation_.batch_size, 1, mesh)
     if (folder / CHECKPOINTS).exists():
         checkpoint.open_(folder / CHECKPOINTS, identity(experiment)).close()
 
@@ -102,7 +102,7 @@ def train(
         state = latest(experiment, saved, mesh)
         advance: Any = None
         faults.watch()
-        at = feeding.fed(experiment.batch, experiment.batch_size, mesh)
+        at = batching.fed(experiment.batch, experiment.batch_size, mesh)
         start, steps = int(state.step), experiment.steps
         teller = Teller(experiment, folder, first=start, every=cadence.log)
         batches = prefetch.ahead(at, range(start, steps))

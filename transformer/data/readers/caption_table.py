@@ -1,0 +1,77 @@
+"""The user's own images with captions: a folder with `captions.tsv` in it.
+
+    #file<tab>en<tab>pt
+    cats/1.png<tab>a cat asleep<tab>um gato a dormir
+
+UTF-8, columns divided by tabs: the image's path within the folder, and its caption in
+one language or several. The first row names the columns, starting with `#`; it may be
+left out where there is one caption. A column called text or caption is for every
+language. The images with the smallest sha256 of their path are held out; those that no
+row names are not looked at.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from transformer.data.readers import files as own_files
+from transformer.data.records import Records
+
+TABLE = "captions.tsv"
+ANY = ("text", "caption")
+
+
+def _column(path: Path, rows: list[list[str]], language: str) -> int:
+    """Where the captions stand; ValueError where the language has no column."""
+    columns = rows[0][1:]
+    if not rows[0][0].startswith("#"):
+        if len(columns) == 1:
+            return 1
+        raise ValueError(
+            f"{path}, row 1: expected a file and a caption, or a row of names that "
+            f"starts with #, got {len(rows[0])} columns"
+        )
+    for name in (language, *ANY):
+        if name in columns:
+            return 1 + columns.index(name)
+    raise ValueError(
+        f"{path}, row 1: expected captions in {language!r}, got {', '.join(columns)}"
+    )
+
+
+def read(path: Path, *, held_out: float, language: str) -> Records:
+    """`image` uint8 [N, rows, columns, channels] and `text`, an array of texts.
+    ValueError, naming file and row, for a missing image or caption, an image named
+    twice, and images of different sizes."""
+    listing = path / TABLE if path.is_dir() else path
+    rows = own_files.table(listing, columns=None)
+    if not rows:
+        raise ValueError(f"{listing}: expected images and captions, got none")
+    column = _column(listing, rows, language)
+    skipped = int(rows[0][0].startswith("#"))
+    names: list[str] = []
+    seen: set[str] = set()
+    for number, row in enumerate(rows[skipped:], 1 + skipped):
+        where = f"{listing}, row {number}"
+        name = PurePosixPath(row[0])
+        if name.is_absolute() or ".." in name.parts:
+            raise ValueError(f"{where}: expected a path in the folder, got {row[0]!r}")
+        if not (listing.parent / name).is_file():
+            raise ValueError(f"{where}: expected an image, got no file {row[0]!r}")
+        if str(name) in seen:
+            raise ValueError(f"{where}: expected each image once, got {row[0]!r} again")
+        seen.add(str(name))
+        names.append(str(name))
+    if len(names) < 2:
+        raise ValueError(
+            f"{listing}: expected 2 images or more, one to hold out, got {len(names)}"
+        )
+    files = [listing.parent / name for name in names]
+    arrays = {
+        "image": own_files.pictures(files),
+        "text": own_files.texts([row[column] for row in rows[skipped:]]),
+    }
+    held = own_files.held_out(names, held_out)
+    train, validation = own_files.parted(arrays, held)
+    identity = own_files.identity(listing.parent, [listing, *files])
+    return Records(str(path), identity, train, validation)

@@ -1,0 +1,182 @@
+"""Images, pairs and captions out of TensorFlow Datasets, as arrays in memory.
+
+What was decoded is kept in the cache: a second start maps the arrays into memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from transformer.data import cache, records
+from transformer.data.text import documents
+from transformer.data.tfds import text as tfds_text
+
+
+class Column(NamedTuple):
+    """An array to make: its name, the feature it comes from, and how to read one."""
+
+    name: str
+    feature: str
+    read: Callable[[Any, str], Any]
+
+
+def _images(features: Any) -> list[str]:
+    """Paths of the features that are 8-bit images."""
+    import tensorflow_datasets as tfds
+
+    def fits(feature: Any) -> bool:
+        kinds = tfds.features.Image, tfds.features.Tensor
+        if not isinstance(feature, kinds) or feature.np_dtype != np.uint8:
+            return False
+        return len(feature.get_tensor_info().shape) == 3
+
+    return tfds_text.paths(features, fits)
+
+
+def _classes(features: Any) -> list[str]:
+    import tensorflow_datasets as tfds
+
+    return tfds_text.paths(
+        features, lambda feature: isinstance(feature, tfds.features.ClassLabel)
+    )
+
+
+def _one(name: str, found: list[str], what: str, usual: tuple[str, ...]) -> str:
+    """The only feature found, or the one of a usual name; ValueError otherwise."""
+    named = [path for path in usual if path in found]
+    if len(found) == 1 or named:
+        return (named or found)[0]
+    got = ", ".join(found) or "none"
+    raise ValueError(f"{name}: expected one {what} feature, got {got}")
+
+
+def _pixels(image: Any, place: str) -> np.ndarray:
+    if np.ndim(image) != 3:
+        raise ValueError(
+            f"{place}: expected an image of rows, columns and channels, got the shape "
+            f"{np.shape(image)}"
+        )
+    return image
+
+
+def _label(number: Any, place: str) -> np.int32:
+    if number < 0:
+        raise ValueError(f"{place}: expected a label, got {number}")
+    return np.int32(number)
+
+
+def stacked(values: list[Any], places: list[str], name: str) -> np.ndarray:
+    """The values one above the other, texts as objects; ValueError where a shape is
+    not that of the first."""
+    if isinstance(values[0], str):
+        return np.array(values, dtype=object)
+    shape = np.shape(values[0])
+    for value, place in zip(values, places, strict=True):
+        if np.shape(value) != shape:
+            raise ValueError(
+                f"{place}: expected {name} of shape {shape} like {places[0]}, "
+                f"got {np.shape(value)}"
+            )
+    return np.stack(values)
+
+
+def _decoded(
+    builder: Any, split: tuple[str, int, int], columns: tuple[Column, ...]
+) -> dict[str, np.ndarray]:
+    places: list[str] = []
+    values: dict[str, list[Any]] = {column.name: [] for column in columns}
+    for place, example in tfds_text.examples(builder, split):
+        places.append(place)
+        for column in columns:
+            value = tfds_text.at(example, column.feature)
+            values[column.name].append(column.read(value, place))
+    return {name: stacked(listed, places, name) for name, listed in values.items()}
+
+
+def _write(file: Path, array: np.ndarray) -> None:
+    if array.dtype == object:
+        text = json.dumps(array.tolist(), ensure_ascii=False)
+        file.with_suffix(".json").write_text(text, encoding="utf-8")
+    else:
+        np.save(file.with_suffix(".npy"), array)
+
+
+def _read(file: Path) -> np.ndarray:
+    if file.with_suffix(".npy").exists():
+        return np.load(file.with_suffix(".npy"), mmap_mode="r").view(np.ndarray)
+    texts = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    return np.array(texts, dtype=object)
+
+
+def _records(
+    name: str,
+    builder: Any,
+    columns: tuple[Column, ...],
+    labels: tuple[str, ...],
+    held_out: float,
+) -> records.Records:
+    """The columns of both splits, decoded once per machine."""
+    chosen = [(column.name, column.feature) for column in columns]
+    identity = tfds_text.identity(name, builder, chosen, held_out)
+    splits = tfds_text.ranges(builder, held_out)
+
+    def build(folder: Path) -> None:
+        for split in documents.SPLITS:
+            for key, array in _decoded(builder, splits[split], columns).items():
+                _write(folder / f"{split}-{key}", array)
+
+    folder = cache.folder(f"records/{builder.name}-{identity}", build)
+    parts: dict[str, Mapping[str, np.ndarray]] = {
+        split: {
+            column.name: _read(folder / f"{split}-{column.name}") for column in columns
+        }
+        for split in documents.SPLITS
+    }
+    return records.Records(name, identity, **parts, labels=labels)
+
+
+def images(name: str, *, held_out: float) -> records.Records:
+    """`image` uint8 [N, rows, columns, channels] and `label` int32 [N] of a data set
+    with one image and one ClassLabel feature (or several, called image and label)."""
+    builder = tfds_text.prepared(name)
+    features = builder.info.features
+    image = _one(name, _images(features), "8-bit image", ("image",))
+    label = _one(name, _classes(features), "ClassLabel", ("label",))
+    columns = Column("image", image, _pixels), Column("label", label, _label)
+    labels = tuple(tfds_text.at(features, label).names)
+    return _records(name, builder, columns, labels, held_out)
+
+
+def pairs(name: str, *, held_out: float) -> records.Records:
+    """`first` and `second`, texts, of a data set with exactly two text features;
+    `labels` are the last words of their paths, as en and pt."""
+    builder = tfds_text.prepared(name)
+    found = tfds_text.text_features(builder.info.features)
+    if len(found) != 2:
+        got = ", ".join(found) or "none"
+        raise ValueError(f"{name}: expected two text features, got {got}")
+    labels = tuple(path.split("/")[-1] for path in found)
+    columns = tuple(
+        Column(key, path, tfds_text.string)
+        for key, path in zip(("first", "second"), found, strict=True)
+    )
+    return _records(name, builder, columns, labels, held_out)
+
+
+def captions(name: str, *, language: str, held_out: float) -> records.Records:
+    """`image` as in `images`, and `text`: the text feature with the name of the
+    language, else the one called text or caption, else the only one."""
+    builder = tfds_text.prepared(name)
+    features = builder.info.features
+    image = _one(name, _images(features), "8-bit image", ("image",))
+    found = tfds_text.text_features(features)
+    spoken = [path for path in found if path.split("/")[-1] == language]
+    want = f"text (or one called {language})"
+    text = _one(name, found, want, (*spoken, "text", "caption"))
+    columns = Column("image", image, _pixels), Column("text", text, tfds_text.string)
+    return _records(name, builder, columns, (), held_out)

@@ -1,0 +1,217 @@
+"""TensorFlow Datasets by name, without TensorFlow: random access to array_record.
+
+The splits are TFDS's own `train` and `validation`; where there is no `validation`, the
+last `held_out` share of the examples of `train`. The shipped members are prepared under
+the user's cache folder, any other name where TFDS keeps its data. This file gives text;
+`tables.py` gives what fits in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import re
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transformer.data import cache
+from transformer.data.shipped import files
+from transformer.data.text import documents
+
+SHIPPED = files.MEMBERS
+FORMAT = "array_record"
+READ_EXAMPLES = 64
+
+
+def _first_line(error: Exception) -> str:
+    said = str(error).split('}": ')[-1]  # TFDS puts all its arguments in front
+    lines = said.strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(" :")
+
+
+def _builder(name: str, folder: Path | None) -> Any:
+    """The TFDS builder of that name; ValueError with the nearest names if unknown."""
+    import tensorflow_datasets as tfds
+
+    from transformer.data.shipped import builders  # noqa: F401  (registers the members)
+
+    try:
+        return tfds.builder(name, data_dir=folder, file_format=FORMAT)
+    except tfds.core.DatasetNotFoundError:
+        known = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(re.split("[/:]", name)[0], known, n=3)
+        hint = f"; nearest names: {', '.join(near)}" if near else ""
+        raise ValueError(
+            f"expected an existing file or folder or a TFDS name, got {name!r}{hint}"
+        ) from None
+    except Exception as error:
+        raise ValueError(
+            f"expected a TFDS name, got {name!r}: {_first_line(error)}"
+        ) from error
+
+
+def _shipped(name: str) -> Any:
+    """The builder of a member of the suite, prepared in the cache if need be."""
+
+    def build(folder: Path) -> None:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            _builder(name, folder).download_and_prepare()
+
+    stamp = cache.digest(repr(files.record(name)))
+    return _builder(name, cache.folder(f"suite/{name}-{stamp}", build))
+
+
+def paths(features: Any, fits: Callable[[Any], bool], prefix: str = "") -> list[str]:
+    """Those of the features that fit, `/` between the names of nested dictionaries."""
+    import tensorflow_datasets as tfds
+
+    found = []
+    for key, feature in features.items():
+        if fits(feature):
+            found.append(prefix + key)
+        elif isinstance(feature, tfds.features.FeaturesDict):
+            found += paths(feature, fits, f"{prefix}{key}/")
+    return found
+
+
+def at(tree: Any, path: str) -> Any:
+    """The value at a path of a nested dictionary."""
+    for key in path.split("/"):
+        tree = tree[key]
+    return tree
+
+
+def text_features(features: Any) -> list[str]:
+    """Paths of the Text features."""
+    import tensorflow_datasets as tfds
+
+    return paths(features, lambda feature: isinstance(feature, tfds.features.Text))
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    flat = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    Image.fromarray(flat).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _encode_by_pillow(features: Any) -> None:
+    """Let builders give 8-bit images as numbers where TensorFlow is not installed.
+
+    TFDS encodes those with TensorFlow and has no other way; it reads them with Pillow.
+    """
+    import tensorflow_datasets as tfds
+
+    if find_spec("tensorflow"):
+        return
+    for path in paths(features, lambda one: isinstance(one, tfds.features.Image)):
+        image = at(features, path)
+        if image.np_dtype == np.uint8 and image.encoding_format in (None, "png"):
+            image._image_encoder._encode_image = _png
+
+
+def _named(name: str) -> Any:
+    """The builder of any other TFDS name, downloaded and prepared if need be."""
+    builder = _builder(name, None)
+    with cache.locked(cache.home() / "locks" / f"tfds-{cache.digest(name)}"):
+        try:
+            _encode_by_pillow(builder.info.features)
+            builder.download_and_prepare()
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"{name}: expected a data set that is prepared with what is installed, "
+                f"got one that needs {error.name} (once; reading does not need it)"
+            ) from error
+        except Exception as error:
+            raise ValueError(
+                f"{name}: expected TFDS to prepare it, got {_first_line(error)}"
+            ) from error
+    return builder
+
+
+def prepared(name: str) -> Any:
+    """The builder of a data set whose files are there."""
+    return _shipped(name) if name in SHIPPED else _named(name)
+
+
+def choose(name: str, found: list[str], asked: str | None) -> str:
+    """The feature asked for, or the one called `text`, or the only one."""
+    if asked in found:
+        return str(asked)
+    if asked is None and "text" in found:
+        return "text"
+    if asked is None and len(found) == 1:
+        return found[0]
+    got = ", ".join(found) or "none"
+    want = "one text feature" if asked is None else f"the text feature {asked!r}"
+    raise ValueError(f"{name}: expected {want}, got {got}")
+
+
+def ranges(builder: Any, held_out: float) -> dict[str, tuple[str, int, int]]:
+    """Our split -> (TFDS split, first example, one past the last)."""
+    sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
+    if "train" not in sizes:
+        got = ", ".join(sorted(sizes)) or "none"
+        raise ValueError(f"{builder.name}: expected a split train, got {got}")
+    if "validation" in sizes:
+        return {split: (split, 0, sizes[split]) for split in documents.SPLITS}
+    size = sizes["train"]
+    if size < 2:
+        raise ValueError(f"{builder.name}: expected 2 examples or more, got {size}")
+    middle = max(1, min(round(size * (1 - held_out)), size - 1))
+    return {"train": ("train", 0, middle), "validation": ("train", middle, size)}
+
+
+def string(data: bytes, place: str) -> str:
+    """`data` as text; ValueError names the place and the byte that is not UTF-8."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{place}: expected UTF-8, got byte 0x{data[error.start]:02x} "
+            f"at offset {error.start} ({error.reason})"
+        ) from None
+
+
+def examples(builder: Any, split: tuple[str, int, int]) -> Iterator[tuple[str, Any]]:
+    """(place, example) of each example of a TFDS split, first to one past the last."""
+    part, start, stop = split
+    source = builder.as_data_source(split=part)
+    for first in range(start, stop, READ_EXAMPLES):
+        numbers = range(first, min(first + READ_EXAMPLES, stop))
+        for number, example in zip(numbers, source.__getitems__(numbers), strict=True):
+            yield f"{builder.name}, {part} example {number}", example
+
+
+def identity(name: str, builder: Any, chosen: Any, held_out: float) -> str:
+    """Changes with the data set, the features chosen of it, and its division."""
+    splits = sorted(builder.info.splits.items())
+    sizes = [(key, info.num_examples, int(info.num_bytes)) for key, info in splits]
+    division = sorted(ranges(builder, held_out).items())
+    facts = repr([builder.info.full_name, chosen, division, sizes])
+    return cache.digest(facts, repr(files.record(name)) if name in SHIPPED else "")
+
+
+def text(name: str, *, feature: str | None, held_out: float) -> documents.Text:
+    """The TFDS data set `name` as a `Text`, prepared first if need be."""
+    builder = prepared(name)
+    chosen = choose(name, text_features(builder.info.features), feature)
+    splits = ranges(builder, held_out)
+
+    def pieces(split: str) -> Iterator[documents.Piece]:
+        documents.check_split(split)
+        for place, example in examples(builder, splits[split]):
+            yield from documents.cut([string(at(example, chosen), place)])
+
+    stamp = identity(name, builder, chosen, held_out)
+    return documents.Text(name, stamp, pieces)
