@@ -61,7 +61,7 @@ class Captioner(NamedTuple):
         """Features and unembedding of the names' next tokens."""
         read, segment_BL = masks.row(batch["raw_BLP"].shape[1]), batch["segment_BL"]
         written = masks.packed(segment_BL, jnp.arange(segment_BL.shape[1])[None])
-        inputs = batch["raw_BLP"], read, batch["tokens_BL"], written
+        inputs = batch["raw_BLP"], read, batch["ids_BL"], written
         return self.net.apply({"params": params}, *inputs, **how)
 
     def attention(
@@ -258,8 +258,8 @@ def experiment(
         batch: dict[str, Any],
         key: jax.Array,
     ) -> Loss:
-        seen_BL = cross_entropy.dropped(batch["tokens_BL"], key, hidden, symbol=none)
-        given = {**batch, "tokens_BL": seen_BL}
+        seen_BL = cross_entropy.dropped(batch["ids_BL"], key, hidden, symbol=none)
+        given = {**batch, "ids_BL": seen_BL}
         x_BLD, w_VD = model.apply(precision.cast(params, compute), given)
         # A row that fills up the last batch counts nothing.
         real_B = batch.get("weight_B", jnp.ones(len(x_BLD)))

@@ -212,9 +212,9 @@ def experiment(
     held_out = packing.validation(source, symbols, length=length, batch_size=batch_size)
 
     def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> Loss:
-        tokens = masks.packed(batch["segment_BL"], batch["index_BL"])
+        tokens = masks.packed(batch["segment_BL"], batch["position_BL"])
         narrow = precision.cast(params, compute)
-        x_BLD, w_VD = net.apply({"params": narrow}, batch["tokens_BL"], tokens)
+        x_BLD, w_VD = net.apply({"params": narrow}, batch["ids_BL"], tokens)
         targets = batch["targets_BL"], batch["weight_BL"]
         entropy = fused_cross_entropy.cross_entropy(
             x_BLD, w_VD, *targets, chunks=CHUNKS

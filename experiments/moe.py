@@ -78,9 +78,9 @@ def mlps(
 
 def read(net: Any, params: Any, batch: Any) -> tuple[Loss, Any]:
     """Cross-entropy, and what the routers told."""
-    tokens = masks.packed(batch["segment_BL"], batch["index_BL"])
+    tokens = masks.packed(batch["segment_BL"], batch["position_BL"])
     (x_BLD, w_VD), told = net.apply(
-        {"params": params}, batch["tokens_BL"], tokens, mutable=["routing"]
+        {"params": params}, batch["ids_BL"], tokens, mutable=["routing"]
     )
     targets = batch["targets_BL"], batch["weight_BL"]
     return fused_cross_entropy.cross_entropy(

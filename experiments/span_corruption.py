@@ -102,7 +102,7 @@ class Writer(NamedTuple):
         self, counted: str, known: int, params: Any, batch: Any, key: jax.Array
     ) -> Loss:
         """Cross-entropy of the first `known` symbols where the array `counted` says."""
-        x_BLD, w_VD = self.readout(params, batch["source_BL"], batch["tokens_BL"])
+        x_BLD, w_VD = self.readout(params, batch["source_BL"], batch["ids_BL"])
         row_B = jnp.asarray(batch.get("weight_B", 1.0))
         weight_BL = batch[counted] * row_B.reshape(-1, 1)
         targets_BL = jnp.minimum(batch["targets_BL"], known - 1)

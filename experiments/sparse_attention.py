@@ -116,11 +116,11 @@ def told(
     nets: dict[str, Any], dtype: Any, params: Any, batch: dict[str, Any]
 ) -> dict[str, jax.Array]:
     """Logits (B, L, V) of each model."""
-    tokens = masks.row(batch["tokens_BL"].shape[1])
+    tokens = masks.row(batch["ids_BL"].shape[1])
     narrow = precision.cast(params, dtype)
     return {
         name: decoder.logits(
-            net.apply({"params": narrow[name]}, batch["tokens_BL"], tokens)
+            net.apply({"params": narrow[name]}, batch["ids_BL"], tokens)
         )
         for name, net in nets.items()
     }

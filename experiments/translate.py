@@ -82,9 +82,9 @@ def writer_of(net: Any, symbols: tokenizers.Tokenizer, dtype: str) -> Any:
 
 def arguments(batch: Mapping[str, Any]) -> tuple[Any, ...]:
     """Of the model: what is read and what is written, and where it stands."""
-    read = masks.packed(batch["read_BL"], batch["read_index_BL"])
-    written = masks.packed(batch["segment_BL"], batch["index_BL"])
-    return batch["source_BL"], read, batch["tokens_BL"], written
+    read = masks.packed(batch["source_segment_BL"], batch["source_position_BL"])
+    written = masks.packed(batch["segment_BL"], batch["position_BL"])
+    return batch["source_BL"], read, batch["ids_BL"], written
 
 
 def attended(

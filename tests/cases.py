@@ -62,17 +62,17 @@ def text(seed: int = 0) -> dict[str, np.ndarray]:
         index_BL[row, :end] = np.r_[:cut, : end - cut]
     ids_BL = rng.integers(0, VOCABULARY, (ROWS, LENGTH + 1)).astype(np.int32)
     return {
-        "tokens_BL": ids_BL[:, :-1],
+        "ids_BL": ids_BL[:, :-1],
         "targets_BL": ids_BL[:, 1:],
         "segment_BL": segment_BL,
-        "index_BL": index_BL,
+        "position_BL": index_BL,
         "weight_BL": (segment_BL > 0).astype(np.float32),
     }
 
 
 def next_token(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
-    tokens = masks.packed(batch["segment_BL"], batch["index_BL"])
-    readout = module.apply({"params": params}, batch["tokens_BL"], tokens)
+    tokens = masks.packed(batch["segment_BL"], batch["position_BL"])
+    readout = module.apply({"params": params}, batch["ids_BL"], tokens)
     return cross_entropy.cross_entropy(
         decoder.logits(readout), batch["targets_BL"], batch["weight_BL"]
     )

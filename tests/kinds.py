@@ -147,18 +147,20 @@ def sentences(seed: int) -> dict[str, np.ndarray]:
     written_BL = np.arange(9)[None] < rng.integers(4, 9, ROWS)[:, None]
     return {
         "source_BL": rng.integers(0, SYMBOLS, (ROWS, 12)).astype(np.int32),
-        "read_BL": read_BL.astype(np.int32),
-        "tokens_BL": rng.integers(0, SYMBOLS, (ROWS, 9)).astype(np.int32),
+        "source_segment_BL": read_BL.astype(np.int32),
+        "ids_BL": rng.integers(0, SYMBOLS, (ROWS, 9)).astype(np.int32),
         "targets_BL": rng.integers(0, SYMBOLS, (ROWS, 9)).astype(np.int32),
         "written_BL": written_BL.astype(np.int32),
     }
 
 
 def written_loss(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
-    places = (jnp.arange(batch[n].shape[1])[None] for n in ("read_BL", "written_BL"))
-    read = masks.packed(batch["read_BL"], next(places))
+    places = (
+        jnp.arange(batch[n].shape[1])[None] for n in ("source_segment_BL", "written_BL")
+    )
+    read = masks.packed(batch["source_segment_BL"], next(places))
     written = masks.packed(batch["written_BL"], next(places))
-    inputs = batch["source_BL"], read, batch["tokens_BL"], written
+    inputs = batch["source_BL"], read, batch["ids_BL"], written
     readout = module.apply({"params": params}, *inputs)
     weight_BL = (batch["written_BL"] > 0).astype(jnp.float32)
     return cross_entropy.cross_entropy(
@@ -240,14 +242,20 @@ def drawing(*, attend: attention.Attend = attention.plain, **how: Any) -> nn.Mod
 
 def told(seed: int) -> dict[str, np.ndarray]:
     text = sentences(seed)
-    return {"raw_BLP": raw(seed), **{n: text[n] for n in ("source_BL", "read_BL")}}
+    return {
+        "raw_BLP": raw(seed),
+        **{n: text[n] for n in ("source_BL", "source_segment_BL")},
+    }
 
 
 def drawn_loss(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
     raw_BLP = batch["raw_BLP"]
     # A number without rounding: the wave sees 1000 times of it.
     t_B = (raw_BLP[:, 0, 0] > 0) / 2
-    text, tokens = (batch["source_BL"], batch["read_BL"]), masks.row(raw_BLP.shape[1])
+    text, tokens = (
+        (batch["source_BL"], batch["source_segment_BL"]),
+        masks.row(raw_BLP.shape[1]),
+    )
     out_BLP = module.apply({"params": params}, raw_BLP[:, ::-1], t_B, text, tokens)
     return denoising.squared_error(out_BLP, raw_BLP, jnp.ones(out_BLP.shape[:2]))
 

@@ -89,7 +89,7 @@ MESH = {"data": 1, "fsdp": 2, "tensor": 2, "context": 2}
         ("embedding_VD", (64, 8), "parameter", Spec("tensor", "fsdp")),
         ("gain_D", (8,), "parameter", Spec("fsdp")),
         ("position_LD", (16, 8), "parameter", Spec(None, "fsdp")),
-        ("tokens_BL", (8, 16), "activation", Spec("fsdp", "context")),
+        ("ids_BL", (8, 16), "activation", Spec("fsdp", "context")),
         ("x_BLD", (8, 16, 8), "activation", Spec("fsdp", "context", None)),
         ("k_BGMK", (8, 4, 16, 6), "activation", Spec("fsdp", "tensor", None, None)),
         (
@@ -159,13 +159,13 @@ def test_batches_lie_over_rows_and_positions() -> None:
     mesh = axes.mesh(data=2, fsdp=2, context=2)
     batch = text()
     placed = jax.device_put(batch, axes.batch_placement(mesh, batch))
-    assert placed["tokens_BL"].addressable_shards[0].data.shape == (2, 8)
-    np.testing.assert_array_equal(placed["tokens_BL"], batch["tokens_BL"])
+    assert placed["ids_BL"].addressable_shards[0].data.shape == (2, 8)
+    np.testing.assert_array_equal(placed["ids_BL"], batch["ids_BL"])
 
 
 def test_rows_that_cannot_be_divided_are_named() -> None:
-    batch = {"tokens_BL": np.zeros((6, 4), np.int32)}
-    words = "tokens_BL: expected a number of rows divisible by 8.*got 6"
+    batch = {"ids_BL": np.zeros((6, 4), np.int32)}
+    words = "ids_BL: expected a number of rows divisible by 8.*got 6"
     with pytest.raises(ValueError, match=words):
         axes.batch_placement(axes.mesh(), batch)
 

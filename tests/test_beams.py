@@ -141,9 +141,9 @@ def hypotheses(
     params: Any, batch: dict[str, Any], *, module: Any, new_tokens: int = NEW
 ) -> beam_search.Hypotheses:
     """Four of each sentence that is read."""
-    rows = batch["read_BL"].shape[0]
-    places_BL = jnp.arange(batch["read_BL"].shape[1])[None]
-    read = batch["source_BL"], masks.packed(batch["read_BL"], places_BL)
+    rows = batch["source_segment_BL"].shape[0]
+    places_BL = jnp.arange(batch["source_segment_BL"].shape[1])[None]
+    read = batch["source_BL"], masks.packed(batch["source_segment_BL"], places_BL)
     remembered = module.apply({"params": params}, *read, method="remember")
     return beam_search.searched(
         beam_search.remembering(language_of(module), remembered, beams=4),
@@ -171,8 +171,10 @@ def test_scores_are_those_of_the_whole_model(read: Any) -> None:
     assert (found.length_BI[:, 0] > 0).all() and len(set(found.length_BI.flat)) > 3
     ids_BL = found.ids_BIL.reshape(rows * many, -1)
     before_BL = np.concatenate([np.full_like(ids_BL[:, :1], END), ids_BL[:, :-1]], 1)
-    repeated = {n: np.repeat(batch[n], many, 0) for n in ("source_BL", "read_BL")}
-    read_BL = repeated["read_BL"]
+    repeated = {
+        n: np.repeat(batch[n], many, 0) for n in ("source_BL", "source_segment_BL")
+    }
+    read_BL = repeated["source_segment_BL"]
     places_BL = np.arange(read_BL.shape[1])[None]
     readout = writer().apply(
         {"params": params},
@@ -200,8 +202,8 @@ def test_scores_are_those_of_the_whole_model(read: Any) -> None:
 def test_each_sentence_is_searched_as_if_alone(read: Any) -> None:
     params, batch, search, together = read
     for row in (0, 3):
-        length = int((batch["read_BL"][row] > 0).sum())
-        names = "source_BL", "read_BL"
+        length = int((batch["source_segment_BL"][row] > 0).sum())
+        names = "source_BL", "source_segment_BL"
         alone = {name: batch[name][row : row + 1, :length] for name in names}
         found = jax.device_get(search(params, alone))
         for whole, one in zip(together, found, strict=True):

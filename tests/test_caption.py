@@ -40,8 +40,8 @@ def test_captions_are_what_the_whole_model_finds_likeliest() -> None:
         ).ids_BL
     )
     assert (ids_BL[:, 0] == model.of.symbols.end).all() and len(np.unique(ids_BL)) > 3
-    batch = {"raw_BLP": raw_BLP, "tokens_BL": ids_BL[:, :-1]}
-    batch["segment_BL"] = np.ones_like(batch["tokens_BL"])
+    batch = {"raw_BLP": raw_BLP, "ids_BL": ids_BL[:, :-1]}
+    batch["segment_BL"] = np.ones_like(batch["ids_BL"])
     x_BLD, w_VD = jax.jit(model.apply)(params, batch)
     best_BL = np.asarray(x_BLD @ w_VD.T).argmax(-1)
     for row, best in zip(ids_BL, best_BL, strict=True):

@@ -143,7 +143,7 @@ print((cache.folder("slow", slow) / "a").read_text() == "a" * 1000)
 text = sources.text("austen")
 tokenizer = tokenizers.bpe(text, vocabulary=500)
 held = packing.validation(text, tokenizer, length=64, batch_size=4)
-print(int(held.batch(50, range(4))["tokens_BL"].sum()))
+print(int(held.batch(50, range(4))["ids_BL"].sum()))
 """
 
 

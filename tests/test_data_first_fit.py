@@ -28,10 +28,10 @@ def test_whole_documents_are_these_matrices():
     text = text_of(["abc", "defgh", "a", "b"])
     held = first_fit.validation(text, tokenizers.bytes_(), length=4, batch_size=3)
     expected = {
-        "tokens_BL": [[a, b, c, h], [d, e, f, g], [a, b, 0, 0]],
+        "ids_BL": [[a, b, c, h], [d, e, f, g], [a, b, 0, 0]],
         "targets_BL": [[b, c, END, END], [e, f, g, h], [END, END, 0, 0]],
         "segment_BL": [[1, 1, 1, 2], [1, 1, 1, 1], [1, 2, 0, 0]],
-        "index_BL": [[0, 1, 2, 0], [0, 1, 2, 3], [0, 0, 0, 0]],
+        "position_BL": [[0, 1, 2, 0], [0, 1, 2, 3], [0, 0, 0, 0]],
         "weight_BL": [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]],
     }
     assert_equal(held.batch(0, range(3)), expected)

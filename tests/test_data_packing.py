@@ -32,10 +32,10 @@ def test_validation_rows_are_these_matrices():
     held = packing.validation(text, tokenizers.bytes_(), length=4, batch_size=3)
     assert (held.batches, held.rows, held.tokens) == (1, 2, 7)
     expected = {
-        "tokens_BL": [[a, b, END, c], [d, e, END, 0], [0, 0, 0, 0]],
+        "ids_BL": [[a, b, END, c], [d, e, END, 0], [0, 0, 0, 0]],
         "targets_BL": [[b, END, 0, d], [e, END, 0, 0], [0, 0, 0, 0]],
         "segment_BL": [[1, 1, 1, 2], [1, 1, 1, 0], [0, 0, 0, 0]],
-        "index_BL": [[0, 1, 2, 0], [0, 1, 2, 0], [0, 0, 0, 0]],
+        "position_BL": [[0, 1, 2, 0], [0, 1, 2, 0], [0, 0, 0, 0]],
         "weight_BL": [[1, 1, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0]],
     }
     batch = held.batch(0, range(3))
@@ -63,7 +63,7 @@ def test_segments_and_positions_are_those_of_a_loop():
         segment, index = 1, 0
         for place, code in enumerate(codes[:-1]):
             assert batch["segment_BL"][row, place] == segment
-            assert batch["index_BL"][row, place] == index
+            assert batch["position_BL"][row, place] == index
             assert batch["weight_BL"][row, place] == (code != END)
             segment, index = (segment + 1, 0) if code == END else (segment, index + 1)
 
@@ -117,9 +117,9 @@ def test_a_batch_depends_on_seed_and_step_alone(novel, kind):
             steps, pool.map(lambda s: again.batch(s, range(8)), steps), strict=True
         ):
             assert_equal(batch, rows.batch(step, range(8)))
-    tokens = rows.batch(5, range(8))["tokens_BL"]
-    assert (tokens != rows.batch(6, range(8))["tokens_BL"]).any()
-    other = supplies(novel, seed=4)[kind].batch(5, range(8))["tokens_BL"]
+    tokens = rows.batch(5, range(8))["ids_BL"]
+    assert (tokens != rows.batch(6, range(8))["ids_BL"]).any()
+    other = supplies(novel, seed=4)[kind].batch(5, range(8))["ids_BL"]
     assert (tokens != other).any()
 
 
@@ -160,7 +160,7 @@ def test_targets_follow_their_tokens(novel):
         counts = batch["weight_BL"] > 0
         assert counts.any(), kind
         for code, target in zip(
-            batch["tokens_BL"][counts], batch["targets_BL"][counts], strict=True
+            batch["ids_BL"][counts], batch["targets_BL"][counts], strict=True
         ):
             assert code != tokenizer.end and target == after[int(code)]
 
@@ -174,7 +174,7 @@ def test_mixtures_keep_their_proportions_and_each_its_order(weights):
     ]
     rows = mixing.mixture(list(zip(parts, weights, strict=True)), batch_size=10)
     letters = np.concatenate(
-        [rows.batch(step, range(10))["tokens_BL"][:, 0] for step in range(100)]
+        [rows.batch(step, range(10))["ids_BL"][:, 0] for step in range(100)]
     )
     share = weights[0] / sum(weights)
     assert abs((letters == ord("a")).mean() - share) < 0.002

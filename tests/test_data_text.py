@@ -188,7 +188,7 @@ def test_tfds_takes_the_path_of_an_own_file(tmp_path):
         tokenizer = tokenizers.bpe(text, vocabulary=300)
         data = packing.language(text, tokenizer, length=32, batch_size=4, seed=1)
         held = packing.validation(text, tokenizer, length=32, batch_size=4)
-        rows += [data.batch(5, range(4)) | {"v": held.batch(1, range(4))["tokens_BL"]}]
+        rows += [data.batch(5, range(4)) | {"v": held.batch(1, range(4))["ids_BL"]}]
     for name in rows[0]:
         np.testing.assert_array_equal(rows[0][name], rows[1][name])
 

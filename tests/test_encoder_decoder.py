@@ -27,8 +27,8 @@ def tokens_of(segment_BL: Any) -> masks.Tokens:
 
 def features(params: Any, batch: dict[str, Any], module: Any = MODULE) -> jax.Array:
     """Of the written rows, (B, L, D)."""
-    read = batch["source_BL"], tokens_of(batch["read_BL"])
-    written = batch["tokens_BL"], tokens_of(batch["written_BL"])
+    read = batch["source_BL"], tokens_of(batch["source_segment_BL"])
+    written = batch["ids_BL"], tokens_of(batch["written_BL"])
     return module.apply({"params": params}, *read, *written)[0]
 
 
@@ -36,9 +36,9 @@ def test_padding_of_what_is_read_does_not_matter() -> None:
     batch = sentences(0)
     whole_BLD = jax.jit(features)(PARAMS, batch)
     longer = {**batch}
-    for name, filler in (("source_BL", 5), ("read_BL", 0)):
+    for name, filler in (("source_BL", 5), ("source_segment_BL", 0)):
         longer[name] = np.pad(batch[name], ((0, 0), (0, 4)), constant_values=filler)
-    padding_BL = batch["read_BL"] == 0
+    padding_BL = batch["source_segment_BL"] == 0
     longer["source_BL"][:, :12][padding_BL] = 7
     close(whole_BLD, jax.jit(features)(PARAMS, longer), 2e-5)
 
@@ -52,10 +52,10 @@ def test_what_is_written_sees_all_that_is_read_and_nothing_later() -> None:
         other = batch["source_BL"].at[0, place].add(1) % SYMBOLS
         now_LD = changed(PARAMS, {**batch, "source_BL": other})[0]
         moved = np.abs(now_LD - was_LD).max(-1) > 1e-6
-        assert moved.all() == moved.any() == bool(batch["read_BL"][0, place])
+        assert moved.all() == moved.any() == bool(batch["source_segment_BL"][0, place])
     for place in range(WRITTEN):
-        other = batch["tokens_BL"].at[0, place].add(1) % SYMBOLS
-        now_LD = changed(PARAMS, {**batch, "tokens_BL": other})[0]
+        other = batch["ids_BL"].at[0, place].add(1) % SYMBOLS
+        now_LD = changed(PARAMS, {**batch, "ids_BL": other})[0]
         moved = np.abs(now_LD - was_LD).max(-1) > 1e-6
         assert moved.tolist() == [False] * place + [True] * (WRITTEN - place)
 
@@ -71,12 +71,12 @@ def test_cached_decoding_equals_the_full_forward(kind: Any) -> None:
     @jax.jit
     def stepwise(params: Any) -> jax.Array:
         apply = partial(module.apply, {"params": params})
-        read = jnp.asarray(batch["source_BL"]), tokens_of(batch["read_BL"])
+        read = jnp.asarray(batch["source_BL"]), tokens_of(batch["source_segment_BL"])
         own = module.empty_cache(ROWS, WRITTEN, 3, jnp.float32)
         cache = reading.caches(own, apply(*read, method="remember"))
         said = []
         for start, stop in ((0, 3), *((n, n + 1) for n in range(3, WRITTEN))):
-            ids_BL = batch["tokens_BL"][:, start:stop]
+            ids_BL = batch["ids_BL"][:, start:stop]
             places_BL = jnp.broadcast_to(jnp.arange(start, stop)[None], ids_BL.shape)
             segment_BL = jnp.asarray(batch["written_BL"][:, start:stop])
             tokens = masks.Tokens(places_BL, places_BL, segment_BL)
@@ -91,7 +91,7 @@ def test_cached_decoding_equals_the_full_forward(kind: Any) -> None:
 def test_decoding_a_memory_writes_what_the_whole_model_finds_likeliest() -> None:
     batch = sentences(3)
     source_BL = jnp.asarray(batch["source_BL"][:2])
-    read_BL = jnp.asarray(batch["read_BL"][:2])
+    read_BL = jnp.asarray(batch["source_segment_BL"][:2])
     start_B1 = jnp.asarray([[1], [2]])
 
     @jax.jit
@@ -119,8 +119,8 @@ def test_decoding_a_memory_writes_what_the_whole_model_finds_likeliest() -> None
     ids_BL = written(PARAMS)
     whole = {
         "source_BL": source_BL,
-        "read_BL": read_BL,
-        "tokens_BL": ids_BL[:, :-1],
+        "source_segment_BL": read_BL,
+        "ids_BL": ids_BL[:, :-1],
         "written_BL": jnp.ones_like(ids_BL[:, :-1]),
     }
     x_BLD = jax.jit(features)(PARAMS, whole)
@@ -132,15 +132,15 @@ def test_decoding_a_memory_writes_what_the_whole_model_finds_likeliest() -> None
 
 def test_the_attention_to_what_is_read_can_be_asked_for() -> None:
     batch = sentences(4)
-    read = batch["source_BL"], tokens_of(batch["read_BL"])
-    written = batch["tokens_BL"], tokens_of(batch["written_BL"])
+    read = batch["source_BL"], tokens_of(batch["source_segment_BL"])
+    written = batch["ids_BL"], tokens_of(batch["written_BL"])
     _, kept = MODULE.apply({"params": PARAMS}, *read, *written, mutable="intermediates")
     layers = kept["intermediates"]["decoder"]["stack"]
     for layer in ("layers_0", "layers_1"):
         (weights_BHLM,) = layers[layer]["reading"]["weights_BHLM"]
         assert weights_BHLM.shape[-2:] == (WRITTEN, 12)
         np.testing.assert_allclose(weights_BHLM.sum(-1), 1.0, atol=1e-5)
-        hidden_BM = batch["read_BL"] == 0
+        hidden_BM = batch["source_segment_BL"] == 0
         assert not np.asarray(weights_BHLM).swapaxes(1, 3)[hidden_BM].any()
 
 

@@ -141,8 +141,8 @@ def test_packed_equals_separate(case: Case) -> None:
 
     @jax.jit
     def features(batch: Any) -> jax.Array:
-        tokens = masks.packed(batch["segment_BL"], batch["index_BL"])
-        return module.apply({"params": params}, batch["tokens_BL"], tokens)[0]
+        tokens = masks.packed(batch["segment_BL"], batch["position_BL"])
+        return module.apply({"params": params}, batch["ids_BL"], tokens)[0]
 
     together_BLD = features(batch)
     for document in (1, 2):
@@ -150,11 +150,11 @@ def test_packed_equals_separate(case: Case) -> None:
         alone = {name: np.zeros_like(batch[name]) for name in batch}
         for row in range(ROWS):
             count = here_BL[row].sum()
-            for name in ("tokens_BL", "index_BL"):
+            for name in ("ids_BL", "position_BL"):
                 alone[name][row, :count] = batch[name][row, here_BL[row]]
             alone["segment_BL"][row, :count] = 1
             # What stands in the padding must not matter.
-            alone["tokens_BL"][row, count:] = document + 7
+            alone["ids_BL"][row, count:] = document + 7
         apart_BLD = features(alone)
         for row in range(ROWS):
             count = here_BL[row].sum()
@@ -165,7 +165,7 @@ def test_packed_equals_separate(case: Case) -> None:
 def test_padded_equals_unpadded(case: Case) -> None:
     module, params, _ = reference(case)
     length = 11
-    ids_BL = text(2)["tokens_BL"]
+    ids_BL = text(2)["ids_BL"]
     segment_BL = np.zeros_like(ids_BL)
     segment_BL[:, :length] = 1
     apply = jax.jit(
@@ -241,12 +241,12 @@ def test_model_with_a_fast_path_equals_plain(path: Path) -> None:
 def test_intermediates_do_not_change_the_result(case: Case) -> None:
     module, params, _ = reference(case)
     batch = case.batch(0)
-    tokens = masks.packed(batch["segment_BL"], batch["index_BL"])
+    tokens = masks.packed(batch["segment_BL"], batch["position_BL"])
     scanned = case.make(stack=stack.Scanned)
 
     @jax.jit
     def run(params: Any, stacked: Any) -> Any:
-        ids_BL = batch["tokens_BL"]
+        ids_BL = batch["ids_BL"]
         alone = module.apply({"params": params}, ids_BL, tokens)[0]
         asked = [
             m.apply({"params": p}, ids_BL, tokens, mutable=["intermediates"])

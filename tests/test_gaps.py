@@ -57,7 +57,7 @@ def test_a_text_is_what_is_read_and_what_is_asked_for(
         np.testing.assert_array_equal(np.concatenate([*turns, pieces[-1]]), ids)
         assert row["source_BL"].shape == (length - lost + count,)
         assert row["targets_BL"].shape == (lost + count + 1,)
-        assert row["tokens_BL"].tolist() == [END, *row["targets_BL"][:-1]]
+        assert row["ids_BL"].tolist() == [END, *row["targets_BL"][:-1]]
         assert row["lost_BL"].sum() == lost
 
 

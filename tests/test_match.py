@@ -97,7 +97,7 @@ def test_names_are_written_between_two_ends() -> None:
     symbols = tokenizers.bytes_()
     rows = captioned_images.written(symbols, ["ab", ""], 4)
     end = symbols.end
-    assert rows["tokens_BL"].tolist() == [[end, 97, 98, 0], [end, 0, 0, 0]]
+    assert rows["ids_BL"].tolist() == [[end, 97, 98, 0], [end, 0, 0, 0]]
     assert rows["targets_BL"].tolist() == [[97, 98, end, 0], [end, 0, 0, 0]]
     assert rows["weight_BL"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
     with pytest.raises(ValueError, match="'abcd': expected at most 4 .* got 5"):

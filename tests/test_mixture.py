@@ -32,9 +32,9 @@ def model(name: str, dispatch: Any, gates: Any = routing.plain) -> Any:
 
 def balanced(module: Any, params: Any, batch: Any) -> Loss:
     """Cross-entropy, balance and drift of all layers."""
-    tokens = masks.packed(batch["segment_BL"], batch["index_BL"])
+    tokens = masks.packed(batch["segment_BL"], batch["position_BL"])
     readout, told = module.apply(
-        {"params": params}, batch["tokens_BL"], tokens, mutable=["routing"]
+        {"params": params}, batch["ids_BL"], tokens, mutable=["routing"]
     )
     weight = batch["weight_BL"]
     loss = cross_entropy.cross_entropy(
@@ -148,7 +148,7 @@ def test_the_future_is_not_seen(plain: Any) -> None:
     tokens = masks.row(LENGTH)
     module = case.make()
     run = jax.jit(lambda ids: module.apply({"params": params}, ids, tokens)[0])
-    ids = batch["tokens_BL"]
+    ids = batch["ids_BL"]
     before = run(ids)
     for t in range(1, LENGTH, 3):
         changed = np.array(ids)
@@ -164,7 +164,7 @@ def test_dropless_rows_can_be_read_in_parts() -> None:
     case = CASES[1]
     module, params = case.make(depth=1), drawn(case.make(depth=1))
     batch = case.batch(0)
-    ids_BL = batch["tokens_BL"]
+    ids_BL = batch["ids_BL"]
 
     @jax.jit
     def whole(tokens: masks.Tokens) -> jax.Array:
@@ -180,7 +180,7 @@ def test_dropless_rows_can_be_read_in_parts() -> None:
     for t in range(LENGTH):
         (x_BCD, _), cache = step(cache, ids_BL[:, t : t + 1], jnp.int32(t))
         close(alone_BLD[:, t : t + 1], x_BCD, 2e-5)
-    packed_BLD = whole(masks.packed(batch["segment_BL"], batch["index_BL"]))
+    packed_BLD = whole(masks.packed(batch["segment_BL"], batch["position_BL"]))
     first_BL = batch["segment_BL"] == 1
     close(np.asarray(alone_BLD)[first_BL], np.asarray(packed_BLD)[first_BL], 2e-5)
 
@@ -275,7 +275,7 @@ def test_what_it_shows(tiny: Any) -> None:
     # The last batch, some of whose targets do not count.
     batch = held_out.batch(held_out.batches - 1, range(16))
     _, counts_NEV = jax.jit(few.loss)(params, batch, jax.random.key(0))
-    ids, weight = batch["tokens_BL"].ravel(), batch["weight_BL"].ravel()
+    ids, weight = batch["ids_BL"].ravel(), batch["weight_BL"].ravel()
     expected_V = 2 * np.bincount(ids, weight, symbols.vocabulary)
     np.testing.assert_array_equal(counts_NEV.sum((0, 1)), expected_V)
 

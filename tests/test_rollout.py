@@ -83,7 +83,7 @@ def test_scanned_layers_tell_the_same_as_unrolled_ones():
 def test_cross_attention_is_left_out_and_two_stacks_are_refused():
     batch = sentences(0)
     read, written = masks.row(12), masks.row(9)
-    inputs = batch["source_BL"], read, batch["tokens_BL"], written
+    inputs = batch["source_BL"], read, batch["ids_BL"], written
 
     def kept():
         variables = writer().init(jax.random.key(0), *inputs)

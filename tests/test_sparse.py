@@ -62,7 +62,7 @@ def test_every_key_is_hung_once_and_asked_for_behind_it() -> None:
     for _ in range(20):
         ids = rng.integers(0, 50, associative_recall.text_length(CODE, length))
         row = associative_recall.hidden(ids, rng, CODE)
-        tokens, targets = row["tokens_BL"], row["targets_BL"]
+        tokens, targets = row["ids_BL"], row["targets_BL"]
         assert tokens.shape == targets.shape == (length,)
         asked = row["asked_BL"] > 0
         assert asked.sum() == CODE.keys * CODE.questions

@@ -37,11 +37,11 @@ def in_rows(batch: dict[str, np.ndarray]) -> list[tuple[Any, ...]]:
     found = []
     for row in range(len(batch["segment_BL"])):
         for number in range(1, batch["segment_BL"][row].max() + 1):
-            read = batch["read_BL"][row] == number
+            read = batch["source_segment_BL"][row] == number
             written = batch["segment_BL"][row] == number
             arrays = (
                 ("source_BL", read),
-                ("tokens_BL", written),
+                ("ids_BL", written),
                 ("targets_BL", written),
             )
             found.append(tuple(tuple(batch[n][row][part]) for n, part in arrays))
@@ -57,7 +57,7 @@ def test_every_pair_stands_whole_in_one_row() -> None:
         found += in_rows(batch)
         filled = batch["segment_BL"] > 0
         np.testing.assert_array_equal(batch["weight_BL"], filled)
-        assert not batch["tokens_BL"][~filled].any()
+        assert not batch["ids_BL"][~filled].any()
     wanted = [(tuple(p.source), (END, *p.target[:-1]), tuple(p.target)) for p in given]
     assert sorted(found) == sorted(wanted)
     assert rows.pairs == 60 and rows.rows < 60 and rows.left_out == 0

@@ -155,17 +155,17 @@ def test_feed_asks_only_for_rows_of_its_devices():
         return tiny_experiment.rows_of(0, step, rows)
 
     mesh = axes.mesh(data=8)
-    shape = {"tokens_BL": jax.ShapeDtypeStruct((16, 8), jnp.int32)}
+    shape = {"ids_BL": jax.ShapeDtypeStruct((16, 8), jnp.int32)}
     places = axes.batch_placement(mesh, shape)
 
     class Mine:
         """A sharding of which this process addresses the odd devices."""
 
         def addressable_devices_indices_map(self, shape):
-            every = places["tokens_BL"].devices_indices_map(shape)
+            every = places["ids_BL"].devices_indices_map(shape)
             return {d: index for d, index in every.items() if d.id % 2}
 
-    rows = batching._rows(shape, {"tokens_BL": Mine()})
+    rows = batching._rows(shape, {"ids_BL": Mine()})
     assert rows == [2, 3, 6, 7, 10, 11, 14, 15]
     batching.fed(batch, 16, mesh)(0)
     assert asked == [[0], list(range(16))]

@@ -28,7 +28,7 @@ def rows_of(seed: int, step: int, rows: Any) -> dict[str, np.ndarray]:
     made = [_row(np.random.default_rng([seed, step, row])) for row in rows]
     ids_BL = np.stack([ids for ids, _ in made])
     return {
-        "tokens_BL": ids_BL[:, :-1],
+        "ids_BL": ids_BL[:, :-1],
         "targets_BL": ids_BL[:, 1:],
         "weight_BL": np.stack([weight for _, weight in made]),
     }
@@ -59,7 +59,7 @@ def init(width: int, key: jax.Array) -> dict[str, Any]:
 def loss(params: Any, batch: dict[str, Any], key: jax.Array) -> Loss:
     """Cross-entropy of the next symbol; says when it is traced."""
     print("tracing", flush=True)
-    x_BLD = params["embedding_VD"][batch["tokens_BL"]]
+    x_BLD = params["embedding_VD"][batch["ids_BL"]]
     x_BLF = jax.nn.relu(jnp.einsum("BLD,DF->BLF", x_BLD, params["w_up_DF"]))
     x_BLD = x_BLD + jnp.einsum("BLF,FD->BLD", x_BLF, params["w_down_FD"])
     logits_BLV = jnp.einsum("BLD,VD->BLV", x_BLD, params["readout_VD"])

@@ -34,7 +34,7 @@ def text(captions: records.Records) -> documents.Text:
 
 
 def written(tokenizer: Tokenizer, texts: Texts, length: int) -> dict[str, np.ndarray]:
-    """A row for each text that is to be written: `tokens_BL` between what closes the
+    """A row for each text that is to be written: `ids_BL` between what closes the
     text before it and its last token, `targets_BL` one further, int32, `segment_BL` 1
     where there is text, and `weight_BL` the same in float32.
 
@@ -45,7 +45,7 @@ def written(tokenizer: Tokenizer, texts: Texts, length: int) -> dict[str, np.nda
     first_B1 = np.full((len(ids_BL), 1), tokenizer.end)
     before_BL = np.concatenate([first_B1, ids_BL[:, :-1]], 1)
     return {
-        "tokens_BL": (before_BL * segment_BL).astype(np.int32),
+        "ids_BL": (before_BL * segment_BL).astype(np.int32),
         "targets_BL": ids_BL,
         "segment_BL": segment_BL,
         "weight_BL": segment_BL.astype(np.float32),

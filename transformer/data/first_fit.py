@@ -98,10 +98,10 @@ def read(
     place = (np.repeat(row, sizes), np.repeat(column, sizes) + within)
     token = np.repeat(starts, sizes) + within
     values = {
-        "tokens_BL": split.tokens[token],
+        "ids_BL": split.tokens[token],
         "targets_BL": split.tokens[token + 1],
         "segment_BL": np.repeat(nth + 1, sizes),
-        "index_BL": within,
+        "position_BL": within,
     }
     made = {name: np.zeros((len(rows), length), np.int32) for name in values}
     for name, value in values.items():

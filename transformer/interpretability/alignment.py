@@ -81,7 +81,7 @@ def readings(
         for row, segments in enumerate(batch["segment_BL"]):
             for number in range(1, int(segments.max()) + 1):
                 written = segments == number
-                read = batch["read_BL"][row] == number
+                read = batch["source_segment_BL"][row] == number
                 said, of_said = spelt(batch["targets_BL"][row][written])
                 given, of_given = spelt(batch["source_BL"][row][read])
                 own = weights_BNLM[row][:, written][..., read]

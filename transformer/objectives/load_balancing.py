@@ -99,10 +99,10 @@ def choices(
     *,
     vocabulary: int,
 ) -> jax.Array:
-    """How often each symbol of the batch's tokens_BL, where weight_BL counts it, chose
+    """How often each symbol of the batch's ids_BL, where weight_BL counts it, chose
     each layer's experts: float32 (N, E, V)."""
     weight_BLE = batch["weight_BL"][..., None]
     chosen_BLNE = jnp.stack([a["chosen_BLE"] * weight_BLE for a in layers], axis=2)
     counts_VNE = jnp.zeros((vocabulary, *chosen_BLNE.shape[2:]))
-    counts_VNE = counts_VNE.at[batch["tokens_BL"]].add(chosen_BLNE)
+    counts_VNE = counts_VNE.at[batch["ids_BL"]].add(chosen_BLNE)
     return jnp.moveaxis(counts_VNE, 0, -1)

@@ -53,7 +53,7 @@ def hidden(
     """A row out of tokens of text [`text_length`], without the first dimension.
 
     Each key is hung once, at a random place of the first half, and asked for at random
-    places behind it. `tokens_BL`, `targets_BL` int32. `text_BL`, `asked_BL` float32: 1
+    places behind it. `ids_BL`, `targets_BL` int32. `text_BL`, `asked_BL` float32: 1
     where the target is a token of the text, or an answer. `distance_BL` int32: from
     question to needle, 0 elsewhere.
     """
@@ -73,7 +73,7 @@ def hidden(
     question = (key >= 0) & (place != needle_at[key])
     targets = np.where(question[:-1], code.answer(0) + values[key[:-1]], row[1:])
     return {
-        "tokens_BL": row[:-1],
+        "ids_BL": row[:-1],
         "targets_BL": targets.astype(np.int32),
         "text_BL": (targets < code.first).astype(np.float32),
         "asked_BL": question[:-1].astype(np.float32),

@@ -70,10 +70,10 @@ def rows_of(window: np.ndarray, *, end: int, sizes: np.ndarray | None = None) ->
         window, segment, index = window * real, segment * real, index * real
     same = (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] > 0)
     return {
-        "tokens_BL": window[:, :-1],
+        "ids_BL": window[:, :-1],
         "targets_BL": window[:, 1:] * same,
         "segment_BL": segment[:, :-1],
-        "index_BL": index[:, :-1],
+        "position_BL": index[:, :-1],
         "weight_BL": same.astype(np.float32),
     }
 

@@ -100,9 +100,9 @@ def assign(sizes: np.ndarray, length: int, *, open_rows: int = OPEN_ROWS) -> lis
 
 def row_of(pairs: Sequence[Pair], length: int, *, end: int) -> packing.Batch:
     """One row, its arrays without the first dimension: what is read (`source_BL`, its
-    `read_BL` segment and `read_index_BL`) and what is written (as in `packing`)."""
-    whole = {"tokens_BL": [], "targets_BL": [], "segment_BL": [], "index_BL": []}
-    read = {"source_BL": [], "read_BL": [], "read_index_BL": []}
+    `source_segment_BL` and `source_position_BL`) and what is written (as in `packing`)."""
+    whole = {"ids_BL": [], "targets_BL": [], "segment_BL": [], "position_BL": []}
+    read = {"source_BL": [], "source_segment_BL": [], "source_position_BL": []}
     for segment, pair in enumerate(pairs, 1):
         for made, size, values in (
             (read, len(pair.source), [pair.source]),

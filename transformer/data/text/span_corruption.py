@@ -26,7 +26,7 @@ def corrupted(
 
     `source_BL`: the row with each span replaced by a sentinel, `sentinel` the first and
     one more each. `targets_BL`: each sentinel and then its span, and `end`.
-    `tokens_BL`: the same a place later, behind an `end`. `lost_BL`: 1.0 where a target
+    `ids_BL`: the same a place later, behind an `end`. `lost_BL`: 1.0 where a target
     is a token of the text. Without the first dimension; their lengths follow from L.
 
     share: of the tokens that are cut out. mean: tokens of a span.
@@ -42,7 +42,7 @@ def corrupted(
     targets = np.concatenate([*said, [end]]).astype(np.int32)
     return {
         "source_BL": np.concatenate(read).astype(np.int32),
-        "tokens_BL": np.roll(targets, 1),
+        "ids_BL": np.roll(targets, 1),
         "targets_BL": targets,
         "lost_BL": (targets < min(sentinel, end)).astype(np.float32),
     }
