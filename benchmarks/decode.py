@@ -2,9 +2,9 @@
 
     python -m benchmarks.decode [--shape=small] [--dtype=bfloat16] [--rounds=7]
 
-As in `train_step`: a process each, alternating bursts, the same weights. In float32 the
-two must also say the same tokens. The share of the memory-bandwidth limit: a token must
-read every weight and the cache once; the bandwidth is that of a sum over a large array.
+As in `train_step`: one process each, alternating bursts, the same weights. In float32
+both must decode the same tokens. The memory-bandwidth limit: a token must read every
+weight and the cache once; the bandwidth is that of a sum over a large array.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def torch_burst(shape: shapes.Shape, dtype: str, *, compile: bool) -> Burst:
 
     from benchmarks import torch_gpt
 
-    model = torch_gpt.loaded(shape, shapes.weights(shape)).eval()
+    model = torch_gpt.load_model(shape, shapes.weights(shape)).eval()
     model = model.to(getattr(torch, dtype))
     size = 1, shape.heads, shape.length, shape.width // shape.heads
     cache = [
@@ -45,16 +45,17 @@ def torch_burst(shape: shapes.Shape, dtype: str, *, compile: bool) -> Burst:
     @torch.inference_mode()
     def burst(tokens: int) -> list[int]:
         nonlocal last, at
-        drawn = []
+        ids = []
         for _ in range(tokens):
             last, at = step(last, cache, at).argmax(-1), at + 1
-            drawn.append(int(last))
-        return drawn
+            ids.append(int(last))
+        return ids
 
     return burst
 
 
 def our_burst(shape: shapes.Shape, dtype: str) -> Burst:
+    """A function of n that returns the next n tokens."""
     from transformer import cpu_tuning
 
     cpu_tuning.tune()
@@ -63,30 +64,27 @@ def our_burst(shape: shapes.Shape, dtype: str) -> Burst:
 
     from benchmarks import jax_gpt
     from transformer.generation import decoding, logit_filters
-    from transformer.network import precision
 
-    gpt = jax_gpt.model(shape)
-    language = decoding.Language(
-        lambda weights, *rest: gpt.apply({"params": weights}, *rest, method="extend"),
-        lambda *sizes: gpt.empty_cache(*sizes, jnp.dtype(dtype)),
-    )
-    masters = jax_gpt.params(shape, shapes.weights(shape))
-    narrow = jax.jit(partial(precision.cast, dtype=jnp.dtype(dtype)))(masters)
-    # Room as in `texts.bursts`: 256 tokens, doubled when they are full.
+    fns = decoding.decode_fns(jax_gpt.model(shape), jnp.dtype(dtype))
+    params = jax_gpt.params(shape, shapes.weights(shape))
+    narrow = jax.jit(fns.cast_weights)(params)
+    # Cache slots as in `text_model`: 256 tokens, doubled when they are full.
     least = room = min(256, shape.length)
 
     @jax.jit
-    def begun(weights: Any) -> tuple[Any, decoding.Decoding]:
-        one = jnp.ones((1, 1), jnp.int32), jnp.ones(1, jnp.int32), jax.random.key(0)
-        start = partial(decoding.started, language, new_tokens=least - 1)
-        return decoding.eased(weights, start(weights, *one))
+    def prefill(weights: Any) -> tuple[Any, decoding.DecodeState]:
+        prompt = jnp.ones((1, 1), jnp.int32), jnp.ones(1, jnp.int32)
+        start = partial(decoding.prefill, fns, new_tokens=least - 1)
+        return decoding.float32_on_cpu(
+            weights, start(weights, *prompt, jax.random.key(0))
+        )
 
-    grow = jax.jit(partial(decoding.grown, language), static_argnames="room")
+    grow = jax.jit(partial(decoding.grow_cache, fns), static_argnames="room")
     advance = jax.jit(
-        partial(decoding.advanced, language, choose=logit_filters.greedy),
+        partial(decoding.decode, fns, choose=logit_filters.greedy),
         donate_argnums=1,
     )
-    weights, state = begun(narrow)
+    weights, state = prefill(narrow)
 
     def burst(tokens: int) -> list[int]:
         nonlocal state, room
@@ -100,46 +98,46 @@ def our_burst(shape: shapes.Shape, dtype: str) -> Burst:
     # Compilation is not timed: the whole length once, then from the start.
     while room < shape.length:
         burst(room)
-    (weights, state), room = begun(narrow), least
+    (weights, state), room = prefill(narrow), least
     return burst
 
 
 def work(name: str, shape: shapes.Shape, dtype: str) -> None:
-    """Answer every line of standard input with the seconds of each of that many tokens
-    (a burst's, shared evenly) and the tokens."""
+    """For each line of standard input, a number of tokens: decode that many, print the
+    mean seconds of one and the tokens."""
     if name == "ours":
         burst = our_burst(shape, dtype)
     else:
         burst = torch_burst(shape, dtype, compile="compile" in name)
     for line in sys.stdin:
         tokens = int(line)
-        began = time.perf_counter()
-        drawn = burst(tokens)
-        seconds = [(time.perf_counter() - began) / tokens]
-        print("answer", json.dumps({"seconds": seconds, "results": drawn}), flush=True)
+        start = time.perf_counter()
+        ids = burst(tokens)
+        seconds = [(time.perf_counter() - start) / tokens]
+        print("answer", json.dumps({"seconds": seconds, "results": ids}), flush=True)
 
 
 def bandwidth(*, megabytes: int = 512) -> float:
-    """Bytes a second of a sum over an array far larger than the caches, two threads as
-    numpy has one."""
+    """Bytes a second of a sum over an array far larger than the caches, in two threads
+    because numpy uses one."""
     from concurrent.futures import ThreadPoolExecutor
 
     halves = np.ones((2, megabytes * 2**20 // 16), np.float64)
     best = float("inf")
     with ThreadPoolExecutor(2) as pool:
         for _ in range(9):
-            began = time.perf_counter()
+            start = time.perf_counter()
             list(pool.map(np.sum, halves))
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.perf_counter() - start)
     return halves.nbytes / best
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--shape", choices=shapes.SHAPES, default="small")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", default="", help="contenders, divided by commas")
+    parser.add_argument("--only", default="", help="contenders, separated by commas")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     shape = shapes.SHAPES[arguments.shape]
@@ -168,9 +166,9 @@ def report(
     shape: shapes.Shape,
     arguments: argparse.Namespace,
 ) -> None:
-    """The table; raises ValueError when float32 tokens differ."""
+    """Print the table. Raises ValueError when float32 tokens differ."""
     size = 4 if arguments.dtype == "float32" else 2
-    weights = 12 * shape.depth * shape.width**2 + shape.vocabulary * shape.width
+    weights = 12 * shape.depth * shape.width**2 + shape.vocab_size * shape.width
     cache = 2 * shape.depth * shape.length * shape.width
     limit = bandwidth() / (size * (weights + cache / 2))
     print(f"{arguments.shape}, {arguments.dtype}: limit {limit:.0f} tokens/s")

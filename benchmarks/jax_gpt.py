@@ -26,18 +26,20 @@ from transformer.network import (
 from transformer.network.kernels import activations as fast_activations
 from transformer.network.kernels import norms as fast_norms
 from transformer.network.kernels import row_attention as fast_attention
-from transformer.network.precision import Product
-from transformer.objectives import cross_entropy, fused_cross_entropy
+from transformer.network.precision import Einsum
+from transformer.objectives import cross_entropy
 
 
 def model(
-    shape: Shape, *, fast: bool = True, product: Product = precision.product
+    shape: Shape, *, fast: bool = True, einsum: Einsum = precision.einsum_f32
 ) -> decoder.Decoder:
     """The decoder; `fast=False` has every plain path, for comparison."""
-    rows = partial(fast_attention.rows, block=shape.block, product=product)
-    attend = rows if fast else attention.plain
-    lean = product is not precision.product
-    fast_gelu = fast_activations.lean_gelu if lean else fast_activations.gelu
+    rows = partial(
+        fast_attention.row_blocked_attention, block=shape.block, einsum=einsum
+    )
+    kernel = rows if fast else attention.dot_product_attention
+    recompute = einsum is not precision.einsum_f32
+    fast_gelu = fast_activations.gelu_recompute if recompute else fast_activations.gelu
     activation = fast_gelu if fast else mlp.gelu
     compute = fast_norms.layer_norm if fast else norms.layer_norm
     make_norm = partial(norms.LayerNorm, compute=compute)
@@ -51,26 +53,26 @@ def model(
                 groups=shape.heads,
                 head_features=shape.width // shape.heads,
                 mask=masks.causal(),
-                attend=attend,
-                product=product,
+                make_mixer=partial(attention.Softmax, kernel=kernel),
+                einsum=einsum,
             ),
             make_mlp=partial(
                 mlp.MLP,
                 width=shape.width,
-                hidden=4 * shape.width,
+                hidden_features=4 * shape.width,
                 activation=activation,
-                product=product,
+                einsum=einsum,
             ),
             make_norm=make_norm,
         )
 
     return decoder.Decoder(
-        vocabulary=shape.vocabulary,
+        vocab_size=shape.vocab_size,
         width=shape.width,
         make_stack=partial(stack.Unrolled, depth=shape.depth, make_block=make_block),
         make_position=partial(positions.Learned, length=shape.length),
         make_norm=make_norm,
-        unembed=decoder.tied,
+        unembed=decoder.tied_embedding,
     )
 
 
@@ -118,19 +120,21 @@ def trainer(
     *,
     dtype: str,
     fast: bool = True,
-    product: Product = precision.product,
+    einsum: Einsum = precision.einsum_f32,
 ) -> Callable[[np.ndarray, np.ndarray], float]:
     """A function of (ids, targets) that makes one AdamW step and returns the loss."""
-    gpt, adamw = model(shape, fast=fast, product=product), optimizer(shape)
-    readout_loss = (
-        partial(fused_cross_entropy.cross_entropy, product=product)
+    gpt, adamw = model(shape, fast=fast, einsum=einsum), optimizer(shape)
+    readout_loss: Any = (
+        partial(cross_entropy.fused, einsum=einsum)
         if fast
-        else partial(cross_entropy.from_features, cross_entropy.cross_entropy)
+        else partial(cross_entropy.chunked, cross_entropy.cross_entropy)
     )
 
     def loss(masters: Any, ids_BL: jax.Array, targets_BL: jax.Array) -> jax.Array:
-        narrow = precision.cast(masters, jnp.dtype(dtype))
-        features = gpt.apply({"params": narrow}, ids_BL, masks.row(shape.length))
+        narrow = precision.cast_weights(masters, jnp.dtype(dtype))
+        features = gpt.apply(
+            {"params": narrow}, ids_BL, masks.single_document(shape.length)
+        )
         weight_BL = jnp.ones(targets_BL.shape, jnp.float32)
         out = readout_loss(*features, targets_BL, weight_BL, chunks=shape.chunks)
         return out.total / out.weight

@@ -1,4 +1,4 @@
-"""The shapes that are compared, and their weights as named arrays for either side."""
+"""GPT shapes of the comparison, and their weights as named arrays for both sides."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 
 class Shape(NamedTuple):
-    """One GPT and its batch: `rows` sequences of `length` tokens; in ours, the readout
-    in `chunks` and attention in blocks of `block` rows."""
+    """One GPT and its batch: `rows` sequences of `length` tokens. Ours computes the
+    readout in `chunks` and attention in blocks of `block` rows."""
 
     depth: int
     width: int
     heads: int
     length: int
-    vocabulary: int
+    vocab_size: int
     rows: int
     chunks: int = 1
     block: int = 128
@@ -23,9 +23,9 @@ class Shape(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """Of one training step: six a weight and token, and the causal half of the
-        attention matrix."""
-        weights = 12 * self.depth * self.width**2 + self.vocabulary * self.width
+        """FLOPs of one training step: six for each weight and token, plus the causal
+        half of the attention matrix."""
+        weights = 12 * self.depth * self.width**2 + self.vocab_size * self.width
         attention = 6 * self.depth * self.length * self.width
         return float(self.rows * self.length * (6 * weights + attention))
 
@@ -48,7 +48,7 @@ def weights(shape: Shape, *, seed: int = 0) -> dict[str, np.ndarray]:
     width = shape.width
     ones, zeros = np.ones(width, np.float32), np.zeros(width, np.float32)
     out = {
-        "embedding.weight": normal(shape.vocabulary, width),
+        "embedding.weight": normal(shape.vocab_size, width),
         "position.weight": normal(shape.length, width),
     }
     for i in range(shape.depth):
@@ -69,5 +69,5 @@ def batch(shape: Shape, *, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Random ids (rows, length) and the next ones as targets, int32."""
     random = np.random.default_rng(seed)
     size = shape.rows, shape.length + 1
-    ids = random.integers(0, shape.vocabulary, size).astype(np.int32)
+    ids = random.integers(0, shape.vocab_size, size).astype(np.int32)
     return ids[:, :-1].copy(), ids[:, 1:].copy()

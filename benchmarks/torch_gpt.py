@@ -40,7 +40,7 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).reshape(x.shape))
 
     def step(self, x: torch.Tensor, cache: Any, at: int) -> torch.Tensor:
-        """One token against the cache, which it joins in place at `at`."""
+        """One token attends to the cache, to which it is added in place at `at`."""
         q, k, v = self.split(x)
         cache[0][:, :, at : at + 1] = k
         cache[1][:, :, at : at + 1] = v
@@ -73,28 +73,28 @@ class Block(nn.Module):
 class GPT(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(shape.vocabulary, shape.width)
+        self.embedding = nn.Embedding(shape.vocab_size, shape.width)
         self.position = nn.Embedding(shape.length, shape.width)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.depth))
         self.norm = nn.LayerNorm(shape.width, eps=1e-5)
 
     def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        place = torch.arange(ids.shape[1])
-        x = self.embedding(ids) + self.position(place)
+        position = torch.arange(ids.shape[1])
+        x = self.embedding(ids) + self.position(position)
         for block in self.blocks:
             x = block(x)
         logits = functional.linear(self.norm(x), self.embedding.weight)
         return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     def step(self, ids: torch.Tensor, cache: Cache, at: int) -> torch.Tensor:
-        """Logits of the token after `ids` (rows, 1), which stand at position `at`."""
+        """Logits of the token after `ids` (rows, 1), which are at position `at`."""
         x = self.embedding(ids) + self.position.weight[at]
         for block, layer in zip(self.blocks, cache, strict=True):
             x = block.step(x, layer, at)
         return functional.linear(self.norm(x), self.embedding.weight)
 
 
-def loaded(shape: Shape, weights: dict[str, np.ndarray]) -> GPT:
+def load_model(shape: Shape, weights: dict[str, np.ndarray]) -> GPT:
     """The model with the named arrays of `shapes.weights`."""
     model = GPT(shape)
     state = {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
@@ -104,7 +104,7 @@ def loaded(shape: Shape, weights: dict[str, np.ndarray]) -> GPT:
 
 def trainer(shape: Shape, weights: dict[str, np.ndarray], *, dtype: str, compile: bool):
     """A function of (ids, targets) that makes one AdamW step and returns the loss."""
-    model = loaded(shape, weights)
+    model = load_model(shape, weights)
     run = torch.compile(model) if compile else model
     optimizer = torch.optim.AdamW(
         model.parameters(),

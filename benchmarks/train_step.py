@@ -2,14 +2,14 @@
 
     python -m benchmarks.train_step [--shape=baby] [--dtype=bfloat16] [--rounds=7]
 
-Each contender is a process that lives through the whole run and steps only when it is
-its turn, so that a noisy machine is noisy for all. All start from the same weights and
-see the same batch: their losses are compared step by step. The table has the median
-seconds of a step, and the ratios ours / theirs, with XLA's products and with oneDNN's
-(`network/fast/onednn`): median and quartiles over the rounds. `--one-core` holds each
-process to one core and counts the CPU's seconds, which says the same on a machine that
-others use too. torch is no dependency of the project: `pip install torch==2.13.0`.
-tcmalloc is found by the loader's name for it (Debian: libtcmalloc-minimal4).
+Each contender is one process for the whole run and steps only in its turn, so that
+noise of the machine is shared by all. All start from the same weights and train on the
+same batch: their losses are compared step by step. The table has the median seconds of
+a step and the ratios ours / theirs, with XLA's products and with oneDNN's
+(`network/kernels/onednn.py`): median and quartiles over the rounds. `--one-core` pins
+each process to one core and measures CPU seconds, for machines with other load. torch
+is no dependency of the project: `pip install torch==2.13.0`. tcmalloc is found by the
+name of its library (Debian: libtcmalloc-minimal4).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ CONTENDERS = (
     "torch compile",
     "torch compile + tcmalloc",
 )
-# Of the first four losses, relative; bfloat16 rounds differently in each, and AdamW's
-# first steps take the sign of every small difference in a gradient.
+# Relative, of the first four losses; bfloat16 rounds differently in each, and AdamW's
+# first steps amplify every small difference of a gradient to its sign.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-3}
 
 
@@ -61,9 +61,11 @@ def stepper(name: str, shape: shapes.Shape, dtype: str) -> Callable[..., float]:
         from transformer.network import precision
         from transformer.network.kernels import onednn
 
-        product = onednn.found() if name == ONEDNN else precision.product
+        einsum = (
+            onednn.einsum_if_available() if name == ONEDNN else precision.einsum_f32
+        )
         fast = name in (OURS, ONEDNN)
-        return jax_gpt.trainer(shape, weights, dtype=dtype, fast=fast, product=product)
+        return jax_gpt.trainer(shape, weights, dtype=dtype, fast=fast, einsum=einsum)
     from benchmarks import torch_gpt
 
     compile = "compile" in name
@@ -71,7 +73,8 @@ def stepper(name: str, shape: shapes.Shape, dtype: str) -> Callable[..., float]:
 
 
 def work(name: str, shape: shapes.Shape, dtype: str, *, one_core: bool) -> None:
-    """Answer every line of standard input with the time and loss of that many steps."""
+    """For each line of standard input, a number of steps: make them, print the seconds
+    and the loss of each."""
     clock = time.perf_counter
     if one_core:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -88,7 +91,7 @@ def work(name: str, shape: shapes.Shape, dtype: str, *, one_core: bool) -> None:
 
 
 class Contender:
-    """A process that steps when told to."""
+    """A process that makes steps on request."""
 
     def __init__(self, module: str, name: str, arguments: argparse.Namespace) -> None:
         self.name = name
@@ -109,8 +112,8 @@ class Contender:
         )
 
     def steps(self, count: int) -> list[float]:
-        """Seconds of each of `count` further steps, whose results (losses, tokens) join
-        `results`. Raises RuntimeError if the process died."""
+        """Seconds of each of `count` further steps; their results (losses, tokens) are
+        appended to `results`. Raises RuntimeError if the process died."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(f"{count}\n")
         self.process.stdin.flush()
@@ -133,18 +136,18 @@ def race(contenders: list[Contender], *, rounds: int, steps: int) -> dict[str, A
         contender.steps(3)
     best: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for turn in range(rounds):
-        # Backwards every other time: no one always comes after the same neighbour.
+        # Reversed every other time: none always runs after the same neighbor.
         for contender in contenders[:: 1 if turn % 2 == 0 else -1]:
             best[contender.name].append(min(contender.steps(steps)))
     return {name: np.asarray(seconds) for name, seconds in best.items()}
 
 
 def check(contenders: list[Contender], tolerance: float) -> None:
-    """Raises ValueError when the losses of the first steps are not those of ours."""
+    """Raise ValueError unless the losses of the first steps equal ours."""
     first = np.asarray(contenders[0].results[:4])
     for contender in contenders[1:]:
-        apart = np.abs(np.asarray(contender.results[:4]) / first - 1).max()
-        if not apart <= tolerance:
+        difference = np.abs(np.asarray(contender.results[:4]) / first - 1).max()
+        if not difference <= tolerance:
             raise ValueError(
                 f"{contender.name}: expected losses {first} within {tolerance}, got "
                 f"{contender.results[:4]}"
@@ -152,26 +155,26 @@ def check(contenders: list[Contender], tolerance: float) -> None:
 
 
 def report(best: dict[str, np.ndarray], shape: shapes.Shape) -> None:
-    """The table: the ratio of either of ours to each, its median and quartiles."""
-    mine = [name for name in (OURS, ONEDNN) if name in best]
-    heads = "".join(f"  {f'{name} / it':22}" for name in mine)
+    """Print the table: median and quartiles of the ratios of ours to each."""
+    ours = [name for name in (OURS, ONEDNN) if name in best]
+    heads = "".join(f"  {f'{name} / it':22}" for name in ours)
     print(f"{'':26} {'s/step':>8} {'GFLOP/s':>8}{heads}")
     for name, seconds in best.items():
         rate = shape.flops / np.median(seconds) / 1e9
         line = f"{name:26} {np.median(seconds):8.3f} {rate:8.0f}"
-        for own in mine:
-            low, middle, high = np.percentile(best[own] / seconds, [25, 50, 75])
+        for our in ours:
+            low, middle, high = np.percentile(best[our] / seconds, [25, 50, 75])
             line += f"  {f'{middle:.2f} ({low:.2f} - {high:.2f})':22}"
         print(line.rstrip())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--shape", choices=shapes.SHAPES, default="baby")
     parser.add_argument("--dtype", choices=TOLERANCE, default="bfloat16")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=2, help="of each, in a round")
-    parser.add_argument("--only", default="", help="contenders, divided by commas")
+    parser.add_argument("--only", default="", help="contenders, separated by commas")
     parser.add_argument("--one-core", action="store_true", help="see above")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """Does a model that reads patches name an emoji whose name it has never read?
 
-    python -m experiments.caption [--tongue=pt --workdir=runs/caption-pt]
+    python -m experiments.caption [--language=pt --workdir=runs/caption-pt]
     python -m experiments.caption generate --image=picture.png
 
 1,659 emoji and their English names; 185 held out, whose names are new combinations of
@@ -27,8 +27,8 @@ from transformer import cpu_tuning, main
 from transformer.data import captioned_images, records
 from transformer.data.images import augment
 from transformer.data.readers import files
-from transformer.evaluation import retrieval
-from transformer.generation import captioning, decoding, minimum_bayes_risk
+from transformer.evaluation import retrieval, text_scores
+from transformer.generation import captioning, minimum_bayes_risk
 from transformer.interpretability import alignment
 from transformer.models import encoder_decoder
 from transformer.network import masks, precision
@@ -47,19 +47,19 @@ DRAWS, NEIGHBOURS, BELIEVED, FADE = 32, 8, 0.3, 0.0065
 class Captioner(NamedTuple):
     """A model of images and their names, without parameters."""
 
-    of: captioned_images.Pictured
+    of: captioned_images.CaptionedImages
     net: Any
-    namer: captioning.Namer
+    namer: captioning.Captioner
 
     def init(self, key: jax.Array) -> Any:
-        raw = self.of.raw(self.of.data.train["image"][:1])
+        raw = self.of.to_patches(self.of.data.train["image"][:1])
         ids_BL = jnp.zeros((1, 1), jnp.int32)
-        read = masks.row(raw.shape[1])
-        return self.net.init(key, raw, read, ids_BL, masks.row(1))["params"]
+        read = masks.single_document(raw.shape[1])
+        return self.net.init(key, raw, read, ids_BL, masks.single_document(1))["params"]
 
     def apply(self, params: Any, batch: dict[str, Any], **how: Any) -> Any:
         """Features and unembedding of the names' next tokens."""
-        read, segment_BL = masks.row(batch["raw_BLP"].shape[1]), batch["segment_BL"]
+        read, segment_BL = masks.single_document(batch["raw_BLP"].shape[1]), batch["segment_BL"]
         written = masks.packed(segment_BL, jnp.arange(segment_BL.shape[1])[None])
         inputs = batch["raw_BLP"], read, batch["ids_BL"], written
         return self.net.apply({"params": params}, *inputs, **how)
@@ -69,19 +69,17 @@ class Captioner(NamedTuple):
     ) -> list[tuple[list[str], np.ndarray]]:
         """The words of `said`, and for each how much its pieces look at each patch in
         writing it [words, down, across], averaged over heads and layers."""
-        rows = captioned_images.written(self.of.symbols, said, self.of.length + 1)
-        batch = {"raw_BLP": self.of.raw(images), **rows}
+        rows = captioned_images.decoder_rows(self.of.tokenizer, said, self.of.length + 1)
+        batch = {"raw_BLP": self.of.to_patches(images), **rows}
         _, kept = self.apply(params, batch, mutable="intermediates")
-        layers = kept["intermediates"]["decoder"]["stack"]
-        names = [name for name in layers if name.startswith("layers_")]
-        weights = [layers[name]["reading"]["weights_BHLM"][0].mean(1) for name in names]
-        mean_BLM, ids_BL = np.mean(weights, 0), rows["targets_BL"]
-        read = partial(alignment.over_patches, self.of.symbols, places=self.of.places)
+        weights_BNLM = alignment.mean_over_heads(kept["intermediates"]["decoder"])
+        mean_BLM, ids_BL = np.mean(weights_BNLM, 1), rows["targets_BL"]
+        read = partial(alignment.word_heatmaps, self.of.tokenizer, grid=self.of.grid)
         return list(map(read, mean_BLM, ids_BL))
 
 
 def captioner(
-    of: captioned_images.Pictured,
+    of: captioned_images.CaptionedImages,
     *,
     depth: int,
     written_depth: int,
@@ -89,29 +87,18 @@ def captioner(
     dtype: str,
 ) -> Captioner:
     """ValueError where heads do not fill the width."""
-    net: Any = encoder_decoder.of_patches(
-        places=of.places,
-        features=of.features,
+    net: Any = encoder_decoder.image_to_text(
+        grid=of.grid,
+        patch_features=of.patch_features,
         depth=depth,
-        written_depth=written_depth,
+        decoder_depth=written_depth,
         width=width,
         # One more than the tokenizer has: for what is hidden.
-        vocabulary=of.symbols.vocabulary + 1,
+        vocab_size=of.tokenizer.vocab_size + 1,
     )
 
-    def apply(method: str, weights: Any, *asked: Any) -> Any:
-        return net.apply({"params": weights}, *asked, method=method)
-
-    namer = captioning.Namer(
-        language=decoding.Language(
-            extend=partial(apply, "extend"),
-            empty_cache=lambda *sizes: net.empty_cache(*sizes, dtype),
-            weights=lambda params: precision.cast(params, dtype),
-        ),
-        remember=partial(apply, "remember"),
-        decode=lambda ids: of.symbols.decode(ids[ids < of.symbols.vocabulary]),
-        end=of.symbols.end,
-        length=of.length,
+    namer = captioning.from_net(
+        net, of.tokenizer, max_tokens=of.length, compute_dtype=dtype
     )
     return Captioner(of, net, namer)
 
@@ -122,21 +109,21 @@ def said(
     """A name of each image by whom: ours is the consensus of what the model draws and
     of the names of what looks most alike in training."""
     known = model.of.data.train
-    apart = -retrieval.nearness(images, known["image"]) / known["image"][0].size
-    raw = model.of.raw(images)
-    drawn = captioning.drawn(model.namer, params, raw, key, draws=DRAWS)
-    own = [minimum_bayes_risk.of_draws(texts) for texts in drawn]
+    apart = -retrieval.negative_squared_distance(images, known["image"]) / known["image"][0].size
+    raw = model.of.to_patches(images)
+    drawn = captioning.sample_captions(model.namer, params, raw, key, draws=DRAWS)
+    own = [minimum_bayes_risk.from_samples(texts) for texts in drawn]
     near = partial(
-        minimum_bayes_risk.of_neighbours, known["text"], most=NEIGHBOURS, fade=FADE
+        minimum_bayes_risk.from_neighbors, known["text"], neighbors=NEIGHBOURS, scale=FADE
     )
     others = [near(row) for row in apart]
-    mixed = partial(minimum_bayes_risk.mixed, share=BELIEVED)
-    agreed = partial(minimum_bayes_risk.agreed, likeness=captioning.likeness)
+    mixed = partial(minimum_bayes_risk.interpolate, fraction=BELIEVED)
+    agreed = partial(minimum_bayes_risk.minimum_bayes_risk, similarity=text_scores.sentence_chrf)
     return {
         "ours": agreed(map(mixed, own, others)),
         "the model alone": agreed(own),
         "neighbours alone": agreed(others),
-        "the model's likeliest": captioning.named(model.namer, params, raw),
+        "the model's likeliest": captioning.greedy_captions(model.namer, params, raw),
         "nearest": [str(known["text"][number]) for number in apart.argmin(1)],
     }
 
@@ -145,28 +132,28 @@ def show(model: Captioner, params: Any, key: jax.Array) -> dict[str, Any]:
     """Numbers beside those of the nearest neighbour, names, and where it looks."""
     known, held = model.of.data.train, model.of.data.validation
     images, wanted = held["image"], held["text"]
-    apart = -retrieval.nearness(images, known["image"]).max(1)
+    apart = -retrieval.negative_squared_distance(images, known["image"]).max(1)
     close, names = apart <= np.median(apart), said(model, params, images, key)
     ends = {who: names[who] for who in ("ours", "nearest")}
     results = {
         "images": len(wanted),
-        **captioning.compared(names, wanted),
-        **captioning.compared(ends, wanted, here=close, band=", the nearer half"),
-        **captioning.compared(ends, wanted, here=~close, band=", the farther half"),
+        **text_scores.score_table(names, wanted),
+        **text_scores.score_table(ends, wanted, subset=close, name="nearer_half"),
+        **text_scores.score_table(ends, wanted, subset=~close, name="farther_half"),
     }
     rows = zip(images, map(str, wanted), *ends.values(), strict=True)
-    found = [caption_grid.Named(*row) for row in rows]
+    found = [caption_grid.CaptionedImage(*row) for row in rows]
     found = [found[n] for n in jax.random.permutation(key, len(found))]
-    lines = [f"true {one.name}\nours {one.said}\nnear {one.other}\n" for one in found]
-    right = [one for one in found if one.said == one.name]
-    watched = sorted(right, key=lambda one: -one.name.count(" "))[:WATCHED] or found[:1]
+    lines = [f"true {one.reference}\nours {one.caption}\nnear {one.baseline}\n" for one in found]
+    right = [one for one in found if one.caption == one.reference]
+    watched = sorted(right, key=lambda one: -one.reference.count(" "))[:WATCHED] or found[:1]
     pixels = [one.image for one in watched]
-    words = model.attention(params, np.stack(pixels), [one.said for one in watched])
+    words = model.attention(params, np.stack(pixels), [one.caption for one in watched])
     return {
         "results.json": results,
         "names.txt": "\n".join(lines),
-        "names.png": caption_grid.sheet(found[:SHOWN]),
-        "looks.png": caption_grid.looked(pixels, words),
+        "names.png": caption_grid.plot_captions(found[:SHOWN]),
+        "looks.png": caption_grid.plot_word_heatmaps(pixels, words),
     }
 
 
@@ -178,7 +165,7 @@ def generate(
     Args:
         image: the picture's file, of any size; what is transparent lies on white.
     """
-    pixels = files.fitted(image, model.of.data.train["image"].shape[1:])
+    pixels = files.resized_image(image, model.of.data.train["image"].shape[1:])
     names = said(model, params, pixels[None], key)
     print(f"{image}: {names['ours'][0]} (nearest in training: {names['nearest'][0]})")
 
@@ -194,12 +181,12 @@ def report(loss: Loss) -> dict[str, float]:
 def experiment(
     *,
     source: str = "emoji",
-    tongue: Literal["en", "pt"] = "en",
+    language: Literal["en", "pt"] = "en",
     patch: int = 8,
     depth: int = 3,
     written_depth: int = 2,
     width: int = 128,
-    vocabulary: int = 2048,
+    vocab_size: int = 2048,
     jitter: float = 0.6,
     hidden: float = 0.5,
     smoothing: float = 0.1,
@@ -215,12 +202,12 @@ def experiment(
 
     Args:
         source: emoji, a TFDS name of images with a text, or the path of a folder.
-        tongue: the language of the names.
+        language: the language of the names.
         patch: pixels along a patch's side.
         depth: blocks that read the patches.
         written_depth: blocks that write the name.
         width: features of a token, 32 for each head.
-        vocabulary: symbols of the tokenizer, which is trained on the names.
+        vocab_size: symbols of the tokenizer, which is trained on the names.
         jitter: how far training images are moved; at 1 some 2 pixels and 12 degrees.
         hidden: share of a name's tokens that are hidden from what comes after them.
         smoothing: of the targets, the share that all symbols have.
@@ -233,23 +220,21 @@ def experiment(
         workdir: where the tokenizer is kept; None keeps it in the user's cache only.
     """
     compute = cpu_tuning.compute_dtype() if dtype == "auto" else dtype
-    of = captioned_images.pictured(
-        source, tongue=tongue, patch=patch, vocabulary=vocabulary, workdir=workdir
+    of = captioned_images.load(
+        source, language=language, patch=patch, vocab_size=vocab_size, workdir=workdir
     )
-    none = of.symbols.vocabulary
-    # One token's products are bound by memory: no good bfloat16 path on CPUs.
-    spoken = "float32" if cpu_tuning.on_cpu() else compute
+    none = of.tokenizer.vocab_size
     model = captioner(
-        of, depth=depth, written_depth=written_depth, width=width, dtype=spoken
+        of, depth=depth, written_depth=written_depth, width=width, dtype=compute
     )
 
     def rows(arrays: records.Arrays) -> dict[str, np.ndarray]:
-        return {"image": arrays["image"], **of.written(arrays["text"])}
+        return {"image": arrays["image"], **of.decoder_rows(arrays["text"])}
 
     def as_batch(
         row: dict[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        return {"raw_BLP": of.raw(row.pop("image")), **row}
+        return {"raw_BLP": of.to_patches(row.pop("image")), **row}
 
     def loss(
         objective: cross_entropy.Objective,
@@ -258,13 +243,13 @@ def experiment(
         batch: dict[str, Any],
         key: jax.Array,
     ) -> Loss:
-        seen_BL = cross_entropy.dropped(batch["ids_BL"], key, hidden, symbol=none)
+        seen_BL = cross_entropy.word_dropout(batch["ids_BL"], key, hidden, mask_id=none)
         given = {**batch, "ids_BL": seen_BL}
-        x_BLD, w_VD = model.apply(precision.cast(params, compute), given)
+        x_BLD, w_VD = model.apply(precision.cast_weights(params, compute), given)
         # A row that fills up the last batch counts nothing.
         real_B = batch.get("weight_B", jnp.ones(len(x_BLD)))
         weight_BL = batch["weight_BL"] * real_B[:, None]
-        return cross_entropy.from_features(
+        return cross_entropy.chunked(
             objective, x_BLD, w_VD, batch["targets_BL"], weight_BL, chunks=1
         )
 
@@ -272,7 +257,7 @@ def experiment(
         rows(of.data.train),
         batch_size=batch_size,
         seed=seed,
-        prepare=augment.chain(augment.jittered(jitter), as_batch),
+        prepare=augment.chain(augment.random_distortion(jitter), as_batch),
         name=of.data.name,
     )
     held_out = records.ordered(
@@ -282,28 +267,28 @@ def experiment(
     measured = Evaluation(held_out.batch, AT_ONCE, held_out.batches, asked, report)
     return Experiment(
         name="caption",
-        architecture=(
-            f"encoder-decoder of {source}, {tongue}: {depth} blocks of width {width} "
+        fingerprint=(
+            f"encoder-decoder of {source}, {language}: {depth} blocks of width {width} "
             f"read patches of {patch}, {written_depth} write, "
-            f"{model.of.symbols.vocabulary} symbols"
+            f"{model.of.tokenizer.vocab_size} symbols"
         ),
         init=model.init,
         loss=partial(loss, cross_entropy.label_smoothing(smoothing), hidden),
         batch=train.batch,
         batch_size=batch_size,
-        optimizer=optimizers.stable_muon(
+        optimizer=optimizers.muon_wsd(
             steps, matrix_rate=matrix_rate, vector_rate=vector_rate, decay=0.6
         ),
         steps=steps,
-        report=report,
+        metrics=report,
         seed=seed,
         evaluations={"validation": measured},
-        show=partial(show, model),
+        report=partial(show, model),
         generate=partial(generate, model),
-        files={"tokenizer.json": model.of.symbols.to_bytes()},
-        tokens_per_row=int(np.prod(of.places)) + of.length,
+        extra_files={"tokenizer.json": model.of.tokenizer.to_bytes()},
+        tokens_per_row=int(np.prod(of.grid)) + of.length,
     )
 
 
 if __name__ == "__main__":
-    main.run(experiment, generate=generate)
+    main.main(experiment, generate=generate)

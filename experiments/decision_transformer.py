@@ -29,10 +29,11 @@ from transformer.models import decision_transformer
 from transformer.network import precision
 from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
+from transformer.plots import returns
 from transformer.training import optimizers
 from transformer.training.experiment import Evaluation, Experiment
 
-WORLD = apple_grid.WORLD
+WORLD = apple_grid.ENVIRONMENT
 # Returns are this many times smaller to the model.
 SCALE = 10.0
 # How well the walkers of the data walk, uniform from and to (orchard.policy).
@@ -42,15 +43,15 @@ ASKED = (-8, -6, -4, -2, 0, 2, 4, 6, 8)
 WALKS = 100
 DRAWN = (-8, 0, 8)
 # What each model is told of the returns: all of them, or nothing.
-TOLD = {"asked": lambda asked_BT: asked_BT / SCALE, "cloned": jnp.zeros_like}
+TOLD = {"asked": lambda return_to_go_BT: return_to_go_BT / SCALE, "cloned": jnp.zeros_like}
 
 
 def episodes(count: int, seed: int) -> records.Records:
-    """Episodes of walkers of all qualities, as `sources.episodes` gives one's own."""
+    """Episodes of walkers of all qualities, as `episode_source.load` gives one's own."""
     temper_key, walk_key = (jax.random.fold_in(jax.random.key(seed), i) for i in (0, 1))
     low, high = QUALITY
     quality = jax.random.uniform(temper_key, (count,), minval=low, maxval=high)
-    play = jax.jit(partial(environment.played, WORLD, apple_grid.policy))
+    play = jax.jit(partial(environment.play_episodes, WORLD, apple_grid.policy))
     arrays = jax.device_get(play(walk_key, quality))._asdict()
     # What is still to come, before each step.
     left = arrays["rewards"][:, ::-1].cumsum(1)[:, ::-1]
@@ -72,30 +73,30 @@ class Walkers(NamedTuple):
     dtype: Any
 
     def logits(
-        self, name: str, params: Any, asked_BT: Any, seen_BTP: Any, done_BT: Any
+        self, name: str, params: Any, return_to_go_BT: Any, observation_BTP: Any, action_BT: Any
     ) -> jax.Array:
         """Of the model `name`."""
-        narrow = precision.cast(params[name], self.dtype)
-        seen = TOLD[name](asked_BT), seen_BTP, done_BT
+        narrow = precision.cast_weights(params[name], self.dtype)
+        seen = TOLD[name](return_to_go_BT), observation_BTP, action_BT
         return self.net.apply({"params": narrow}, *seen)
 
     def walked(
         self, name: str, params: Any, key: jax.Array, asked: Any, *, same: bool = False
-    ) -> policy_rollout.Walk:
+    ) -> policy_rollout.Rollout:
         """Episodes for the returns `asked` [N], numpy."""
         walk = partial(
-            policy_rollout.walked, WORLD, partial(self.logits, name, params), same=same
+            policy_rollout.policy_rollout, WORLD, partial(self.logits, name, params), same_start=same
         )
         asked_B = jnp.asarray(asked, jnp.float32)
         return jax.device_get(jax.jit(walk)(key, asked_B))
 
 
-def gained(walk: policy_rollout.Walk) -> np.ndarray:
+def gained(walk: policy_rollout.Rollout) -> np.ndarray:
     """The return of each episode."""
     return np.asarray(walk.rewards).sum(1)
 
 
-def paths(walk: policy_rollout.Walk, asked: Any) -> Any:
+def paths(walk: policy_rollout.Rollout, asked: Any) -> Any:
     """A matplotlib figure of walks through one orchard: apples, thorns, the way."""
     from matplotlib.figure import Figure
 
@@ -103,7 +104,7 @@ def paths(walk: policy_rollout.Walk, asked: Any) -> Any:
     for axes, row, wish in zip(
         figure.subplots(1, len(asked)), range(len(asked)), asked, strict=True
     ):
-        field, place = walk.states.field[row, 0], walk.states.place[row]
+        field, place = walk.states.grid[row, 0], walk.states.position[row]
         for worth, mark, colour in ((1, "o", "#3a9d3a"), (-1, "x", "#b03030")):
             down, right = np.nonzero(field == worth)
             axes.scatter(right, down, marker=mark, color=colour, s=70, linewidths=2)
@@ -132,7 +133,7 @@ def show(
     best = np.full(len(asked), seen.max())
     wished = gained(walkers.walked("asked", params, best_key, best)).mean()
     cloned = gained(walkers.walked("cloned", params, clone_key, best)).mean()
-    scripted = jax.jit(partial(environment.played, WORLD, apple_grid.policy))
+    scripted = jax.jit(partial(environment.play_episodes, WORLD, apple_grid.policy))
     top = scripted(best_key, jnp.full(len(asked), QUALITY[1])).rewards.sum(1).mean()
     lines = {
         "the best walker of the data": float(top),
@@ -149,7 +150,7 @@ def show(
             **{f"gained, {name}": value for name, value in lines.items()},
             "gained, the best tenth of the data": float(tenth),
         },
-        "returns.png": policy_rollout.followed(asked, got, lines),
+        "returns.png": returns.plot_returns(asked, got, lines),
         "paths.png": paths(
             walkers.walked("asked", params, same_key, DRAWN, same=True), DRAWN
         ),
@@ -167,10 +168,10 @@ def generate(
     """
     walk = walkers.walked("asked", params, jax.random.fold_in(key, draw), [asked])
     signs = {1: "o", -1: "x", 0: "."}
-    field = walk.states.field[0, 0]
+    field = walk.states.grid[0, 0]
     print("\n".join(" ".join(signs[int(cell)] for cell in row) for row in field))
     for action, reward in zip(walk.actions[0], walk.rewards[0], strict=True):
-        print(apple_grid.NAMES[action], f"{reward:+.0f}" if reward else "")
+        print(apple_grid.ACTION_NAMES[action], f"{reward:+.0f}" if reward else "")
     print(f"asked for {asked:+d}, gained {gained(walk)[0]:+.0f}")
 
 
@@ -215,15 +216,15 @@ def experiment(
     if count < 2 * HELD_OUT:
         raise ValueError(f"count: expected at least {2 * HELD_OUT}, got {count}")
     data = episodes(count, seed)
-    net = decision_transformer.transformer(
-        actions=WORLD.actions, features=WORLD.features, depth=depth, width=width
+    net = decision_transformer.decision_transformer(
+        actions=WORLD.actions, observation_features=WORLD.features, depth=depth, width=width
     )
     walkers = Walkers(net, compute)
 
     def init(key: jax.Array) -> Any:
         keys = jax.random.split(key, len(TOLD))
         return {
-            name: decision_transformer.initial(net, one)
+            name: decision_transformer.init_params(net, one)
             for name, one in zip(TOLD, keys, strict=True)
         }
 
@@ -231,18 +232,18 @@ def experiment(
         row: dict[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         return {
-            "asked_BT": row["left"],
-            "seen_BTP": row["observations"].astype(np.float32),
-            "done_BT": row["actions"],
+            "return_to_go_BT": row["left"],
+            "observation_BTP": row["observations"].astype(np.float32),
+            "action_BT": row["actions"],
             "weight_B": np.ones((), np.float32),
         }
 
     def loss(params: Any, batch: dict[str, Any], key: jax.Array) -> Loss:
-        told = batch["asked_BT"], batch["seen_BTP"], batch["done_BT"]
-        weight_BT = jnp.broadcast_to(batch["weight_B"][:, None], batch["done_BT"].shape)
+        told = batch["return_to_go_BT"], batch["observation_BTP"], batch["action_BT"]
+        weight_BT = jnp.broadcast_to(batch["weight_B"][:, None], batch["action_BT"].shape)
         losses = {
             name: cross_entropy.cross_entropy(
-                walkers.logits(name, params, *told), batch["done_BT"], weight_BT
+                walkers.logits(name, params, *told), batch["action_BT"], weight_BT
             )
             for name in TOLD
         }
@@ -259,11 +260,9 @@ def experiment(
         data.train, batch_size=batch_size, seed=seed, prepare=as_batch, name=data.name
     )
     held_out = records.ordered(data.validation, batch_size=100, prepare=as_batch)
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    flops = partial(decision_transformer.training_flops, steps=WORLD.steps, depth=depth)
     return Experiment(
         name="decide",
-        architecture=(
+        fingerprint=(
             f"two decision transformers of {depth} blocks of width {width}, "
             f"{WORLD.steps} steps of an orchard"
         ),
@@ -271,11 +270,11 @@ def experiment(
         loss=loss,
         batch=train.batch,
         batch_size=batch_size,
-        optimizer=optimizers.stable_muon(
+        optimizer=optimizers.muon_wsd(
             steps, matrix_rate=matrix_rate, vector_rate=vector_rate
         ),
         steps=steps,
-        report=report,
+        metrics=report,
         seed=seed,
         evaluations={
             "validation": Evaluation(
@@ -283,15 +282,14 @@ def experiment(
                 batch_size=100,
                 batches=held_out.batches,
                 loss=loss,
-                report=report,
+                metrics=report,
             )
         },
-        show=partial(show, walkers, data),
+        report=partial(show, walkers, data),
         generate=partial(generate, walkers),
-        tokens_per_row=decision_transformer.KINDS * WORLD.steps * len(TOLD),
-        flops_per_row=sum(map(flops, shapes.values())),
+        tokens_per_row=decision_transformer.TOKENS_PER_STEP * WORLD.steps * len(TOLD),
     )
 
 
 if __name__ == "__main__":
-    main.run(experiment, generate=generate)
+    main.main(experiment, generate=generate)

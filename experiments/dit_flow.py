@@ -22,19 +22,21 @@ import numpy as np
 
 from experiments import classify_images
 from transformer import cpu_tuning, main
-from transformer.data import records, sources
+from transformer.data import records
+from transformer.data.sources import images as image_source
 from transformer.data.images import patches
 from transformer.evaluation import generated_images
-from transformer.generation import process_sampler
+from transformer.generation import process_sampler, terminal_images
 from transformer.models import dit
 from transformer.network import embeddings, masks, precision
 from transformer.objectives import denoising
 from transformer.objectives.loss import Loss
+from transformer.plots import sample_quality
 from transformer.processes import flow_matching
 from transformer.training import optimizers
 from transformer.training.experiment import Evaluation, Experiment
 
-PROCESS = flow_matching.process(time=flow_matching.logit_normal)
+PROCESS = flow_matching.process(sample_time=flow_matching.logit_normal_times)
 STEPS = (1, 2, 4, 8, 16, 32)
 DRAWN = 50
 AT_ONCE = 250
@@ -60,20 +62,20 @@ class Painter(NamedTuple):
         self, params: Any, label_B: jax.Array, x_BLP: jax.Array, t_B: jax.Array
     ) -> jax.Array:
         """The velocity; the label one past the last means any class."""
-        tokens = masks.row(x_BLP.shape[1])
+        tokens = masks.single_document(x_BLP.shape[1])
         return self.net.apply({"params": params}, x_BLP, t_B, label_B, tokens)
 
     def drawn(self, params: Any, label_B: Any, key: jax.Array, *, steps: int) -> Any:
         """Raw patches of images of the classes `label_B`."""
         label_B = jnp.asarray(label_B, jnp.int32)
-        return process_sampler.classes(
+        return process_sampler.sample_classes(
             PROCESS,
-            partial(self.predict, precision.cast(params, self.dtype)),
+            partial(self.predict, precision.cast_weights(params, self.dtype)),
             label_B,
             key,
             like=self.like,
             steps=steps,
-            none=len(self.data.labels),
+            null_label=len(self.data.labels),
             scale=self.guidance,
         )
 
@@ -87,14 +89,14 @@ def painter(
     source: str, *, patch: int, depth: int, width: int, dtype: Any, guidance: float
 ) -> Painter:
     """ValueError where patches do not fill the images."""
-    data, size = sources.images(source), (patch, patch)
+    data, size = image_source.load(source), (patch, patch)
     shape = data.train["image"].shape[1:]
     places = patches.grid(shape[:2], size)
     features = patch * patch * shape[2]
-    net = dit.transformer(
-        make_embed=partial(embeddings.Patches, features=features),
-        places=places,
-        features=features,
+    net = dit.dit(
+        make_embed=partial(embeddings.PatchEmbedding, features=features),
+        grid=places,
+        output_features=features,
         classes=len(data.labels),
         depth=depth,
         width=width,
@@ -109,16 +111,19 @@ def show(
 ) -> dict[str, Any]:
     """Samples, and what the recogniser says of them by the number of steps."""
     held = artist.data.validation
-    numbers, pictures = generated_images.study(
+    study = generated_images.evaluate_samples(
         classify_images.judge(judge),
         lambda label, steps: artist.images(params, label, key, steps=steps),
-        generated_images.real(
+        generated_images.reference_set(
             artist.data.train["image"], held["image"], held["label"], each=DRAWN
         ),
         steps=STEPS,
-        name=f"guidance {artist.guidance:g}",
     )
-    return {"results.json": numbers, **pictures}
+    name = f"guidance {artist.guidance:g}"
+    return {
+        "results.json": generated_images.results(study),
+        **sample_quality.figures(study, name=name),
+    }
 
 
 def report(loss: Loss) -> dict[str, float]:
@@ -166,17 +171,17 @@ def experiment(
     def as_batch(
         row: dict[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        raw, one = patches.of_images(row["image"], artist.size), np.ones((), np.float32)
+        raw, one = patches.from_images(row["image"], artist.size), np.ones((), np.float32)
         return {"raw_BLP": raw, "label_B": row["label"], "weight_B": one}
 
     def loss(
         forgotten: float, params: Any, batch: dict[str, Any], key: jax.Array
     ) -> Loss:
-        told_B = denoising.forgotten(
-            batch["label_B"], key, share=forgotten, none=len(data.labels)
+        told_B = denoising.drop_labels(
+            batch["label_B"], key, rate=forgotten, null_label=len(data.labels)
         )
-        narrow = precision.cast(params, compute)
-        return denoising.hidden(
+        narrow = precision.cast_weights(params, compute)
+        return denoising.denoising_loss(
             PROCESS,
             denoising.squared_error,
             partial(artist.predict, narrow, told_B),
@@ -193,11 +198,11 @@ def experiment(
         name=data.name,
     )
     held_out = records.ordered(data.validation, batch_size=AT_ONCE, prepare=as_batch)
-    init = partial(dit.initial, artist.net, like=artist.like)
-    shapes, length = jax.eval_shape(init, jax.random.key(0)), artist.like.shape[1]
+    init = partial(dit.init_params, artist.net, like=artist.like)
+    length = artist.like.shape[1]
     return Experiment(
         name="draw_flow",
-        architecture=(
+        fingerprint=(
             f"diffusion transformer of {source}: {depth} blocks of width {width}, "
             f"patches of {patch}, {len(data.labels)} classes"
         ),
@@ -205,11 +210,11 @@ def experiment(
         loss=partial(loss, FORGOTTEN),
         batch=train.batch,
         batch_size=batch_size,
-        optimizer=optimizers.stable_muon(
+        optimizer=optimizers.muon_wsd(
             steps, matrix_rate=matrix_rate, vector_rate=vector_rate, decay=0.6
         ),
         steps=steps,
-        report=report,
+        metrics=report,
         seed=seed,
         evaluations={
             "validation": Evaluation(
@@ -217,15 +222,14 @@ def experiment(
                 batch_size=AT_ONCE,
                 batches=held_out.batches,
                 loss=partial(loss, 0.0),
-                report=report,
+                metrics=report,
             )
         },
-        show=partial(show, artist, judge),
-        generate=partial(generated_images.generate, artist.images),
+        report=partial(show, artist, judge),
+        generate=partial(terminal_images.generate, artist.images),
         tokens_per_row=length,
-        flops_per_row=dit.training_flops(shapes, length=length, depth=depth),
     )
 
 
 if __name__ == "__main__":
-    main.run(experiment, generate=generated_images.generate)
+    main.main(experiment, generate=terminal_images.generate)

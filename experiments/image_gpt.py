@@ -25,16 +25,17 @@ import numpy as np
 
 from experiments import classify_images
 from transformer import cpu_tuning, main
-from transformer.data import records, sources
+from transformer.data import records
+from transformer.data.sources import images as image_source
 from transformer.data.images import gray_levels as levels_
 from transformer.evaluation import generated_images
 from transformer.evaluation.baselines import pixel_codes
-from transformer.generation import decoding, logit_filters
+from transformer.generation import decoding, logit_filters, terminal_images
 from transformer.models import decoder, image_gpt
 from transformer.network import masks, precision
 from transformer.objectives import cross_entropy, denoising
 from transformer.objectives.loss import Loss
-from transformer.plots import image_grid
+from transformer.plots import image_grid, sample_quality
 from transformer.processes import autoregressive
 from transformer.training import optimizers
 from transformer.training.experiment import Evaluation, Experiment
@@ -46,9 +47,9 @@ KINDS = (10, 20)
 COMPLETED = 6
 
 
-def grey(logits_BV: jax.Array, *, levels: int) -> jax.Array:
+def grey(logits_BV: jax.Array, *, gray_levels: int) -> jax.Array:
     """A filter of logits that leaves greys only, no class."""
-    is_grey_V = jnp.arange(logits_BV.shape[1]) < levels
+    is_grey_V = jnp.arange(logits_BV.shape[1]) < gray_levels
     return jnp.where(is_grey_V[None], logits_BV, -jnp.inf)
 
 
@@ -56,10 +57,10 @@ class Painter(NamedTuple):
     """A decoder of pixels in few greys, without parameters.
 
     greys: the images as symbols. A row that is read begins with its class, the symbol
-    greys.levels + label. choose: a pixel's symbol from its logits.
+    greys.gray_levels + label. choose: a pixel's symbol from its logits.
     """
 
-    greys: levels_.Greys
+    greys: levels_.QuantizedImages
     net: Any
     choose: logit_filters.Choose
 
@@ -67,25 +68,20 @@ class Painter(NamedTuple):
         self, params: Any, label_B: jax.Array, ids_BL: jax.Array, t_B: jax.Array
     ) -> jax.Array:
         """Logits of each pixel from the class and the pixels before it."""
-        first_B1 = self.greys.levels + label_B[:, None]
+        first_B1 = self.greys.gray_levels + label_B[:, None]
         read_BL = jnp.concatenate([first_B1, ids_BL[:, :-1]], axis=1)
-        tokens = masks.row(ids_BL.shape[1])
+        tokens = masks.single_document(ids_BL.shape[1])
         return decoder.logits(self.net.apply({"params": params}, read_BL, tokens))
 
     def images(self, params: Any, label: Any, key: jax.Array, top: Any = None) -> Any:
         """8-bit images of the classes `label`, going on from the pixels `top` [N, ...]
         of each, by cached decoding."""
-        first = self.greys.levels + np.asarray(label, np.int32)[:, None]
+        first = self.greys.gray_levels + np.asarray(label, np.int32)[:, None]
         given = first if top is None else np.concatenate([first, top], axis=1)
-        language_ = decoding.Language(
-            extend=lambda weights, *arguments: self.net.apply(
-                {"params": weights}, *arguments, method="extend"
-            ),
-            empty_cache=lambda *sizes: self.net.empty_cache(*sizes, jnp.float32),
-        )
+        fns = decoding.decode_fns(self.net, jnp.float32)
         new = self.greys.side**2 + 1 - given.shape[1]
         draw = partial(
-            decoding.generated, language_, choose=self.choose, new_tokens=new
+            decoding.generate, fns, choose=self.choose, new_tokens=new
         )
         lengths = np.full(len(given), given.shape[1], np.int32)
         ids = jax.jit(lambda *a: draw(*a).ids_BL)(params, given, lengths, key)
@@ -115,14 +111,14 @@ def baselines(artist: Painter) -> dict[str, float]:
     train, held = greys.train, greys.validation
     arrays = train["ids_BL"], train["label_B"], held["ids_BL"], held["label_B"]
     simple = partial(
-        pixel_codes.mixture_bits, *arrays, levels=greys.levels, smoothing=0.1
+        pixel_codes.mixture_bits, *arrays, gray_levels=greys.gray_levels, smoothing=0.1
     )
     return {
         "bits per pixel, PNG": pixel_codes.png_bits(
-            held["ids_BL"], greys.levels, greys.side
+            held["ids_BL"], greys.gray_levels, greys.side
         ),
-        "bits per pixel, independent": simple(kinds=1),
-        "bits per pixel, mixture": min(simple(kinds=kinds) for kinds in KINDS),
+        "bits per pixel, independent": simple(components=1),
+        "bits per pixel, mixture": min(simple(components=kinds) for kinds in KINDS),
     }
 
 
@@ -143,19 +139,19 @@ def show(
     artist: Painter, judge: Path | None, params: Any, key: jax.Array
 ) -> dict[str, Any]:
     """Samples and completions, what the recogniser says, and the codes to beat."""
-    numbers, pictures = generated_images.study(
+    study = generated_images.evaluate_samples(
         classify_images.judge(judge),
         lambda label, steps: artist.images(params, label, key),
-        generated_images.grey(artist.greys, each=DRAWN),
+        generated_images.gray_reference_set(artist.greys, each=DRAWN),
         steps=(artist.greys.side**2,),
     )
     return {
         "results.json": {
             "bits per pixel": bits(artist, params),
             **baselines(artist),
-            **numbers,
+            **generated_images.results(study),
         },
-        "samples.png": pictures["samples.png"],
+        "samples.png": sample_quality.figures(study)["samples.png"],
         "completed.png": completed(artist, params, jax.random.fold_in(key, 1)),
     }
 
@@ -175,7 +171,7 @@ def generate(
         draw: which draw; another number makes others.
     """
     label = np.asarray([int(digit) for digit in digits])
-    print(image_grid.typed(artist.images(params, label, jax.random.fold_in(key, draw))))
+    print(terminal_images.ascii_art(artist.images(params, label, jax.random.fold_in(key, draw))))
 
 
 def report(loss: Loss) -> dict[str, float]:
@@ -187,7 +183,7 @@ def report(loss: Loss) -> dict[str, float]:
 def experiment(
     *,
     source: str = "digits",
-    levels: int = 4,
+    gray_levels: int = 4,
     depth: int = 4,
     width: int = 128,
     batch_size: int = 32,
@@ -202,7 +198,7 @@ def experiment(
 
     Args:
         source: digits, a TFDS name of labelled images, or the path of class folders.
-        levels: of grey that are told apart.
+        gray_levels: of grey that are told apart.
         depth: blocks.
         width: features of a token, 32 for each head.
         batch_size: images in a step.
@@ -214,18 +210,18 @@ def experiment(
         judge: folder of a run of experiments.classify_images; none trains it, once for all.
     """
     compute = cpu_tuning.compute_dtype() if dtype == "auto" else dtype
-    data = sources.images(source)
-    greys = levels_.greys(data, levels=levels, shrink=SHRINK)
+    data = image_source.load(source)
+    greys = levels_.quantize_records(data, gray_levels=gray_levels, shrink=SHRINK)
     classes, length = len(data.labels), greys.side**2
-    net = image_gpt.decoder_of(
-        side=greys.side, vocabulary=levels + classes, depth=depth, width=width
+    net = image_gpt.image_gpt(
+        side=greys.side, vocab_size=gray_levels + classes, depth=depth, width=width
     )
-    artist = Painter(greys, net, logit_filters.drawn(partial(grey, levels=levels)))
+    artist = Painter(greys, net, logit_filters.categorical(partial(grey, gray_levels=gray_levels)))
     process = autoregressive.process(choose=artist.choose)
 
     def loss(params: Any, batch: dict[str, Any], key: jax.Array) -> Loss:
-        narrow = precision.cast(params, compute)
-        return denoising.hidden(
+        narrow = precision.cast_weights(params, compute)
+        return denoising.denoising_loss(
             process,
             cross_entropy.cross_entropy,
             partial(artist.predict, narrow, batch["label_B"]),
@@ -238,23 +234,22 @@ def experiment(
         greys.train, batch_size=batch_size, seed=seed, name=data.name
     )
     held_out = records.ordered(greys.validation, batch_size=AT_ONCE)
-    init = partial(decoder.initial, net)
-    shapes = jax.eval_shape(init, jax.random.key(0))
+    init = partial(decoder.init_params, net)
     return Experiment(
         name="draw_pixels",
-        architecture=(
+        fingerprint=(
             f"decoder of {source}: {depth} blocks of width {width}, {length} pixels of "
-            f"{levels} greys, {classes} classes"
+            f"{gray_levels} greys, {classes} classes"
         ),
         init=init,
         loss=loss,
         batch=train.batch,
         batch_size=batch_size,
-        optimizer=optimizers.stable_muon(
+        optimizer=optimizers.muon_wsd(
             steps, matrix_rate=matrix_rate, vector_rate=vector_rate, decay=0.6
         ),
         steps=steps,
-        report=report,
+        metrics=report,
         seed=seed,
         evaluations={
             "validation": Evaluation(
@@ -262,15 +257,14 @@ def experiment(
                 batch_size=AT_ONCE,
                 batches=held_out.batches,
                 loss=loss,
-                report=report,
+                metrics=report,
             )
         },
-        show=partial(show, artist, judge),
+        report=partial(show, artist, judge),
         generate=partial(generate, artist),
         tokens_per_row=length,
-        flops_per_row=image_gpt.training_flops(shapes, length=length, depth=depth),
     )
 
 
 if __name__ == "__main__":
-    main.run(experiment, generate=generate)
+    main.main(experiment, generate=generate)

@@ -27,14 +27,16 @@ import numpy as np
 
 from experiments import classify_images
 from transformer import cpu_tuning, main
-from transformer.data import records, sources
+from transformer.data import records
+from transformer.data.sources import images as image_source
 from transformer.data.images import gray_levels as levels_
 from transformer.evaluation import generated_images
-from transformer.generation import process_sampler
+from transformer.generation import process_sampler, terminal_images
 from transformer.models import dit
 from transformer.network import embeddings, masks, precision
 from transformer.objectives import cross_entropy, denoising
 from transformer.objectives.loss import Loss
+from transformer.plots import sample_quality
 from transformer.processes import masked_diffusion
 from transformer.processes.process import Process
 from transformer.training import optimizers
@@ -54,7 +56,7 @@ class Painter(NamedTuple):
     exaggerated.
     """
 
-    greys: levels_.Greys
+    greys: levels_.QuantizedImages
     classes: int
     net: Any
     process: Process
@@ -65,20 +67,20 @@ class Painter(NamedTuple):
         self, params: Any, label_B: jax.Array, ids_BL: jax.Array, t_B: jax.Array
     ) -> jax.Array:
         """Logits; the label one past the last means any class."""
-        tokens = masks.row(ids_BL.shape[1])
+        tokens = masks.single_document(ids_BL.shape[1])
         return self.net.apply({"params": params}, ids_BL, t_B, label_B, tokens)
 
     def drawn(self, params: Any, label_B: Any, key: jax.Array, *, steps: int) -> Any:
         """Symbols of images of the classes `label_B`."""
         label_B = jnp.asarray(label_B, jnp.int32)
-        return process_sampler.classes(
+        return process_sampler.sample_classes(
             self.process,
-            partial(self.predict, precision.cast(params, self.dtype)),
+            partial(self.predict, precision.cast_weights(params, self.dtype)),
             label_B,
             key,
             like=self.greys.train["ids_BL"],
             steps=steps,
-            none=self.classes,
+            null_label=self.classes,
             scale=self.guidance,
         )
 
@@ -92,14 +94,17 @@ def show(
     artist: Painter, judge: Path | None, params: Any, key: jax.Array
 ) -> dict[str, Any]:
     """Samples, and what the recogniser says of them by the number of steps."""
-    numbers, pictures = generated_images.study(
+    study = generated_images.evaluate_samples(
         classify_images.judge(judge),
         lambda label, steps: artist.images(params, label, key, steps=steps),
-        generated_images.grey(artist.greys, each=DRAWN),
+        generated_images.gray_reference_set(artist.greys, each=DRAWN),
         steps=STEPS,
-        name=f"guidance {artist.guidance:g}",
     )
-    return {"results.json": numbers, **pictures}
+    name = f"guidance {artist.guidance:g}"
+    return {
+        "results.json": generated_images.results(study),
+        **sample_quality.figures(study, name=name),
+    }
 
 
 def report(pixels: int, loss: Loss) -> dict[str, float]:
@@ -118,8 +123,8 @@ def report(pixels: int, loss: Loss) -> dict[str, float]:
 def experiment(
     *,
     source: str = "digits",
-    levels: int = 4,
-    square: int = 2,
+    gray_levels: int = 4,
+    patch: int = 2,
     depth: int = 4,
     width: int = 128,
     guidance: float = 2.0,
@@ -137,8 +142,8 @@ def experiment(
 
     Args:
         source: digits, a TFDS name of labelled images, or the path of class folders.
-        levels: of grey that are told apart.
-        square: pixels along the side of what one symbol stands for.
+        gray_levels: of grey that are told apart.
+        patch: pixels along the side of what one symbol stands for.
         depth: blocks.
         width: features of a token, 32 for each head.
         guidance: how much the class is exaggerated in drawing; 1 is not at all.
@@ -153,19 +158,19 @@ def experiment(
         judge: folder of a run of experiments.classify_images; none trains it, once for all.
     """
     compute = cpu_tuning.compute_dtype() if dtype == "auto" else dtype
-    data = sources.images(source)
-    greys = levels_.greys(data, levels=levels, shrink=SHRINK, square=square)
-    hidden, classes = greys.symbols, len(data.labels)
-    net = dit.transformer(
-        make_embed=partial(embeddings.Symbols, vocabulary=hidden + 1),
-        places=greys.places,
-        features=hidden + 1,
+    data = image_source.load(source)
+    greys = levels_.quantize_records(data, gray_levels=gray_levels, shrink=SHRINK, patch=patch)
+    hidden, classes = greys.vocab_size, len(data.labels)
+    net = dit.dit(
+        make_embed=partial(embeddings.TokenEmbedding, vocab_size=hidden + 1),
+        grid=greys.grid,
+        output_features=hidden + 1,
         classes=classes,
         depth=depth,
         width=width,
     )
     process = masked_diffusion.process(
-        symbol=hidden, temperature=temperature, caprice=caprice
+        mask_id=hidden, temperature=temperature, choice_temperature=caprice
     )
     artist = Painter(greys, classes, net, process, compute, guidance)
 
@@ -176,13 +181,13 @@ def experiment(
         batch: dict[str, Any],
         key: jax.Array,
     ) -> Loss:
-        told_B = denoising.forgotten(
-            batch["label_B"], key, share=forgotten, none=classes
+        told_B = denoising.drop_labels(
+            batch["label_B"], key, rate=forgotten, null_label=classes
         )
-        return denoising.hidden(
+        return denoising.denoising_loss(
             process,
             cross_entropy.cross_entropy,
-            partial(artist.predict, precision.cast(params, compute), told_B),
+            partial(artist.predict, precision.cast_weights(params, compute), told_B),
             batch["ids_BL"],
             key,
             weight_B=batch.get("weight_B", 1.0),
@@ -194,12 +199,11 @@ def experiment(
     held_out = records.ordered(greys.validation, batch_size=AT_ONCE)
     length = greys.train["ids_BL"].shape[1]
     like = jax.ShapeDtypeStruct((1, length), jnp.int32)
-    init = partial(dit.initial, net, like=like)
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    numbers = partial(report, square * square)
+    init = partial(dit.init_params, net, like=like)
+    numbers = partial(report, patch * patch)
     return Experiment(
         name="draw_masked",
-        architecture=(
+        fingerprint=(
             f"masked transformer of {source}: {depth} blocks of width {width}, "
             f"{length} symbols of {hidden}, {classes} classes"
         ),
@@ -207,27 +211,26 @@ def experiment(
         loss=partial(loss, process, FORGOTTEN),
         batch=train.batch,
         batch_size=batch_size,
-        optimizer=optimizers.stable_muon(
+        optimizer=optimizers.muon_wsd(
             steps, matrix_rate=matrix_rate, vector_rate=vector_rate, decay=0.6
         ),
         steps=steps,
-        report=numbers,
+        metrics=numbers,
         seed=seed,
         evaluations={
             "validation": Evaluation(
                 batch=held_out.batch,
                 batch_size=AT_ONCE,
                 batches=held_out.batches,
-                loss=partial(loss, masked_diffusion.bound(symbol=hidden), 0.0),
-                report=numbers,
+                loss=partial(loss, masked_diffusion.elbo(mask_id=hidden), 0.0),
+                metrics=numbers,
             )
         },
-        show=partial(show, artist, judge),
-        generate=partial(generated_images.generate, artist.images),
+        report=partial(show, artist, judge),
+        generate=partial(terminal_images.generate, artist.images),
         tokens_per_row=length,
-        flops_per_row=dit.training_flops(shapes, length=length, depth=depth),
     )
 
 
 if __name__ == "__main__":
-    main.run(experiment, generate=generated_images.generate)
+    main.main(experiment, generate=terminal_images.generate)

@@ -24,13 +24,14 @@ import jax
 import numpy as np
 
 from transformer import axes, cpu_tuning, main
-from transformer.data import records, sources
+from transformer.data import records
+from transformer.data.sources import text as text_source
 from transformer.data.text import tokenizers, windows
 from transformer.evaluation import source_probe
 from transformer.evaluation.baselines import ngram
 from transformer.models import bert, decoder
 from transformer.network import masks, precision
-from transformer.objectives import denoising, fused_cross_entropy
+from transformer.objectives import cross_entropy, denoising
 from transformer.objectives.loss import Loss
 from transformer.plots import cloze
 from transformer.processes import masked_diffusion
@@ -50,17 +51,16 @@ class Task(NamedTuple):
 
     init(key) -> params. at(part): how a row is made of tokens (ids [L], rng), its loss
     (params, batch, key) and the loss that is told, of what was hidden alone, where that
-    part of the tokens is asked for. vectors(params, ids_BL): a vector (B, D) of each
+    part of the tokens is asked for. pooled(params, ids_BL): a vector (B, D) of each
     row. parted(ids, rng): the pieces that remain of a row and what stood in the gaps
     between them. completed(params, pieces): what the model writes into the gaps.
     """
 
     init: Callable[[jax.Array], Any]
     at: Callable[[float], tuple[Callable[..., Any], ...]]
-    vectors: Callable[[Any, jax.Array], jax.Array]
+    pooled: Callable[[Any, jax.Array], jax.Array]
     parted: Callable[..., tuple[list[np.ndarray], list[np.ndarray]]]
     completed: Callable[[Any, list[np.ndarray]], list[np.ndarray]]
-    flops: Callable[..., float]
     model: str
 
 
@@ -68,18 +68,18 @@ def cloze_of(
     symbols: tokenizers.Tokenizer, *, depth: int, width: int, dtype: Any
 ) -> Task:
     """Single tokens hidden, all of them told at once, each place by itself (BERT)."""
-    symbol = symbols.vocabulary
-    net = bert.of_words(vocabulary=symbol + 1, depth=depth, width=width)
+    symbol = symbols.vocab_size
+    net = bert.bert(vocab_size=symbol + 1, depth=depth, width=width)
 
     def apply(params: Any, ids_BL: jax.Array, method: str = "__call__") -> Any:
-        narrow = precision.cast(params, dtype)
-        tokens = masks.row(ids_BL.shape[1])
+        narrow = precision.cast_weights(params, dtype)
+        tokens = masks.single_document(ids_BL.shape[1])
         return net.apply({"params": narrow}, ids_BL, tokens, method=method)
 
     def loss(part: float, params: Any, batch: dict[str, Any], key: jax.Array) -> Loss:
-        return denoising.hidden(
-            masked_diffusion.process(symbol=symbol, time=masked_diffusion.fixed(part)),
-            lambda readout, *asked: fused_cross_entropy.cross_entropy(
+        return denoising.denoising_loss(
+            masked_diffusion.process(mask_id=symbol, sample_time=masked_diffusion.constant_mask_ratio(part)),
+            lambda readout, *asked: cross_entropy.fused(
                 *readout, *asked, chunks=CHUNKS
             ),
             lambda seen_BL, t_B: apply(params, seen_BL),
@@ -100,7 +100,7 @@ def cloze_of(
         return decoder.logits(apply(params, ids_BL))[..., :symbol].argmax(-1)
 
     def completed(params: Any, pieces: list[np.ndarray]) -> list[np.ndarray]:
-        ids = cloze.joined(pieces, [symbol] * (len(pieces) - 1))
+        ids = cloze.join_pieces(pieces, [symbol] * (len(pieces) - 1))
         said = np.asarray(likeliest(params, ids[None]))[0]
         return [said[[place]] for place in np.flatnonzero(ids == symbol)]
 
@@ -108,12 +108,11 @@ def cloze_of(
         return {"ids_BL": ids}
 
     return Task(
-        init=partial(bert.initial, net),
+        init=partial(bert.init_params, net),
         at=lambda part: (prepare, partial(loss, part), partial(loss, part)),
-        vectors=partial(apply, method="vectors"),
+        pooled=partial(apply, method="pooled"),
         parted=parted,
         completed=completed,
-        flops=partial(bert.training_flops, width=width, depth=depth),
         model=f"encoder of {depth} blocks of width {width}",
     )
 
@@ -121,7 +120,7 @@ def cloze_of(
 def show(
     task: Task,
     symbols: tokenizers.Tokenizer,
-    parts: windows.Parts,
+    parts: windows.TextSplits,
     held_out: windows.Windows,
     measured: Evaluation,
     params: Any,
@@ -129,8 +128,8 @@ def show(
 ) -> dict[str, Any]:
     """Numbers beside those of counting, the probe, and passages filled in."""
     # Counting may read what is kept for the probe: more than the model does.
-    known = [*parts.train, *parts.ends[: len(parts.train)]]
-    counted = ngram.accuracies(known, parts.held_out, vocabulary=symbols.vocabulary)
+    known = [*parts.train, *parts.tails[: len(parts.train)]]
+    counted = ngram.ngram_accuracies(known, parts.validation, vocab_size=symbols.vocab_size)
     rows = [held_out.at(start) for start in held_out.rows["start"]]
     rng = np.random.default_rng(int(jax.random.bits(key)))
     passages = []
@@ -138,18 +137,17 @@ def show(
         pieces, true = task.parted(ids, rng)
         said = task.completed(params, pieces)
         passages.append(cloze.passage(pieces, true, said, symbols.decode))
-    probe = source_probe.told(
-        task.vectors,
-        {"trained": params, "random weights": task.init(key)},
-        parts.ends,
+    probe = source_probe.source_probe_accuracy(
+        task.pooled,
+        {"trained": params, "random": task.init(key)},
+        parts.tails,
         length=PROBED,
     )
-    ours = report(evaluation.summed(measured, params, axes.mesh()))["accuracy"]
-    told = {f"accuracy, {name}": share for name, share in counted.items()}
+    ours = report(evaluation.total_loss(measured, params, axes.mesh()))["accuracy"]
     return {
-        "results.json": {"accuracy": ours, **told, **probe},
-        "filled.txt": "\n\n----\n\n".join(map(cloze.written, passages)) + "\n",
-        "filled.png": cloze.picture(passages),
+        "results.json": {"accuracy": ours, **counted, **probe},
+        "filled.txt": "\n\n----\n\n".join(map(cloze.marked_text, passages)) + "\n",
+        "filled.png": cloze.plot_passages(passages),
     }
 
 
@@ -169,7 +167,7 @@ def generate(
     pieces = [symbols.encode(piece.removesuffix(" ")) for piece in sentence.split("*")]
     said = task.completed(params, pieces)
     blank = [np.zeros(0, np.int32)] * len(said)
-    print(cloze.filled(cloze.passage(pieces, blank, said, symbols.decode)))
+    print(cloze.filled_text(cloze.passage(pieces, blank, said, symbols.decode)))
 
 
 def report(loss: Loss) -> dict[str, float]:
@@ -184,7 +182,7 @@ def run(
     name: str,
     task: Task,
     symbols: tokenizers.Tokenizer,
-    parts: windows.Parts,
+    parts: windows.TextSplits,
     *,
     length: int,
     asked: float,
@@ -196,7 +194,7 @@ def run(
 ) -> Experiment:
     """Of any such task; flags as of `experiment`."""
     rows, held_rows = (
-        windows.cut(ids, length=length) for ids in (parts.train, parts.held_out)
+        windows.cut_windows(ids, length=length) for ids in (parts.train, parts.validation)
     )
     prepare, loss, _ = task.at(asked)
     held_prepare, _, held_loss = task.at(ASKED)
@@ -204,40 +202,38 @@ def run(
         rows.rows,
         batch_size=batch_size,
         seed=seed,
-        prepare=lambda row, rng: prepare(rows.shifted(row, rng), rng),
+        prepare=lambda row, rng: prepare(rows.random_window(row, rng), rng),
     )
     held_out = records.ordered(
         held_rows.rows,
         batch_size=AT_ONCE,
         prepare=lambda row, rng: held_prepare(held_rows.at(int(row["start"])), rng),
     )
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
     validation = Evaluation(
         batch=held_out.batch,
         batch_size=AT_ONCE,
         batches=held_out.batches,
         loss=held_loss,
-        report=report,
+        metrics=report,
     )
     return Experiment(
         name=name,
-        architecture=f"{task.model}, {symbols.vocabulary} symbols",
+        fingerprint=f"{task.model}, {symbols.vocab_size} symbols",
         init=task.init,
         loss=loss,
         batch=train.batch,
         batch_size=batch_size,
-        optimizer=optimizers.stable_muon(
+        optimizer=optimizers.muon_wsd(
             steps, matrix_rate=matrix_rate, vector_rate=vector_rate
         ),
         steps=steps,
-        report=report,
+        metrics=report,
         seed=seed,
         evaluations={"validation": validation},
-        show=partial(show, task, symbols, parts, held_rows, validation),
+        report=partial(show, task, symbols, parts, held_rows, validation),
         generate=partial(generate, task, symbols),
-        files={"tokenizer.json": symbols.to_bytes()},
+        extra_files={"tokenizer.json": symbols.to_bytes()},
         tokens_per_row=length,
-        flops_per_row=task.flops(shapes, length=length),
     )
 
 
@@ -246,7 +242,7 @@ def experiment(
     text: str = "austen",
     depth: int = 4,
     width: int = 192,
-    vocabulary: int = 2048,
+    vocab_size: int = 2048,
     length: int = 128,
     batch_size: int = 16,
     steps: int = 1500,
@@ -263,7 +259,7 @@ def experiment(
         text: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
         depth: blocks.
         width: features of a token, 64 for each head.
-        vocabulary: symbols of the bpe tokenizer.
+        vocab_size: symbols of the bpe tokenizer.
         length: tokens in a row.
         batch_size: rows in a step.
         steps: of training.
@@ -274,15 +270,15 @@ def experiment(
         seed: of the parameters, the order of the rows and what is hidden.
         workdir: where the tokenizer is kept; None keeps it in the user's cache only.
     """
-    source = sources.text(text)
-    make = partial(tokenizers.bpe, source, vocabulary=vocabulary)
-    symbols = tokenizers.kept(workdir, make, kind="bpe", vocabulary=vocabulary)
+    source = text_source.load(text)
+    make = partial(tokenizers.bpe, source, vocab_size=vocab_size)
+    symbols = tokenizers.load_or_train(workdir, make, kind="bpe", vocab_size=vocab_size)
     compute = cpu_tuning.compute_dtype() if dtype == "auto" else dtype
     return run(
         "masked_text",
         cloze_of(symbols, depth=depth, width=width, dtype=compute),
         symbols,
-        windows.parted(source, symbols.encode, kept=KEPT),
+        windows.split_text(source, symbols.encode, tail_fraction=KEPT),
         length=length,
         asked=asked,
         batch_size=batch_size,
@@ -294,4 +290,4 @@ def experiment(
 
 
 if __name__ == "__main__":
-    main.run(experiment, generate=generate)
+    main.main(experiment, generate=generate)

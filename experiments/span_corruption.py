@@ -25,12 +25,12 @@ import numpy as np
 
 from experiments import mlm
 from transformer import cpu_tuning, main
-from transformer.data import sources
+from transformer.data.sources import text as text_source
 from transformer.data.text import span_corruption, tokenizers, windows
 from transformer.generation import logit_filters, process_sampler
 from transformer.models import decoder, encoder, encoder_decoder
 from transformer.network import masks, positions, precision
-from transformer.objectives import fused_cross_entropy
+from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
 from transformer.plots import cloze
 from transformer.processes import autoregressive
@@ -50,7 +50,7 @@ def shared(params: Any) -> Any:
 
 def initial(net: Any, key: jax.Array) -> Any:
     """The parameters, of which `shared` makes those of the model."""
-    params = encoder_decoder.initial(net, key)
+    params = encoder_decoder.init_params(net, key)
     kept = {n: p for n, p in params["decoder"].items() if n != "embedding_VD"}
     return {**params, "decoder": kept}
 
@@ -79,12 +79,12 @@ class Writer(NamedTuple):
     @property
     def first(self) -> int:
         """The first sentinel."""
-        return self.symbols.vocabulary
+        return self.symbols.vocab_size
 
     def readout(self, params: Any, source_BL: jax.Array, ids_BL: jax.Array) -> Any:
         """Features of what is written, and the unembedding."""
-        narrow = shared(precision.cast(params, self.dtype))
-        written = masks.row(ids_BL.shape[1])
+        narrow = shared(precision.cast_weights(params, self.dtype))
+        written = masks.single_document(ids_BL.shape[1])
         place_BL = places(source_BL, ids_BL, self.first)
         written = written._replace(position_BL=place_BL)
         asked = source_BL, apart(source_BL.shape[1]), ids_BL, written
@@ -95,8 +95,8 @@ class Writer(NamedTuple):
     ) -> dict[str, np.ndarray]:
         """A row of a batch, `part` of its tokens cut out."""
         marks = {"sentinel": self.first, "end": self.symbols.end}
-        row = span_corruption.corrupted(ids, rng, share=part, mean=MEAN, **marks)
-        return {**row, "weight_BL": np.ones_like(row["lost_BL"])}
+        row = span_corruption.corrupt_spans(ids, rng, corruption_rate=part, mean_span=MEAN, **marks)
+        return {**row, "weight_BL": np.ones_like(row["span_weight_BL"])}
 
     def loss(
         self, counted: str, known: int, params: Any, batch: Any, key: jax.Array
@@ -106,7 +106,7 @@ class Writer(NamedTuple):
         row_B = jnp.asarray(batch.get("weight_B", 1.0))
         weight_BL = batch[counted] * row_B.reshape(-1, 1)
         targets_BL = jnp.minimum(batch["targets_BL"], known - 1)
-        return fused_cross_entropy.cross_entropy(
+        return cross_entropy.fused(
             x_BLD, w_VD[:known], targets_BL, weight_BL
         )
 
@@ -114,26 +114,26 @@ class Writer(NamedTuple):
         """As of a `masked_text.Task`. Where a span ends is not what is measured: words
         are told from words alone."""
         every = self.first + SENTINELS
-        losses = ("weight_BL", every), ("lost_BL", self.first)
+        losses = ("weight_BL", every), ("span_weight_BL", self.first)
         return partial(self.prepare, part), *(
             partial(self.loss, *how) for how in losses
         )
 
-    def vectors(self, params: Any, ids_BL: jax.Array) -> jax.Array:
+    def pooled(self, params: Any, ids_BL: jax.Array) -> jax.Array:
         """The mean of what the encoder makes of each row, (B, D)."""
         tokens = apart(ids_BL.shape[1])
 
         def read(net: Any) -> jax.Array:
-            return encoder.mean(net.encoder(ids_BL, tokens), tokens)
+            return encoder.mean_pooling(net.encoder(ids_BL, tokens), tokens)
 
-        narrow = shared(precision.cast(params, self.dtype))
+        narrow = shared(precision.cast_weights(params, self.dtype))
         return self.net.apply({"params": narrow}, method=read)
 
     def parted(self, ids: np.ndarray, rng: np.random.Generator) -> Any:
         """The pieces that remain of a row, and what stood between them."""
         row = self.prepare(mlm.ASKED, ids, rng)
-        gone = span_corruption.answers(row["targets_BL"], self.first, self.symbols.end)
-        return span_corruption.between(row["source_BL"], self.first), gone
+        gone = span_corruption.predicted_spans(row["targets_BL"], self.first, self.symbols.end)
+        return span_corruption.uncorrupted_pieces(row["source_BL"], self.first), gone
 
     def written(self, params: Any, source_BL: jax.Array, *, length: int) -> jax.Array:
         """The likeliest next symbols, one after the other."""
@@ -143,7 +143,7 @@ class Writer(NamedTuple):
             read_BL = jnp.concatenate([end_B1, ids_BL[:, :-1]], axis=1)
             return decoder.logits(self.readout(params, source_BL, read_BL))
 
-        return process_sampler.sampled(
+        return process_sampler.sample(
             autoregressive.process(choose=logit_filters.greedy),
             predict,
             jax.random.key(0),
@@ -156,15 +156,15 @@ class Writer(NamedTuple):
         gaps = len(pieces) - 1
         if gaps > SENTINELS:
             raise ValueError(f"expected at most {SENTINELS} gaps, got {gaps}")
-        source = cloze.joined(pieces, range(self.first, self.first + gaps))
+        source = cloze.join_pieces(pieces, range(self.first, self.first + gaps))
         write = jax.jit(partial(self.written, length=gaps * (1 + ANSWER) + 1))
         said = np.asarray(write(params, source[None]))[0]
-        return span_corruption.answers(said, self.first, self.symbols.end, count=gaps)
+        return span_corruption.predicted_spans(said, self.first, self.symbols.end, count=gaps)
 
 
-def apart(length: int) -> masks.Tokens:
+def apart(length: int) -> masks.TokenPositions:
     """Where the tokens of what is read stand."""
-    row = masks.row(length)
+    row = masks.single_document(length)
     return row._replace(position_BL=APART * row.position_BL)
 
 
@@ -172,20 +172,19 @@ def task_of(
     symbols: tokenizers.Tokenizer, *, depth: int, width: int, dtype: Any
 ) -> mlm.Task:
     """Spans cut out of what an encoder reads, written by a decoder (T5)."""
-    net = encoder_decoder.of_words(
+    net = encoder_decoder.text_to_text(
         depth=depth,
         width=width,
-        vocabulary=symbols.vocabulary + SENTINELS,
-        rotate_reading=positions.rotary(),
+        vocab_size=symbols.vocab_size + SENTINELS,
+        rotate_cross=positions.rotary(),
     )
     writer = Writer(net, symbols, dtype)
     return mlm.Task(
         init=partial(initial, net),
         at=writer.at,
-        vectors=writer.vectors,
+        pooled=writer.pooled,
         parted=writer.parted,
         completed=writer.completed,
-        flops=partial(encoder_decoder.words_flops, width=width, depth=depth),
         model=f"encoder-decoder of {depth} and {depth} blocks of width {width}",
     )
 
@@ -195,7 +194,7 @@ def experiment(
     text: str = "austen",
     depth: int = 3,
     width: int = 192,
-    vocabulary: int = 2048,
+    vocab_size: int = 2048,
     length: int = 128,
     batch_size: int = 16,
     steps: int = 1500,
@@ -212,7 +211,7 @@ def experiment(
         text: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
         depth: blocks of either half.
         width: features of a token, 64 for each head.
-        vocabulary: symbols of the bpe tokenizer.
+        vocab_size: symbols of the bpe tokenizer.
         length: tokens in a row.
         batch_size: rows in a step.
         steps: of training.
@@ -223,15 +222,15 @@ def experiment(
         seed: of the parameters, the order of the rows and what is cut out.
         workdir: where the tokenizer is kept; None keeps it in the user's cache only.
     """
-    source = sources.text(text)
-    make = partial(tokenizers.bpe, source, vocabulary=vocabulary)
-    symbols = tokenizers.kept(workdir, make, kind="bpe", vocabulary=vocabulary)
+    source = text_source.load(text)
+    make = partial(tokenizers.bpe, source, vocab_size=vocab_size)
+    symbols = tokenizers.load_or_train(workdir, make, kind="bpe", vocab_size=vocab_size)
     compute = cpu_tuning.compute_dtype() if dtype == "auto" else dtype
     return mlm.run(
         "span_text",
         task_of(symbols, depth=depth, width=width, dtype=compute),
         symbols,
-        windows.parted(source, symbols.encode, kept=mlm.KEPT),
+        windows.split_text(source, symbols.encode, tail_fraction=mlm.KEPT),
         length=length,
         asked=asked,
         batch_size=batch_size,
@@ -243,4 +242,4 @@ def experiment(
 
 
 if __name__ == "__main__":
-    main.run(experiment, generate=mlm.generate)
+    main.main(experiment, generate=mlm.generate)

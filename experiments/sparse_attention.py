@@ -26,14 +26,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer import cpu_tuning, main
-from transformer.data import records, sources
+from transformer.data import records
+from transformer.data.sources import text as text_source
 from transformer.data.text import associative_recall, tokenizers, windows
 from transformer.evaluation import attention_cost, recall_by_distance
 from transformer.models import decoder, defaults
 from transformer.network import attention, linear_attention, masks, positions, precision
-from transformer.network.kernels import flash_attention
 from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
+from transformer.plots import attention_patterns
 from transformer.training import optimizers
 from transformer.training.experiment import Evaluation, Experiment
 
@@ -43,7 +44,7 @@ ASKED = 64.0
 BLOCK, NEAR, STRIDE, GLOBAL = 64, 64, 32, 8
 BINS = (1, 33, 65, 129, 257, 513)
 LENGTHS = (512, 1024, 2048, 4096, 8192)
-CHUNKED = partial(flash_attention.blockwise, block=128)
+CHUNKED = defaults.flash_kernel(128)
 
 
 def blocks(length: int) -> masks.Mask:
@@ -57,16 +58,16 @@ def blocks(length: int) -> masks.Mask:
 
 
 class Pattern(NamedTuple):
-    """mask(length): who may see whom, besides the order of time. attend: how it is
-    computed in training; long: how, of long rows."""
+    """mask(length): who may see whom, besides the order of time. make_mixer: the attention of
+    training; long: how, of long rows."""
 
     mask: Callable[[int], masks.Mask]
-    attend: attention.Attend = defaults.ROWS
-    long: attention.Attend = CHUNKED
+    make_mixer: attention.MakeMixer = defaults.row_blocked(128)
+    long: attention.Kernel = CHUNKED
 
 
 PATTERNS = {
-    "full": Pattern(lambda length: masks.everything()),
+    "full": Pattern(lambda length: masks.full()),
     "window": Pattern(lambda length: masks.window(NEAR - 1)),
     "blocks": Pattern(blocks),
     "strided": Pattern(
@@ -75,9 +76,9 @@ PATTERNS = {
         )
     ),
     "linear": Pattern(
-        lambda length: masks.everything(),
-        linear_attention.attend,
-        linear_attention.attend,
+        lambda length: masks.full(),
+        linear_attention.LinearAttention,
+        linear_attention.linear_attention,
     ),
 }
 
@@ -85,29 +86,29 @@ PATTERNS = {
 def mask_of(pattern: Pattern, length: int) -> masks.Mask:
     """With the order of time."""
     rule = pattern.mask(length)
-    alone = rule == masks.everything()
+    alone = rule == masks.full()
     return masks.causal() if alone else masks.causal() & rule
 
 
 def net_of(
-    pattern: Pattern, *, vocabulary: int, length: int, depth: int, width: int
+    pattern: Pattern, *, vocab_size: int, length: int, depth: int, width: int
 ) -> decoder.Decoder:
     """A decoder whose every layer attends by the pattern."""
-    make_attention = defaults.attention_of(
+    make_attention = defaults.attention(
         width=width,
         mask=mask_of(pattern, length),
         rotate=positions.rotary(),
-        attend=pattern.attend,
+        make_mixer=pattern.make_mixer,
     )
     return decoder.Decoder(
-        vocabulary=vocabulary,
+        vocab_size=vocab_size,
         width=width,
-        make_stack=defaults.layers(
+        make_stack=defaults.stack(
             depth=depth, width=width, make_attention=make_attention
         ),
         make_norm=defaults.make_norm,
         make_embedding_norm=defaults.make_norm,
-        unembed=decoder.untied,
+        unembed=decoder.untied_embedding,
         weight_init=jax.nn.initializers.normal(1.0),
     )
 
@@ -116,8 +117,8 @@ def told(
     nets: dict[str, Any], dtype: Any, params: Any, batch: dict[str, Any]
 ) -> dict[str, jax.Array]:
     """Logits (B, L, V) of each model."""
-    tokens = masks.row(batch["ids_BL"].shape[1])
-    narrow = precision.cast(params, dtype)
+    tokens = masks.single_document(batch["ids_BL"].shape[1])
+    narrow = precision.cast_weights(params, dtype)
     return {
         name: decoder.logits(
             net.apply({"params": narrow[name]}, batch["ids_BL"], tokens)
@@ -136,7 +137,7 @@ def costs() -> dict[str, dict[int, attention_cost.Cost]]:
         for name, pattern in PATTERNS.items()
     }
     whole = {
-        length: attention_cost.cost(attention.plain, masks.causal(), length)
+        length: attention_cost.cost(attention.dot_product_attention, masks.causal(), length)
         for length in LENGTHS[:-1]
     }
     return {"full, whole matrix": whole, **found}
@@ -151,7 +152,7 @@ def show(
 ) -> dict[str, Any]:
     """Answers by distance, and time and memory by length with their exponents."""
     read = partial(told, nets, dtype)
-    answered = recall_by_distance.by_distance(read, held_out, params, bins=BINS)
+    answered = recall_by_distance.accuracy_by_distance(read, held_out, params, bins=BINS)
     found = costs()
     results: dict[str, float] = {}
     for name, shares in answered.items():
@@ -162,13 +163,13 @@ def show(
         last = dict(list(by_length.items())[1:])
         for what in ("seconds", "bytes"):
             values = [getattr(one, what) for one in last.values()]
-            power = attention_cost.exponent(list(last), values)
+            power = attention_cost.scaling_exponent(list(last), values)
             results[f"{name}, {what} grow with length to the"] = power
         longest = max(by_length)
         results[f"{name}, ms at {longest}"] = 1000 * by_length[longest].seconds
     drawn = {name: mask_of(one, 256) for name, one in PATTERNS.items()}
     del drawn["linear"]
-    figure = recall_by_distance.picture(
+    figure = attention_patterns.plot_attention_patterns(
         drawn, answered, found, bins=BINS, chance=1 / VALUES
     )
     return {"results.json": results, "patterns.png": figure}
@@ -188,7 +189,7 @@ def report(loss: Loss) -> dict[str, float]:
 def experiment(
     *,
     text: str = "austen",
-    vocabulary: int = 1024,
+    vocab_size: int = 1024,
     length: int = 512,
     depth: int = 2,
     width: int = 128,
@@ -204,7 +205,7 @@ def experiment(
 
     Args:
         text: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
-        vocabulary: symbols of the bpe tokenizer.
+        vocab_size: symbols of the bpe tokenizer.
         length: tokens in a row.
         depth: blocks of each.
         width: features of a token, 32 for each head.
@@ -216,70 +217,61 @@ def experiment(
         seed: of the parameters, the order of the rows and what is hidden where.
         workdir: where the tokenizer is kept; None keeps it in the user's cache only.
     """
-    source = sources.text(text)
-    make = partial(tokenizers.bpe, source, vocabulary=vocabulary)
-    symbols = tokenizers.kept(workdir, make, kind="bpe", vocabulary=vocabulary)
+    source = text_source.load(text)
+    make = partial(tokenizers.bpe, source, vocab_size=vocab_size)
+    symbols = tokenizers.load_or_train(workdir, make, kind="bpe", vocab_size=vocab_size)
     compute = cpu_tuning.compute_dtype() if dtype == "auto" else dtype
-    code = associative_recall.Code(symbols.vocabulary, KEYS, VALUES, QUESTIONS)
-    parts = windows.parted(source, symbols.encode, kept=0.0)
+    code = associative_recall.NeedleVocabulary(symbols.vocab_size, KEYS, VALUES, QUESTIONS)
+    parts = windows.split_text(source, symbols.encode, tail_fraction=0.0)
     rows, held_rows = (
-        windows.cut(ids, length=associative_recall.text_length(code, length))
-        for ids in (parts.train, parts.held_out)
+        windows.cut_windows(ids, length=associative_recall.text_length(code, length))
+        for ids in (parts.train, parts.validation)
     )
-    sizes = {"vocabulary": code.vocabulary, "length": length}
+    sizes = {"vocab_size": code.vocab_size, "length": length}
     shape = {"depth": depth, "width": width}
     nets = {name: net_of(one, **sizes, **shape) for name, one in PATTERNS.items()}
-    extra = code.vocabulary - symbols.vocabulary
+    extra = code.vocab_size - symbols.vocab_size
     bytes_V = np.concatenate([symbols.bytes_V, np.zeros(extra, symbols.bytes_V.dtype)])
 
     def init(key: jax.Array) -> Any:
         keys = jax.random.split(key, len(nets))
         pairs = zip(nets.items(), keys, strict=True)
-        return {name: decoder.initial(net, one) for (name, net), one in pairs}
+        return {name: decoder.init_params(net, one) for (name, net), one in pairs}
 
     def loss(params: Any, batch: dict[str, Any], key: jax.Array) -> Loss:
         row_B = jnp.asarray(batch.get("weight_B", 1.0)).reshape(-1, 1)
-        targets_BL, asked_BL = batch["targets_BL"], batch["asked_BL"] * row_B
-        text_BL = batch["text_BL"] * row_B
-        spelt = jnp.sum(jnp.asarray(bytes_V, jnp.float32)[targets_BL] * text_BL)
-        sums, total = {"asked": asked_BL.sum(), "bytes": spelt}, jnp.zeros(())
+        targets_BL, question_BL = batch["targets_BL"], batch["question_BL"] * row_B
+        text_weight_BL = batch["text_weight_BL"] * row_B
+        spelt = jnp.sum(jnp.asarray(bytes_V, jnp.float32)[targets_BL] * text_weight_BL)
+        sums, total = {"asked": question_BL.sum(), "bytes": spelt}, jnp.zeros(())
         for name, logits_BLV in told(nets, compute, params, batch).items():
-            words = cross_entropy.cross_entropy(logits_BLV, targets_BL, text_BL)
-            answers = cross_entropy.cross_entropy(logits_BLV, targets_BL, asked_BL)
+            words = cross_entropy.cross_entropy(logits_BLV, targets_BL, text_weight_BL)
+            answers = cross_entropy.cross_entropy(logits_BLV, targets_BL, question_BL)
             total += words.total + ASKED * answers.total
             sums[f"nats_{name}"] = words.total
             sums[f"right_{name}"] = answers.sums["correct"]
-        return Loss(total, len(nets) * text_BL.sum(), sums)
+        return Loss(total, len(nets) * text_weight_BL.sum(), sums)
 
     train = records.shuffled(
         rows.rows,
         batch_size=batch_size,
         seed=seed,
-        prepare=lambda row, rng: associative_recall.hidden(
-            rows.shifted(row, rng), rng, code
+        prepare=lambda row, rng: associative_recall.insert_needles(
+            rows.random_window(row, rng), rng, code
         ),
         name=source.name,
     )
     held_out = records.ordered(
         held_rows.rows,
         batch_size=16,
-        prepare=lambda row, rng: associative_recall.hidden(
+        prepare=lambda row, rng: associative_recall.insert_needles(
             held_rows.at(int(row["start"])), rng, code
         ),
     )
     measured = Evaluation(held_out.batch, 16, held_out.batches, loss, report)
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    flops = partial(
-        decoder.training_flops,
-        mask=masks.causal(),
-        length=length,
-        heads=1,
-        head_features=width,
-        depth=depth,
-    )
     return Experiment(
         name="sparse",
-        architecture=(
+        fingerprint=(
             f"decoders of {depth} blocks of width {width} that attend in "
             f"{len(nets)} patterns, rows of {length}"
         ),
@@ -287,19 +279,18 @@ def experiment(
         loss=loss,
         batch=train.batch,
         batch_size=batch_size,
-        optimizer=optimizers.stable_muon(
+        optimizer=optimizers.muon_wsd(
             steps, matrix_rate=matrix_rate, vector_rate=vector_rate
         ),
         steps=steps,
-        report=report,
+        metrics=report,
         seed=seed,
         evaluations={"validation": measured},
-        show=partial(show, nets, compute, measured),
-        files={"tokenizer.json": symbols.to_bytes()},
+        report=partial(show, nets, compute, measured),
+        extra_files={"tokenizer.json": symbols.to_bytes()},
         tokens_per_row=len(nets) * length,
-        flops_per_row=sum(map(flops, shapes.values())),
     )
 
 
 if __name__ == "__main__":
-    main.run(experiment)
+    main.main(experiment)

@@ -27,7 +27,7 @@ from experiments import clip
 from transformer import cpu_tuning, main
 from transformer.data import captioned_images, records
 from transformer.data.images import augment
-from transformer.evaluation import frechet, retrieval
+from transformer.evaluation import generated_images, retrieval
 from transformer.evaluation.baselines import tfidf
 from transformer.generation import process_sampler
 from transformer.models import text_to_image
@@ -39,7 +39,7 @@ from transformer.processes import flow_matching
 from transformer.training import optimizers
 from transformer.training.experiment import Evaluation, Experiment
 
-PROCESS = flow_matching.process(time=flow_matching.logit_normal)
+PROCESS = flow_matching.process(sample_time=flow_matching.logit_normal_times)
 AT_ONCE = 64
 SHOWN, DRAWS = 30, 2
 FORGOTTEN = 0.1
@@ -51,7 +51,7 @@ class Illustrator(NamedTuple):
     like: a row of raw patches. guidance: how much what the name says is exaggerated.
     """
 
-    of: captioned_images.Pictured
+    of: captioned_images.CaptionedImages
     like: Any
     net: Any
     dtype: Any
@@ -61,18 +61,18 @@ class Illustrator(NamedTuple):
         self, params: Any, text: Any, x_BLP: jax.Array, t_B: jax.Array
     ) -> jax.Array:
         """The velocity, told a text."""
-        tokens = masks.row(x_BLP.shape[1])
+        tokens = masks.single_document(x_BLP.shape[1])
         return self.net.apply({"params": params}, x_BLP, t_B, text, tokens)
 
     def forgotten(self, batch: dict[str, Any], key: jax.Array, share: float) -> Any:
         """The texts, a share of them empty."""
         one_B = jnp.ones(len(batch["ids_BL"]), jnp.int32)
-        kept_B = denoising.forgotten(one_B, key, share=share, none=0)
+        kept_B = denoising.drop_labels(one_B, key, rate=share, null_label=0)
         return self.or_empty(kept_B[:, None] > 0, batch["ids_BL"], batch["segment_BL"])
 
     def or_empty(self, kept_B1: Any, ids_BL: Any, segment_BL: Any) -> Any:
         """The texts that are kept; of the others only what closes a text."""
-        empty = self.of.closed([""])
+        empty = self.of.encoder_rows([""])
         return (
             jnp.where(kept_B1, ids_BL, empty["ids_BL"]),
             jnp.where(kept_B1, segment_BL, empty["segment_BL"]),
@@ -82,24 +82,24 @@ class Illustrator(NamedTuple):
         self, params: Any, ids_BL: Any, segment_BL: Any, key: jax.Array, *, steps: int
     ) -> jax.Array:
         """Raw patches of images of those names."""
-        predict = partial(self.predict, precision.cast(params, self.dtype))
+        predict = partial(self.predict, precision.cast_weights(params, self.dtype))
         none = self.or_empty(jnp.zeros((1, 1), bool), ids_BL, segment_BL)
         both = partial(predict, (ids_BL, segment_BL)), partial(predict, none)
-        told = process_sampler.guided(*both, scale=self.guidance)
+        told = process_sampler.classifier_free_guidance(*both, scale=self.guidance)
         shape = len(ids_BL), *self.like.shape[1:]
         like = jax.ShapeDtypeStruct(shape, self.like.dtype)
-        return process_sampler.sampled(PROCESS, told, key, like=like, steps=steps)
+        return process_sampler.sample(PROCESS, told, key, like=like, steps=steps)
 
     def images(
         self, params: Any, texts: captioned_images.Texts, key: jax.Array, *, steps: int
     ) -> np.ndarray:
         """8-bit images of those names."""
         draw = jax.jit(partial(self.drawn, steps=steps))
-        return self.of.images(draw(params, *self.of.closed(texts).values(), key))
+        return self.of.to_images(draw(params, *self.of.encoder_rows(texts).values(), key))
 
 
 def artist(
-    of: captioned_images.Pictured,
+    of: captioned_images.CaptionedImages,
     *,
     depth: int,
     names_depth: int,
@@ -108,15 +108,15 @@ def artist(
     guidance: float,
 ) -> Illustrator:
     """ValueError where heads do not fill the width."""
-    net = text_to_image.transformer(
-        places=of.places,
-        features=of.features,
-        vocabulary=of.symbols.vocabulary,
+    net = text_to_image.text_to_image(
+        grid=of.grid,
+        patch_features=of.patch_features,
+        vocab_size=of.tokenizer.vocab_size,
         depth=depth,
-        names_depth=names_depth,
+        text_depth=names_depth,
         width=width,
     )
-    row = 1, of.places[0] * of.places[1], of.features
+    row = 1, of.grid[0] * of.grid[1], of.patch_features
     like = jax.ShapeDtypeStruct(row, jnp.float32)
     return Illustrator(of, like, net, dtype, guidance)
 
@@ -132,7 +132,7 @@ def show(
     said = clip.judge(judge)
     names = said.names(held["text"])
     # What a memory would show: the picture whose name shares most with what is asked.
-    near = tfidf.nearest(list(known["text"]), list(held["text"])).number
+    near = tfidf.nearest(list(known["text"]), list(held["text"])).index
     shown = {"drawn": drawn, "memory": known["image"][near][None]}
     real = said.images(held["image"])
     scores = {"name by image, real": real @ names.T}
@@ -143,15 +143,15 @@ def show(
         scores[f"image by image, {who}"] = seen @ real.T
     results: dict[str, Any] = {"names": len(names), "chance": 1 / len(names)}
     for what, score in scores.items():
-        for metric, number in retrieval.recalls(retrieval.ranks(score)).items():
-            results[f"{metric}, {what}"] = number
+        for metric, number in retrieval.recall_at_k(retrieval.ranks(score)).items():
+            results[f"{what}/{metric}"] = number
     for who, images in (("drawn", drawn[0]), ("real", held["image"])):
-        away = frechet.nearest(images, known["image"])
-        results[f"nearest training image, {who}"] = away
+        away = generated_images.nn_distance(images, known["image"])
+        results[f"nn_distance/{who}"] = away
     some = np.asarray(jax.random.permutation(key, len(names)))[:SHOWN]
     return {
         "results.json": results,
-        "drawn.png": caption_grid.beside(
+        "drawn.png": caption_grid.plot_pairs(
             held["image"][some], drawn[0][some], held["text"][some]
         ),
     }
@@ -179,7 +179,7 @@ def generate(
 
     texts = [one.strip() for one in text.split(";")]
     images = model.images(params, texts, jax.random.fold_in(key, draw), steps=updates)
-    Image.fromarray(image_grid.sheet(images[None], enlarged=4)).save(output)
+    Image.fromarray(image_grid.sheet(images[None], zoom=4)).save(output)
     print(f"{', '.join(texts)}: see {output}")
 
 
@@ -191,12 +191,12 @@ def report(loss: Loss) -> dict[str, float]:
 def experiment(
     *,
     source: str = "emoji",
-    tongue: Literal["en", "pt"] = "en",
+    language: Literal["en", "pt"] = "en",
     patch: int = 4,
     depth: int = 4,
     names_depth: int = 2,
     width: int = 128,
-    vocabulary: int = 1024,
+    vocab_size: int = 1024,
     guidance: float = 3.0,
     drawing_steps: int = 16,
     jitter: float = 0.3,
@@ -213,12 +213,12 @@ def experiment(
 
     Args:
         source: emoji, a TFDS name of images with a text, or the path of a folder.
-        tongue: the language of the names.
+        language: the language of the names.
         patch: pixels along a patch's side.
         depth: blocks that draw.
         names_depth: blocks that read the names.
         width: features of a token, 32 for each head.
-        vocabulary: symbols of the tokenizer, which is trained on the names.
+        vocab_size: symbols of the tokenizer, which is trained on the names.
         guidance: how much the name is exaggerated in drawing; 1 is not at all.
         drawing_steps: of generation, of what is shown.
         jitter: how far training images are moved; at 1 some 2 pixels and 12 degrees.
@@ -232,8 +232,8 @@ def experiment(
         workdir: where the tokenizer is kept; None keeps it in the user's cache only.
     """
     compute = cpu_tuning.compute_dtype() if dtype == "auto" else dtype
-    of = captioned_images.pictured(
-        source, tongue=tongue, patch=patch, vocabulary=vocabulary, workdir=workdir
+    of = captioned_images.load(
+        source, language=language, patch=patch, vocab_size=vocab_size, workdir=workdir
     )
     model = artist(
         of,
@@ -247,57 +247,57 @@ def experiment(
     def as_batch(
         row: dict[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        raw, one = of.raw(row.pop("image")), np.ones((), np.float32)
+        raw, one = of.to_patches(row.pop("image")), np.ones((), np.float32)
         return {"raw_BLP": raw, **row, "weight_B": one}
 
     def loss(
         forgotten: float, params: Any, batch: dict[str, Any], key: jax.Array
     ) -> Loss:
         text = model.forgotten(batch, key, forgotten)
-        return denoising.hidden(
+        return denoising.denoising_loss(
             PROCESS,
             denoising.squared_error,
-            partial(model.predict, precision.cast(params, compute), text),
+            partial(model.predict, precision.cast_weights(params, compute), text),
             batch["raw_BLP"],
             key,
             weight_B=batch["weight_B"],
         )
 
     train = records.shuffled(
-        of.read(of.data.train),
+        of.encoder_split(of.data.train),
         batch_size=batch_size,
         seed=seed,
-        prepare=augment.chain(augment.jittered(jitter), as_batch),
+        prepare=augment.chain(augment.random_distortion(jitter), as_batch),
         name=of.data.name,
     )
     held_out = records.ordered(
-        of.read(of.data.validation), batch_size=AT_ONCE, prepare=as_batch
+        of.encoder_split(of.data.validation), batch_size=AT_ONCE, prepare=as_batch
     )
     asked = partial(loss, 0.0)
     measured = Evaluation(held_out.batch, AT_ONCE, held_out.batches, asked, report)
     return Experiment(
         name="illustrate",
-        architecture=(
-            f"diffusion transformer of {source}, {tongue}: {depth} blocks of width "
-            f"{width}, patches of {patch}, names of {of.symbols.vocabulary} symbols"
+        fingerprint=(
+            f"diffusion transformer of {source}, {language}: {depth} blocks of width "
+            f"{width}, patches of {patch}, names of {of.tokenizer.vocab_size} symbols"
         ),
-        init=partial(text_to_image.initial, model.net, like=model.like),
+        init=partial(text_to_image.init_params, model.net, like=model.like),
         loss=partial(loss, FORGOTTEN),
         batch=train.batch,
         batch_size=batch_size,
-        optimizer=optimizers.stable_muon(
+        optimizer=optimizers.muon_wsd(
             steps, matrix_rate=matrix_rate, vector_rate=vector_rate, decay=0.6
         ),
         steps=steps,
-        report=report,
+        metrics=report,
         seed=seed,
         evaluations={"validation": measured},
-        show=partial(show, model, judge, drawing_steps),
+        report=partial(show, model, judge, drawing_steps),
         generate=partial(generate, model),
-        files={"tokenizer.json": of.symbols.to_bytes()},
+        extra_files={"tokenizer.json": of.tokenizer.to_bytes()},
         tokens_per_row=model.like.shape[1] + of.length,
     )
 
 
 if __name__ == "__main__":
-    main.run(experiment, generate=generate)
+    main.main(experiment, generate=generate)

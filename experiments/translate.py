@@ -20,19 +20,20 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from transformer import cpu_tuning, main
-from transformer.data import sources
+from transformer.data.sources import pairs as pair_source
 from transformer.data.text import sentence_pairs, tokenizers
+from transformer.evaluation import text_scores
 from transformer.evaluation.baselines import tfidf
-from transformer.generation import decoding, translation
+from transformer.generation import translation
 from transformer.interpretability import alignment
 from transformer.models import encoder_decoder
 from transformer.network import masks, precision
 from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
+from transformer.plots import alignments
 from transformer.training import optimizers
 from transformer.training.experiment import Evaluation, Experiment
 
@@ -54,30 +55,11 @@ class Translator(NamedTuple):
     languages, and the sentences of both splits."""
 
     net: Any
-    writer: translation.Writer
+    writer: translation.Translator
     symbols: tokenizers.Tokenizer
     known: Side
     held_out: Side
     length: int
-
-
-def writer_of(net: Any, symbols: tokenizers.Tokenizer, dtype: str) -> Any:
-    """What generation asks of the model, in the compute dtype."""
-
-    def apply(method: str, weights: Any, *asked: Any) -> Any:
-        return net.apply({"params": weights}, *asked, method=method)
-
-    return translation.Writer(
-        language=decoding.Language(
-            extend=partial(apply, "extend"),
-            empty_cache=lambda *sizes: net.empty_cache(*sizes, dtype),
-            weights=lambda params: precision.cast(params, dtype),
-        ),
-        remember=partial(apply, "remember"),
-        encode=symbols.encode,
-        decode=symbols.decode,
-        end=symbols.end,
-    )
 
 
 def arguments(batch: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -93,7 +75,7 @@ def attended(
     """The attention (B, N, L, M), averaged over heads, by which each layer of the
     decoder writes `said` from the first held-out sentences; and the batch."""
     net, symbols = translator.net, translator.symbols
-    some = sentence_pairs.encoded(
+    some = sentence_pairs.encode_pairs(
         symbols, translator.held_out.source[: len(said)], said
     )
     rows = sentence_pairs.validation(
@@ -105,11 +87,7 @@ def attended(
         _, kept = net.apply(
             {"params": params}, *arguments(batch), mutable="intermediates"
         )
-        layers = kept["intermediates"]["decoder"]["stack"]
-        names = sorted(name for name in layers if name.startswith("layers_"))
-        return jnp.stack(
-            [layers[name]["reading"]["weights_BHLM"][0].mean(1) for name in names], 1
-        )
+        return alignment.mean_over_heads(kept["intermediates"]["decoder"])
 
     for step in range(rows.batches):
         batch = rows.batch(step, range(rows.batch_size))
@@ -119,29 +97,33 @@ def attended(
 def show(translator: Translator, params: Any, key: jax.Array) -> dict[str, Any]:
     """Numbers beside those of the memory, examples, and an alignment."""
     source, wanted = translator.held_out
-    write = partial(translation.translated, translator.writer, params, source)
+    write = partial(translation.translate, translator.writer, params, source)
     near = tfidf.nearest(translator.known.source, source)
     said = {
         "ours": write(),
-        "greedy": write(hypotheses=1, penalty=0.0),
-        "memory": [translator.known.target[number] for number in near.number],
+        "greedy": write(beam_size=1, length_penalty=0.0),
+        "memory": [translator.known.target[number] for number in near.index],
         "source copied": list(source),
     }
     results: dict[str, Any] = {
-        f"{metric}, {who}": score
+        f"{metric}/{who}": score
         for who, texts in said.items()
-        for metric, score in translation.scores(texts, wanted).items()
+        for metric, score in text_scores.translation_scores(texts, wanted).items()
     }
-    for band, chosen in tfidf.bands(near, NEAR).items():
-        results[f"pairs, cosine {band}"] = len(chosen)
+    for band, chosen in tfidf.bucket_by_similarity(near, NEAR).items():
+        results[f"pairs/cosine_{band}"] = len(chosen)
         for who in ("ours", "memory"):
             texts = ([side[n] for n in chosen] for side in (said[who], wanted))
-            scores = translation.scores(*texts)
-            results[f"BLEU, {who}, cosine {band}"] = scores["BLEU"]
-    found = alignment.readings(
+            scores = text_scores.translation_scores(*texts)
+            results[f"bleu/{who}/cosine_{band}"] = scores["bleu"]
+    found = alignment.alignments(
         attended(translator, params, said["ours"][:ALIGNED]), translator.symbols.decode
     )
-    numbers, figure = alignment.study(list(found), drawn=DRAWN)
+    study = alignment.copy_study(list(found), words=DRAWN)
+    numbers = {
+        "alignment_accuracy": study.accuracy,
+        "alignment_layer": study.layer,
+    }
     order = np.random.default_rng(int(jax.random.bits(key))).permutation(len(source))
     examples = [
         f"source     {source[n]}\nreference  {wanted[n]}\n"
@@ -151,35 +133,8 @@ def show(translator: Translator, params: Any, key: jax.Array) -> dict[str, Any]:
     return {
         "results.json": {**results, **numbers, "pairs": len(source)},
         "translations.txt": "\n".join(examples),
-        "alignment.png": figure,
+        "alignment.png": alignments.plot_alignments(study.examples),
     }
-
-
-def generate(
-    translator: Translator,
-    params: Any,
-    key: jax.Array,
-    *,
-    text: str = "Click the button to save the document as a file.",
-    hypotheses: int = 4,
-    penalty: float = 0.6,
-) -> None:
-    """Translate a sentence.
-
-    Args:
-        text: the sentence.
-        hypotheses: how many are followed at a time; 1 is greedy.
-        penalty: power of the length penalty; 0 favours short translations.
-    """
-    said = translation.translated(
-        translator.writer,
-        params,
-        [text],
-        hypotheses=hypotheses,
-        penalty=penalty,
-        batch_size=1,
-    )
-    print(said[0])
 
 
 def report(loss: Loss) -> dict[str, float]:
@@ -197,7 +152,7 @@ def experiment(
     direction: str = "en-pt",
     depth: int = 3,
     width: int = 192,
-    vocabulary: int = 6144,
+    vocab_size: int = 6144,
     length: int = 128,
     batch_size: int = 16,
     steps: int = 1200,
@@ -215,7 +170,7 @@ def experiment(
         direction: the languages' names, of what is read and of what is written.
         depth: blocks of either half.
         width: features of a token, 64 for each head.
-        vocabulary: symbols of the tokenizer, which is trained on both languages.
+        vocab_size: symbols of the tokenizer, which is trained on both languages.
         length: tokens in a row, which holds several sentences.
         batch_size: rows in a step, as many read as written.
         steps: of training.
@@ -226,53 +181,50 @@ def experiment(
         seed: of the parameters and the order of the sentences.
         workdir: where the tokenizer is kept; None keeps it in the user's cache only.
     """
-    data = sources.pairs(source)
+    data = pair_source.load(source)
     read, write = sentence_pairs.sides(direction, data.labels)
     known, held = (
         Side(arrays[read], arrays[write]) for arrays in (data.train, data.validation)
     )
-    make = partial(tokenizers.bpe, sentence_pairs.text(data), vocabulary=vocabulary)
-    symbols = tokenizers.kept(workdir, make, kind="bpe", vocabulary=vocabulary)
+    make = partial(tokenizers.bpe, sentence_pairs.pair_documents(data), vocab_size=vocab_size)
+    symbols = tokenizers.load_or_train(workdir, make, kind="bpe", vocab_size=vocab_size)
     compute = cpu_tuning.compute_dtype() if dtype == "auto" else dtype
-    net: Any = encoder_decoder.of_words(
+    net: Any = encoder_decoder.text_to_text(
         depth=depth,
         width=width,
-        vocabulary=symbols.vocabulary,
+        vocab_size=symbols.vocab_size,
     )
     rows: Any = {"end": symbols.end, "length": length, "batch_size": batch_size}
     train = sentence_pairs.training(
-        sentence_pairs.encoded(symbols, *known), **rows, seed=seed, name=data.name
+        sentence_pairs.encode_pairs(symbols, *known), **rows, seed=seed, name=data.name
     )
-    held_out = sentence_pairs.validation(sentence_pairs.encoded(symbols, *held), **rows)
+    held_out = sentence_pairs.validation(sentence_pairs.encode_pairs(symbols, *held), **rows)
 
     def loss(
         objective: cross_entropy.Objective, params: Any, batch: Any, key: jax.Array
     ) -> Loss:
-        narrow = precision.cast(params, compute)
+        narrow = precision.cast_weights(params, compute)
         x_BLD, w_VD = net.apply({"params": narrow}, *arguments(batch))
         targets = batch["targets_BL"], batch["weight_BL"]
-        entropy = cross_entropy.from_features(
+        entropy = cross_entropy.chunked(
             objective, x_BLD, w_VD, *targets, chunks=CHUNKS
         )
-        return cross_entropy.with_bytes(entropy, *targets, symbols.bytes_V)
+        return cross_entropy.add_byte_count(entropy, *targets, symbols.bytes_V)
 
-    shapes = jax.eval_shape(partial(encoder_decoder.initial, net), jax.random.key(0))
-    # One token's products are bound by memory, where CPUs have no good bfloat16 path.
-    spoken = "float32" if cpu_tuning.on_cpu() else compute
-    writer = writer_of(net, symbols, spoken)
+    writer = translation.from_net(net, symbols, compute_dtype=compute)
     translator = Translator(net, writer, symbols, known, held, length)
     return Experiment(
         name="translate",
-        architecture=f"encoder-decoder {direction}: 2 x {depth} blocks of {width}",
-        init=partial(encoder_decoder.initial, net),
+        fingerprint=f"encoder-decoder {direction}: 2 x {depth} blocks of {width}",
+        init=partial(encoder_decoder.init_params, net),
         loss=partial(loss, cross_entropy.label_smoothing(smoothing)),
         batch=train.batch,
         batch_size=batch_size,
-        optimizer=optimizers.stable_muon(
+        optimizer=optimizers.muon_wsd(
             steps, matrix_rate=matrix_rate, vector_rate=vector_rate
         ),
         steps=steps,
-        report=report,
+        metrics=report,
         seed=seed,
         evaluations={
             "validation": Evaluation(
@@ -280,18 +232,15 @@ def experiment(
                 batch_size=batch_size,
                 batches=held_out.batches,
                 loss=partial(loss, cross_entropy.cross_entropy),
-                report=report,
+                metrics=report,
             )
         },
-        show=partial(show, translator),
-        generate=partial(generate, translator),
-        files={"tokenizer.json": symbols.to_bytes()},
+        report=partial(show, translator),
+        generate=partial(translation.generate, writer),
+        extra_files={"tokenizer.json": symbols.to_bytes()},
         tokens_per_row=2 * length,
-        flops_per_row=encoder_decoder.words_flops(
-            shapes, length=length, width=width, depth=depth
-        ),
     )
 
 
 if __name__ == "__main__":
-    main.run(experiment, generate=generate)
+    main.main(experiment, generate=translation.generate)

@@ -23,8 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer import cpu_tuning, main
-from transformer.data import records, sources
+from transformer.data import records
+from transformer.data.sources import images as image_source
 from transformer.data.images import gray_levels, moving_digits, patches
+from transformer.generation import terminal_images
 from transformer.models import video
 from transformer.network import masks, precision
 from transformer.objectives import denoising
@@ -68,7 +70,7 @@ class Cinema(NamedTuple):
     def films(self, raw_BLP: Any, frames: int = FRAMES) -> np.ndarray:
         """The inverse, clipped: 8-bit [B, frames, rows, columns, 1]."""
         shape = frames, SIDE, SIDE
-        pixels = patches.joined(np.asarray(raw_BLP), shape, self.size)
+        pixels = patches.join(np.asarray(raw_BLP), shape, self.size)
         return np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
 
     def filmed(
@@ -79,16 +81,16 @@ class Cinema(NamedTuple):
         others = digits[rng.integers(len(digits), size=SPRITES - 1)]
         sprites = np.concatenate([row["image"][None], others])
         room = SIDE - sprites.shape[1]
-        motion = moving_digits.drawn(rng, SPRITES, room=room, fastest=FASTEST)
-        draw = partial(moving_digits.rendered, sprites, side=SIDE)
-        film = draw(moving_digits.places(motion, FRAMES, room=room))
-        straight = draw(moving_digits.straight_on(motion, KNOWN, FRAMES, room=room))
+        motion = moving_digits.random_motion(rng, SPRITES, room=room, max_speed=FASTEST)
+        draw = partial(moving_digits.render, sprites, side=SIDE)
+        film = draw(moving_digits.positions(motion, FRAMES, room=room))
+        straight = draw(moving_digits.no_bounce(motion, KNOWN, FRAMES, room=room))
         return {"raw_BLP": self.raw(film), "straight_BLP": self.raw(straight)}
 
     def logits(self, params: Any, raw_BLP: jax.Array) -> jax.Array:
         """Of the greys of each token's place one frame later."""
-        tokens = masks.row(raw_BLP.shape[1])
-        narrow = precision.cast(params, self.dtype)
+        tokens = masks.single_document(raw_BLP.shape[1])
+        narrow = precision.cast_weights(params, self.dtype)
         return self.net.apply({"params": narrow}, raw_BLP, tokens)
 
     def foretold(self, params: Any, raw_BLP: jax.Array) -> jax.Array:
@@ -117,14 +119,14 @@ def errors(cinema: Cinema, ours: Any, batch: dict[str, Any]) -> dict[str, np.nda
 
     def pixels(number: int) -> np.ndarray:
         return np.asarray(
-            patches.joined(frame(true, number), (1, SIDE, SIDE), cinema.size)
+            patches.join(frame(true, number), (1, SIDE, SIDE), cinema.size)
         )[:, 0]
 
     def seen(ahead: int) -> np.ndarray:
         pairs = zip(pixels(KNOWN - 2), pixels(KNOWN - 1), strict=True)
         how = {"block": BLOCK, "fastest": FASTEST}
         guesses = [
-            moving_digits.extrapolated(*pair, ahead, **how)[None] for pair in pairs
+            moving_digits.block_motion(*pair, ahead, **how)[None] for pair in pairs
         ]
         return patches.cut(np.stack(guesses), cinema.size)
 
@@ -153,7 +155,7 @@ def strips(cinema: Cinema, ours: Any, batch: dict[str, Any], count: int) -> np.n
         for film in (batch["raw_BLP"], ours, straight)
     ]
     sheet = np.stack(rows, axis=1).reshape(-1, len(SHOWN), SIDE, SIDE, 1)
-    return image_grid.sheet(sheet, enlarged=3)
+    return image_grid.sheet(sheet, zoom=3)
 
 
 def show(
@@ -175,7 +177,7 @@ def show(
     return {
         "results.json": numbers,
         "strips.png": strips(cinema, ours, batch, 3),
-        "film.gif": image_grid.moving(pairs, marked=KNOWN),
+        "film.gif": image_grid.gif(pairs, known=KNOWN),
     }
 
 
@@ -191,7 +193,7 @@ def generate(cinema: Cinema, params: Any, key: jax.Array, *, draw: int = 0) -> N
     raw_BLP = cinema.filmed(digits, row, rng)["raw_BLP"][None]
     ours = np.asarray(jax.jit(cinema.foretold)(params, raw_BLP))
     for film in (raw_BLP, ours):
-        print(image_grid.typed(cinema.films(film)[0][[KNOWN - 1, KNOWN, 10, 15]]), "\n")
+        print(terminal_images.ascii_art(cinema.films(film)[0][[KNOWN - 1, KNOWN, 10, 15]]), "\n")
 
 
 def report(loss: Loss) -> dict[str, float]:
@@ -229,15 +231,15 @@ def experiment(
         seed: of the parameters and the films.
     """
     compute = cpu_tuning.compute_dtype() if dtype == "auto" else dtype
-    data, size = sources.images(source), (1, patch, patch)
+    data, size = image_source.load(source), (1, patch, patch)
     train, held = (
-        {"image": gray_levels.shrunk(part["image"], 2)}
+        {"image": gray_levels.downsample(part["image"], 2)}
         for part in (data.train, data.validation)
     )
     data = data._replace(train=train, validation=held)
     places = patches.grid((SIDE, SIDE), size[1:])
-    net = video.predictor(
-        frames=FRAMES, places=places, features=patch**2, depth=depth, width=width
+    net = video.video_predictor(
+        frames=FRAMES, grid=places, patch_features=patch**2, depth=depth, width=width
     )
     cinema = Cinema(data, net, size, compute)
     length = FRAMES * cinema.per_frame
@@ -248,7 +250,7 @@ def experiment(
         frame_L = jnp.arange(length) // cinema.per_frame
         told_L = (frame_L >= FIRST) & (frame_L < FRAMES - 1)
         row_B = jnp.asarray(batch.get("weight_B", jnp.ones(len(raw_BLP))))
-        return denoising.grey_cross_entropy(
+        return denoising.pixel_cross_entropy(
             cinema.logits(params, raw_BLP), next_BLP, told_L[None] * row_B[:, None]
         )
 
@@ -265,11 +267,10 @@ def experiment(
         prepare=partial(cinema.filmed, held["image"]),
     )
     measured = Evaluation(held_out.batch, AT_ONCE, held_out.batches, loss, report)
-    init = partial(video.initial, net, length=length)
-    shapes = jax.eval_shape(init, jax.random.key(0))
+    init = partial(video.init_params, net, length=length)
     return Experiment(
         name="foresee",
-        architecture=(
+        fingerprint=(
             f"video transformer: {depth} blocks of width {width}, {FRAMES} frames of "
             f"{places[0]} x {places[1]} tubelets"
         ),
@@ -277,21 +278,18 @@ def experiment(
         loss=loss,
         batch=films_.batch,
         batch_size=batch_size,
-        optimizer=optimizers.stable_muon(
+        optimizer=optimizers.muon_wsd(
             steps, matrix_rate=matrix_rate, vector_rate=vector_rate
         ),
         steps=steps,
-        report=report,
+        metrics=report,
         seed=seed,
         evaluations={"validation": measured},
-        show=partial(show, cinema, measured),
+        report=partial(show, cinema, measured),
         generate=partial(generate, cinema),
         tokens_per_row=length,
-        flops_per_row=video.training_flops(
-            shapes, frames=FRAMES, places=places, depth=depth
-        ),
     )
 
 
 if __name__ == "__main__":
-    main.run(experiment, generate=generate)
+    main.main(experiment, generate=generate)

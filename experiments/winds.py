@@ -26,10 +26,12 @@ import numpy as np
 import optax
 
 from transformer import cpu_tuning, main
-from transformer.data import climate_fields, records, sources
-from transformer.data.climate_fields import Climate, Grid
-from transformer.data.fields import Fields
-from transformer.models import encoder, noise_ensemble
+from transformer.data import climate_fields, records
+from transformer.data.sources import fields as field_source
+from transformer.data.climate_fields import Climatology, PatchGrid
+from transformer.data.records import Fields
+from transformer.data.shuffling import EvaluationSplit
+from transformer.models import defaults, encoder, noise_ensemble
 from transformer.network import (
     attention,
     block,
@@ -41,8 +43,6 @@ from transformer.network import (
     precision,
     stack,
 )
-from transformer.network.kernels import activations as fast_activations
-from transformer.network.kernels import row_attention as fast_attention
 from transformer.objectives import crps
 from transformer.objectives.loss import Loss
 from transformer.training import optimizers
@@ -54,17 +54,17 @@ MEMBERS = 32
 CONDITION = 2 * climate_fields.HARMONICS + len(climate_fields.LEADS) + NOISE
 
 
-def model(*, depth: int, width: int, grid: Grid, read: int, said: int) -> Any:
+def model(*, depth: int, width: int, grid: PatchGrid, read: int, said: int) -> Any:
     """Patches in, patches out; every block's norms follow the condition: the time of
     the year, the lead, and the noise that makes a member of the ensemble."""
-    make_norm = partial(norms.GatedAdaptiveNorm, width=width, condition=CONDITION)
-    return encoder.Tagger(
-        features=said,
+    make_norm = partial(norms.AdaLNZero, width=width, condition_features=CONDITION)
+    return encoder.TokenRegressor(
+        output_features=said,
         width=width,
         make_encoder=partial(
             encoder.Encoder,
             make_embed=partial(
-                embeddings.Patches,
+                embeddings.PatchEmbedding,
                 features=read,
                 width=width,
                 make_position=partial(
@@ -81,18 +81,18 @@ def model(*, depth: int, width: int, grid: Grid, read: int, said: int) -> Any:
                         heads=width // HEAD_FEATURES,
                         groups=width // HEAD_FEATURES,
                         head_features=HEAD_FEATURES,
-                        mask=masks.everything(),
+                        mask=masks.full(),
                         rotate=positions.axial(grid.shape, periodic=[1]),
-                        attend=partial(fast_attention.rows, block=512),
+                        make_mixer=defaults.row_blocked(512),
                     ),
                     make_mlp=partial(
                         mlp.MLP,
                         width=width,
-                        hidden=2 * width,
-                        activation=fast_activations.gelu,
+                        hidden_features=2 * width,
+                        activation=defaults.gelu,
                     ),
                     make_norm=make_norm,
-                    residual=block.adaptive,
+                    residual=block.adaln_zero,
                 ),
             ),
         ),
@@ -105,8 +105,8 @@ def forecast(
     """An ensemble (I, B, L, P): what the past of each cell says, and what the model
     adds, in units of what that leaves open."""
     read = batch["raw_BLP"], batch["condition_BJ"]
-    out_IBLP = noise_ensemble.drawn(
-        net, params, *read, key, members=members, noise=NOISE
+    out_IBLP = noise_ensemble.sample_members(
+        net, params, *read, key, members=members, noise_features=NOISE
     )
     return batch["base_BLP"][None] + batch["deviation_BLP"][None] * out_IBLP
 
@@ -122,9 +122,9 @@ def report(loss: Loss, *, scale: float) -> dict[str, float]:
     }
 
 
-def score(known: Climate, weight: np.ndarray) -> float:
+def score(known: Climatology, weight: np.ndarray) -> float:
     """CRPS, m/s, of an ensemble of the same calendar month of every training year."""
-    truth, others = climate_fields.years(known)
+    truth, others = climate_fields.validation_anomalies(known)
     whole = np.broadcast_to(weight, truth.shape)
     loss = crps.crps(*(jnp.asarray(a) for a in (others, truth, whole)))
     return known.scale * float(loss.total / loss.weight)
@@ -140,7 +140,7 @@ class Told(NamedTuple):
     spread: np.ndarray
 
 
-def told(say: Any, known: Climate, rows: records.Ordered, key: jax.Array) -> Told:
+def told(say: Any, known: Climatology, rows: EvaluationSplit, key: jax.Array) -> Told:
     """The validation months at one lead; say(batch, key) -> members, Loss."""
     losses, parts = [], []
     for step in range(rows.batches):
@@ -155,7 +155,7 @@ def told(say: Any, known: Climate, rows: records.Ordered, key: jax.Array) -> Tol
     return Told(report(loss, scale=known.scale), *joined)
 
 
-def maps(series: Fields, cut: Grid, shown: Told, month: int, train: int) -> Any:
+def maps(series: Fields, cut: PatchGrid, shown: Told, month: int, train: int) -> Any:
     """The first variable in a validation month: what came, what was said, and how
     surely."""
     from matplotlib.figure import Figure
@@ -169,7 +169,7 @@ def maps(series: Fields, cut: Grid, shown: Told, month: int, train: int) -> Any:
         spread = name == names[2]
         top = 3.0 if spread else 6.0
         image = axes.imshow(
-            cut.joined(values[month])[0],
+            cut.join(values[month])[0],
             extent=edges,
             origin="lower",
             cmap="viridis" if spread else "RdBu_r",
@@ -214,13 +214,13 @@ def experiment(
         seed: of the parameters, the order and the noise.
         workdir: not used.
     """
-    series = sources.fields(fields)
-    cut = climate_fields.grid(series)
-    weight = climate_fields.area(series, cut)
-    known = climate_fields.climate(series, cut, weight)
+    series = field_source.load(fields)
+    cut = climate_fields.patch_grid(series)
+    weight = climate_fields.area_weight(series, cut)
+    known = climate_fields.fit_climatology(series, cut, weight)
     said = weight.shape[-1]
     net = model(depth=depth, width=width, grid=cut, read=4 * said, said=said)
-    split, prepare = climate_fields.examples(known), climate_fields.prepared(known)
+    split, prepare = climate_fields.examples(known), climate_fields.prepare_forecast(known)
     train = records.shuffled(
         split["train"], batch_size=batch_size, seed=seed, prepare=prepare
     )
@@ -232,13 +232,13 @@ def experiment(
     def said_and_scored(
         members: int, params: Any, batch: Any, key: jax.Array
     ) -> tuple[jax.Array, Loss]:
-        narrow = precision.cast(params, compute)
+        narrow = precision.cast_weights(params, compute)
         said_IBLP = forecast(net, narrow, batch, key, members=members)
         counted_B = batch.get("weight_B", jnp.ones(said_IBLP.shape[1]))
         weight_BLP = counted_B[:, None, None] * weight[None]
         return said_IBLP, crps.crps(said_IBLP, batch["target_BLP"], weight_BLP)
 
-    def held_out(number: int) -> records.Ordered:
+    def held_out(number: int) -> EvaluationSplit:
         held = split["validation"]
         rows = {name: a[held["lead"] == number] for name, a in held.items()}
         return records.ordered(rows, batch_size=12, prepare=prepare)
@@ -250,43 +250,43 @@ def experiment(
             batch_size=rows.batch_size,
             batches=rows.batches,
             loss=partial(loss, MEMBERS),
-            report=partial(report, scale=known.scale),
+            metrics=partial(report, scale=known.scale),
         )
 
     def show(params: Any, key: jax.Array) -> dict[str, Any]:
         say = jax.jit(partial(said_and_scored, MEMBERS, params))
         shown = {
             name: told(say, known, held_out(number), key)
-            for number, name in enumerate(climate_fields.AHEAD)
+            for number, name in enumerate(climate_fields.LEAD_NAMES)
         }
         numbers = {
             f"{what}, {name}": lead.numbers[what]
             for name, lead in shown.items()
             for what in ("rmse", "crps", "spread")
         }
-        first = shown[climate_fields.AHEAD[0]]
+        first = shown[climate_fields.LEAD_NAMES[0]]
         best = int(np.argmax(np.square(first.truth).mean((1, 2))))
         return {
             "results.json": {
                 **numbers,
-                **climate_fields.baselines(known, weight),
+                **climate_fields.baseline_rmse(known, weight),
                 "crps, climate": score(known, weight),
             },
-            "maps.png": maps(series, cut, first, best, known.train),
+            "maps.png": maps(series, cut, first, best, known.train_steps),
         }
 
     schedule = optimizers.warmup_cosine(rate, steps=steps, warmup=steps // 20 + 1)
     return Experiment(
         name="winds",
-        architecture=(
+        fingerprint=(
             f"encoder of patches: {depth} adaptive blocks of width {width}, "
             f"{cut.shape[0]} x {cut.shape[1]} patches"
         ),
         init=partial(
-            noise_ensemble.initial,
+            noise_ensemble.init_params,
             net,
             shape=(len(weight), 4 * said),
-            condition=CONDITION,
+            condition_features=CONDITION,
         ),
         loss=partial(loss, members),
         batch=train.batch,
@@ -294,14 +294,14 @@ def experiment(
         optimizer=optax.adamw(schedule, b2=0.99, weight_decay=decay),
         steps=steps,
         seed=seed,
-        report=partial(report, scale=known.scale),
+        metrics=partial(report, scale=known.scale),
         evaluations={
-            name: evaluation(i) for i, name in enumerate(climate_fields.AHEAD)
+            name: evaluation(i) for i, name in enumerate(climate_fields.LEAD_NAMES)
         },
-        show=show,
+        report=show,
         tokens_per_row=weight.shape[0],
     )
 
 
 if __name__ == "__main__":
-    main.run(experiment)
+    main.main(experiment)

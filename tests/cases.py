@@ -39,16 +39,16 @@ ROWS, LENGTH = 8, 16
 
 
 class Case(NamedTuple):
-    """make(stack=..., remat=..., attend=..., product=..., depth=...) gives the module;
+    """make(stack=..., remat=..., kernel=..., einsum=..., depth=...) gives the module;
     batch(seed) a batch of ROWS rows; loss(module, params, batch) its Loss. mask:
-    without segments. initial(module, key): its parameters."""
+    without segments. init_params(module, key): its parameters."""
 
     name: str
     make: Callable[..., nn.Module]
     batch: Callable[[int], dict[str, np.ndarray]]
     loss: Callable[[nn.Module, Any, dict[str, Any]], Loss]
     mask: masks.Mask
-    initial: Callable[[nn.Module, jax.Array], Any] = decoder.initial
+    init_params: Callable[[nn.Module, jax.Array], Any] = decoder.init_params
 
 
 def text(seed: int = 0) -> dict[str, np.ndarray]:
@@ -78,11 +78,11 @@ def next_token(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
     )
 
 
-def drawn(
-    module: nn.Module, seed: int = 0, initial: Callable[..., Any] = decoder.initial
+def random_params(
+    module: nn.Module, seed: int = 0, init_params: Callable[..., Any] = decoder.init_params
 ) -> Any:
     """Parameters of a model: gains near 1, weights of deviation 0.3."""
-    shapes = jax.eval_shape(lambda: initial(module, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
     rng = np.random.default_rng(seed)
 
     def draw(path: Any, leaf: Any) -> jax.Array:
@@ -96,15 +96,16 @@ def _language(
     *,
     mask: masks.Mask,
     attention_arguments: dict[str, Any],
+    mixer_arguments: dict[str, Any],
     make_mlp: Callable[..., nn.Module],
-    offset: biases.Offset,
-    residual: block.Residual,
+    make_bias: biases.MakeBias,
+    residual: block.ResidualOrder,
     norm: Callable[[], nn.Module],
     decoder_arguments: dict[str, Any],
     stack: Callable[..., nn.Module] = stack.Unrolled,
     remat: Any = stack.REMAT["none"],
-    attend: attention.Attend = attention.plain,
-    product: precision.Product = precision.product,
+    kernel: attention.Kernel = attention.dot_product_attention,
+    einsum: precision.Einsum = precision.einsum_f32,
     depth: int = DEPTH,
 ) -> nn.Module:
     make_attention = partial(
@@ -113,9 +114,9 @@ def _language(
         heads=HEADS,
         head_features=FEATURES,
         mask=mask,
-        attend=attend,
-        offset=offset,
-        product=product,
+        make_mixer=partial(attention.Softmax, kernel=kernel, **mixer_arguments),
+        make_bias=make_bias,
+        einsum=einsum,
         **{"groups": HEADS, **attention_arguments},
     )
 
@@ -125,16 +126,16 @@ def _language(
             make_mlp=partial(
                 make_mlp,
                 width=WIDTH,
-                hidden=2 * WIDTH,
-                offset=offset,
-                product=product,
+                hidden_features=2 * WIDTH,
+                make_bias=make_bias,
+                einsum=einsum,
             ),
             make_norm=norm,
             residual=residual,
         )
 
     return decoder.Decoder(
-        vocabulary=VOCABULARY,
+        vocab_size=VOCABULARY,
         width=WIDTH,
         make_stack=partial(stack, depth=depth, make_block=make_block, remat=remat),
         make_norm=norm,
@@ -148,10 +149,11 @@ def language_model(
     mask: masks.Mask | None = None,
     packed: bool = True,
     make_mlp: Callable[..., nn.Module] = mlp.MLP,
-    offset: biases.Offset = biases.absent,
-    residual: block.Residual = block.pre_norm,
+    make_bias: biases.MakeBias = biases.no_bias,
+    residual: block.ResidualOrder = block.pre_norm,
     norm: Callable[[], nn.Module] = norms.RMSNorm,
     attention: dict[str, Any] | None = None,
+    mixer: dict[str, Any] | None = None,
     decoder: dict[str, Any] | None = None,
 ) -> Case:
     """A decoder that differs from the plainest one in what is named. packed: it sees
@@ -161,8 +163,9 @@ def language_model(
         _language,
         mask=mask & masks.segments() if packed else mask,
         attention_arguments=attention or {},
+        mixer_arguments=mixer or {},
         make_mlp=make_mlp,
-        offset=offset,
+        make_bias=make_bias,
         residual=residual,
         norm=norm,
         decoder_arguments=decoder or {},
@@ -176,20 +179,24 @@ ROTARY = {"rotate": positions.rotary()}
 # The models that stand for all: every theorem is stated for each.
 MODELS = [
     language_model(
-        "gpt2", offset=biases.learned, norm=norms.LayerNorm, decoder=LEARNED
+        "gpt2", make_bias=biases.zero_init_bias, norm=norms.LayerNorm, decoder=LEARNED
     ),
     language_model(
         "modern",
         make_mlp=mlp.GatedMLP,
         attention={**ROTARY, "groups": 2, "head_norm": norms.HeadRMSNorm},
-        decoder={"unembed": decoder.untied, "make_embedding_norm": norms.RMSNorm},
+        decoder={
+            "unembed": decoder.untied_embedding,
+            "make_embedding_norm": norms.RMSNorm,
+        },
     ),
     language_model(
         "window",
         mask=masks.causal() & masks.window(4),
         residual=block.post_norm,
         norm=norms.LayerNorm,
-        attention={"groups": 1, "bias": positions.alibi(HEADS), "soft_cap": 5.0},
+        attention={"groups": 1},
+        mixer={"bias": positions.alibi(HEADS), "soft_cap": 5.0},
     ),
 ]
 
@@ -202,11 +209,11 @@ VARIANTS = [
     language_model(
         "unpacked rolling", packed=False, mask=masks.window(3), attention=ROTARY
     ),
-    language_model("stretched", attention={"rotate": positions.rotary(stretch=2.0)}),
+    language_model("interpolated", attention={"rotate": positions.rotary(interpolation=2.0)}),
     language_model("sinusoidal", decoder={"make_position": positions.Sinusoidal}),
     language_model("multi-query", attention={**ROTARY, "groups": 1}),
-    language_model("soft-cap", attention={**ROTARY, "soft_cap": 1.0}),
-    language_model("alibi", attention={"bias": positions.alibi(HEADS)}),
+    language_model("soft-cap", attention=ROTARY, mixer={"soft_cap": 1.0}),
+    language_model("alibi", mixer={"bias": positions.alibi(HEADS)}),
     language_model("rolling", mask=masks.window(3), attention=ROTARY),
     language_model("dilated", mask=masks.dilated(2, 2), attention=ROTARY),
     language_model("prefix", mask=masks.prefix(4) | masks.causal(), attention=ROTARY),
@@ -224,18 +231,18 @@ VARIANTS = [
 
 
 class Path(NamedTuple):
-    """A fast path: an `attend` equal to `attention.plain`. soft_cap: it has one."""
+    """A kernel, equal to `attention.dot_product_attention`. soft_cap: whether it has one."""
 
     name: str
-    attend: attention.Attend
+    kernel: attention.Kernel
     soft_cap: bool = True
 
 
-# Fast paths; each is held against `attention.plain` in every theorem about attention.
+# Fast paths; each is held against `attention.dot_product_attention` in every theorem about attention.
 PATHS = [
-    Path("platform", attention.platform, soft_cap=False),
-    Path("rows", partial(fast_attention.rows, block=5)),
-    Path("blockwise", partial(fast_blockwise.blockwise, block=5)),
+    Path("platform", attention.jax_attention, soft_cap=False),
+    Path("rows", partial(fast_attention.row_blocked_attention, block=5)),
+    Path("blockwise", partial(fast_blockwise.flash_attention, block=5)),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Command lines in this process, and in children of their own."""
+"""Command lines in this process and in child processes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import tiny_experiment
 from transformer import launch, main
 from transformer.training import faults
 
-# Children are forked from a server that has imported everything and started nothing:
-# a real process each, without the seconds that imports take.
+# Children are forked from a server that has imported everything and started no backend:
+# real processes without the seconds of the imports.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
@@ -33,26 +33,26 @@ SERVER.set_forkserver_preload(
     ]
 )
 PATIENCE_SECONDS = 100
-# Where children find what others of the session compiled.
+# The compilation cache that all children share.
 CACHE = tempfile.TemporaryDirectory()
 
 
-def ran(argv, monkeypatch, *, run=tiny_experiment) -> int:
+def exit_status(argv, monkeypatch, *, run=tiny_experiment) -> int:
     """The exit status of `run`'s command line in this process."""
-    monkeypatch.setattr("transformer.launch.start", lambda common: None)
+    monkeypatch.setattr("transformer.launch.setup", lambda common: None)
     monkeypatch.setattr(sys, "argv", ["command", *map(str, argv)])
     with pytest.raises(SystemExit) as stopped:
-        main.run(run.experiment, generate=run.generate)
+        main.main(run.experiment, generate=run.generate)
     return stopped.value.code
 
 
-def refused(argv, capsys, monkeypatch, *, run=tiny_experiment) -> str:
-    """The one line with which `run`'s command line is refused in this process."""
-    status = ran(argv, monkeypatch, run=run)
-    said = capsys.readouterr()
-    assert status == 2, said
-    lines = said.err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), said.err
+def refusal(argv, capsys, monkeypatch, *, run=tiny_experiment) -> str:
+    """The one line with which `run` refuses its command line in this process."""
+    status = exit_status(argv, monkeypatch, run=run)
+    output = capsys.readouterr()
+    assert status == 2, output
+    lines = output.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), output.err
     return lines[0]
 
 
@@ -63,17 +63,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 class Child:
-    """A run of tiny_experiment in a process of its own; what it says goes to a file."""
+    """A run of tiny_experiment in a child process; its output goes to a file."""
 
     def __init__(
         self,
-        said: Path,
+        output: Path,
         *argv: str,
         devices: int = 1,
         env: dict[str, str] | None = None,
     ) -> None:
-        self.said = said
-        said.touch()
+        self.output = output
+        output.touch()
         flags = " ".join(
             part
             for part in os.environ["XLA_FLAGS"].split()
@@ -81,7 +81,7 @@ class Child:
         )
         flags += f" --xla_force_host_platform_device_count={devices}"
         given = (
-            str(said),
+            str(output),
             list(argv),
             {"XLA_FLAGS": flags, "XDG_CACHE_HOME": CACHE.name, **(env or {})},
         )
@@ -90,7 +90,7 @@ class Child:
 
     @property
     def text(self) -> str:
-        return self.said.read_text()
+        return self.output.read_text()
 
     @property
     def alive(self) -> bool:
@@ -105,11 +105,11 @@ class Child:
         status = self._process.exitcode
         if status is None:
             self._process.kill()
-            raise AssertionError(f"still running; said {self.text}")
+            raise AssertionError(f"still running; output {self.text}")
         return status
 
     def await_text(self, text: str, times: int = 1) -> None:
-        """Return once it has said `text` so often."""
+        """Return once its output has `text` so often."""
         self.await_true(lambda: self.text.count(text) >= times, text)
 
     def await_true(self, condition, what: str = "") -> None:
@@ -117,21 +117,21 @@ class Child:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():
             alive = self.alive and time.monotonic() < deadline
-            assert alive or condition(), f"never {what!r}; said {self.text}"
+            assert alive or condition(), f"never {what!r}; output {self.text}"
             time.sleep(0.003)
 
 
-def several(
+def start_processes(
     folder: Path, *argv: str, processes: int = 2, env: dict[str, str] | None = None
 ) -> list[Child]:
-    """Children that join each other to train in `folder`, two devices each."""
+    """Processes that train together in `folder`, two devices each."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
     return [
         Child(
-            folder.parent / f"{folder.name}-said{process}.txt",
+            folder.parent / f"{folder.name}-output{process}.txt",
             f"--workdir={folder}",
             coordinator,
             f"--processes={processes}",
@@ -144,9 +144,9 @@ def several(
     ]
 
 
-def _run(said: str, argv: list[str], env: dict[str, str]) -> None:
-    """In the child: both outputs into a file, then the command line."""
-    file = os.open(said, os.O_WRONLY | os.O_APPEND)
+def _run(output: str, argv: list[str], env: dict[str, str]) -> None:
+    """In the child: both outputs to a file, then the command line."""
+    file = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.environ.update(env)
@@ -156,14 +156,14 @@ def _run(said: str, argv: list[str], env: dict[str, str]) -> None:
     faults.WATCHDOG_SECONDS = float(os.environ.get("WATCHDOG_SECONDS", 45))
     launch.HEARTBEAT_SECONDS = int(os.environ.get("HEARTBEAT_SECONDS", 30))
     launch.CACHED_SECONDS = 0.0
-    # A tracker of its own: that of the server would mourn what the killed leave.
+    # A tracker of its own: the server's would warn of what killed children leave.
     resource_tracker._resource_tracker._fd = None
     sys.argv = ["tiny_experiment", *argv, "--noplatform_tuning"]
-    main.run(tiny_experiment.experiment, generate=tiny_experiment.generate)
+    main.main(tiny_experiment.experiment, generate=tiny_experiment.generate)
 
 
 def _limit(size: int) -> None:
-    """No file may grow beyond `size` bytes: what a full disk looks like from inside."""
+    """No file may grow beyond `size` bytes, like on a full disk."""
     import resource
     import signal
 

@@ -1,5 +1,5 @@
-"""The models of every other kind of sequence than `cases.MODELS`' words. A later one
-joins by one line in `KINDS`; the theorems that hold for any model hold for it too."""
+"""The models of other kinds of sequences than the token rows of `cases.MODELS`. A new
+one is one line in `KINDS`; the theorems about any model are tested for it too."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ from transformer.network import (
     mlp,
     norms,
     positions,
-    reading,
     stack,
 )
 from transformer.objectives import cross_entropy, denoising
 from transformer.objectives.loss import Loss
 
 GRID, PIXELS, CLASSES, CONDITION, SYMBOLS = (2, 4), 6, 4, 5, 16
-EVERYTHING = masks.everything() & masks.segments()
+EVERYTHING = masks.full() & masks.segments()
 
 
 def make_attention(
-    *, mask: masks.Mask = EVERYTHING, attend: attention.Attend, **arguments: Any
+    *, mask: masks.Mask = EVERYTHING, kernel: attention.Kernel, **arguments: Any
 ) -> Any:
     return partial(
         attention.Attention,
@@ -43,15 +42,15 @@ def make_attention(
         groups=HEADS,
         head_features=FEATURES,
         mask=mask,
-        attend=attend,
+        make_mixer=partial(attention.Softmax, kernel=kernel),
         **arguments,
     )
 
 
-make_mlp = partial(mlp.MLP, width=WIDTH, hidden=2 * WIDTH)
+make_mlp = partial(mlp.MLP, width=WIDTH, hidden_features=2 * WIDTH)
 
 
-def layers(
+def make_stack(
     make_attention: Any,
     *,
     stack: Any = stack.Unrolled,
@@ -66,75 +65,80 @@ def layers(
     return partial(stack, depth=depth, make_block=make_block, remat=remat, block=kind)
 
 
-def raw(seed: int, length: int = GRID[0] * GRID[1]) -> np.ndarray:
+def random_patches(seed: int, length: int = GRID[0] * GRID[1]) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return rng.normal(size=(ROWS, length, PIXELS)).astype(np.float32)
 
 
-def classes(seed: int) -> np.ndarray:
+def random_labels(seed: int) -> np.ndarray:
     return np.random.default_rng(seed + 1).integers(0, CLASSES, ROWS).astype(np.int32)
 
 
 # A ViT: patches behind a class token, two-dimensional rotary positions.
 
 
-def vit(*, attend: attention.Attend = attention.plain, **how: Any) -> nn.Module:
-    make = make_attention(attend=attend, rotate=positions.axial(GRID))
+def vit(
+    *, kernel: attention.Kernel = attention.dot_product_attention, **how: Any
+) -> nn.Module:
+    make = make_attention(kernel=kernel, rotate=positions.axial(GRID))
     return encoder.Classifier(
         classes=CLASSES,
         width=WIDTH,
-        pool=encoder.first,
+        pool=encoder.first_token,
         make_encoder=partial(
             encoder.Encoder,
             make_embed=partial(
                 embeddings.ClassToken,
                 width=WIDTH,
-                make_embed=partial(embeddings.Patches, features=PIXELS, width=WIDTH),
+                make_embed=partial(
+                    embeddings.PatchEmbedding, features=PIXELS, width=WIDTH
+                ),
             ),
-            make_stack=layers(make, **how),
+            make_stack=make_stack(make, **how),
         ),
     )
 
 
-def pictures(seed: int) -> dict[str, np.ndarray]:
-    return {"raw_BLP": raw(seed), "label_B": classes(seed)}
+def labeled_images(seed: int) -> dict[str, np.ndarray]:
+    return {"raw_BLP": random_patches(seed), "label_B": random_labels(seed)}
 
 
 def class_loss(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
-    tokens = models_vit.tokens(GRID, models_vit.CLASS_TOKEN)
+    tokens = models_vit.token_positions(GRID, models_vit.CLASS_TOKEN)
     logits_BV = module.apply({"params": params}, batch["raw_BLP"], tokens)
-    one_BL = jnp.ones((logits_BV.shape[0], 1))
-    return cross_entropy.cross_entropy(
-        logits_BV[:, None], batch["label_B"][:, None], one_BL
-    )
+    ones_B = jnp.ones(logits_BV.shape[0])
+    return cross_entropy.classification(logits_BV, batch["label_B"], ones_B)
 
 
-def vit_initial(module: nn.Module, key: jax.Array) -> Any:
-    return module.init(key, jnp.zeros((1, 8, PIXELS)), masks.row(9))["params"]
+def init_vit(module: nn.Module, key: jax.Array) -> Any:
+    inputs = jnp.zeros((1, 8, PIXELS)), masks.single_document(9)
+    return module.init(key, *inputs)["params"]
 
 
-# An encoder-decoder that reads ragged rows.
+# An encoder-decoder of ragged rows.
 
 
-def writer(*, attend: attention.Attend = attention.plain, **how: Any) -> nn.Module:
-    make_reading = make_attention(mask=masks.padding(), attend=attend)
-    rotated = {"attend": attend, "rotate": positions.rotary()}
-    symbols = partial(embeddings.Symbols, vocabulary=SYMBOLS, width=WIDTH)
+def seq2seq(
+    *, kernel: attention.Kernel = attention.dot_product_attention, **how: Any
+) -> nn.Module:
+    make_cross_attention = make_attention(mask=masks.padding(), kernel=kernel)
+    rotated = {"kernel": kernel, "rotate": positions.rotary()}
+    symbols = partial(embeddings.TokenEmbedding, vocab_size=SYMBOLS, width=WIDTH)
     causal = masks.causal() & masks.segments()
     return encoder_decoder.EncoderDecoder(
         make_encoder=partial(
             encoder.Encoder,
             make_embed=symbols,
-            make_stack=layers(make_attention(**rotated), **how),
+            make_stack=make_stack(make_attention(**rotated), **how),
         ),
         make_decoder=partial(
             decoder.Decoder,
-            vocabulary=SYMBOLS,
+            vocab_size=SYMBOLS,
             width=WIDTH,
-            make_stack=layers(
+            make_stack=make_stack(
                 make_attention(mask=causal, **rotated),
-                kind=reading.ReadingBlock,
-                make_reading=make_reading,
+                kind=block.DecoderBlock,
+                make_cross_attention=make_cross_attention,
                 **how,
             ),
         ),
@@ -143,163 +147,183 @@ def writer(*, attend: attention.Attend = attention.plain, **how: Any) -> nn.Modu
 
 def sentences(seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    read_BL = np.arange(12)[None] < rng.integers(5, 13, ROWS)[:, None]
-    written_BL = np.arange(9)[None] < rng.integers(4, 9, ROWS)[:, None]
+    source_BL = np.arange(12)[None] < rng.integers(5, 13, ROWS)[:, None]
+    target_BL = np.arange(9)[None] < rng.integers(4, 9, ROWS)[:, None]
     return {
         "source_BL": rng.integers(0, SYMBOLS, (ROWS, 12)).astype(np.int32),
-        "source_segment_BL": read_BL.astype(np.int32),
+        "source_segment_BL": source_BL.astype(np.int32),
         "ids_BL": rng.integers(0, SYMBOLS, (ROWS, 9)).astype(np.int32),
         "targets_BL": rng.integers(0, SYMBOLS, (ROWS, 9)).astype(np.int32),
-        "written_BL": written_BL.astype(np.int32),
+        "target_segment_BL": target_BL.astype(np.int32),
     }
 
 
-def written_loss(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
-    places = (
-        jnp.arange(batch[n].shape[1])[None] for n in ("source_segment_BL", "written_BL")
+def seq2seq_loss(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
+    segments = batch["source_segment_BL"], batch["target_segment_BL"]
+    source, target = (
+        masks.packed(segment_BL, jnp.arange(segment_BL.shape[1])[None])
+        for segment_BL in segments
     )
-    read = masks.packed(batch["source_segment_BL"], next(places))
-    written = masks.packed(batch["written_BL"], next(places))
-    inputs = batch["source_BL"], read, batch["ids_BL"], written
+    inputs = batch["source_BL"], source, batch["ids_BL"], target
     readout = module.apply({"params": params}, *inputs)
-    weight_BL = (batch["written_BL"] > 0).astype(jnp.float32)
+    weight_BL = (batch["target_segment_BL"] > 0).astype(jnp.float32)
     return cross_entropy.cross_entropy(
         decoder.logits(readout), batch["targets_BL"], weight_BL
     )
 
 
-def writer_initial(module: nn.Module, key: jax.Array) -> Any:
-    ids = jnp.zeros((1, 1), jnp.int32)
-    return module.init(key, ids, masks.row(1), ids, masks.row(1))["params"]
+def init_seq2seq(module: nn.Module, key: jax.Array) -> Any:
+    return encoder_decoder.init_params(module, key)
 
 
-# A flow of patches: adaptive norms that follow the time and the class.
+# A flow of patches: adaptive norms conditioned on time and class.
 
 
-def flowing(*, attend: attention.Attend = attention.plain, **how: Any) -> nn.Module:
-    make = make_attention(attend=attend, rotate=positions.axial(GRID, periodic=[1]))
-    norm = partial(norms.GatedAdaptiveNorm, width=WIDTH, condition=CONDITION)
-    return encoder.Tagger(
-        features=PIXELS,
+def flow(
+    *, kernel: attention.Kernel = attention.dot_product_attention, **how: Any
+) -> nn.Module:
+    make = make_attention(kernel=kernel, rotate=positions.axial(GRID, periodic=[1]))
+    norm = partial(norms.AdaLNZero, width=WIDTH, condition_features=CONDITION)
+    return encoder.TokenRegressor(
+        output_features=PIXELS,
         width=WIDTH,
         make_encoder=partial(
             encoder.Encoder,
-            make_embed=partial(embeddings.Patches, features=PIXELS, width=WIDTH),
-            make_stack=layers(make, make_norm=norm, residual=block.adaptive, **how),
+            make_embed=partial(embeddings.PatchEmbedding, features=PIXELS, width=WIDTH),
+            make_stack=make_stack(
+                make, make_norm=norm, residual=block.adaln_zero, **how
+            ),
         ),
     )
 
 
-def condition(label_B: Any, t_B: Any) -> jax.Array:
+def class_time_condition(label_B: Any, t_B: Any) -> jax.Array:
     one_BV = jax.nn.one_hot(label_B, CLASSES)
     return jnp.concatenate([one_BV, t_B[:, None]], axis=-1)[:, None]
 
 
 def flow_loss(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
-    """At a time and with a noise that follow from the row, so rows can be parted."""
+    """Time and noise are functions of the row, so that parts of a batch add."""
     raw_BLP = batch["raw_BLP"]
     t_B = jax.nn.sigmoid(raw_BLP[:, 0, 0])
     t_BLP, noise_BLP = t_B[:, None, None], raw_BLP[:, ::-1]
-    seen_BLP = (1 - t_BLP) * noise_BLP + t_BLP * raw_BLP
-    given = block.Given(condition_BLJ=condition(batch["label_B"], t_B))
-    tokens = masks.row(seen_BLP.shape[1])
-    out_BLP = module.apply({"params": params}, seen_BLP, tokens, given)
+    x_t_BLP = (1 - t_BLP) * noise_BLP + t_BLP * raw_BLP
+    condition_BLJ = class_time_condition(batch["label_B"], t_B)
+    conditioning = block.Conditioning(condition_BLJ=condition_BLJ)
+    tokens = masks.single_document(x_t_BLP.shape[1])
+    out_BLP = module.apply({"params": params}, x_t_BLP, tokens, conditioning)
     ones_BL = jnp.ones(out_BLP.shape[:2])
     return denoising.squared_error(out_BLP, raw_BLP - noise_BLP, ones_BL)
 
 
-def flow_initial(module: nn.Module, key: jax.Array) -> Any:
-    given = block.Given(condition_BLJ=jnp.zeros((1, 1, CONDITION)))
-    return module.init(key, jnp.zeros((1, 8, PIXELS)), masks.row(8), given)["params"]
+def init_flow(module: nn.Module, key: jax.Array) -> Any:
+    conditioning = block.Conditioning(condition_BLJ=jnp.zeros((1, 1, CONDITION)))
+    inputs = jnp.zeros((1, 8, PIXELS)), masks.single_document(8)
+    return module.init(key, *inputs, conditioning)["params"]
 
 
-# A flow of patches that reads a text: adaptive norms and cross-attention in one block.
+# A flow of patches conditioned on text: adaptive norms and cross-attention.
 
 
-def drawing(*, attend: attention.Attend = attention.plain, **how: Any) -> nn.Module:
-    # Heads of one size: gains that 32 features drive would make the softmax hard.
-    attend_ = partial(make_attention, attend=attend, head_norm=norms.HeadRMSNorm)
-    reads = partial(
+def text_conditioned_dit(
+    *, kernel: attention.Kernel = attention.dot_product_attention, **how: Any
+) -> nn.Module:
+    # QK-norm: adaptive gains of 32 features would saturate the softmax.
+    make = partial(make_attention, kernel=kernel, head_norm=norms.HeadRMSNorm)
+    make_encoder = partial(
         encoder.Encoder,
-        make_embed=partial(embeddings.Symbols, vocabulary=SYMBOLS, width=WIDTH),
-        make_stack=layers(attend_(), **how),
+        make_embed=partial(embeddings.TokenEmbedding, vocab_size=SYMBOLS, width=WIDTH),
+        make_stack=make_stack(make(), **how),
     )
-    return dit.Denoiser(
-        features=PIXELS,
+    return dit.DiT(
+        output_features=PIXELS,
         width=WIDTH,
-        make_condition=partial(text_to_image.Told, reads),
-        make_embed=partial(embeddings.Patches, features=PIXELS, width=WIDTH),
-        make_stack=layers(
-            attend_(rotate=positions.axial(GRID)),
-            kind=reading.ReadingBlock,
-            make_reading=attend_(mask=masks.padding()),
-            make_norm=partial(norms.GatedAdaptiveNorm, WIDTH, WIDTH),
-            residual=block.adaptive,
+        make_condition=partial(text_to_image.TextTimeConditioning, make_encoder),
+        make_embed=partial(embeddings.PatchEmbedding, features=PIXELS, width=WIDTH),
+        make_stack=make_stack(
+            make(rotate=positions.axial(GRID)),
+            kind=block.DecoderBlock,
+            make_cross_attention=make(mask=masks.padding()),
+            make_norm=partial(norms.AdaLNZero, WIDTH, WIDTH),
+            residual=block.adaln_zero,
             **how,
         ),
     )
 
 
-def told(seed: int) -> dict[str, np.ndarray]:
+def texts_and_images(seed: int) -> dict[str, np.ndarray]:
     text = sentences(seed)
     return {
-        "raw_BLP": raw(seed),
+        "raw_BLP": random_patches(seed),
         **{n: text[n] for n in ("source_BL", "source_segment_BL")},
     }
 
 
-def drawn_loss(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
+def text_to_image_loss(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
     raw_BLP = batch["raw_BLP"]
-    # A number without rounding: the wave sees 1000 times of it.
+    # Exact in float32: the timestep embedding multiplies it by 1000.
     t_B = (raw_BLP[:, 0, 0] > 0) / 2
     text, tokens = (
         (batch["source_BL"], batch["source_segment_BL"]),
-        masks.row(raw_BLP.shape[1]),
+        masks.single_document(raw_BLP.shape[1]),
     )
     out_BLP = module.apply({"params": params}, raw_BLP[:, ::-1], t_B, text, tokens)
     return denoising.squared_error(out_BLP, raw_BLP, jnp.ones(out_BLP.shape[:2]))
 
 
-def drawing_initial(module: nn.Module, key: jax.Array) -> Any:
+def init_text_to_image(module: nn.Module, key: jax.Array) -> Any:
     like = jax.ShapeDtypeStruct((1, 8, PIXELS), jnp.float32)
-    return text_to_image.initial(module, key, like=like)
+    return text_to_image.init_params(module, key, like=like)
 
 
-# A film of 2 frames of 4 tubelets: attention folded along time.
+# A video of 2 frames of 4 tubelets: attention along time.
 
 
-def film(*, attend: attention.Attend = attention.plain, **how: Any) -> nn.Module:
-    make = make_attention(attend=attend, rotate=positions.rotary())
+def video(
+    *, kernel: attention.Kernel = attention.dot_product_attention, **how: Any
+) -> nn.Module:
+    make = make_attention(kernel=kernel, rotate=positions.rotary())
     along = partial(
-        factorized_attention.Folded, make, factorized_attention.along_time(2), 2
+        factorized_attention.FactorizedAttention,
+        make,
+        factorized_attention.along_time(2),
+        2,
     )
-    return encoder.Tagger(
-        features=PIXELS,
+    return encoder.TokenRegressor(
+        output_features=PIXELS,
         width=WIDTH,
         make_encoder=partial(
             encoder.Encoder,
-            make_embed=partial(embeddings.Patches, features=PIXELS, width=WIDTH),
-            make_stack=layers(along, **how),
+            make_embed=partial(embeddings.PatchEmbedding, features=PIXELS, width=WIDTH),
+            make_stack=make_stack(along, **how),
         ),
     )
 
 
-def film_loss(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
+def video_loss(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
     raw_BLP = batch["raw_BLP"]
-    out_BLP = module.apply({"params": params}, raw_BLP[:, ::-1], masks.row(8))
+    out_BLP = module.apply(
+        {"params": params}, raw_BLP[:, ::-1], masks.single_document(8)
+    )
     return denoising.squared_error(out_BLP, raw_BLP, jnp.ones((len(raw_BLP), 8)))
 
 
-def film_initial(module: nn.Module, key: jax.Array) -> Any:
-    return module.init(key, jnp.zeros((1, 8, PIXELS)), masks.row(8))["params"]
+def init_video(module: nn.Module, key: jax.Array) -> Any:
+    inputs = jnp.zeros((1, 8, PIXELS)), masks.single_document(8)
+    return module.init(key, *inputs)["params"]
 
 
 KINDS = [
-    Case("vit", vit, pictures, class_loss, EVERYTHING, vit_initial),
+    Case("vit", vit, labeled_images, class_loss, EVERYTHING, init_vit),
+    Case("encoder-decoder", seq2seq, sentences, seq2seq_loss, EVERYTHING, init_seq2seq),
+    Case("video", video, labeled_images, video_loss, EVERYTHING, init_video),
+    Case("flow", flow, labeled_images, flow_loss, EVERYTHING, init_flow),
     Case(
-        "encoder-decoder", writer, sentences, written_loss, EVERYTHING, writer_initial
+        "text-to-image",
+        text_conditioned_dit,
+        texts_and_images,
+        text_to_image_loss,
+        EVERYTHING,
+        init_text_to_image,
     ),
-    Case("film", film, pictures, film_loss, EVERYTHING, film_initial),
-    Case("flow", flowing, pictures, flow_loss, EVERYTHING, flow_initial),
-    Case("flow that reads", drawing, told, drawn_loss, EVERYTHING, drawing_initial),
 ]

@@ -12,8 +12,8 @@ import pytest
 from cases import PATHS, Path, close, name_of
 
 from transformer.network import attention, biases, masks, norms, positions
-from transformer.network.kv_cache import stored
-from transformer.network.masks import Mask, Tokens
+from transformer.network.kv_cache import update_cache
+from transformer.network.masks import Mask, TokenPositions
 
 ROWS, LENGTH, HEADS, FEATURES = 2, 12, 4, 8
 SEGMENTS = np.array([[1] * 5 + [2] * 4 + [0] * 3, [1] * 12], np.int32)
@@ -26,15 +26,15 @@ class Score(NamedTuple):
 
     name: str
     mask: Mask = masks.causal()
-    tokens: Tokens = PACKED
+    tokens: TokenPositions = PACKED
     groups: int = HEADS
     bias: Any = None
     soft_cap: float | None = None
 
 
 SCORES = [
-    Score("causal", tokens=masks.row(LENGTH)),
-    Score("everything", mask=masks.everything()),
+    Score("causal", tokens=masks.single_document(LENGTH)),
+    Score("everything", mask=masks.full()),
     Score("window", mask=masks.window(3, 2)),
     Score("causal window", mask=masks.causal() & masks.window(3)),
     Score("prefix", mask=masks.prefix(3) | masks.causal()),
@@ -109,8 +109,8 @@ def test_plain_equals_the_formula(score: Score) -> None:
     weights, mixed = by_hand(score, q, k, v)
     run = jax.jit(
         lambda q, k, v: (
-            attention.weights(q, k, **arguments(score)),
-            attention.plain(q, k, v, **arguments(score)),
+            attention.attention_weights(q, k, **arguments(score)),
+            attention.dot_product_attention(q, k, v, **arguments(score)),
         )
     )
     close((weights, mixed), run(q, k, v))
@@ -119,7 +119,7 @@ def test_plain_equals_the_formula(score: Score) -> None:
 @every_score
 def test_rows_sum_to_one_and_unseen_keys_weigh_nothing(score: Score) -> None:
     q, k, _ = tensors(score.groups)
-    weights = jax.jit(partial(attention.weights, **arguments(score)))(q, k)
+    weights = jax.jit(partial(attention.attention_weights, **arguments(score)))(q, k)
     seen = np.broadcast_to(allowed(score)[:, None], weights.shape)
     np.testing.assert_array_equal(np.asarray(weights) > 0, seen)
     np.testing.assert_allclose(weights.sum(-1), seen.any(-1), atol=1e-6)
@@ -134,7 +134,7 @@ def test_gradients_flow_exactly_where_the_mask_allows(score: Score) -> None:
     direction = jnp.asarray(rng.normal(size=q.shape), jnp.float32)
 
     def projected(k: jax.Array, v: jax.Array) -> jax.Array:
-        y = attention.plain(q, k, v, **arguments(score))
+        y = attention.dot_product_attention(q, k, v, **arguments(score))
         return jnp.einsum("BLHK,BLHK->LB", y, direction).sum(-1)
 
     by_k, by_v = jax.jit(jax.jacrev(projected, argnums=(0, 1)))(k, v)
@@ -149,7 +149,7 @@ def test_a_query_that_sees_nothing_gives_zero_and_no_nan() -> None:
     q, k, v = tensors(HEADS)
 
     def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        y = attention.plain(q, k, v, **arguments(score))
+        y = attention.dot_product_attention(q, k, v, **arguments(score))
         return jnp.sum((y + 1.0) ** 2)
 
     value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(q, k, v)
@@ -160,9 +160,13 @@ def test_a_query_that_sees_nothing_gives_zero_and_no_nan() -> None:
 @pytest.mark.parametrize("groups", [1, 2])
 def test_grouped_heads_equal_repeated_ones(groups: int) -> None:
     q, k, v = tensors(groups)
-    grouped = attention.plain(q, k, v, **arguments(Score("", groups=groups)))
+    grouped = attention.dot_product_attention(
+        q, k, v, **arguments(Score("", groups=groups))
+    )
     k, v = (jnp.repeat(a, HEADS // groups, axis=2) for a in (k, v))
-    close(grouped, attention.plain(q, k, v, **arguments(Score(""))), 1e-6)
+    close(
+        grouped, attention.dot_product_attention(q, k, v, **arguments(Score(""))), 1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,28 +179,28 @@ def test_fast_paths_equal_plain(path: Path, score: Score) -> None:
     q, k, v = tensors(score.groups)
     seen = allowed(score).any(-1)[:, :, None, None]
 
-    def loss(attend: attention.Attend, q: Any, k: Any, v: Any) -> Any:
+    def loss(attend: attention.Kernel, q: Any, k: Any, v: Any) -> Any:
         y = jnp.where(seen, attend(q, k, v, **arguments(score)), 0.0)
         return jnp.sum(jnp.sin(y)), y
 
     run = jax.jit(
         jax.value_and_grad(loss, argnums=(1, 2, 3), has_aux=True), static_argnums=0
     )
-    close(run(attention.plain, q, k, v), run(path.attend, q, k, v))
+    close(run(attention.dot_product_attention, q, k, v), run(path.kernel, q, k, v))
 
 
 def test_the_platform_says_that_it_has_no_soft_cap() -> None:
     q, k, v = tensors(HEADS)
     with pytest.raises(ValueError, match="expected soft_cap=None, got 2.0"):
-        attention.platform(q, k, v, **arguments(Score("", soft_cap=2.0)))
+        attention.jax_attention(q, k, v, **arguments(Score("", soft_cap=2.0)))
 
 
 def test_narrow_inputs_are_scored_wide() -> None:
     """bfloat16 in, bfloat16 out; the attention matrix is float32 between them."""
     q, k, v = (a.astype(jnp.bfloat16) for a in tensors(2))
     score = arguments(Score("", groups=2))
-    assert attention.weights(q, k, **score).dtype == jnp.float32
-    got = attention.plain(q, k, v, **score)
+    assert attention.attention_weights(q, k, **score).dtype == jnp.float32
+    got = attention.dot_product_attention(q, k, v, **score)
     assert got.dtype == jnp.bfloat16
     close(by_hand(Score("", groups=2), q, k, v)[1], got.astype(jnp.float32), 1e-2)
 
@@ -217,7 +221,7 @@ def test_the_module_projects_norms_rotates_attends_and_projects() -> None:
     module = make(
         head_norm=norms.HeadRMSNorm,
         rotate=positions.rotary(),
-        offset=biases.learned,
+        make_bias=biases.zero_init_bias,
         soft_cap=2.0,
     )
     params, x_BLD = drawn(module)
@@ -266,11 +270,11 @@ def test_padding_is_not_stored() -> None:
     params, x_BLD = drawn(module)
     index_BL = jnp.broadcast_to(jnp.arange(4), (2, 4))
     segment_BL = jnp.asarray([[1, 1, 1, 1], [1, 0, 0, 0]])
-    _, cache = jax.jit(partial(module.apply, method="extend"))(
+    _, cache = jax.jit(partial(module.apply, method="decode"))(
         {"params": params},
         x_BLD[:, :4],
         module.empty_cache(2, 100, 4, jnp.float32),
-        Tokens(index_BL, index_BL, segment_BL),
+        TokenPositions(index_BL, index_BL, segment_BL),
     )
     np.testing.assert_array_equal(
         cache.segment_BM, [[1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0]]
@@ -285,9 +289,11 @@ def test_a_bfloat16_cache_is_the_float32_one_rounded() -> None:
     k_BLGK = jnp.asarray(rng.normal(size=(2, 4, 2, 8)), jnp.float32)
     module = make(mask=masks.window(2))
     index_BL = jnp.broadcast_to(jnp.arange(4, 8), (2, 4))
-    tokens = Tokens(index_BL, index_BL, jnp.asarray([[1, 1, 1, 1], [1, 0, 0, 0]]))
+    tokens = TokenPositions(
+        index_BL, index_BL, jnp.asarray([[1, 1, 1, 1], [1, 0, 0, 0]])
+    )
     wide, narrow = (
-        stored(module.empty_cache(2, 100, 4, dtype), k_BLGK, -k_BLGK, tokens)
+        update_cache(module.empty_cache(2, 100, 4, dtype), k_BLGK, -k_BLGK, tokens)
         for dtype in (jnp.float32, jnp.bfloat16)
     )
     for expected, got in zip(wide, narrow, strict=True):

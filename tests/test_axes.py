@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import MODELS, drawn, text
+from cases import MODELS, random_params, text
 from jax.sharding import PartitionSpec as Spec
 
 from transformer import axes
@@ -129,7 +129,7 @@ def test_rows_and_experts_share_the_expert_axis() -> None:
 @pytest.mark.parametrize("kind", [stack.Unrolled, stack.Scanned])
 def test_parameters_and_moments_lie_as_their_names_say(kind: type) -> None:
     mesh = axes.mesh(fsdp=2, tensor=4)
-    params = drawn(MODELS[0].make(stack=kind))
+    params = random_params(MODELS[0].make(stack=kind))
     optimizer = optax.adamw(1e-3)
     state = jax.eval_shape(optimizer.init, params)
     placed = jax.device_put(params, axes.placement(mesh, params))
@@ -173,10 +173,10 @@ def test_rows_that_cannot_be_divided_are_named() -> None:
 def test_constraints_hold_under_a_mesh_and_vanish_without() -> None:
     x_BLD = jnp.ones((8, 4, 6))
     assert axes.constrain(x_BLD, "BLD") is x_BLD
-    assert axes.whole(x_BLD) is x_BLD
+    assert axes.replicated(x_BLD) is x_BLD
     mesh = axes.mesh(data=4, context=2)
     with jax.set_mesh(mesh):
-        run = jax.jit(lambda x: (axes.constrain(x * 2, "BLD"), axes.whole(x * 3)))
+        run = jax.jit(lambda x: (axes.constrain(x * 2, "BLD"), axes.replicated(x * 3)))
         divided, gathered = run(x_BLD)
     assert divided.addressable_shards[0].data.shape == (2, 2, 6)
     assert gathered.addressable_shards[0].data.shape == (8, 4, 6)

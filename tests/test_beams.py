@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import drawn, language_model
-from kinds import sentences, writer, writer_initial
+from cases import random_params, language_model
+from kinds import sentences, seq2seq, init_seq2seq
 
 from transformer.generation import beam_search, decoding, logit_filters
 from transformer.models import decoder
@@ -23,10 +23,10 @@ ROTARY = {"rotate": positions.rotary()}
 CASE = language_model("small", attention=ROTARY)
 
 
-def language_of(module: Any) -> decoding.Language:
-    return decoding.Language(
-        extend=lambda params, *rest: module.apply(
-            {"params": params}, *rest, method="extend"
+def language_of(module: Any) -> decoding.DecodeFns:
+    return decoding.DecodeFns(
+        decode=lambda params, *rest: module.apply(
+            {"params": params}, *rest, method="decode"
         ),
         empty_cache=lambda *sizes: module.empty_cache(*sizes, jnp.float32),
     )
@@ -34,7 +34,7 @@ def language_of(module: Any) -> decoding.Language:
 
 def log_p(module: Any, params: Any, ids_BL: np.ndarray) -> np.ndarray:
     """(B, L - 1): of each token but the first, by the whole model."""
-    tokens = masks.row(ids_BL.shape[1])
+    tokens = masks.single_document(ids_BL.shape[1])
     readout = module.apply({"params": params}, ids_BL, tokens)
     log_p_BLV = jax.nn.log_softmax(decoder.logits(readout))
     return np.asarray(
@@ -50,11 +50,11 @@ def test_length_penalty_is_that_of_the_paper() -> None:
 
 def test_one_beam_is_greedy() -> None:
     module = CASE.make()
-    params = drawn(module)
-    ids_BL, length_B = decoding.padded([[n] for n in range(48)])
+    params = random_params(module)
+    ids_BL, length_B = decoding.pad_prompts([[n] for n in range(48)])
     greedy = jax.jit(
         partial(
-            decoding.generated,
+            decoding.generate,
             language_of(module),
             choose=logit_filters.greedy,
             new_tokens=NEW,
@@ -63,7 +63,7 @@ def test_one_beam_is_greedy() -> None:
     )(params, ids_BL, length_B, jax.random.key(0))
     found = jax.jit(
         partial(
-            beam_search.searched,
+            beam_search.beam_search,
             language_of(module),
             beams=1,
             new_tokens=NEW,
@@ -83,8 +83,8 @@ def test_one_beam_is_greedy() -> None:
 @pytest.fixture(scope="module")
 def four() -> Any:
     """A model of four symbols, and every text of at most four tokens it can write."""
-    module = CASE.make().clone(vocabulary=4)
-    params = drawn(module, seed=2)
+    module = CASE.make().clone(vocab_size=4)
+    params = random_params(module, seed=2)
     texts = [
         (*begun, END)
         for length in range(4)
@@ -99,13 +99,13 @@ def four() -> Any:
 def test_enough_beams_are_exhaustive(four: Any, penalty: float) -> None:
     module, params, likelihood = four
     search = partial(
-        beam_search.searched,
+        beam_search.beam_search,
         language_of(module),
         new_tokens=4,
         end=END,
         penalty=penalty,
     )
-    prompt = decoding.padded([[0]])
+    prompt = decoding.pad_prompts([[0]])
     found = jax.device_get(jax.jit(partial(search, beams=36))(params, *prompt))
     score = {
         t: p / beam_search.length_penalty(len(t), penalty)
@@ -144,9 +144,9 @@ def hypotheses(
     rows = batch["source_segment_BL"].shape[0]
     places_BL = jnp.arange(batch["source_segment_BL"].shape[1])[None]
     read = batch["source_BL"], masks.packed(batch["source_segment_BL"], places_BL)
-    remembered = module.apply({"params": params}, *read, method="remember")
-    return beam_search.searched(
-        beam_search.remembering(language_of(module), remembered, beams=4),
+    remembered = module.apply({"params": params}, *read, method="cache_memory")
+    return beam_search.beam_search(
+        beam_search.with_cross_cache(language_of(module), remembered, beams=4),
         params,
         jnp.full((rows, 1), END),
         jnp.ones((rows,), jnp.int32),
@@ -158,8 +158,8 @@ def hypotheses(
 
 @pytest.fixture(scope="module")
 def read() -> Any:
-    module = writer()
-    params = drawn(module, initial=writer_initial)
+    module = seq2seq()
+    params = random_params(module, init_params=init_seq2seq)
     batch = sentences(5)
     search = jax.jit(partial(hypotheses, module=module))
     return params, batch, search, jax.device_get(search(params, batch))
@@ -176,12 +176,12 @@ def test_scores_are_those_of_the_whole_model(read: Any) -> None:
     }
     read_BL = repeated["source_segment_BL"]
     places_BL = np.arange(read_BL.shape[1])[None]
-    readout = writer().apply(
+    readout = seq2seq().apply(
         {"params": params},
         repeated["source_BL"],
         masks.packed(read_BL, places_BL),
         before_BL,
-        masks.row(before_BL.shape[1]),
+        masks.single_document(before_BL.shape[1]),
     )
     log_p_BLV = jax.nn.log_softmax(decoder.logits(readout))
     each_BL = jnp.take_along_axis(log_p_BLV, ids_BL[..., None], axis=-1)[..., 0]
@@ -213,10 +213,10 @@ def test_each_sentence_is_searched_as_if_alone(read: Any) -> None:
 def test_scanned_layers_find_the_same(read: Any) -> None:
     params, batch, _, unrolled = read
     stacked = {
-        half: {**inner, "stack": stack.scanned(inner["stack"])}
+        half: {**inner, "stack": stack.stack_layer_params(inner["stack"])}
         for half, inner in params.items()
     }
-    module = writer(stack=stack.Scanned)
+    module = seq2seq(stack=stack.Scanned)
     found = jax.jit(partial(hypotheses, module=module))(stacked, batch)
     np.testing.assert_array_equal(unrolled.ids_BIL, found.ids_BIL)
     np.testing.assert_allclose(unrolled.score_BI, found.score_BI, rtol=1e-4)
@@ -229,4 +229,4 @@ def test_what_cannot_be_searched_is_refused(name: str, value: Any) -> None:
     prompts = jnp.ones((1, 1)), jnp.ones((1,))
     dials = {"beams": 2, "new_tokens": 3, "penalty": 0.0, name: value}
     with pytest.raises(ValueError, match=f"{name}: expected at least ., got {value}"):
-        beam_search.searched(language_of(CASE.make()), {}, *prompts, end=0, **dials)
+        beam_search.beam_search(language_of(CASE.make()), {}, *prompts, end=0, **dials)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import drawn
+from cases import random_params
 
 from experiments import decision_transformer
 from transformer.environments import apple_grid, environment
@@ -18,31 +18,31 @@ from transformer.models import decision_transformer as decision_model
 from transformer.training import update
 
 KEY = jax.random.key(0)
-WORLD = apple_grid.WORLD
+WORLD = apple_grid.ENVIRONMENT
 
 
 @pytest.fixture(scope="module")
 def seen() -> Any:
     """Forty episodes of walkers from bad to good, numpy."""
-    play = jax.jit(partial(environment.played, WORLD, apple_grid.policy))
+    play = jax.jit(partial(environment.play_episodes, WORLD, apple_grid.policy))
     return jax.device_get(play(KEY, jnp.linspace(-1, 1, 40)))
 
 
 def test_what_is_gathered_is_gone_and_nothing_else_changes() -> None:
     state = apple_grid.reset(KEY)
-    assert sorted(np.unique(state.field, return_counts=True)[1]) == [10, 10, 29]
-    assert state.field[tuple(state.place)] == 0
+    assert sorted(np.unique(state.grid, return_counts=True)[1]) == [10, 10, 29]
+    assert state.grid[tuple(state.position)] == 0
     for number in range(60):
         action = jax.random.randint(jax.random.fold_in(KEY, number), (), 0, 4)
         after, reward = apple_grid.step(state, action)
         place = (
-            np.asarray(state.place) + apple_grid.MOVES[int(action)]
+            np.asarray(state.position) + apple_grid.MOVES[int(action)]
         ) % apple_grid.SIDE
-        assert after.place.tolist() == place.tolist()
-        wanted = np.asarray(state.field).copy()
+        assert after.position.tolist() == place.tolist()
+        wanted = np.asarray(state.grid).copy()
         assert float(reward) == wanted[tuple(place)]
         wanted[tuple(place)] = 0
-        np.testing.assert_array_equal(after.field, wanted)
+        np.testing.assert_array_equal(after.grid, wanted)
         state = after
 
 
@@ -50,8 +50,8 @@ def test_the_walker_sees_the_orchard_from_where_it_stands() -> None:
     """A torus shifted with its walker looks the same."""
     state = apple_grid.reset(KEY)
     moved = apple_grid.State(
-        jnp.roll(state.field, (2, 3), axis=(0, 1)),
-        (state.place + jnp.array([2, 3])) % 7,
+        jnp.roll(state.grid, (2, 3), axis=(0, 1)),
+        (state.position + jnp.array([2, 3])) % 7,
     )
     np.testing.assert_array_equal(apple_grid.observe(state), apple_grid.observe(moved))
     apples = np.asarray(apple_grid.observe(state)).reshape(2, 7, 7)[0]
@@ -79,17 +79,21 @@ def test_what_is_left_is_what_is_still_to_come() -> None:
     assert (data.train["actions"] != other.train["actions"]).any()
 
 
-NET = decision_model.transformer(actions=4, features=98, depth=1, width=32)
+NET = decision_model.decision_transformer(
+    actions=4, observation_features=98, depth=1, width=32
+)
 
 
 @jax.jit
-def said(params: Any, asked_BT: Any, seen_BTP: Any, done_BT: Any) -> Any:
-    return NET.apply({"params": params}, asked_BT, seen_BTP, done_BT)
+def said(
+    params: Any, return_to_go_BT: Any, observation_BTP: Any, action_BT: Any
+) -> Any:
+    return NET.apply({"params": params}, return_to_go_BT, observation_BTP, action_BT)
 
 
 def test_an_action_follows_from_what_came_before_it(seen: Any) -> None:
     """From its own return and sight, but not from itself nor what comes later."""
-    params = drawn(NET, initial=decision_model.initial)
+    params = random_params(NET, init_params=decision_model.init_params)
     asked = jnp.asarray(seen.rewards[:, ::-1].cumsum(1)[:, ::-1][:2])
     base = said(params, asked, seen.observations[:2], seen.actions[:2])
 
@@ -108,19 +112,25 @@ def test_a_walk_is_of_its_world_and_of_what_it_asked_for() -> None:
     asked for falls by what is gained, and the model sees just what it saw and did."""
     known = []
 
-    def choose(asked_BT: Any, seen_BTP: Any, done_BT: Any) -> Any:
-        jax.debug.callback(lambda *now: known.append(now), asked_BT, seen_BTP, done_BT)
-        field = (seen_BTP[..., :49] - seen_BTP[..., 49:]).reshape(*asked_BT.shape, 7, 7)
-        ahead = (field[:, :, None] * apple_grid.NEARNESS[None, None]).sum((-2, -1))
-        return 50 * jnp.sign(asked_BT)[..., None] * ahead
+    def choose(return_to_go_BT: Any, observation_BTP: Any, action_BT: Any) -> Any:
+        jax.debug.callback(
+            lambda *now: known.append(now), return_to_go_BT, observation_BTP, action_BT
+        )
+        field = (observation_BTP[..., :49] - observation_BTP[..., 49:]).reshape(
+            *return_to_go_BT.shape, 7, 7
+        )
+        ahead = (field[:, :, None] * apple_grid.MOVE_DISCOUNTS[None, None]).sum(
+            (-2, -1)
+        )
+        return 50 * jnp.sign(return_to_go_BT)[..., None] * ahead
 
-    walk = policy_rollout.walked(
+    walk = policy_rollout.policy_rollout(
         WORLD, choose, KEY, jnp.asarray([1e3, -1e3]), same=True
     )
     jax.effects_barrier()
     gained = np.asarray(walk.rewards).sum(1)
     assert gained[0] > 5 and gained[1] < -5
-    np.testing.assert_array_equal(walk.states.field[0, 0], walk.states.field[1, 0])
+    np.testing.assert_array_equal(walk.states.grid[0, 0], walk.states.grid[1, 0])
     asked, sight, done = known[-1]
     left = 1e3 - np.concatenate([[0], np.cumsum(walk.rewards[0])[:-1]])
     np.testing.assert_allclose(asked[0], left)
@@ -133,15 +143,15 @@ def test_training_lowers_both_losses_and_walks_follow_from_the_key() -> None:
     experiment = decision_transformer.experiment(
         count=1000, depth=1, width=32, batch_size=32, steps=40, dtype="float32"
     )
-    state = jax.jit(lambda: update.initial(experiment))()
+    state = jax.jit(lambda: update.init_state(experiment))()
     advance = jax.jit(lambda *given: update.update(experiment, *given))
     told = []
     for step in range(experiment.steps):
         state, step_told = advance(state, experiment.batch(step, range(32)))
-        told.append(experiment.report(step_told.loss))
+        told.append(experiment.metrics(step_told.loss))
     for name in ("nats_asked", "nats_cloned"):
         assert np.mean([t[name] for t in told[-4:]]) < told[0][name] - 0.02
-    walkers = experiment.show.args[0]
+    walkers = experiment.report.args[0]
     one, again, other = (
         walkers.walked("asked", state.params, jax.random.key(seed), [8, 0])
         for seed in (0, 0, 1)

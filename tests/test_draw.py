@@ -40,9 +40,9 @@ def test_frechet_distance_of_normal_distributions_is_its_formula() -> None:
 
 def test_a_copy_is_near_what_it_copies() -> None:
     known = RNG.integers(0, 256, (20, 4, 4, 1)).astype(np.uint8)
-    assert frechet.nearest(known[:5], known) == 0
+    assert frechet.nn_distance(known[:5], known) == 0
     other = known[:5].astype(int) + np.where(known[:5] < 128, 51, -51)
-    apart = frechet.nearest(other.astype(np.uint8), known)
+    apart = frechet.nn_distance(other.astype(np.uint8), known)
     assert apart == pytest.approx(0.2, abs=1e-6)
 
 
@@ -54,7 +54,7 @@ def test_sheets_show_every_image_where_it_belongs() -> None:
         part = sheet[10 * down : 10 * down + 8 : 2, 12 * across : 12 * across + 10 : 2]
         np.testing.assert_array_equal(part, images[down, across].repeat(3, -1))
     white = np.full((1, 2, 2, 1), 255, np.uint8)
-    assert image_grid.typed(white) == "@@@@\n@@@@"
+    assert image_grid.ascii_art(white) == "@@@@\n@@@@"
 
 
 class Judge:
@@ -76,14 +76,16 @@ def test_a_study_tells_what_the_judge_says() -> None:
     held = np.clip(
         60 + 120 * label[:, None, None, None] + RNG.normal(0, 20, (20, 4, 4, 1)), 0, 255
     ).astype(np.uint8)
-    real = generated_images.real(held, held, label, each=5)
+    real = generated_images.reference_set(held, held, label, each=5)
     assert real.label.tolist() == [0] * 5 + [1] * 5
 
     def draw(label: np.ndarray, steps: int) -> np.ndarray:
         """Right, but in one step all alike."""
         return real.unseen if steps == 2 else np.zeros_like(real.unseen)
 
-    numbers, pictures = generated_images.study(Judge, draw, real, steps=(1, 2))
+    numbers, pictures = generated_images.evaluate_samples(
+        Judge, draw, real, steps=(1, 2)
+    )
     assert numbers["recognised, 1 steps"] == 0.5 and numbers["recognised"] == 1
     assert numbers["Frechet distance"] < numbers["Frechet distance, 1 steps"]
     assert {"samples.png", "steps.png", "quality.png"} <= set(pictures)
@@ -93,7 +95,7 @@ def test_rows_that_fill_up_a_batch_do_not_count() -> None:
     x_BLP = jax.random.normal(jax.random.key(0), (4, 3, 2))
 
     def loss(weight_B: Any) -> Any:
-        return denoising.hidden(
+        return denoising.denoising_loss(
             flow_matching.process(),
             denoising.squared_error,
             lambda seen, t: jnp.zeros_like(seen),
@@ -113,14 +115,14 @@ def test_training_lowers_the_loss_and_draws_images() -> None:
     experiment = dit_flow.experiment(
         depth=1, width=32, patch=7, batch_size=32, steps=25, dtype="float32"
     )
-    state = jax.jit(lambda: update.initial(experiment))()
+    state = jax.jit(lambda: update.init_state(experiment))()
     advance = jax.jit(lambda *given: update.update(experiment, *given))
     losses = []
     for step in range(experiment.steps):
         state, told = advance(state, experiment.batch(step, range(32)))
-        losses.append(experiment.report(told.loss)["loss"])
+        losses.append(experiment.metrics(told.loss)["loss"])
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
-    artist = experiment.show.args[0]
+    artist = experiment.report.args[0]
     images = [
         artist.images(state.params, [3, 3, 7], jax.random.key(seed), steps=2)
         for seed in (0, 0, 1)
@@ -132,7 +134,7 @@ def test_training_lowers_the_loss_and_draws_images() -> None:
 
 def test_guidance_follows_the_class_and_no_class_is_a_class() -> None:
     experiment = dit_flow.experiment(depth=1, width=32, patch=7, dtype="float32")
-    artist = experiment.show.args[0]
+    artist = experiment.report.args[0]
     params = experiment.init(jax.random.key(0))
     params = jax.tree.map(
         lambda a: a + 0.3 * jax.random.normal(jax.random.key(1), a.shape), params

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import LENGTH, MODELS, PATHS, ROWS, Case, Path, close, drawn, name_of, text
+from cases import LENGTH, MODELS, PATHS, ROWS, Case, Path, close, random_params, name_of, text
 from kinds import KINDS
 
 from transformer import axes
@@ -46,7 +46,7 @@ def plain_result(index: int) -> Any:
     """(module, params, value and gradients) of a model in its plainest form."""
     case = ALL[index]
     module = case.make()
-    params = drawn(module, initial=case.initial)
+    params = random_params(module, init_params=case.init_params)
     return module, params, value_and_grad(case, module, params, case.batch(0))
 
 
@@ -59,7 +59,7 @@ def unrolled(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     return {
-        name: stack.scanned(inner) if name == "stack" else unrolled(inner)
+        name: stack.stack_layer_params(inner) if name == "stack" else unrolled(inner)
         for name, inner in tree.items()
     }
 
@@ -68,7 +68,7 @@ def unrolled(tree: Any) -> Any:
 def test_scanned_layers_equal_unrolled_ones(case: Case) -> None:
     _, params, (value, gradients) = reference(case)
     module = case.make(stack=stack.Scanned)
-    born = drawn(module, initial=case.initial)
+    born = random_params(module, init_params=case.init_params)
     assert jax.tree.structure(born) == jax.tree.structure(unrolled(params))
     got = value_and_grad(case, module, unrolled(params), case.batch(0))
     close((value, unrolled(gradients)), got)
@@ -106,7 +106,7 @@ def test_remat_computes_products_again() -> None:
         def loss(params: Any, module: Any = module) -> jax.Array:
             return case.loss(module, params, case.batch(0)).total
 
-        _, vjp = jax.eval_shape(lambda p, f=loss: jax.vjp(f, p), drawn(module))
+        _, vjp = jax.eval_shape(lambda p, f=loss: jax.vjp(f, p), random_params(module))
         saved.append(sum(leaf.size for leaf in jax.tree.leaves(vjp)))
     assert saved == sorted(saved, reverse=True) and len(set(saved)) == len(saved), saved
 
@@ -172,7 +172,7 @@ def test_padded_equals_unpadded(case: Case) -> None:
         lambda ids, tokens: module.apply({"params": params}, ids, tokens)[0]
     )
     index_BL = np.arange(LENGTH, dtype=np.int32)[None]
-    whole_BLD = apply(ids_BL[:, :length], masks.row(length))
+    whole_BLD = apply(ids_BL[:, :length], masks.single_document(length))
     padded_BLD = apply(ids_BL, masks.packed(jnp.asarray(segment_BL), index_BL))
     close(whole_BLD, padded_BLD[:, :length], 2e-5)
 
@@ -233,7 +233,7 @@ def test_training_on_eight_devices_equals_one() -> None:
 def test_model_with_a_fast_path_equals_plain(path: Path) -> None:
     case = MODELS[1]
     _, params, expected = reference(case)
-    module = case.make(attend=path.attend)
+    module = case.make(kernel=path.kernel)
     close(expected, value_and_grad(case, module, params, case.batch(0)))
 
 
@@ -276,7 +276,7 @@ def test_bfloat16_stays_near_float32() -> None:
     module, params, (value, gradients) = reference(case)
 
     def narrow(module: Any, params: Any, batch: Any) -> Any:
-        return case.loss(module, precision.cast(params, jnp.bfloat16), batch)
+        return case.loss(module, precision.cast_weights(params, jnp.bfloat16), batch)
 
     got, got_gradients = value_and_grad(
         case._replace(loss=narrow), module, params, case.batch(0)

@@ -32,7 +32,7 @@ def test_every_experiment_traces(name):
         assert not set(asked) & set(inspect.signature(make).parameters)
     assert experiment.seed == 3
     mesh = axes.mesh()
-    state = update.abstract(experiment, mesh)
+    state = update.state_shapes(experiment, mesh)
     batch = experiment.batch(0, range(experiment.batch_size))
     after, told = jax.eval_shape(
         lambda *given: update.update(experiment, *given), state, batch
@@ -70,10 +70,10 @@ def test_golden_curve():
     """Twenty losses in float32. Another recipe makes another curve: look at it, then
     write it here. The tolerance leaves room for other machines' sums."""
     experiment = tiny()
-    state = jax.jit(lambda: update.initial(experiment))()
+    state = jax.jit(lambda: update.init_state(experiment))()
     advance = jax.jit(lambda *given: update.update(experiment, *given))
     losses = []
     for step in range(experiment.steps):
         state, told = advance(state, experiment.batch(step, range(8)))
-        losses.append(experiment.report(told.loss)["loss"])
+        losses.append(experiment.metrics(told.loss)["loss"])
     np.testing.assert_allclose(losses, GOLDEN, rtol=2e-3)

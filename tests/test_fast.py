@@ -20,7 +20,6 @@ from transformer.network.kernels import activations as fast_activations
 from transformer.network.kernels import flash_attention as fast_blockwise
 from transformer.network.kernels import norms as fast_norms
 from transformer.network.kernels import row_attention as fast_attention
-from transformer.objectives import cross_entropy, fused_cross_entropy
 
 DTYPES = {"float32": 1e-5, "bfloat16": 3e-2}
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -42,7 +41,7 @@ def einsum(x: jax.Array, w: jax.Array) -> jax.Array:
 
 PAIRS = [
     Pair("gelu", mlp.gelu, fast_activations.gelu, ((2, 8, 16),)),
-    Pair("lean_gelu", mlp.gelu, fast_activations.lean_gelu, ((2, 8, 16),)),
+    Pair("lean_gelu", mlp.gelu, fast_activations.gelu_recompute, ((2, 8, 16),)),
     Pair("relu^2", mlp.relu_squared, fast_activations.relu_squared, ((2, 8, 16),)),
     Pair(
         "layer_norm",
@@ -65,7 +64,7 @@ PAIRS = [
     Pair(
         "contract",
         einsum,
-        partial(precision.contract, "BLD,DHK->BLHK"),
+        partial(precision.linear, "BLD,DHK->BLHK"),
         ((2, 8, 16), (16, 2, 4)),
     ),
 ]
@@ -136,82 +135,11 @@ def test_contraction_keeps_the_backward_products_narrow() -> None:
     assert "convert_element_type[new_dtype=float32" not in text
 
 
-# The fused readout.
-
-ROWS, LENGTH, WIDTH, VOCABULARY = 8, 8, 4, 11
-
-
-def readout(dtype: str = "float32") -> tuple[Any, ...]:
-    rng = np.random.default_rng(0)
-    x_BLD = jnp.asarray(rng.normal(size=(ROWS, LENGTH, WIDTH)), dtype)
-    w_VD = jnp.asarray(rng.normal(size=(VOCABULARY, WIDTH)), dtype)
-    targets_BL = jnp.asarray(rng.integers(0, VOCABULARY, (ROWS, LENGTH)), jnp.int32)
-    weight_BL = jnp.asarray(rng.integers(0, 3, (ROWS, LENGTH)), jnp.float32)
-    return x_BLD, w_VD, targets_BL, weight_BL
-
-
-def scaled_mean(loss: Callable[..., Any], *arguments: Any) -> Any:
-    """As training uses it: a mean, here times 3, so that slopes arrive scaled."""
-    out = loss(*arguments)
-    return 3.0 * out.total / out.weight, out
-
-
-def readout_slopes(loss: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(
-        jax.value_and_grad(partial(scaled_mean, loss), argnums=(0, 1), has_aux=True)
-    )
-
-
-plain_readout = partial(cross_entropy.from_features, cross_entropy.cross_entropy)
-
-
-@every_dtype
-@pytest.mark.parametrize("chunks", [1, 2, 8])
-def test_fused_readout_equals_plain(chunks: int, dtype: str) -> None:
-    arguments = readout(dtype)
-    x_BLD, w_VD = wide(arguments[:2])
-    expected = readout_slopes(plain_readout)(x_BLD, w_VD, *arguments[2:])
-    got = readout_slopes(partial(fused_cross_entropy.cross_entropy, chunks=chunks))(
-        *arguments
-    )
-    assert [g.dtype for g in got[1]] == [a.dtype for a in arguments[:2]]
-    close(expected, wide(got), DTYPES[dtype])
-
-
-def test_fused_readout_on_a_mesh_equals_one_device() -> None:
-    arguments = readout()
-    expected = readout_slopes(plain_readout)(*arguments)
-    mesh = axes.mesh(data=2, fsdp=2, tensor=2)
-    names = ("x_BLD", "w_VD", "targets_BL", "weight_BL")
-    batch = dict(zip(names, arguments, strict=True))
-    places = axes.placement(mesh, batch, role="activation")
-    with jax.set_mesh(mesh):
-        spread = jax.device_put(batch, places)
-        got = readout_slopes(partial(fused_cross_entropy.cross_entropy, chunks=2))(
-            *(spread[n] for n in names)
-        )
-    close(expected, got)
-
-
-def test_fused_readout_never_holds_all_logits() -> None:
-    """float32 logits of one chunk, whatever the number of chunks."""
-    arguments = readout()
-    run = readout_slopes(partial(fused_cross_entropy.cross_entropy, chunks=4))
-    text = run.lower(*arguments).as_text()
-    assert f"tensor<{ROWS}x{LENGTH // 4}x{VOCABULARY}xf32>" in text
-    assert f"tensor<{ROWS}x{LENGTH}x{VOCABULARY}xf32>" not in text
-
-
-def test_fused_readout_says_which_chunks_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="expected a divisor of 8, got 3"):
-        fused_cross_entropy.cross_entropy(*readout(), chunks=3)
-
-
 # Attention at the size of its blocks.
 
 BLOCKED = {
-    "rows": partial(fast_attention.rows, block=32),
-    "blockwise": partial(fast_blockwise.blockwise, block=32),
+    "rows": partial(fast_attention.row_blocked_attention, block=32),
+    "blockwise": partial(fast_blockwise.flash_attention, block=32),
 }
 every_blocked = pytest.mark.parametrize("name", BLOCKED)
 
@@ -225,7 +153,7 @@ def heads(length: int, dtype: str = "float32", rows: int = 2) -> tuple[Any, ...]
 def attending(
     attend: Callable[..., jax.Array], length: int, mask: masks.Mask
 ) -> Callable[..., Any]:
-    tokens = masks.row(length)
+    tokens = masks.single_document(length)
     settings = {"mask": mask, "queries": tokens, "keys": tokens, "scale": 0.3}
     return with_gradients(partial(attend, **settings))
 
@@ -239,7 +167,9 @@ def test_blocked_attention_equals_plain(
 ) -> None:
     mask = masks.causal() if reach is None else masks.window(reach)
     q, k, v = heads(length, dtype)
-    expected = jax.jit(attending(attention.plain, length, mask))(*wide((q, k, v)))
+    expected = jax.jit(attending(attention.dot_product_attention, length, mask))(
+        *wide((q, k, v))
+    )
     got = jax.jit(attending(BLOCKED[name], length, mask))(q, k, v)
     assert got[0].dtype == jnp.dtype(dtype)
     close(expected, wide(got), DTYPES[dtype])
@@ -262,8 +192,10 @@ def test_blocked_attention_on_a_mesh_equals_one_device(name: str) -> None:
 @every_blocked
 def test_blocked_attention_transforms_like_plain(name: str) -> None:
     q, k, v = heads(64)
-    expected = jax.jit(attending(attention.plain, 64, masks.causal()))(q, k, v)
-    tokens = masks.row(64)
+    expected = jax.jit(attending(attention.dot_product_attention, 64, masks.causal()))(
+        q, k, v
+    )
+    tokens = masks.single_document(64)
     settings = {"queries": tokens, "keys": tokens, "scale": 0.3}
 
     def one(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -280,7 +212,7 @@ def test_hidden_blocks_cost_nothing(name: str) -> None:
     """A window is cheaper than a triangle, a triangle than the square."""
     q, k, v = heads(256, rows=1)
     costs = []
-    for mask in (masks.window(31), masks.causal(), masks.everything()):
+    for mask in (masks.window(31), masks.causal(), masks.full()):
         if name == "rows":
             run = jax.jit(attending(BLOCKED[name], 256, mask)).lower(q, k, v)
             costs.append(run.compile().cost_analysis()["flops"])

@@ -7,17 +7,13 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import drawn
 
 from experiments import video
 from transformer.data.images import moving_digits
 from transformer.models import defaults
-from transformer.models import video as video_model
 from transformer.network import factorized_attention, masks
-from transformer.objectives import denoising
 from transformer.plots import image_grid
 from transformer.training import update
 
@@ -27,8 +23,8 @@ SIZE = PLACES[0] * PLACES[1]
 
 def test_motion_is_straight_between_walls_and_turns_at_them() -> None:
     rng = np.random.default_rng(0)
-    motion = moving_digits.drawn(rng, 50, room=7, fastest=3)
-    at = moving_digits.places(motion, 40, room=7)
+    motion = moving_digits.random_motion(rng, 50, room=7, max_speed=3)
+    at = moving_digits.positions(motion, 40, room=7)
     assert at.min() == 0 and at.max() == 7
     assert (np.abs(np.diff(at, axis=0)) <= 3).all()
     # By hand: each coordinate walks pixel by pixel and turns at a wall.
@@ -44,9 +40,9 @@ def test_motion_is_straight_between_walls_and_turns_at_them() -> None:
 
 def test_without_walls_it_goes_straight_on_from_where_it_was_going() -> None:
     rng = np.random.default_rng(1)
-    motion = moving_digits.drawn(rng, 200, room=10, fastest=2)
-    at = moving_digits.places(motion, 30, room=10)
-    on = moving_digits.straight_on(motion, 9, 30, room=10)
+    motion = moving_digits.random_motion(rng, 200, room=10, max_speed=2)
+    at = moving_digits.positions(motion, 30, room=10)
+    on = moving_digits.no_bounce(motion, 9, 30, room=10)
     steps = np.diff(np.concatenate([at[8:9], on]), axis=0)
     assert (steps == steps[:1]).all()
     free = (np.diff(at[8:12], axis=0) == steps[:3]).all(0)
@@ -58,7 +54,7 @@ def test_sprites_are_drawn_where_they_are_and_cut_at_the_edge() -> None:
     sprites = np.full((2, 2, 3, 1), 100, np.uint8)
     sprites[1] = 200
     at = np.array([[[0, 0], [1, 2]], [[-1, 4], [9, 9]]])
-    film = moving_digits.rendered(sprites, at, side=5)[..., 0]
+    film = moving_digits.render(sprites, at, side=5)[..., 0]
     assert film[0, 1].tolist() == [100, 100, 200, 200, 200]
     assert film[1].sum() == 100 and film[1, 0, 4] == 100
 
@@ -69,11 +65,11 @@ def test_what_moves_as_a_whole_is_seen_to_move_on() -> None:
     frames = np.zeros((3, 12, 12, 1))
     frames[0, 3:7, 5:9] = rng.random((4, 4, 1))
     for number in (1, 2):
-        frames[number] = moving_digits.moved(frames[number - 1], np.array([1, -2]))
+        frames[number] = moving_digits.translate(frames[number - 1], np.array([1, -2]))
     assert frames[2, 5, 1] == frames[0, 3, 5]
-    guess = moving_digits.extrapolated(frames[0], frames[1], 1, block=12, fastest=2)
+    guess = moving_digits.block_motion(frames[0], frames[1], 1, block=12, max_speed=2)
     np.testing.assert_array_equal(guess, frames[2])
-    still = moving_digits.extrapolated(frames[0], frames[0], 5, block=4, fastest=2)
+    still = moving_digits.block_motion(frames[0], frames[0], 5, block=4, max_speed=2)
     np.testing.assert_array_equal(still, frames[0])
 
 
@@ -87,7 +83,7 @@ def test_a_film_depends_on_its_seed_and_row_alone_and_the_splits_share_no_digit(
     np.testing.assert_array_equal(same.batch(3, [2])["raw_BLP"][0], whole[2])
     assert (whole[1] != whole[2]).any()
     assert (other.batch(3, range(4))["raw_BLP"] != whole).any()
-    data = one.show.args[0].data
+    data = one.report.args[0].data
     train, held = (
         {image.tobytes() for image in part["image"]}
         for part in (data.train, data.validation)
@@ -103,7 +99,7 @@ def test_folded_attention_is_masked_attention_over_all(how: str) -> None:
         "space": (
             factorized_attention.within_frames(FRAMES),
             masks.block_sparse(np.eye(FRAMES, dtype=int).tolist(), SIZE),
-            masks.everything(),
+            masks.full(),
         ),
         "time": (
             factorized_attention.along_time(FRAMES),
@@ -112,12 +108,12 @@ def test_folded_attention_is_masked_attention_over_all(how: str) -> None:
         ),
     }[how]
     attend = partial(
-        defaults.attention_of, width=32, output_init=defaults.SCALED(in_axis=(0, 1))
+        defaults.attention, width=32, output_init=defaults.fan_in_init(in_axis=(0, 1))
     )
     whole = attend(mask=mask)()
-    folded = factorized_attention.Folded(attend(mask=inner), fold, FRAMES)
+    folded = factorized_attention.FactorizedAttention(attend(mask=inner), fold, FRAMES)
     x_BLD = jax.random.normal(KEY, (2, FRAMES * SIZE, 32))
-    tokens = masks.row(FRAMES * SIZE)
+    tokens = masks.single_document(FRAMES * SIZE)
     params = whole.init(KEY, x_BLD, tokens)["params"]
     (name,) = folded.init(KEY, x_BLD, tokens)["params"]
     got = folded.apply({"params": {name: params}}, x_BLD, tokens)
@@ -125,49 +121,21 @@ def test_folded_attention_is_masked_attention_over_all(how: str) -> None:
     assert np.abs(np.asarray(wanted)).max() > 0.1
     np.testing.assert_allclose(got, wanted, atol=2e-5)
     with pytest.raises(ValueError, match="multiple of 5 frames' tokens, got 7"):
-        folded.apply({"params": {name: params}}, x_BLD[:, :7], masks.row(7))
-
-
-def test_a_token_sees_all_of_its_frame_and_of_those_before() -> None:
-    net = video_model.predictor(
-        frames=FRAMES, places=PLACES, features=4, depth=4, width=32
-    )
-    init = partial(video_model.initial, length=FRAMES * SIZE)
-    params = drawn(net, initial=init)
-    raw_BLP = jax.random.normal(KEY, (1, FRAMES * SIZE, 4))
-    run = jax.jit(lambda raw: net.apply({"params": params}, raw, masks.row(30)))
-    changed = raw_BLP.at[0, 2 * SIZE + 4].add(1.0)
-    apart = np.abs(np.asarray(run(changed) - run(raw_BLP)))[0].max(-1)
-    assert apart[: 2 * SIZE].max() < 1e-6 < 1e-5 < apart[2 * SIZE :].min()
-
-
-def test_grey_cross_entropy_is_least_at_the_grey_itself() -> None:
-    grey_BLP = jnp.asarray([[[0.25, 0.5]]])
-    logits_BLP = jnp.log(grey_BLP / (1 - grey_BLP))
-    one_BL = jnp.ones((1, 1))
-
-    def total(z: Any) -> Any:
-        return denoising.grey_cross_entropy(z, grey_BLP, one_BL).total
-
-    np.testing.assert_allclose(jax.grad(total)(logits_BLP), 0, atol=1e-6)
-    entropy = -np.mean([0.25 * np.log(0.25) + 0.75 * np.log(0.75), np.log(0.5)])
-    assert float(total(logits_BLP)) == pytest.approx(entropy, rel=1e-5)
-    found = denoising.grey_cross_entropy(logits_BLP, grey_BLP, one_BL)
-    assert float(found.sums["squared_error"]) < 1e-9
+        folded.apply({"params": {name: params}}, x_BLD[:, :7], masks.single_document(7))
 
 
 def test_training_lowers_the_loss_and_the_future_is_foretold_frame_by_frame() -> None:
     experiment = video.experiment(
         patch=8, depth=2, width=32, batch_size=4, steps=16, dtype="float32"
     )
-    state = jax.jit(lambda: update.initial(experiment))()
+    state = jax.jit(lambda: update.init_state(experiment))()
     advance = jax.jit(lambda *given: update.update(experiment, *given))
     losses = []
     for step in range(experiment.steps):
         state, told = advance(state, experiment.batch(step, range(4)))
-        losses.append(experiment.report(told.loss)["loss"])
+        losses.append(experiment.metrics(told.loss)["loss"])
     assert np.mean(losses[-3:]) < 0.7 * losses[0]
-    cinema = experiment.show.args[0]
+    cinema = experiment.report.args[0]
     batch = experiment.evaluations["validation"].batch(0, range(2))
     known = video.KNOWN * cinema.per_frame
     film = jax.jit(cinema.foretold)(state.params, batch["raw_BLP"])
@@ -183,4 +151,4 @@ def test_training_lowers_the_loss_and_the_future_is_foretold_frame_by_frame() ->
         atol=1e-4,
     )
     pairs = np.stack([cinema.films(batch["raw_BLP"]), cinema.films(film)])
-    assert image_grid.moving(pairs, marked=video.KNOWN)[:6] == b"GIF89a"
+    assert image_grid.gif(pairs, marked=video.KNOWN)[:6] == b"GIF89a"

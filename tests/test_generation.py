@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import LENGTH, MODELS, VARIANTS, VOCABULARY, Case, close, drawn
+from cases import LENGTH, MODELS, VARIANTS, VOCABULARY, Case, close, random_params
 
 from transformer import axes
 from transformer.generation import decoding, logit_filters, text_model
@@ -45,9 +45,9 @@ def read(
         ids_BC = jax.lax.dynamic_slice_in_dim(ids_BL, at, by, axis=1)
         index_BC = jnp.broadcast_to(at + jnp.arange(by), ids_BC.shape)
         segment_BC = (index_BC < jnp.asarray(LENGTHS)[:, None]).astype(jnp.int32)
-        tokens = masks.Tokens(index_BC, index_BC, segment_BC)
+        tokens = masks.TokenPositions(index_BC, index_BC, segment_BC)
         (x_BCD, _), cache = module.apply(
-            {"params": params}, ids_BC, cache, tokens, method="extend"
+            {"params": params}, ids_BC, cache, tokens, method="decode"
         )
         return cache, x_BCD
 
@@ -58,15 +58,15 @@ def read(
 
 def regrown(module: Any, caches: Any) -> Any:
     """`caches` with room for LENGTH tokens."""
-    blank = decoding.Decoding(*[jnp.zeros((len(LENGTHS), 1))] * 7)
+    blank = decoding.DecodeState(*[jnp.zeros((len(LENGTHS), 1))] * 7)
     state = blank._replace(cache=caches)
-    return decoding.grown(language_of(module), state, room=LENGTH).cache
+    return decoding.grow_cache(language_of(module), state, room=LENGTH).cache
 
 
 ROOMS = [pytest.param(case, LENGTH, id=case.name) for case in CACHED] + [
     pytest.param(case, 8, id=f"{case.name}, grown")
     for case in CACHED
-    if case.mask.reach is not None or case.name in (MODERN.name, "scanned")
+    if case.mask.max_lookback is not None or case.name in (MODERN.name, "scanned")
 ]
 
 
@@ -76,12 +76,14 @@ def test_cached_decoding_equals_the_full_forward(case: Case, room: int) -> None:
     one by one, in a cache that is long enough or grows on the way. Windows roll: their
     caches are shorter than the row."""
     module = case.make()
-    params = drawn(module)
+    params = random_params(module)
     ids_BL = ids_of(len(LENGTHS))
 
     @jax.jit
     def run(params: Any) -> Any:
-        whole_BLD, _ = module.apply({"params": params}, ids_BL, masks.row(LENGTH))
+        whole_BLD, _ = module.apply(
+            {"params": params}, ids_BL, masks.single_document(LENGTH)
+        )
         caches = module.empty_cache(len(LENGTHS), room, 4, jnp.float32)
         go_on = partial(read, module, params, ids_BL)
         first_BLD, caches = go_on(caches, start=0, stop=8, by=4)
@@ -90,27 +92,27 @@ def test_cached_decoding_equals_the_full_forward(case: Case, room: int) -> None:
         return whole_BLD, jnp.concatenate([first_BLD, rest_BLD], axis=1), caches
 
     whole_BLD, cached_BLD, caches = run(params)
-    if case.mask.reach is not None:
+    if case.mask.max_lookback is not None:
         slots = jax.tree.leaves(caches)[0].shape[-2]
-        assert min(room, case.mask.reach + 3) <= slots < LENGTH
+        assert min(room, case.mask.max_lookback + 3) <= slots < LENGTH
     for row, length in enumerate(LENGTHS):
         close(whole_BLD[row, :length], cached_BLD[row, :length], 2e-5)
 
 
-def language_of(module: Any, dtype: Any = jnp.float32) -> decoding.Language:
+def language_of(module: Any, dtype: Any = jnp.float32) -> decoding.DecodeFns:
     def extend(weights: Any, ids_BL: Any, cache: Any, tokens: Any) -> Any:
-        return module.apply({"params": weights}, ids_BL, cache, tokens, method="extend")
+        return module.apply({"params": weights}, ids_BL, cache, tokens, method="decode")
 
-    return decoding.Language(
-        extend=extend,
+    return decoding.DecodeFns(
+        decode=extend,
         empty_cache=partial(module.empty_cache, dtype=dtype),
-        weights=partial(precision.cast, dtype=dtype),
+        weights=partial(precision.cast_weights, dtype=dtype),
     )
 
 
 CHOOSE = {
     "greedy": logit_filters.greedy,
-    "drawn": logit_filters.drawn(logit_filters.top_k(20)),
+    "drawn": logit_filters.categorical(logit_filters.top_k(20)),
 }
 
 
@@ -120,15 +122,15 @@ def generated(
 ) -> Any:
     module = MODELS[index].make()
     run = partial(
-        decoding.generated,
+        decoding.generate,
         language_of(module),
         choose=CHOOSE[choose],
         new_tokens=8,
         stop=stop,
         chunk=chunk,
     )
-    prompts = decoding.padded(RAGGED)
-    return jax.device_get(jax.jit(run)(drawn(module), *prompts, jax.random.key(5)))
+    prompts = decoding.pad_prompts(RAGGED)
+    return jax.device_get(jax.jit(run)(random_params(module), *prompts, jax.random.key(5)))
 
 
 @pytest.mark.parametrize("index", range(len(MODELS)), ids=[c.name for c in MODELS])
@@ -136,7 +138,9 @@ def test_greedy_texts_are_what_the_whole_model_finds_likeliest(index: int) -> No
     state = generated(index, "greedy")
     module = MODELS[index].make()
     readout = jax.jit(module.apply)(
-        {"params": drawn(module)}, jnp.asarray(state.ids_BL), masks.row(LENGTH)
+        {"params": random_params(module)},
+        jnp.asarray(state.ids_BL),
+        masks.single_document(LENGTH),
     )
     likeliest_BL = np.asarray(decoder.logits(readout).argmax(-1))
     assert state.ids_BL.shape == (4, LENGTH)
@@ -161,9 +165,9 @@ def test_any_chunking_of_the_prompt_says_the_same(chunk: int) -> None:
 def test_bursts_say_what_one_go_says(burst: int, room: int) -> None:
     expected = generated(1, "drawn")
     module = MODERN.make()
-    gained = text_model.bursts(
+    gained = text_model.stream_tokens(
         language_of(module),
-        drawn(module),
+        random_params(module),
         RAGGED,
         jax.random.key(5),
         choose=CHOOSE["drawn"],
@@ -199,10 +203,10 @@ def test_generation_ends_when_all_rows_have_stopped() -> None:
 @pytest.mark.parametrize("shape", [{"tensor": 2, "data": 4}, {"fsdp": 2, "data": 4}])
 def test_a_divided_cache_says_what_a_whole_one_says(shape: dict[str, int]) -> None:
     module = MODERN.make()
-    params = drawn(module)
-    ids_BL, length_B = decoding.padded(RAGGED * 2)
+    params = random_params(module)
+    ids_BL, length_B = decoding.pad_prompts(RAGGED * 2)
     run = partial(
-        decoding.generated,
+        decoding.generate,
         language_of(module),
         choose=logit_filters.greedy,
         new_tokens=8,
@@ -224,13 +228,13 @@ def test_a_divided_cache_says_what_a_whole_one_says(shape: dict[str, int]) -> No
 def test_narrow_generation_has_a_narrow_cache_and_wide_logits() -> None:
     module = MODERN.make()
     run = partial(
-        decoding.generated,
+        decoding.generate,
         language_of(module, jnp.bfloat16),
         choose=logit_filters.greedy,
         new_tokens=2,
     )
     state = jax.eval_shape(
-        run, drawn(module), *decoding.padded(RAGGED), jax.random.key(0)
+        run, random_params(module), *decoding.pad_prompts(RAGGED), jax.random.key(0)
     )
     assert state.cache[0].k_BGMK.dtype == jnp.bfloat16
     assert state.logits_BV.dtype == jnp.float32
@@ -241,20 +245,20 @@ def test_one_row_is_read_in_float32_on_a_cpu() -> None:
     Several rows stay as they are."""
     module = MODERN.make()
     narrow = language_of(module, jnp.bfloat16)
-    start = partial(decoding.started, narrow, new_tokens=7, chunk=1)
-    weights = jax.jit(narrow.weights)(drawn(module))
+    start = partial(decoding.prefill, narrow, new_tokens=7, chunk=1)
+    weights = jax.jit(narrow.weights)(random_params(module))
 
     def begun(prompts: list) -> Any:
-        state = start(weights, *decoding.padded(prompts), jax.random.key(0))
-        return decoding.eased(weights, state)
+        state = start(weights, *decoding.pad_prompts(prompts), jax.random.key(0))
+        return decoding.float32_on_cpu(weights, state)
 
     assert jax.eval_shape(partial(begun, RAGGED))[1].cache[0].k_BGMK.dtype == "bfloat16"
     wide, state = jax.jit(partial(begun, [[7]]))()
     assert "bfloat16" not in [leaf.dtype for leaf in jax.tree.leaves((wide, state))]
-    advance = partial(decoding.advanced, narrow, choose=logit_filters.greedy, tokens=7)
+    advance = partial(decoding.decode, narrow, choose=logit_filters.greedy, tokens=7)
     state = jax.jit(advance)(wide, state)
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), weights)
-    readout = module.apply({"params": rounded}, state.ids_BL, masks.row(8))
+    readout = module.apply({"params": rounded}, state.ids_BL, masks.single_document(8))
     logits_V = decoder.logits(readout)[0, -1]
     # The first token's keys and values were rounded: that is all that is apart.
     close(logits_V, state.logits_BV[0], 1e-2)
@@ -263,4 +267,4 @@ def test_one_row_is_read_in_float32_on_a_cpu() -> None:
 @pytest.mark.parametrize("prompts", [[], [[1], []]])
 def test_empty_prompts_are_named(prompts: list) -> None:
     with pytest.raises(ValueError, match="expected at least one token each, got"):
-        decoding.padded(prompts)
+        decoding.pad_prompts(prompts)

@@ -20,7 +20,7 @@ def test_drawings_follow_the_name_and_no_name_is_a_name() -> None:
         **TINY, names_depth=1, batch_size=16, steps=20, dtype="float32"
     )
     params = trained(made, 20, 0.8)
-    model = made.show.args[0]
+    model = made.report.args[0]
     texts = ["red apple", "red apple", "blue heart"]
     draw = partial(model.images, params, texts, steps=2)
     first, again = draw(jax.random.key(0)), draw(jax.random.key(0))
@@ -29,7 +29,7 @@ def test_drawings_follow_the_name_and_no_name_is_a_name() -> None:
     x_BLP = jnp.broadcast_to(
         jax.random.normal(jax.random.key(2), (1, 16, 192)), (3, 16, 192)
     )
-    rows = model.of.closed(["red apple", "blue heart", ""])
+    rows = model.of.encoder_rows(["red apple", "blue heart", ""])
     text = rows["ids_BL"], rows["segment_BL"]
     opened = jax.tree.map(lambda a: a + 0.05 * RNG.normal(size=a.shape), params)
 
@@ -40,7 +40,7 @@ def test_drawings_follow_the_name_and_no_name_is_a_name() -> None:
         return said.sum(), said
 
     slope, said = jax.device_get(slopes(opened))
-    for leaf in jax.tree.leaves(slope["stack"]["layers_0"]["reading"]):
+    for leaf in jax.tree.leaves(slope["stack"]["layers_0"]["cross_attention"]):
         assert leaf.any(), "each block reads the text"
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert np.abs(said[one] - said[other]).max() > 1e-3

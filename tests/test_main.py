@@ -1,97 +1,43 @@
-"""Command lines: flags from signatures, verbs, and one clear line for bad input."""
+"""Command lines and `run`: verbs, and one clear line for bad input."""
 
 import json
-import subprocess
+import signal
 import sys
 from pathlib import Path
-from typing import Literal
+from types import SimpleNamespace
 
 import commands
+import jax
+import numpy as np
+import optax
 import pytest
 import tiny_experiment
-from absl import flags as absl_flags
 
 from experiments import language_model
-from transformer import flags, launch, main
+from transformer import main
+from transformer.generation import text_model
+from transformer.training import loop, metrics
+from transformer.training.declaration import fill
+
+LANGUAGE_MODEL = SimpleNamespace(
+    experiment=language_model.experiment, generate=text_model.generate
+)
 
 
-def every_kind(
-    *,
-    whole: int = 1,
-    number: float = 2.0,
-    switch: bool = False,
-    choice: Literal["left", "right"] = "left",
-    folder: Path | None = None,
-    limit: int | None = None,
-) -> None:
-    """What flags can hold.
-
-    Args:
-        whole: a number
-            of things.
-        choice: a side.
-    """
-
-
-def parsed(*argv, defaults=None):
-    values = absl_flags.FlagValues()
-    flags.define(values, every_kind)
-    assert flags.read(values, ["name", *argv]) == ["name"]
-    return flags.arguments(values, every_kind, defaults or {})
-
-
-def test_flags_are_the_signature():
-    assert parsed() == {
-        "whole": 1,
-        "number": 2.0,
-        "switch": False,
-        "choice": "left",
-        "folder": None,
-        "limit": None,
-    }
-    given = parsed("--whole=3", "--switch", "--choice=right", "--folder=a", "--limit=4")
-    assert given["folder"] == Path("a")
-    assert [given[k] for k in ("whole", "switch", "choice", "limit")] == [
-        3,
-        True,
-        "right",
-        4,
-    ]
-    assert parsed("--noswitch", "--number=1e-3")["number"] == 1e-3
-
-
-def test_recorded_flags_are_the_defaults():
-    assert parsed(defaults={"whole": 9, "folder": "b"})["folder"] == Path("b")
-    assert parsed("--whole=3", defaults={"whole": 9})["whole"] == 3
-
-
-def test_help_is_the_docstring(capsys, monkeypatch):
-    assert "--whole=int  (default 1)\n      a number of things." in (
-        flags.page(every_kind)
-    )
-    monkeypatch.setattr(sys, "argv", ["austen", "--help"])
-    with pytest.raises(SystemExit) as stopped:
-        main.run(language_model.experiment, generate=language_model.generate)
-    said = capsys.readouterr().out
-    assert not stopped.value.code
+def test_help_lists_flags_of_experiment_verb_and_command(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["language_model", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        main.main(language_model.experiment, generate=text_model.generate)
+    output = capsys.readouterr().out
+    assert not stop.value.code
     for text in ("Jane Austen", "--depth=int", "--prompt=str", "--mesh=str"):
-        assert text in said
-
-
-def test_every_flag_of_every_experiment_is_told():
-    for function in (
-        main.universal,
-        language_model.experiment,
-        language_model.generate,
-    ):
-        told = flags.told(function)
-        assert all(told.get(name) for name in flags.parameters(function))
+        assert text in output
 
 
 BAD_FLAGS = {
-    "unknown flag": (["--lenght=9"], "Did you mean: length"),
+    "unknown flag": (["--sequence_lenght=9"], "Did you mean: sequence_length"),
     "wrong type": (["--depth=deep"], "--depth: expected an integer, got 'deep'"),
-    "no number": (["--matrix_rate=fast"], "expected a number, got 'fast'"),
+    "no number": (["--muon_learning_rate=fast"], "expected a number, got 'fast'"),
     "no switch": (["--platform_tuning=maybe"], "expected true or false, got 'maybe'"),
     "bad choice": (
         ["--tokenizer=words"],
@@ -100,23 +46,19 @@ BAD_FLAGS = {
     "no value": (["--depth"], "Missing value for flag --depth"),
     "bad verb": (
         ["trian"],
-        "expected one of train, evaluate, generate, show, benchmark",
+        "expected one of train, evaluate, generate, report, benchmark",
     ),
     "late verb": (["--depth=1", "generate"], "expected flags --name=value"),
     "another verb's flag": (["evaluate", "--prompt=x"], "'prompt'"),
     "unknown axis": (["--mesh=rows:2"], "got 'rows:2'"),
-    "axis twice": (["--mesh=data:2,data:4"], "got 'data:4'"),
-    "axis without size": (["--mesh=data"], "got 'data'"),
     "impossible mesh": (["--mesh=tensor:3"], "number of devices, 8; got"),
-    "no devices": (["--mesh=fsdp:0"], "expected at least 1, got 0"),
-    "half a cluster": (["--process=1"], "together"),
     "no folder to generate from": (["generate"], "expected the folder of a run"),
     "no folder to evaluate": (["evaluate"], "expected the folder of a run"),
     "missing text": (["--text=/no/such.txt"], "/no/such.txt"),
     "no steps": (["--steps=0"], "steps: expected at least 1, got 0"),
-    "no cadence": (["--log_every=0"], "log_every: expected at least 1, got 0"),
+    "no interval": (["--log_every=0"], "log_every: expected at least 1, got 0"),
     "rows for no mesh": (["--batch_size=9"], "expected a multiple of 8"),
-    "length beyond the text": (["--length=100000000"], "100000000"),
+    "sequence longer than the text": (["--sequence_length=100000000"], "100000000"),
     "more rows than the text": (["--batch_size=8000000"], "8000000"),
 }
 
@@ -125,18 +67,14 @@ BAD_FLAGS = {
 def test_bad_flags_are_refused_in_one_line(case, tmp_path, capsys, monkeypatch):
     argv, expected = BAD_FLAGS[case]
     monkeypatch.chdir(tmp_path)
-    if case == "half a cluster":
-        with pytest.raises(ValueError, match=expected):
-            launch.joined([None, None, 1])
-        return
-    assert expected in commands.refused(argv, capsys, monkeypatch, run=language_model)
+    assert expected in commands.refusal(argv, capsys, monkeypatch, run=LANGUAGE_MODEL)
     assert commands.contents(tmp_path) == {}
 
 
 BAD_TEXTS = {
     "empty": (b"", "text.txt"),
     "not UTF-8": (b"\xff\xfe\x00h" * 999, "UTF-8"),
-    "too little for one batch": (b"It is a truth.\n\nSo it is.", "expected"),
+    "too short for one batch": (b"It is a truth.\n\nSo it is.", "expected"),
 }
 
 
@@ -146,20 +84,27 @@ def test_bad_texts_are_refused_in_one_line(case, tmp_path, capsys, monkeypatch):
     (tmp_path / "text.txt").write_bytes(content)
     argv = [f"--text={tmp_path / 'text.txt'}", f"--workdir={tmp_path / 'run'}"]
     argv += ["--tokenizer=bytes"]
-    assert expected in commands.refused(argv, capsys, monkeypatch, run=language_model)
+    assert expected in commands.refusal(argv, capsys, monkeypatch, run=LANGUAGE_MODEL)
     assert commands.contents(tmp_path).keys() == {"text.txt"}
 
 
 @pytest.fixture
 def run_folder(tmp_path):
-    """A folder in which a run with width 8 was begun."""
-    record = {"experiment": "tiny_experiment", "flags": {"width": 8}}
+    """A folder in which a run of width 8 began."""
+    record = {"layout": 2, "experiment": "tiny_experiment", "flags": {"width": 8}}
     (tmp_path / "run.json").write_text(json.dumps(record))
     return tmp_path
 
 
 BAD_FOLDERS = {
-    "another experiment's": ('{"experiment": "austen"}', "got one of austen"),
+    "another experiment": (
+        '{"layout": 2, "experiment": "austen", "flags": {}}',
+        "expected a folder of experiment tiny_experiment, got one of austen",
+    ),
+    "older layout": (
+        '{"experiment": "tiny_experiment", "flags": {"width": 16}}',
+        "expected a run folder of layout 2, got one of an older version",
+    ),
     "another flag": (None, "--width: expected 8"),
     "corrupt": ('{"experi', "expected a run's record"),
     "no record": ("[1, 2]", "expected a run's record"),
@@ -168,85 +113,176 @@ BAD_FOLDERS = {
 
 
 @pytest.mark.parametrize("case", BAD_FOLDERS)
-def test_bad_folders_are_refused_untouched(case, run_folder, capsys, monkeypatch):
+def test_bad_folders_are_refused_unchanged(case, run_folder, capsys, monkeypatch):
     record, expected = BAD_FOLDERS[case]
     if record is not None:
         content = record.encode(errors="surrogateescape")
         (run_folder / "run.json").write_bytes(content)
     before = commands.contents(run_folder)
     argv = [f"--workdir={run_folder}", "--width=16"]
-    assert expected in commands.refused(argv, capsys, monkeypatch)
+    assert expected in commands.refusal(argv, capsys, monkeypatch)
+    with pytest.raises(ValueError, match=expected):
+        main.run(tiny_experiment.experiment, run_folder, width=16)
     assert commands.contents(run_folder) == before
 
 
 def test_unwritable_folders_are_refused(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("mine")
     argv = [f"--workdir={tmp_path / 'file' / 'run'}"]
-    assert "expected a folder that can be written" in commands.refused(
+    assert "expected a folder that can be written" in commands.refusal(
         argv, capsys, monkeypatch
     )
     assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.fixture(scope="module")
-def novel(tmp_path_factory):
-    """The flags of the shipped experiment, made tiny, on a short text."""
-    folder = tmp_path_factory.mktemp("novel")
-    said = [f"It is a truth that {i} is less than {i + 1}.\n\n" for i in range(400)]
-    (folder / "text.txt").write_text("".join(said))
-    flags_ = "--depth=1 --length=64 --tokenizer=bytes --batch_size=8 --steps=2"
-    places = [f"--text={folder / 'text.txt'}", f"--workdir={folder / 'run'}"]
-    return [*flags_.split(), "--dtype=float32", *places]
+def language_argv(tmp_path_factory):
+    """The flags of a tiny language model of a short text."""
+    folder = tmp_path_factory.mktemp("language")
+    lines = [f"It is a truth that {i} is less than {i + 1}.\n\n" for i in range(400)]
+    (folder / "text.txt").write_text("".join(lines))
+    flags = "--depth=1 --sequence_length=64 --tokenizer=bytes --batch_size=8 --steps=2"
+    paths = [f"--text={folder / 'text.txt'}", f"--workdir={folder / 'run'}"]
+    return [*flags.split(), "--dtype=float32", *paths]
 
 
-def test_every_verb_of_the_shipped_experiment(novel, capsys, monkeypatch):
-    """Train, evaluate, generate; a prompt that is too long is refused."""
-    assert commands.ran(novel, monkeypatch, run=language_model) == 0
+def test_every_verb_of_the_language_model(language_argv, capsys, monkeypatch):
+    """Train, evaluate, report, generate; a prompt that is too long is refused."""
+
+    def status(*argv):
+        return commands.exit_status(argv, monkeypatch, run=LANGUAGE_MODEL)
+
+    def refusal(*argv):
+        return commands.refusal(argv, capsys, monkeypatch, run=LANGUAGE_MODEL)
+
+    assert status(*language_argv) == 0
     assert "finished; see" in capsys.readouterr().out
-    workdir = novel[-1]
-    assert commands.ran(["evaluate", workdir], monkeypatch, run=language_model) == 0
+    workdir = language_argv[-1]
+    assert status("evaluate", workdir) == 0
     assert "bits_per_byte" in capsys.readouterr().out
-    shown = Path(workdir.removeprefix("--workdir=")) / "samples.txt"
-    samples = shown.read_text()
-    shown.unlink()
-    assert commands.ran(["show", workdir], monkeypatch, run=language_model) == 0
-    assert shown.read_text() == samples
-    argv = ["generate", workdir, "--prompt=It is", "--new_tokens=4"]
-    assert commands.ran(argv, monkeypatch, run=language_model) == 0
+    file = Path(workdir.removeprefix("--workdir=")) / "samples.txt"
+    samples = file.read_text()
+    file.unlink()
+    assert status("report", workdir) == 0
+    assert file.read_text() == samples
+    capsys.readouterr()
+    assert status("generate", workdir, "--prompt=It is", "--new_tokens=4") == 0
     assert capsys.readouterr().out.startswith("It is")
-    argv[2] = "--prompt=" + "It is a truth. " * 9
-    refusal = commands.refused(argv, capsys, monkeypatch, run=language_model)
-    assert "prompt too long: expected at most 64 tokens" in refusal
-    refusal = commands.refused(
-        [workdir, "--depth=2"], capsys, monkeypatch, run=language_model
+    long_prompt = "--prompt=" + "It is a truth. " * 9
+    assert "prompt too long: expected at most 64 tokens" in refusal(
+        "generate", workdir, long_prompt, "--new_tokens=4"
     )
-    assert "--depth: expected 1, with which the run in" in refusal
-
-
-START = """
-import sys, time
-start = time.perf_counter()
-import transformer
-from transformer import main
-main.parsed(["--depth=3"], __import__("light").experiment, None)
-print(time.perf_counter() - start, {"jax", "orbax", "flax"} & set(sys.modules))
-"""
-
-
-def test_flags_are_parsed_before_anything_heavy_loads(tmp_path):
-    (tmp_path / "light.py").write_text("def experiment(*, depth: int = 1): pass\n")
-    done = subprocess.run(
-        [sys.executable, "-c", START],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"PYTHONPATH": f"{tmp_path}:{Path(main.__file__).parents[1]}"},
-        cwd=tmp_path,
+    assert "--depth: expected 1, with which the run in" in refusal(
+        workdir, "--depth=2"
     )
-    seconds, heavy = done.stdout.split(maxsplit=1)
-    assert heavy.strip() == "set()"
-    assert float(seconds) < 3
 
 
-def test_tiny_experiment_is_what_it_says():
-    assert flags.told(tiny_experiment.experiment)["steps"] == "of training."
+# `run`
+
+INTERVALS = loop.Intervals(log=2, evaluate=4, checkpoint=2)
+FLAGS = {"steps": 6, "width": 4, "learning_rate": 0.02}
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """The folder and the state of a run in Python."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    state = main.run(
+        tiny_experiment.experiment, folder, intervals=INTERVALS, **FLAGS
+    )
+    return folder, state
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def records(folder):
+    """All records but their times."""
+    return [{**record, "time": 0} for record in metrics.read(folder)]
+
+
+def test_run_equals_the_command_line(finished_run, tmp_path, capsys, monkeypatch):
+    """Bit for bit: parameters, optimizer state, metrics, record and report."""
+    folder, state = finished_run
+    argv = [f"--{name}={value}" for name, value in FLAGS.items()]
+    argv += ["--log_every=2", "--evaluate_every=4", "--checkpoint_every=2"]
+    assert commands.exit_status([f"--workdir={tmp_path}", *argv], monkeypatch) == 0
+    experiment = tiny_experiment.experiment(**FLAGS)
+    mesh = main.launch.mesh("")
+    with jax.set_mesh(mesh):
+        assert_equal(loop.finished_state(experiment, tmp_path, mesh), state)
+    assert records(tmp_path) == records(folder)
+    ours, theirs = (
+        json.loads((path / "run.json").read_text()) for path in (folder, tmp_path)
+    )
+    assert ours["flags"] == theirs["flags"] and ours["flags"]["width"] == 4
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {path.name for path in folder.iterdir()} == names
+    for name in ("samples.txt", "results.json", "finished.json", "experiment.py"):
+        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_second_run_returns_the_state_and_changes_nothing(finished_run):
+    folder, state = finished_run
+    before = commands.contents(folder)
+    assert_equal(main.run(tiny_experiment.experiment, folder), state)
+    assert_equal(main.run(tiny_experiment.experiment, folder, width=4), state)
+    assert commands.contents(folder) == before
+
+
+def test_run_refuses_another_flag_than_recorded(finished_run):
+    folder, _ = finished_run
+    with pytest.raises(ValueError, match="--width: expected 4, with which the run in"):
+        main.run(tiny_experiment.experiment, folder, width=8)
+    with pytest.raises(TypeError, match="expected parameters among .*; got wdith"):
+        main.run(tiny_experiment.experiment, folder, wdith=4)
+
+
+def test_run_restores_the_signal_handler(tmp_path):
+    handler = signal.getsignal(signal.SIGTERM)
+    main.run(tiny_experiment.experiment, tmp_path, steps=1)
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def lion(steps: int, *, lion_rate: float = 1e-3) -> optax.GradientTransformation:
+    """Lion.
+
+    Args:
+        lion_rate: learning rate.
+    """
+    return optax.lion(lion_rate)
+
+
+def test_run_takes_a_slot(tmp_path):
+    """Another optimizer, its flag, and the record of it; resumed by the same call."""
+    arguments = {"optimizer": lion, "lion_rate": 0.01, "steps": 2}
+    state = main.run(tiny_experiment.experiment, tmp_path, **arguments)
+    flags = json.loads((tmp_path / "run.json").read_text())["flags"]
+    assert flags["lion_rate"] == 0.01 and "learning_rate" not in flags
+    assert isinstance(state.optimizer_state[0], optax.ScaleByLionState)
+    (tmp_path / "finished.json").unlink()
+    again = main.run(tiny_experiment.experiment, tmp_path, optimizer=lion)
+    assert_equal(again, state)
+    with pytest.raises(ValueError, match="--lion_rate: expected 0.01"):
+        main.run(tiny_experiment.experiment, tmp_path, optimizer=lion, lion_rate=1.0)
+
+
+def test_another_optimizer_in_an_old_folder_is_refused(
+    finished_run, capsys, monkeypatch
+):
+    folder, _ = finished_run
+    message = "the folder is of a run with another optimizer"
+    with pytest.raises(ValueError, match=message):
+        main.run(tiny_experiment.experiment, folder, optimizer=lion)
+    finished = (folder / "finished.json").read_bytes()
+    (folder / "finished.json").unlink()
+    before = commands.contents(folder)
+    other = SimpleNamespace(
+        experiment=fill(tiny_experiment.experiment, optimizer=lion),
+        generate=tiny_experiment.generate,
+    )
+    argv = [f"--workdir={folder}"]
+    assert message in commands.refusal(argv, capsys, monkeypatch, run=other)
+    assert commands.contents(folder) == before
+    (folder / "finished.json").write_bytes(finished)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from transformer.network import masks
-from transformer.network.masks import Mask, Tokens
+from transformer.network.masks import Mask, TokenPositions
 
 LITERAL = {
-    "everything": (masks.everything(), "111 111 111"),
+    "everything": (masks.full(), "111 111 111"),
     "causal": (masks.causal(), "1000 1100 1110 1111"),
     "window": (masks.window(1), "1000 1100 0110 0011"),
     "window both ways": (masks.window(1, 2), "11100 11110 01111 00111 00011"),
@@ -39,17 +39,17 @@ LITERAL = {
         "1000 1100 1110 1011",
     ),
     "causal window": (masks.causal() & masks.window(1, 1), "1000 1100 0110 0011"),
-    "neighbourhood, 1-D": (masks.neighbourhood([4], 1), "1100 1110 0111 0011"),
+    "neighbourhood, 1-D": (masks.neighborhood([4], 1), "1100 1110 0111 0011"),
     "neighbourhood, 2-D": (
-        masks.neighbourhood([2, 3], 1),
+        masks.neighborhood([2, 3], 1),
         "110110 111111 011011 110110 111111 011011",
     ),
     "neighbourhood, 3-D": (
-        masks.neighbourhood([3, 1, 2], 0),
+        masks.neighborhood([3, 1, 2], 0),
         "100000 010000 001000 000100 000010 000001",
     ),
     "causal frames": (
-        masks.neighbourhood([2, 2], 1) & masks.causal(),
+        masks.neighborhood([2, 2], 1) & masks.causal(),
         "1000 1100 1110 1111",
     ),
     "nothing": (masks.window(0) & masks.strided(1) & masks.prefix(0), "00 00"),
@@ -77,10 +77,10 @@ def matrix(drawn: str) -> np.ndarray:
     return np.array([[cell == "1" for cell in row] for row in drawn.split()])
 
 
-def documents(xp: object = np) -> Tokens:
+def documents(xp: object = np) -> TokenPositions:
     segment_BL = xp.asarray([[1, 1, 2, 2, 0, 0]])
     position_BL = xp.asarray([[0, 1, 0, 1, 0, 0]])
-    return Tokens(xp.arange(6)[None], position_BL, segment_BL)
+    return TokenPositions(xp.arange(6)[None], position_BL, segment_BL)
 
 
 @every_mask
@@ -90,7 +90,7 @@ def test_mask_equals_its_literal_matrix(mask: Mask, drawn: str) -> None:
     got = mask.array(length)
     assert got.dtype == bool
     np.testing.assert_array_equal(got, expected)
-    tokens = masks.row(length)
+    tokens = masks.single_document(length)
     traced = jax.jit(lambda q, k: mask.allowed(q, k))(tokens, tokens)
     np.testing.assert_array_equal(
         np.broadcast_to(traced, (1, *expected.shape))[0], expected
@@ -141,7 +141,7 @@ def test_counts_and_blocks_follow_the_matrix(
         (masks.segments(), False),
         (masks.padding(), False),
         (masks.causal() & masks.segments(), False),
-        (masks.everything() | masks.segments(), True),
+        (masks.full() | masks.segments(), True),
     ],
     ids=repr,
 )
@@ -161,8 +161,8 @@ def test_a_long_mask_is_counted_without_its_matrix() -> None:
 @every_mask
 def test_reach_bounds_how_far_back_a_query_sees(mask: Mask, drawn: str) -> None:
     query, key = np.nonzero(matrix(drawn))
-    if mask.reach is not None and len(query):
-        assert (query - key).max() < mask.reach
+    if mask.max_lookback is not None and len(query):
+        assert (query - key).max() < mask.max_lookback
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_reach_bounds_how_far_back_a_query_sees(mask: Mask, drawn: str) -> None:
     ids=repr,
 )
 def test_reach_of_combinations(mask: Mask, reach: int | None) -> None:
-    assert mask.reach == reach
+    assert mask.max_lookback == reach
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_reach_of_combinations(mask: Mask, reach: int | None) -> None:
             masks.prefix(2) | masks.causal() & masks.segments(),
             "(prefix(2) | (causal() & segments()))",
         ),
-        (masks.neighbourhood([2, 3], 1), "neighbourhood((2, 3), 1)"),
+        (masks.neighborhood([2, 3], 1), "neighbourhood((2, 3), 1)"),
     ],
     ids=repr,
 )
@@ -216,9 +216,9 @@ def test_masks_are_values(mask: Mask, drawn: str) -> None:
 @pytest.mark.parametrize(
     ("mask", "arguments"),
     [
-        (masks.everything(), {"is_causal": False}),
+        (masks.full(), {"is_causal": False}),
         (masks.causal(), {"is_causal": True}),
-        (masks.causal() & masks.everything(), {"is_causal": True}),
+        (masks.causal() & masks.full(), {"is_causal": True}),
         (masks.window(3, 2), {"is_causal": False, "local_window_size": (3, 2)}),
         (
             masks.causal() & masks.window(3, 2),
@@ -228,7 +228,10 @@ def test_masks_are_values(mask: Mask, drawn: str) -> None:
     ids=repr,
 )
 def test_what_the_platform_knows_needs_no_array(mask: Mask, arguments: dict) -> None:
-    assert masks.lowered(mask, masks.row(6), masks.row(6)) == arguments
+    assert (
+        masks.to_jax_kwargs(mask, masks.single_document(6), masks.single_document(6))
+        == arguments
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,7 +246,7 @@ def test_what_the_platform_knows_needs_no_array(mask: Mask, arguments: dict) -> 
 )
 def test_the_rest_is_lowered_to_its_array(mask: Mask) -> None:
     tokens = documents(jnp)
-    lowered = masks.lowered(mask, tokens, tokens)
+    lowered = masks.to_jax_kwargs(mask, tokens, tokens)
     assert set(lowered) == {"mask"} and lowered["mask"].shape == (1, 1, 6, 6)
     np.testing.assert_array_equal(lowered["mask"][:, 0], mask.allowed(tokens, tokens))
 
@@ -267,7 +270,7 @@ def test_a_mask_can_be_drawn() -> None:
         (lambda: masks.strided(0), "stride: expected at least 1, got 0"),
         (lambda: masks.dilated(1, 0), "stride: expected at least 1, got 0"),
         (lambda: masks.global_tokens(-1), "global tokens: expected at least 0"),
-        (lambda: masks.neighbourhood([2], -1), "radius: expected at least 0, got -1"),
+        (lambda: masks.neighborhood([2], -1), "radius: expected at least 0, got -1"),
         (lambda: masks.block_sparse([[1]], 0), "block: expected at least 1, got 0"),
         (
             lambda: masks.block_sparse([[1, 0], [1]], 2),

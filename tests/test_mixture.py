@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import LENGTH, ROWS, close, drawn, language_model, name_of
+from cases import LENGTH, ROWS, close, random_params, language_model, name_of
 
 from experiments import language_model as austen
 from experiments import moe
@@ -21,10 +21,15 @@ from transformer.objectives import cross_entropy, load_balancing
 from transformer.objectives.loss import Loss
 
 
-def model(name: str, dispatch: Any, gates: Any = routing.plain) -> Any:
-    def make(*, width: int, hidden: int, offset: Any, product: Any) -> Any:
-        return experts.Experts(
-            width=width, hidden=hidden, experts=4, k=2, dispatch=dispatch, gates=gates
+def model(name: str, dispatch: Any, gates: Any = routing.raw_gates) -> Any:
+    def make(*, width: int, hidden: int, make_bias: Any, einsum: Any) -> Any:
+        return experts.MixtureOfExperts(
+            width=width,
+            hidden_features=hidden,
+            experts=4,
+            experts_per_token=2,
+            dispatch=dispatch,
+            gates=gates,
         )
 
     return language_model(name, make_mlp=make)._replace(loss=balanced)
@@ -40,16 +45,18 @@ def balanced(module: Any, params: Any, batch: Any) -> Loss:
     loss = cross_entropy.cross_entropy(
         decoder.logits(readout), batch["targets_BL"], weight
     )
-    for layer in load_balancing.told(told["routing"]):
-        load = load_balancing.load(layer["logits_BLE"], layer["chosen_BLE"], weight)
-        drift = load_balancing.drift(layer["logits_BLE"], weight)
+    for layer in load_balancing.router_outputs(told["routing"]):
+        load = load_balancing.load_balancing_loss(
+            layer["logits_BLE"], layer["chosen_BLE"], weight
+        )
+        drift = load_balancing.router_z_loss(layer["logits_BLE"], weight)
         loss = loss._replace(total=loss.total + 0.1 * load.total + 0.1 * drift.total)
     return loss
 
 
 CASES = [
-    model("capacity", routing.capacity(1.0)),
-    model("dropless", routing.dropless(8), routing.renormalised),
+    model("capacity", routing.capacity_dispatch(1.0)),
+    model("dropless", routing.dropless_dispatch(8), routing.softmax_gates),
 ]
 every_model = pytest.mark.parametrize("case", CASES, ids=name_of)
 
@@ -58,7 +65,7 @@ every_model = pytest.mark.parametrize("case", CASES, ids=name_of)
 def plain(request: Any) -> Any:
     """(case, parameters, loss and gradients) of an unrolled model on one device."""
     case = request.param
-    params = drawn(case.make())
+    params = random_params(case.make())
     return case, params, compiled(case)(params, case.batch(0))
 
 
@@ -83,10 +90,10 @@ def compiled(case: Any, **how: Any) -> Any:
 def test_scanned_layers_that_save_little_equal_unrolled_ones(plain: Any) -> None:
     """Two theorems in one: scanned = unrolled, remat = none."""
     case, params, (loss, slopes) = plain
-    one = {**params, "stack": stack.scanned(params["stack"])}
+    one = {**params, "stack": stack.stack_layer_params(params["stack"])}
     how = {"stack": stack.Scanned, "remat": stack.REMAT["weight_products"]}
     got, got_slopes = compiled(case, **how)(one, case.batch(0))
-    expected = {**slopes, "stack": stack.scanned(slopes["stack"])}
+    expected = {**slopes, "stack": stack.stack_layer_params(slopes["stack"])}
     close((loss, expected), (got, got_slopes))
 
 
@@ -120,8 +127,12 @@ def test_eight_devices_equal_one(plain: Any, shape: Any) -> None:
 
 def test_tokens_travel_to_their_experts() -> None:
     """Under a capacity devices exchange slots; all that they gather is the router."""
-    layer = experts.Experts(
-        width=32, hidden=64, experts=4, k=2, dispatch=routing.capacity(1.25)
+    layer = experts.MixtureOfExperts(
+        width=32,
+        hidden_features=64,
+        experts=4,
+        experts_per_token=2,
+        dispatch=routing.capacity_dispatch(1.25),
     )
     shapes = {"x_BLD": jnp.ones((16, 64, 32))}
     params = layer.init(jax.random.key(0), shapes["x_BLD"])["params"]
@@ -145,7 +156,7 @@ def test_the_future_is_not_seen(plain: Any) -> None:
     """Features before t do not depend on tokens from t on, whom they may displace."""
     case, params, _ = plain
     batch = case.batch(0)
-    tokens = masks.row(LENGTH)
+    tokens = masks.single_document(LENGTH)
     module = case.make()
     run = jax.jit(lambda ids: module.apply({"params": params}, ids, tokens)[0])
     ids = batch["ids_BL"]
@@ -162,20 +173,20 @@ def test_dropless_rows_can_be_read_in_parts() -> None:
     """Token by token out of the cache, or beside another document: nothing of the
     others' choices is seen."""
     case = CASES[1]
-    module, params = case.make(depth=1), drawn(case.make(depth=1))
+    module, params = case.make(depth=1), random_params(case.make(depth=1))
     batch = case.batch(0)
     ids_BL = batch["ids_BL"]
 
     @jax.jit
-    def whole(tokens: masks.Tokens) -> jax.Array:
+    def whole(tokens: masks.TokenPositions) -> jax.Array:
         return module.apply({"params": params}, ids_BL, tokens)[0]
 
     @jax.jit
     def step(cache: Any, ids_BC: jax.Array, t: jax.Array) -> Any:
-        tokens = masks.Tokens(*(jnp.full(ids_BC.shape, n) for n in (t, t, 1)))
-        return module.apply({"params": params}, ids_BC, cache, tokens, method="extend")
+        tokens = masks.TokenPositions(*(jnp.full(ids_BC.shape, n) for n in (t, t, 1)))
+        return module.apply({"params": params}, ids_BC, cache, tokens, method="decode")
 
-    alone_BLD = whole(masks.row(LENGTH))
+    alone_BLD = whole(masks.single_document(LENGTH))
     cache = module.empty_cache(ROWS, LENGTH, 1, jnp.float32)
     for t in range(LENGTH):
         (x_BCD, _), cache = step(cache, ids_BL[:, t : t + 1], jnp.int32(t))
@@ -183,20 +194,6 @@ def test_dropless_rows_can_be_read_in_parts() -> None:
     packed_BLD = whole(masks.packed(batch["segment_BL"], batch["position_BL"]))
     first_BL = batch["segment_BL"] == 1
     close(np.asarray(alone_BLD)[first_BL], np.asarray(packed_BLD)[first_BL], 2e-5)
-
-
-def test_told_keeps_the_order_of_layers() -> None:
-    def layer(*lead: int, i: int) -> Any:
-        logits_BLE = jnp.full((*lead, 2, 3, 4), 1.0 * i)
-        return {"mlp": {"logits_BLE": (logits_BLE,), "kept_BL": (logits_BLE[..., 0],)}}
-
-    unrolled = {"stack": {f"layers_{i}": layer(i=i) for i in range(11)}}
-    told = list(load_balancing.told(unrolled))
-    assert [float(a["logits_BLE"].mean()) for a in told] == list(range(11))
-    assert {a["kept_BL"].shape for a in told} == {(2, 3)}
-    scanned = jax.tree.map(lambda *a: jnp.stack(a), *unrolled["stack"].values())
-    stacked = list(load_balancing.told({"stack": {"layers": {"block": scanned}}}))
-    close(told, stacked)
 
 
 # The experiment.
@@ -208,7 +205,7 @@ def tiny() -> Any:
         depth=1,
         width=64,
         number=4,
-        hidden=127,
+        hidden_features=127,
         length=32,
         dtype="float32",
         steps=3,
@@ -218,7 +215,7 @@ def tiny() -> Any:
 def test_both_models_cost_the_same() -> None:
     """By default to the last operation; a remainder is the mixture's loss."""
     told = moe.experiment()
-    dense, sparse = told.show.args[-1].values()
+    dense, sparse = told.report.args[-1].values()
     assert dense == sparse == told.flops_per_row / 2 / told.tokens_per_row / 1e6
 
 
@@ -238,7 +235,7 @@ def test_the_models_do_not_touch_each_other(tiny: Any) -> None:
     run = jax.jit(lambda p: (slope(tiny, p), slope(base, p["dense"])[1]))
     ((_, loss), both), dense = run(params)
     close(dense, both["dense"])
-    told = tiny.report(jax.device_get(loss))
+    told = tiny.metrics(jax.device_get(loss))
     # Both begin with equal probabilities of all symbols.
     assert told["dense"] == pytest.approx(told["mixture"], rel=1e-6)
     assert told["kept"] == pytest.approx(1.0)
@@ -263,7 +260,7 @@ def test_experts_are_orthogonalised_one_by_one(tiny: Any) -> None:
 def test_what_it_shows(tiny: Any) -> None:
     """Each weighted token of the held-out text chose two experts; untrained, both
     models say every symbol is as likely."""
-    speech, symbols, held_out, work = tiny.show.args
+    speech, symbols, held_out, work = tiny.report.args
     few, params = held_out._replace(batches=2), tiny.init(jax.random.key(0))
     shown = moe.show(speech, symbols, few, work, params, jax.random.key(0))
     numbers = shown["results.json"]
@@ -276,7 +273,7 @@ def test_what_it_shows(tiny: Any) -> None:
     batch = held_out.batch(held_out.batches - 1, range(16))
     _, counts_NEV = jax.jit(few.loss)(params, batch, jax.random.key(0))
     ids, weight = batch["ids_BL"].ravel(), batch["weight_BL"].ravel()
-    expected_V = 2 * np.bincount(ids, weight, symbols.vocabulary)
+    expected_V = 2 * np.bincount(ids, weight, symbols.vocab_size)
     np.testing.assert_array_equal(counts_NEV.sum((0, 1)), expected_V)
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import MODELS, close, drawn
+from cases import MODELS, close, random_params
 
 from transformer.models import encoder
 from transformer.network import (
@@ -60,7 +60,7 @@ def test_norms_equal_their_formulae() -> None:
     heads = X.reshape(2, 5, 2, 4)
     got, p = applied(norms.HeadRMSNorm(epsilon=0.1), heads)
     close(scaled(heads, p["gain_K"], 0.1), got)
-    got, p = applied(norms.Absent(), X)
+    got, p = applied(norms.Identity(), X)
     close(X, got)
     assert p == {}
 
@@ -91,7 +91,7 @@ ACTIVATIONS = {
 @pytest.mark.parametrize(("ours", "formula"), ACTIVATIONS.values(), ids=ACTIVATIONS)
 def test_mlps_equal_their_formulae(ours: Any, formula: Any) -> None:
     settings = {"width": 8, "hidden": 12, "activation": ours}
-    got, p = applied(mlp.MLP(offset=biases.learned, **settings), X)
+    got, p = applied(mlp.MLP(make_bias=biases.zero_init_bias, **settings), X)
     hidden = formula(X @ p["w_in_DF"] + p["b_in_F"])
     close(hidden @ p["w_out_FD"] + p["b_out_D"], got)
     got, p = applied(mlp.GatedMLP(**settings), X)
@@ -102,28 +102,28 @@ def test_mlps_equal_their_formulae(ours: Any, formula: Any) -> None:
 def test_positions_are_added_by_place_in_the_document() -> None:
     got, p = applied(positions.Learned(length=5), X, PLACES)
     close(X + p["position_LD"][np.asarray(PLACES)], got)
-    got, _ = applied(positions.Absent(), X, PLACES)
+    got, _ = applied(positions.NoPositions(), X, PLACES)
     close(X, got)
     got, _ = applied(positions.Sinusoidal(theta=100.0), X, PLACES)
     angle = np.asarray(PLACES)[..., None] / 100.0 ** (np.arange(4) / 4)
     close(X + np.concatenate([np.sin(angle), np.cos(angle)], -1), got)
 
 
-@pytest.mark.parametrize("stretch", [1.0, 4.0])
-def test_rotary_turns_each_pair_by_its_angle(stretch: float) -> None:
+@pytest.mark.parametrize("interpolation", [1.0, 4.0])
+def test_rotary_turns_each_pair_by_its_angle(interpolation: float) -> None:
     q = X.reshape(2, 5, 2, 4)
-    got = positions.rotary(theta=50.0, stretch=stretch)(jnp.asarray(q), PLACES)
-    angle = np.asarray(PLACES)[..., None] / 50.0 ** (np.arange(2) / 2) / stretch
+    got = positions.rotary(theta=50.0, interpolation=interpolation)(jnp.asarray(q), PLACES)
+    angle = np.asarray(PLACES)[..., None] / 50.0 ** (np.arange(2) / 2) / interpolation
     turn = np.exp(1j * angle)[:, :, None]
     pairs = (q[..., :2] + 1j * q[..., 2:]) * turn
     close(np.concatenate([pairs.real, pairs.imag], -1), got)
 
 
-@pytest.mark.parametrize("stretch", [1.0, 3.0])
-def test_rotary_scores_depend_on_distance_only(stretch: float) -> None:
+@pytest.mark.parametrize("interpolation", [1.0, 3.0])
+def test_rotary_scores_depend_on_distance_only(interpolation: float) -> None:
     rng = np.random.default_rng(0)
     q, k = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in "qk")
-    turn = positions.rotary(stretch=stretch)
+    turn = positions.rotary(interpolation=interpolation)
     places = jnp.arange(40)[None]
     q_BLHK, k_BLHK = (turn(jnp.repeat(a, 40, axis=1), places) for a in (q, k))
     scores = np.asarray(jnp.einsum("BLHK,BMHK->LM", q_BLHK, k_BLHK))
@@ -135,12 +135,12 @@ def test_rotary_scores_depend_on_distance_only(stretch: float) -> None:
 
 def test_stretched_rotary_is_interpolated() -> None:
     q = jnp.asarray(RNG.normal(size=(1, 4, 1, 8)), jnp.float32)
-    far = positions.rotary(stretch=2.0)(q, 2 * jnp.arange(4)[None])
+    far = positions.rotary(interpolation=2.0)(q, 2 * jnp.arange(4)[None])
     close(positions.rotary()(q, jnp.arange(4)[None]), far)
 
 
 def test_stretched_theta_stretches_the_slowest_and_leaves_the_fastest() -> None:
-    theta = positions.stretched_theta(1e4, stretch=8.0, head_features=16)
+    theta = positions.stretched_theta(1e4, interpolation=8.0, head_features=16)
     before, after = (t ** (-np.arange(8) / 8) for t in (1e4, theta))
     np.testing.assert_allclose(before[0], after[0])
     np.testing.assert_allclose(before[-1] / after[-1], 8.0)
@@ -174,7 +174,7 @@ def test_odd_heads_cannot_be_turned() -> None:
     ],
 )
 def test_alibi_falls_with_distance(heads: int, slopes: list[float]) -> None:
-    tokens = masks.Tokens(PLACES, PLACES, jnp.ones_like(PLACES))
+    tokens = masks.TokenPositions(PLACES, PLACES, jnp.ones_like(PLACES))
     got = positions.alibi(heads)(tokens, tokens)
     place = np.asarray(PLACES)
     distance = np.abs(place[:, None, :, None] - place[:, None, None, :])
@@ -185,17 +185,17 @@ def test_alibi_falls_with_distance(heads: int, slopes: list[float]) -> None:
 def test_blocks_join_the_stream_before_or_after_the_norm() -> None:
     """With y(x) = 2x as attention and x + 1 as MLP, both orders by hand."""
 
-    class Twice(norms.Absent):
+    class Twice(norms.Identity):
         def __call__(self, x_BLD: Any, tokens: Any) -> Any:
             return 2 * x_BLD
 
-    class More(norms.Absent):
+    class More(norms.Identity):
         def __call__(self, x_BLD: Any) -> Any:
             return x_BLD + 1
 
-    def run(residual: block.Residual) -> tuple[np.ndarray, Any]:
+    def run(residual: block.ResidualOrder) -> tuple[np.ndarray, Any]:
         module = block.Block(Twice, More, norms.RMSNorm, residual)
-        return applied(module, X, masks.row(5))
+        return applied(module, X, masks.single_document(5))
 
     got, p = run(block.pre_norm)
     a, b = (
@@ -211,26 +211,28 @@ def test_blocks_join_the_stream_before_or_after_the_norm() -> None:
 
 def test_layers_may_differ_when_unrolled() -> None:
     def make(block: Any, layer: int) -> Any:
-        make_mlp = partial(mlp.MLP, width=8, hidden=4 * (layer + 1))
+        make_mlp = partial(mlp.MLP, width=8, hidden_features=4 * (layer + 1))
         return block(partial(Still), make_mlp)
 
-    class Still(norms.Absent):
+    class Still(norms.Identity):
         def __call__(self, x_BLD: Any, tokens: Any) -> Any:
             return x_BLD
 
-    _, p = applied(stack.Unrolled(depth=3, make_block=make), X, masks.row(5))
+    _, p = applied(
+        stack.Unrolled(depth=3, make_block=make), X, masks.single_document(5)
+    )
     shapes = [p[f"layers_{i}"]["mlp"]["w_in_DF"].shape for i in range(3)]
     assert shapes == [(8, 4), (8, 8), (8, 12)]
 
 
 def test_the_policy_narrows_weights_and_keeps_norms_wide() -> None:
-    narrow = precision.cast(drawn(MODELS[0].make()), jnp.bfloat16)
+    narrow = precision.cast_weights(random_params(MODELS[0].make()), jnp.bfloat16)
     for path, leaf in jax.tree_util.tree_flatten_with_path(narrow)[0]:
         wide = path[-1].key.startswith(("gain_", "bias_"))
         assert leaf.dtype == (jnp.float32 if wide else jnp.bfloat16), path
     x, w = jnp.ones((1, 2, 3), jnp.bfloat16), jnp.ones((3, 4), jnp.bfloat16)
-    assert precision.product("BLD,DF->BLF", x, w).dtype == jnp.float32
-    assert precision.contract("BLD,DF->BLF", x, w).dtype == jnp.bfloat16
+    assert precision.einsum_f32("BLD,DF->BLF", x, w).dtype == jnp.float32
+    assert precision.linear("BLD,DF->BLF", x, w).dtype == jnp.bfloat16
 
 
 def test_adaptive_norm_follows_its_condition_and_starts_plain() -> None:
@@ -242,7 +244,7 @@ def test_adaptive_norm_follows_its_condition_and_starts_plain() -> None:
     def both(module: Any, x_BLD: Any) -> Any:
         return module(x_BLD, condition_BLJ), module.gate(condition_BLJ)
 
-    module = norms.GatedAdaptiveNorm(width=8, condition=3, epsilon=0.1)
+    module = norms.AdaLNZero(width=8, condition_features=3, epsilon=0.1)
     (normal, gate), _ = nn.init_with_output(both, module)(jax.random.key(0), X)
     close(moved(X, 1.0, 0.0, 0.1), normal)
     assert gate.shape == (2, 1, 8) and not gate.any()
@@ -271,9 +273,9 @@ def test_axial_positions_turn_each_dimension_by_its_own_place() -> None:
 
 
 def test_a_class_token_stands_before_the_rest() -> None:
-    embed = partial(embeddings.Patches, features=8, width=6)
+    embed = partial(embeddings.PatchEmbedding, features=8, width=6)
     module = embeddings.ClassToken(width=6, make_embed=embed)
-    got, p = applied(module, X, masks.row(6))
+    got, p = applied(module, X, masks.single_document(6))
     inner = p["Patches_0"]
     np.testing.assert_array_equal(got[:, 0], [p["class_D"]] * 2)
     close(X @ inner["w_in_PD"] + inner["b_in_D"], got[:, 1:])
@@ -282,5 +284,5 @@ def test_a_class_token_stands_before_the_rest() -> None:
 def test_mean_pooling_leaves_padding_out() -> None:
     segment_BL = jnp.asarray([[1, 1, 1, 0, 0], [1, 1, 2, 2, 2]])
     tokens = masks.packed(segment_BL, PLACES)
-    got = encoder.mean(jnp.asarray(X), tokens)
+    got = encoder.mean_pooling(jnp.asarray(X), tokens)
     close(np.stack([X[0, :3].mean(0), X[1].mean(0)]), got)

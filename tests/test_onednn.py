@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import MODELS, Case, close, drawn, name_of
+from cases import MODELS, Case, close, random_params, name_of
 
 from transformer.network import precision
 from transformer.network.kernels import onednn
 from transformer.network.kernels import row_attention as fast_attention
-from transformer.objectives import fused_cross_entropy
+from transformer.objectives import cross_entropy
 from transformer.training import flops
 
 pytestmark = pytest.mark.skipif(
@@ -61,26 +61,26 @@ def test_products_are_xla_s(subscripts: str, dtype: str) -> None:
     expected = jnp.einsum(
         subscripts, a.astype(jnp.float32), b.astype(jnp.float32), precision="highest"
     )
-    got = jax.jit(partial(onednn.product, subscripts))(a, b)
+    got = jax.jit(partial(onednn.einsum, subscripts))(a, b)
     assert got.dtype == jnp.float32
     close(expected, got, 1e-6)
-    narrow = jax.jit(partial(onednn.product, subscripts, dtype=a.dtype))(a, b)
+    narrow = jax.jit(partial(onednn.einsum, subscripts, dtype=a.dtype))(a, b)
     assert narrow.dtype == a.dtype
     close(expected, narrow.astype(jnp.float32), DTYPES[dtype])
 
 
 def test_products_of_many_at_once_are_those_of_each() -> None:
     a, b = operands("BLD,DF->BLF", "float32")
-    one = partial(onednn.product, "LD,DF->LF")
-    close(onednn.product("BLD,DF->BLF", a, b), jax.jit(jax.vmap(one, (0, None)))(a, b))
+    one = partial(onednn.einsum, "LD,DF->LF")
+    close(onednn.einsum("BLD,DF->BLF", a, b), jax.jit(jax.vmap(one, (0, None)))(a, b))
 
 
 @pytest.mark.parametrize("case", MODELS, ids=name_of)
 def test_a_model_of_its_products_is_the_same_model(case: Case) -> None:
     """Loss and gradients, attention in blocks of rows included."""
-    rows = partial(fast_attention.rows, block=5, product=onednn.product)
+    rows = partial(fast_attention.row_blocked_attention, block=5, einsum=onednn.einsum)
     batch, plain = case.batch(0), case.make()
-    params = drawn(plain, initial=case.initial)
+    params = random_params(plain, init_params=case.init_params)
 
     def mean(module: Any, params: Any) -> jax.Array:
         loss = case.loss(module, params, batch)
@@ -88,7 +88,7 @@ def test_a_model_of_its_products_is_the_same_model(case: Case) -> None:
 
     expected, got = (
         jax.jit(jax.value_and_grad(partial(mean, module)))(params)
-        for module in (plain, case.make(attend=rows, product=onednn.product))
+        for module in (plain, case.make(kernel=rows, einsum=onednn.einsum))
     )
     close(expected, got)
 
@@ -98,16 +98,16 @@ def test_its_readout_is_the_same_readout() -> None:
     targets_BL = jnp.zeros(x_BLD.shape[:2], jnp.int32)
     weight_BL = jnp.ones(x_BLD.shape[:2])
 
-    def total(product: precision.Product, *arguments: Any) -> jax.Array:
-        return fused_cross_entropy.cross_entropy(
-            *arguments, targets_BL, weight_BL, chunks=3, product=product
+    def total(product: precision.Einsum, *arguments: Any) -> jax.Array:
+        return cross_entropy.fused(
+            *arguments, targets_BL, weight_BL, chunks=3, einsum=product
         ).total
 
     found = [
         jax.jit(jax.value_and_grad(partial(total, product), argnums=(0, 1)))(
             x_BLD, w_VD
         )
-        for product in (precision.product, onednn.product)
+        for product in (precision.einsum_f32, onednn.einsum)
     ]
     close(*found)
 
@@ -117,11 +117,11 @@ def test_its_arithmetic_is_counted(subscripts: str) -> None:
     a, b = operands(subscripts, "float32")
     counts = [
         flops.products(jax.make_jaxpr(partial(product, subscripts))(a, b).jaxpr)
-        for product in (precision.product, onednn.product)
+        for product in (precision.einsum_f32, onednn.einsum)
     ]
     assert counts[0] == counts[1] > 0
 
 
 def test_several_devices_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected one device, got 8; use XLA's"):
-        onednn.found()
+        onednn.einsum_if_available()

@@ -23,7 +23,7 @@ TOKENS = masks.packed(jnp.asarray(SEGMENT), jnp.asarray(PLACE))
 
 # Ours, and what torch's forward is told to the same end.
 MASKS = {
-    "everything": (masks.everything(), {}),
+    "everything": (masks.full(), {}),
     "causal": (
         masks.causal(),
         {"src_mask": np.triu(np.ones((LENGTH, LENGTH), bool), 1)},
@@ -91,7 +91,7 @@ def make_attention(mask: masks.Mask) -> attention.Attention:
         groups=HEADS,
         head_features=FEATURES,
         mask=mask,
-        offset=biases.learned,
+        make_bias=biases.zero_init_bias,
     )
 
 
@@ -147,7 +147,11 @@ BLOCKS = {
     ("residual", "activation", "kind"), BLOCKS.values(), ids=BLOCKS
 )
 def test_block_equals_torch(
-    residual: block.Residual, activation: Any, kind: Any, mask: masks.Mask, told: Any
+    residual: block.ResidualOrder,
+    activation: Any,
+    kind: Any,
+    mask: masks.Mask,
+    told: Any,
 ) -> None:
     theirs = randomised(
         torch.nn.TransformerEncoderLayer(
@@ -159,9 +163,9 @@ def test_block_equals_torch(
         make_mlp=partial(
             mlp.MLP,
             width=WIDTH,
-            hidden=HIDDEN,
+            hidden_features=HIDDEN,
             activation=activation,
-            offset=biases.learned,
+            make_bias=biases.zero_init_bias,
         ),
         make_norm=norms.LayerNorm,
         residual=residual,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import classify_images
-from transformer import axes
-from transformer.data import cache, sources
+from transformer import axes, storage
+from transformer.data.sources import images as image_source
 from transformer.training import loop, update, workdir
 
 TINY = {"patch": 7, "depth": 1, "width": 32, "dtype": "float32", "batch_size": 32}
@@ -19,12 +19,12 @@ TINY = {"patch": 7, "depth": 1, "width": 32, "dtype": "float32", "batch_size": 3
 def test_a_few_steps_on_a_batch_lower_its_loss(gather):
     made = classify_images.experiment(**TINY, gather=gather, steps=30)
     advance = jax.jit(lambda *given: update.update(made, *given))
-    state = jax.jit(lambda: update.initial(made))()
+    state = jax.jit(lambda: update.init_state(made))()
     losses = []
     batch = made.batch(0, range(32))
     for _ in range(made.steps):
         state, told = advance(state, batch)
-        losses.append(made.report(told.loss)["loss"])
+        losses.append(made.metrics(told.loss)["loss"])
     assert losses[0] == pytest.approx(np.log(10), abs=1e-3)
     assert np.mean(losses[-5:]) < 1.5, np.round(losses, 2)
 
@@ -34,7 +34,7 @@ def test_held_out_images_are_counted_once():
     held_out = made.evaluations["validation"]
     rows = range(held_out.batch_size)
     weight = [held_out.batch(n, rows)["weight_B"] for n in range(held_out.batches)]
-    assert np.sum(weight) == len(sources.images("digits").validation["label"])
+    assert np.sum(weight) == len(image_source.load("digits").validation["label"])
 
 
 def test_patches_that_do_not_fill_the_image_are_refused():
@@ -51,8 +51,8 @@ def tiny(monkeypatch):
 
 
 def test_the_judge_is_trained_once(tiny, tmp_path, monkeypatch):
-    images = sources.images("digits").validation["image"][:300]
-    monkeypatch.setattr(cache, "home", lambda: tmp_path)
+    images = image_source.load("digits").validation["image"][:300]
+    monkeypatch.setattr(storage, "home", lambda: tmp_path)
     judge = classify_images.judge()
     logits, features = judge.logits(images), judge.features(images)
     assert logits.shape == (300, 10) and features.shape == (300, 32)
@@ -60,11 +60,11 @@ def test_the_judge_is_trained_once(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "train", None)
     for again in (classify_images.judge(), classify_images.judge(trained)):
         np.testing.assert_array_equal(again.logits(images), logits)
-    params = loop.trained(tiny(), trained, axes.mesh())
+    params = loop.finished_params(tiny(), trained, axes.mesh())
     readout = params["unembedding_VD"], params["b_V"]
     by_hand = features @ readout[0].T + readout[1][None]
     np.testing.assert_allclose(logits, by_hand, atol=1e-4)
-    assert workdir.recorded(trained)["flags"]["width"] == 32
+    assert workdir.read_record(trained)["flags"]["width"] == 32
 
 
 def test_a_judge_needs_a_run(tmp_path):

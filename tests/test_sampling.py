@@ -49,7 +49,9 @@ def test_ties_are_kept_together_by_top_k_and_min_p() -> None:
 
 def test_draws_follow_the_filtered_distribution() -> None:
     rows = 20_000
-    choose = logit_filters.drawn(logit_filters.temperature(0.5), logit_filters.top_k(3))
+    choose = logit_filters.categorical(
+        logit_filters.temperature(0.5), logit_filters.top_k(3)
+    )
     logits_BV = jnp.broadcast_to(jnp.log(P).astype(jnp.float32), (rows, 4))
     ids_B = jax.jit(choose)(logits_BV, jax.random.key(0))
     assert ids_B.dtype == jnp.int32
@@ -62,7 +64,7 @@ def test_draws_follow_the_filtered_distribution() -> None:
 
 def test_a_draw_does_not_depend_on_the_rows_beside_it() -> None:
     logits_BV = jax.random.normal(jax.random.key(0), (64, 50))
-    choose = jax.jit(logit_filters.drawn())
+    choose = jax.jit(logit_filters.categorical())
     key = jax.random.key(1)
     together_B = np.asarray(choose(logits_BV, key))
     np.testing.assert_array_equal(together_B[:8], choose(logits_BV[:8], key))
@@ -103,8 +105,14 @@ def test_greedy_takes_the_first_of_equals_and_always_an_id() -> None:
             partial(logit_filters.min_p, -0.1),
             "min_p: expected more than 0 and at most 1, got",
         ),
-        (partial(text_model.choice, temperature=-2.0), "expected more than 0, got -2"),
-        (partial(text_model.choice, top_k=-1), "top_k: expected at least 1, got -1"),
+        (
+            partial(text_model.sampler_from_flags, temperature=-2.0),
+            "expected more than 0, got -2",
+        ),
+        (
+            partial(text_model.sampler_from_flags, top_k=-1),
+            "top_k: expected at least 1, got -1",
+        ),
     ],
 )
 def test_impossible_dials_are_named(make: Any, words: str) -> None:
@@ -116,33 +124,33 @@ def test_choice_composes_its_dials_in_order() -> None:
     logits_BV = jnp.broadcast_to(jnp.log(P).astype(jnp.float32), (500, 4))
     key = jax.random.key(3)
     dials = {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.01}
-    by_hand = logit_filters.drawn(
+    by_hand = logit_filters.categorical(
         logit_filters.temperature(0.5),
         logit_filters.top_k(3),
         logit_filters.top_p(0.9),
         logit_filters.min_p(0.01),
     )
     np.testing.assert_array_equal(
-        text_model.choice(**dials)(logits_BV, key), by_hand(logits_BV, key)
+        text_model.sampler_from_flags(**dials)(logits_BV, key), by_hand(logits_BV, key)
     )
-    assert text_model.choice(temperature=0) is logit_filters.greedy
+    assert text_model.sampler_from_flags(temperature=0) is logit_filters.greedy
 
 
-def counting() -> decoding.Language:
+def counting() -> decoding.DecodeFns:
     """A language whose next token is always the one after: its features are one-hot."""
 
     def extend(weights: Any, ids_BL: Any, cache: Any, tokens: Any) -> Any:
         x_BLD = jax.nn.one_hot(ids_BL + 1, 256)
         return (x_BLD, jnp.eye(256)), cache
 
-    return decoding.Language(extend, lambda rows, length, chunk: jnp.zeros(rows))
+    return decoding.DecodeFns(extend, lambda rows, length, chunk: jnp.zeros(rows))
 
 
-def speech(length: int = 16) -> text_model.Speech:
+def speech(length: int = 16) -> text_model.TextModel:
     def stream() -> Any:
         return lambda *token, final=False: "" if final else chr(*token)
 
-    return text_model.Speech(
+    return text_model.TextModel(
         language=counting(),
         encode=lambda text: [ord(c) for c in text],
         stream=stream,
@@ -152,7 +160,7 @@ def speech(length: int = 16) -> text_model.Speech:
 
 
 def test_texts_are_continued_until_they_end() -> None:
-    said = text_model.continued(
+    said = text_model.complete(
         speech(),
         {},
         ["abc", "e", "x"],
@@ -185,7 +193,7 @@ def test_impossible_requests_are_named(
     prompts: list[str], new_tokens: int, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        text_model.streamed(
+        text_model.stream_text(
             speech(),
             {},
             prompts,

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from cases import drawn
+from cases import random_params
 
 from experiments import translate
 from transformer.data.text import sentence_pairs, tokenizers
@@ -97,36 +97,38 @@ def test_the_memory_finds_the_sentence_that_shares_rare_words() -> None:
     assert near.cosine[2] == pytest.approx(1) and near.cosine[0] < 1
     # What every sentence has tells nothing.
     assert tfidf.nearest(known, ["the the the open"]).number == [2]
-    bands = tfidf.bands(near, (0.0, 0.99, 1.01))
+    bands = tfidf.bucket_by_similarity(near, (0.0, 0.99, 1.01))
     assert bands == {"from 0.0": [0, 1], "from 0.99": [2]}
 
 
 def test_attention_between_words_sums_to_one_and_finds_what_is_copied() -> None:
-    read, of_read = alignment.words(["Save", " Fi", "le", " now", ""])
-    written, of_written = alignment.words(["Gra", "var", " File", ""])
+    read, of_read = alignment.split_words(["Save", " Fi", "le", " now", ""])
+    written, of_written = alignment.split_words(["Gra", "var", " File", ""])
     assert read == ["Save", "File", "now", "·"] and written == ["Gravar", "File", "·"]
     weights = RNG.dirichlet(np.ones(5), 4)
     weights[2] = [0.1, 0.3, 0.3, 0.2, 0.1]
-    between = alignment.between_words(weights, of_written, of_read)
+    between = alignment.word_attention(weights, of_written, of_read)
     assert between.shape == (3, 4)
     np.testing.assert_allclose(between.sum(1), 1)
     assert between[1].argmax() == 1
-    assert alignment.copied_found(between, written[:2], read[:3]) == (1, 1)
+    assert alignment.copy_alignment(between, written[:2], read[:3]) == (1, 1)
 
 
 def test_perfect_translations_score_full_marks() -> None:
     said = ["O gato dorme no tapete grande.", "Abra o ficheiro agora, por favor."]
-    assert translation.scores(said, said) == pytest.approx({"BLEU": 100, "chrF": 100})
-    assert translation.scores(said[::-1], said)["BLEU"] < 10
+    assert translation.translation_scores(said, said) == pytest.approx(
+        {"BLEU": 100, "chrF": 100}
+    )
+    assert translation.translation_scores(said[::-1], said)["BLEU"] < 10
 
 
 def test_what_pads_a_source_changes_nothing_that_is_written() -> None:
     symbols = tokenizers.bytes_()
-    net = encoder_decoder.of_words(depth=1, width=64, vocabulary=symbols.vocabulary)
-    params = drawn(net, initial=encoder_decoder.initial)
+    net = encoder_decoder.text_to_text(depth=1, width=64, vocab_size=symbols.vocab_size)
+    params = random_params(net, init_params=encoder_decoder.init_params)
     writer = translate.writer_of(net, symbols, "float32")
     search = jax.jit(
-        lambda ids_BL, length_B: translation.searched(
+        lambda ids_BL, length_B: translation.beam_search_batch(
             writer, params, ids_BL, length_B, hypotheses=2, penalty=0.6
         )
     )
@@ -147,15 +149,15 @@ def test_training_lowers_the_loss_and_translates() -> None:
     experiment = translate.experiment(
         depth=1, width=64, length=64, batch_size=8, steps=16, dtype="float32"
     )
-    state = jax.jit(lambda: update.initial(experiment))()
+    state = jax.jit(lambda: update.init_state(experiment))()
     advance = jax.jit(lambda *given: update.update(experiment, *given))
     losses = []
     for step in range(experiment.steps):
         state, told = advance(state, experiment.batch(step, range(8)))
-        losses.append(experiment.report(told.loss)["loss"])
+        losses.append(experiment.metrics(told.loss)["loss"])
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
-    writer = experiment.show.args[0].writer
-    write = translation.translated
+    writer = experiment.report.args[0].writer
+    write = translation.translate
     texts = ["Save the file.", "OK"]
     said = write(writer, state.params, texts, hypotheses=2, batch_size=2)
     alone = write(writer, state.params, texts[1:], hypotheses=2, batch_size=2)

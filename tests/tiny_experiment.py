@@ -1,54 +1,55 @@
-"""Does a run survive what befalls it? One of milliseconds a step, with faults to order.
+"""A run of milliseconds a step, with faults on demand: does it survive them?
 
-The text counts: each symbol is three times the one before, plus noise. The model is an
+In the text each token is three times the one before, plus noise. The model is an
 embedding, one MLP and a readout.
 """
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from transformer import main
 from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
-from transformer.training import optimizers
-from transformer.training.experiment import Evaluation, Experiment
+from transformer.training.declaration import declare
+from transformer.training.experiment import Evaluation, Experiment, Optimizer, Run
+from transformer.training.optimizers import is_decayed, warmup_cosine
 
-SYMBOLS, LENGTH = 17, 8
+VOCAB, LENGTH = 17, 8
 
 
 def rows_of(seed: int, step: int, rows: Any) -> dict[str, np.ndarray]:
     """Rows of a step, each from its own generator; some targets do not count."""
-    made = [_row(np.random.default_rng([seed, step, row])) for row in rows]
-    ids_BL = np.stack([ids for ids, _ in made])
+    pairs = [_row(np.random.default_rng([seed, step, row])) for row in rows]
+    ids_BL = np.stack([ids for ids, _ in pairs])
     return {
         "ids_BL": ids_BL[:, :-1],
         "targets_BL": ids_BL[:, 1:],
-        "weight_BL": np.stack([weight for _, weight in made]),
+        "weight_BL": np.stack([weight for _, weight in pairs]),
     }
 
 
 def _row(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    ids = [rng.integers(SYMBOLS)]
+    ids = [rng.integers(VOCAB)]
     for noise in rng.integers(2, size=LENGTH):
-        ids.append((3 * ids[-1] + noise) % SYMBOLS)
+        ids.append((3 * ids[-1] + noise) % VOCAB)
     counts = rng.random(LENGTH) < 0.8
     return np.array(ids, np.int32), counts.astype(np.float32)
 
 
 def init(width: int, key: jax.Array) -> dict[str, Any]:
-    """Four arrays, drawn."""
+    """Four arrays of normal numbers."""
     shapes = {
-        "embedding_VD": (SYMBOLS, width),
+        "embedding_VD": (VOCAB, width),
         "w_up_DF": (width, 4 * width),
         "w_down_FD": (4 * width, width),
-        "readout_VD": (SYMBOLS, width),
+        "readout_VD": (VOCAB, width),
     }
     return {
         name: 0.3 * jax.random.normal(jax.random.fold_in(key, i), shape)
@@ -57,7 +58,7 @@ def init(width: int, key: jax.Array) -> dict[str, Any]:
 
 
 def loss(params: Any, batch: dict[str, Any], key: jax.Array) -> Loss:
-    """Cross-entropy of the next symbol; says when it is traced."""
+    """Cross-entropy of the next token; prints when it is traced."""
     print("tracing", flush=True)
     x_BLD = params["embedding_VD"][batch["ids_BL"]]
     x_BLF = jax.nn.relu(jnp.einsum("BLD,DF->BLF", x_BLD, params["w_up_DF"]))
@@ -68,94 +69,104 @@ def loss(params: Any, batch: dict[str, Any], key: jax.Array) -> Loss:
     )
 
 
-def report(loss: Loss) -> dict[str, float]:
+def metrics(loss: Loss) -> dict[str, float]:
     """The mean loss."""
     return {"loss": float(loss.total) / float(loss.weight)}
 
 
 def generate(*, prompt: str = "0", new_tokens: int = 3) -> None:
-    """Nothing to see."""
+    """Print the arguments."""
     print(prompt, new_tokens)
 
 
+def adamw(steps: int, *, learning_rate: float = 1e-3) -> optax.GradientTransformation:
+    """Clipped AdamW of the matrices.
+
+    Args:
+        learning_rate: peak learning rate.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(b1=0.9, b2=0.95),
+        optax.add_decayed_weights(0.1, mask=is_decayed),
+        optax.scale_by_learning_rate(
+            warmup_cosine(learning_rate, steps=steps, warmup=5)
+        ),
+    )
+
+
+@declare(steps=20, batch_size=8, learning_rate=0.01)
 def experiment(
+    run: Run,
+    optimizer: Optimizer = adamw,
     *,
-    steps: int = 20,
-    batch_size: int = 8,
     width: int = 8,
     accumulate: int = 1,
-    rate: float = 0.01,
-    seed: int = 0,
     pause: float = 0.0,
     evaluation_pause: float = 0.0,
-    show_pause: float = 0.0,
+    report_pause: float = 0.0,
     fault: Literal["none", "nan", "raise", "hang"] = "none",
-    at: int = 5,
-    on: int = 0,
-    workdir: Path | None = None,
+    fault_step: int = 5,
+    fault_process: int = 0,
 ) -> Experiment:
     """A small run.
 
     Args:
-        steps: of training.
-        batch_size: rows.
-        width: features; four times as many in the middle.
-        accumulate: parts of a batch.
-        rate: of learning, at its peak.
-        seed: of everything.
+        width: features; four times as many in the hidden layer.
+        accumulate: microbatches.
         pause: seconds that a batch takes.
         evaluation_pause: seconds that a batch of the evaluation takes.
-        show_pause: seconds that showing takes.
-        fault: what befalls the batch.
-        at: in which step.
-        on: on which process.
-        workdir: unused.
+        report_pause: seconds that the report takes.
+        fault: fault of the batch.
+        fault_step: its step.
+        fault_process: its process.
     """
 
     def batch(step: int, rows: Any) -> dict[str, np.ndarray]:
-        made = rows_of(seed, step, rows)
+        arrays = rows_of(run.seed, step, rows)
         time.sleep(pause)
-        if fault == "none" or step != at or jax.process_index() != on:
-            return made
+        here = step == fault_step and jax.process_index() == fault_process
+        if fault == "none" or not here:
+            return arrays
         if fault == "raise":
             raise RuntimeError(f"row of step {step} is bad")
         if fault == "hang":
             time.sleep(1000)
-        return {**made, "weight_BL": made["weight_BL"] * np.float32("nan")}
+        return {**arrays, "weight_BL": arrays["weight_BL"] * np.float32("nan")}
 
     def held_out(step: int, rows: Any) -> dict[str, np.ndarray]:
         print("evaluating", flush=True)
         time.sleep(evaluation_pause)
-        return rows_of(seed + 1, step, rows)
+        return rows_of(run.seed + 1, step, rows)
 
-    def show(params: Any, key: jax.Array) -> dict[str, Any]:
-        if show_pause:
-            print("showing", flush=True)
-            time.sleep(show_pause)
+    def report(params: Any, key: jax.Array) -> dict[str, Any]:
+        if report_pause:
+            print("reporting", flush=True)
+            time.sleep(report_pause)
         return {
             "samples.txt": "0 1 2\n",
-            "results.json": {"right": 0.123456, "baseline": "none"},
+            "results.json": {"accuracy": 0.123456, "baseline": "none"},
         }
 
-    schedule = optimizers.warmup_cosine(rate, steps=steps, warmup=5)
     return Experiment(
-        name="tiny_experiment",
-        architecture=f"MLP of width {width}",
+        fingerprint=f"MLP of width {width}",
         init=lambda key: init(width, key),
         loss=loss,
         batch=batch,
-        batch_size=batch_size,
-        optimizer=optimizers.adamw(schedule),
-        steps=steps,
-        report=report,
+        batch_size=run.batch_size,
+        optimizer=optimizer(run.steps),
+        steps=run.steps,
+        metrics=metrics,
         accumulate=accumulate,
-        seed=seed,
-        evaluations={"held_out": Evaluation(held_out, batch_size, 2, loss, report)},
-        show=show,
-        generate=lambda params, key, **dials: generate(**dials),
+        seed=run.seed,
+        evaluations={
+            "held_out": Evaluation(held_out, run.batch_size, 2, loss, metrics)
+        },
+        report=report,
+        generate=lambda params, key, **options: generate(**options),
         tokens_per_row=LENGTH,
     )
 
 
 if __name__ == "__main__":
-    main.run(experiment, generate=generate)
+    main.main(experiment, generate=generate)

@@ -1,10 +1,10 @@
-"""The alphabet of dimensions, the mesh of devices, and where each array lies on it.
+"""The alphabet of dimensions, the mesh of devices, and the placement of arrays on it.
 
 Every array of rank >= 1 in network, model and loss code ends in its dimensions:
 `w_q_DHK` is D x H x K. One table says what a letter means, what Turner (2023, "An
-Introduction to Transformers", arXiv 2304.10557) calls it, and over which mesh axes that
-dimension is divided, for a parameter and for an activation. A parameter's placement
-follows from its *name*; optimizer moments bear the same names, so they follow too.
+Introduction to Transformers", arXiv 2304.10557) calls it, and the mesh axes over which
+the dimension is sharded, for a parameter and for an activation. A parameter's placement
+follows from its *name*; optimizer moments have the same names and the same placement.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXES = ("data", "fsdp", "tensor", "context", "expert")
 
 
-class Letter(NamedTuple):
-    """One dimension: its word, Turner's symbol, its mesh axes in both roles."""
+class Dimension(NamedTuple):
+    """One dimension: its word, Turner's symbol, and its mesh axes in both roles."""
 
     word: str
     turner: str
@@ -31,24 +31,26 @@ class Letter(NamedTuple):
 
 
 ALPHABET = {
-    "B": Letter("batch (sequences)", "–", (), ("data", "fsdp", "expert")),
-    "L": Letter("positions in the sequence (queries)", "N", (), ("context",)),
-    "M": Letter("positions attended to (keys, memory)", "N"),
-    "D": Letter("width, features of a token", "D", ("fsdp",)),
-    "H": Letter("query heads", "H", ("tensor",), ("tensor",)),
-    "G": Letter("key/value heads (groups)", "–", ("tensor",), ("tensor",)),
-    "R": Letter("query heads of one group (H = G R)", "–"),
-    "K": Letter("features of a head", "D/H"),
-    "F": Letter("MLP hidden features", "–", ("tensor",), ("tensor",)),
-    "J": Letter("features of a condition (time, class)", "–"),
-    "V": Letter("vocabulary", "–", ("tensor",), ("tensor",)),
-    "E": Letter("experts", "–", ("expert",), ("expert",)),
-    "C": Letter("rows of one chunk, slots of one expert", "–"),
-    "P": Letter("features of one raw patch", "–"),
-    "T": Letter("time (frames)", "–"),
-    "S": Letter("positions in space", "–"),
-    "I": Letter("members of an ensemble", "–"),
-    "N": Letter("layers (leading, scanned)", "–"),
+    "B": Dimension("batch (sequences)", "–", (), ("data", "fsdp", "expert")),
+    "L": Dimension("positions in the sequence (queries)", "N", (), ("context",)),
+    "M": Dimension("positions attended to (keys, memory)", "N"),
+    "D": Dimension("width, features of a token", "D", ("fsdp",)),
+    "H": Dimension("query heads", "H", ("tensor",), ("tensor",)),
+    "G": Dimension("key/value heads (groups)", "–", ("tensor",), ("tensor",)),
+    "R": Dimension("query heads of one group (H = G R)", "–"),
+    "K": Dimension("features of a head", "D/H"),
+    "U": Dimension("features of a value, apart from K", "–"),
+    "F": Dimension("MLP hidden features", "–", ("tensor",), ("tensor",)),
+    "J": Dimension("features of a condition (time, class)", "–"),
+    "Z": Dimension("features shared by two encoders (CLIP)", "–"),
+    "V": Dimension("vocabulary, classes", "–", ("tensor",), ("tensor",)),
+    "E": Dimension("experts", "–", ("expert",), ("expert",)),
+    "C": Dimension("parts of a dimension (chunk, candidates, slots)", "–"),
+    "P": Dimension("features of one raw input (patch, observation)", "–"),
+    "T": Dimension("time (frames, steps)", "–"),
+    "S": Dimension("positions in space", "–"),
+    "I": Dimension("alternatives for one row (ensemble members, beam hypotheses)", "–"),
+    "N": Dimension("layers (leading, scanned)", "–"),
 }
 
 _SUFFIX = re.compile(rf"(?:^|_)([{''.join(ALPHABET)}]+)$")
@@ -69,6 +71,49 @@ def leaf_name(path: Sequence[Any]) -> str:
     return ""
 
 
+def _impossible_mesh(axes: dict[str, int | None], size: int, devices: int) -> str:
+    """The message for axes whose product is not the number of devices."""
+    got = ", ".join(f"{axis}={n}" for axis, n in axes.items() if n not in (None, 1))
+    message = (
+        f"impossible mesh: expected axes whose product is the number of devices, "
+        f"{devices}; got {got or 'no axes'} (product {size})"
+    )
+    if size > devices:
+        flag = f"--xla_force_host_platform_device_count={size}"
+        message += f"; to simulate {size} devices on a CPU set XLA_FLAGS={flag}"
+    return message
+
+
+def _natural(text: str) -> tuple[tuple[int, str], ...]:
+    """A sort key: layers_2 before layers_10."""
+    parts = re.split(r"(\d+)", text)
+    return tuple((int(p), "") if p.isdigit() else (-1, p) for p in parts)
+
+
+def sown(collection: Any, name: str, *, within: str = "") -> list[jax.Array]:
+    """The arrays that layers sowed as `name` in a collection of flax's `apply`, one per
+    layer, the first layer first; unrolled and scanned stacks alike.
+
+    within: only arrays of modules called so, such as "cross_attention" where a block
+    has two attentions. ValueError when there are none: linear attention, for one, sows
+    no attention weights.
+    """
+    found = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(collection)[0]:
+        modules = [str(key.key) for key in path if hasattr(key, "key")]
+        if leaf_name(path) == name and (not within or within in modules[:-1]):
+            place = [
+                _natural(jax.tree_util.keystr((key,), simple=True)) for key in path
+            ]
+            layers = leaf.reshape(-1, *leaf.shape[leaf.ndim - len(dimensions(name)) :])
+            found.append((place, layers))
+    if not found:
+        where = f" within {within!r}" if within else ""
+        raise ValueError(f"expected layers that sow {name}{where}, got none")
+    ordered = sorted(found, key=lambda pair: pair[0])
+    return [layer for _, layers in ordered for layer in layers]
+
+
 def mesh(
     *,
     data: int | None = None,
@@ -78,10 +123,10 @@ def mesh(
     expert: int = 1,
     devices: Sequence[Any] | None = None,
 ) -> Mesh:
-    """A mesh of named axes over `devices` (default: all, of every process).
+    """A mesh of named axes over `devices` (default: all devices of every process).
 
-    `data=None` takes the devices that the other axes leave. Raises ValueError when the
-    axes' product is not the number of devices.
+    data=None: as many as the other axes leave. Raises ValueError when the product of
+    the axes is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     others = {"fsdp": fsdp, "tensor": tensor, "context": context, "expert": expert}
@@ -89,16 +134,12 @@ def mesh(
         if size < 1:
             raise ValueError(f"mesh axis {axis}: expected at least 1, got {size}")
     rest = math.prod(others.values())
-    data = len(devices) // rest if data is None else data
-    if data * rest != len(devices):
-        asked = ", ".join(f"{k}={v}" for k, v in {"data": data, **others}.items())
-        raise ValueError(
-            f"impossible mesh: expected axes whose product is the number of devices, "
-            f"{len(devices)}; got {asked} (product {data * rest})"
-        )
-    shape = (data, fsdp, tensor, context, expert)
+    size = rest * (max(1, len(devices) // rest) if data is None else data)
+    if size != len(devices):
+        raise ValueError(_impossible_mesh({"data": data, **others}, size, len(devices)))
+    shape = (size // rest, fsdp, tensor, context, expert)
     if list(devices) == jax.devices():
-        # Knows the machine's interconnect, where a plain reshape would not.
+        # `make_mesh` orders the devices by the machine's interconnect.
         return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     grid = np.asarray(devices).reshape(shape)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -107,12 +148,12 @@ def mesh(
 def _partition(
     shape: tuple[int, ...], letters: str, role: str, sizes: dict[str, int]
 ) -> PartitionSpec:
-    """Axes of each dimension; one that its axes do not divide is not divided."""
+    """The mesh axes of each dimension; none where they do not divide it evenly."""
     claimed = [getattr(ALPHABET[letter], role) for letter in letters]
     entries: list[Any] = [None] * (len(shape) - len(letters))
     named = shape[len(shape) - len(letters) :]
     for i, (size, axes) in enumerate(zip(named, claimed, strict=True)):
-        # B leaves the expert axis to E where both stand in one array.
+        # E has the expert axis in an array with both B and E.
         others = {a for j, c in enumerate(claimed) if j != i and len(c) == 1 for a in c}
         axes = tuple(a for a in axes if a not in others or len(axes) == 1)
         axes = tuple(a for a in axes if sizes.get(a, 1) > 1)
@@ -124,9 +165,9 @@ def _partition(
 def placement(mesh: Mesh, tree: Any, *, role: str = "parameter") -> Any:
     """A NamedSharding for every leaf of `tree`, from the leaf's own name.
 
-    Works for parameters, optimizer states, batches and caches, concrete or abstract.
-    Leading dimensions beyond the suffix (scanned layers) and leaves without a suffix
-    are replicated; so is a dimension that its axes do not divide evenly.
+    For parameters, optimizer states, batches and caches, concrete or abstract. Leading
+    dimensions before the suffix (scanned layers) and leaves without a suffix are
+    replicated; so is a dimension that its axes do not divide evenly.
     """
     sizes = dict(mesh.shape)
 
@@ -140,10 +181,10 @@ def placement(mesh: Mesh, tree: Any, *, role: str = "parameter") -> Any:
 
 
 def batch_placement(mesh: Mesh, batch: Any) -> Any:
-    """`placement` by the rule of activations: rows over data, positions over context.
+    """`placement` of activations: rows over data, positions over context.
 
-    Raises ValueError when the rows cannot be divided evenly: a batch that silently lay
-    whole on every device would be a slow run that looks like a fast one.
+    Raises ValueError when the rows cannot be divided evenly: a batch silently
+    replicated on every device would make a slow run that looks like a fast one.
     """
     shards = batch_shards(mesh)
 
@@ -159,12 +200,12 @@ def batch_placement(mesh: Mesh, batch: Any) -> Any:
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Into how many parts the mesh divides the rows of a batch."""
+    """The number of parts into which the mesh divides the rows of a batch."""
     return math.prod(mesh.shape[axis] for axis in ALPHABET["B"].activation)
 
 
 def constrain(x: jax.Array, letters: str) -> jax.Array:
-    """`x` held to its letters' activation axes on the mesh of `jax.set_mesh`.
+    """`x` with the sharding constraint of its letters on the mesh of `jax.set_mesh`.
 
     The identity where no mesh is set, as in a notebook on one device.
     """
@@ -175,11 +216,11 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def whole(x: jax.Array) -> jax.Array:
-    """`x` gathered onto every device of the mesh; the identity where none is set.
+def replicated(x: jax.Array) -> jax.Array:
+    """`x` replicated on every device of the mesh; the identity where none is set.
 
-    For an embedding table before its lookup: a gather from a divided table makes the
-    partitioner rematerialise the whole activation instead.
+    For an embedding table before its lookup: a gather from a sharded table makes the
+    partitioner rematerialize the whole activation instead.
     """
     abstract = jax.sharding.get_abstract_mesh()
     if abstract.empty or abstract.size == 1:

@@ -1,4 +1,4 @@
-"""A function's signature as absl flags: typed, with defaults, told by its docstring."""
+"""A function's signature as absl flags: typed, with defaults, documented."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal
@@ -14,36 +15,49 @@ from absl import flags
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters, which are the ones that become flags."""
+    """The keyword-only parameters of `function`: those that become flags."""
+    signature = inspect.signature(function, eval_str=True)
     return {
         name: parameter
-        for name, parameter in inspect.signature(
-            function, eval_str=True
-        ).parameters.items()
+        for name, parameter in signature.parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
 
 
-def told(function: Callable[..., Any]) -> dict[str, str]:
-    """What the docstring's section `Args:` says of each parameter."""
+def defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """The default value of each flag of `function`."""
+    return {name: p.default for name, p in parameters(function).items()}
+
+
+def arg_docs(function: Callable[..., Any]) -> dict[str, str]:
+    """The text of each parameter in the docstring's section `Args:`."""
+    while isinstance(function, partial):
+        function = function.func
     text = inspect.getdoc(function) or ""
     section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", text, re.M)
     lines = section.group(1) if section else ""
     found = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", lines, re.M)
-    return {name: re.sub(r"\s+", " ", said) for name, said in found}
+    return {name: re.sub(r"\s+", " ", text) for name, text in found}
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The name of an experiment: of the file that defines `function`, or of `function`
+    itself where that is no file (a notebook)."""
+    file = Path(inspect.getfile(inspect.unwrap(function)))
+    return file.stem if file.is_file() else function.__name__
 
 
 def define(values: flags.FlagValues, function: Callable[..., Any]) -> None:
     """One flag in `values` for each keyword-only parameter of `function` that has none
     there yet.
 
-    Raises TypeError for a parameter whose type no flag can hold: int, float, bool, str,
-    Path, a Literal of strings, or one of these or None.
+    Raises TypeError for a parameter whose type no flag can hold: expected int, float,
+    bool, str, Path, a Literal of strings, or one of these or None.
     """
-    help_of = told(function)
+    docs = arg_docs(function)
     for name, parameter in parameters(function).items():
         if name not in values:
-            _define(values, name, parameter, help_of.get(name, ""))
+            _define(values, name, parameter, docs.get(name, ""))
 
 
 def _define(
@@ -61,8 +75,8 @@ def _define(
     elif kind is float:
         flags.DEFINE_float(name, default, help_, flag_values=values)
     elif kind in (str, Path):
-        written = None if default is None else str(default)
-        flags.DEFINE_string(name, written, help_, flag_values=values)
+        text = None if default is None else str(default)
+        flags.DEFINE_string(name, text, help_, flag_values=values)
     else:
         raise TypeError(
             f"parameter {name}: expected int, float, bool, str, Path, a Literal of "
@@ -77,8 +91,8 @@ def _without_none(annotation: Any) -> Any:
     return annotation
 
 
-def read(values: flags.FlagValues, argv: list[str]) -> list[str]:
-    """Set `values` from `argv`; what is left of it.
+def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
+    """Set `values` from `argv`; return the arguments that are not flags.
 
     Raises absl's error for an unknown flag, which suggests a known one, and ValueError
     for a value of the wrong type.
@@ -90,38 +104,56 @@ def read(values: flags.FlagValues, argv: list[str]) -> list[str]:
         if found is None:
             raise
         name, got = found.groups()
-        expected = _expected(values[name].parser)
+        expected = _expected_kind(values[name].parser)
         raise ValueError(f"--{name}: expected {expected}, got {got!r}") from None
 
 
-def _expected(parser: flags.ArgumentParser) -> str:
+def _expected_kind(parser: flags.ArgumentParser) -> str:
     if isinstance(parser, flags.EnumParser):
         return f"one of {', '.join(parser.enum_values)}"
     return parser.syntactic_help or "true or false"
 
 
 def arguments(
-    values: flags.FlagValues, function: Callable[..., Any], defaults: Mapping[str, Any]
+    values: flags.FlagValues, function: Callable[..., Any], recorded: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """`function`'s keywords from the flags; a flag that was not given has the value
-    in `defaults`, where it is there."""
-    chosen = {}
-    for name, parameter in parameters(function).items():
-        given = values[name].present
-        value = values[name].value if given else defaults.get(name, values[name].value)
-        is_path = _without_none(parameter.annotation) is Path
-        chosen[name] = Path(value) if is_path and value is not None else value
-    return chosen
+    """`function`'s keywords from the flags; a flag that was not given has its value in
+    `recorded`, where it is there."""
+    given = {
+        name: values[name].value
+        if values[name].present
+        else recorded.get(name, values[name].value)
+        for name in parameters(function)
+    }
+    return restore(function, given)
 
 
-def page(function: Callable[..., Any]) -> str:
-    """The help of a function's flags, one or two lines each."""
-    help_of = told(function)
+def plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments as JSON holds them: paths as text."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()}
+
+
+def restore(
+    function: Callable[..., Any], recorded: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The inverse of `plain` for `function`'s flags."""
+    kinds = {name: p.annotation for name, p in parameters(function).items()}
+    return {
+        name: Path(value)
+        if value is not None and _without_none(kinds.get(name)) is Path
+        else value
+        for name, value in recorded.items()
+    }
+
+
+def help_text(function: Callable[..., Any]) -> str:
+    """The help of a function's flags, two lines each."""
+    docs = arg_docs(function)
     lines = []
     for name, parameter in parameters(function).items():
         kind = _without_none(parameter.annotation)
         options = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
         word = "|".join(options) if options else getattr(kind, "__name__", str(kind))
         lines.append(f"  --{name}={word.lower()}  (default {parameter.default})")
-        lines.append(f"      {help_of.get(name, '')}".rstrip())
+        lines.append(f"      {docs.get(name, '')}".rstrip())
     return "\n".join(lines)

@@ -1,71 +1,73 @@
-"""Before the first array: the platform tuned, the processes joined, the mesh made."""
+"""Start of a process: CPU tuning, jax.distributed, compilation cache, mesh."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from transformer import cpu_tuning
+from transformer import cpu_tuning, storage
 
-# Programs that took longer than this to compile are kept on disk.
+# Programs that compile for longer than this are cached on disk.
 CACHED_SECONDS = 0.5
-# A process not heard of for so long is taken for dead by the others.
+# A process without a heartbeat for this long counts as dead.
 HEARTBEAT_SECONDS = 30
 
 
-def start(common: Mapping[str, Any]) -> None:
-    """The platform tuned, the processes joined, the compilation cache open."""
+def setup(common: Mapping[str, Any]) -> None:
+    """Tune the CPU, join the processes, and open the compilation cache."""
     if common["platform_tuning"]:
         cpu_tuning.tune()
     import jax
 
     from transformer.training import faults
 
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(home / "transformer" / "xla"))
+    jax.config.update("jax_compilation_cache_dir", str(storage.cache_home() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHED_SECONDS)
-    faults.hush()
-    if joined([common[name] for name in ("coordinator", "processes", "process")]):
-        faults.die_loudly()
+    faults.silence_async_tracebacks()
+    names = ("coordinator", "processes", "process")
+    if initialize_distributed(*(common[name] for name in names)):
+        faults.exit_on_exception()
 
 
-def joined(given: list[Any]) -> bool:
-    """Whether there are several processes, this one now among them."""
+def initialize_distributed(
+    coordinator: str | None, processes: int | None, process: int | None
+) -> bool:
+    """Join the other processes; False for a single process. All None: detect the
+    cluster."""
     import jax
 
-    patience: dict[str, Any] = {
+    timeouts: dict[str, Any] = {
         "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
         "shutdown_timeout_seconds": HEARTBEAT_SECONDS,
     }
-    if any(value is not None for value in given):
-        if any(value is None for value in given):
+    cluster = coordinator, processes, process
+    if any(value is not None for value in cluster):
+        if any(value is None for value in cluster):
             raise ValueError(
                 "expected --coordinator, --processes and --process together, "
-                f"got {given}"
+                f"got {list(cluster)}"
             )
-        jax.distributed.initialize(*given, **patience)
+        jax.distributed.initialize(*cluster, **timeouts)
         return True
     try:
-        jax.distributed.initialize(**patience)
+        jax.distributed.initialize(**timeouts)
     except ValueError as error:
-        # Nothing detected: a single process. Any other failure is a failure.
+        # No cluster was detected: a single process.
         if "coordinator_address" not in str(error):
             raise
         return False
     return True
 
 
-def several() -> bool:
-    """Whether this is one of several processes. Does not import jax."""
+def is_multiprocess() -> bool:
+    """Whether `jax.distributed` is initialized. Does not import jax."""
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized()
 
 
 def mesh(text: str) -> Any:
-    """The mesh that a text like data:2,tensor:4 asks for. ValueError: impossible."""
+    """The mesh of a text such as data:2,tensor:4. ValueError for another form."""
     from transformer import axes
 
     sizes = {}

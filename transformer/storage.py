@@ -1,0 +1,195 @@
+"""Files and folders on disk: atomic commit, SHA-256, exclusive claim, cached folders.
+
+The interface is that of an object store: a name is committed with all of its content or
+not at all, and claimed by one process at a time. Only this module renames and locks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SEAL = "seal.json"
+_BLOCK_BYTES = 1 << 20
+_BLOCKS = 64
+
+
+@contextmanager
+def name_os_errors(path: Path) -> Iterator[None]:
+    """Add `path` to an OSError that names no file, as those of a full disk do."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def commit(path: Path, content: bytes) -> None:
+    """Write or replace `path`: all of `content`, or no change.
+
+    A full disk or a signal leaves the earlier file, and nothing beside it. Raises
+    OSError with the path.
+    """
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with name_os_errors(path):
+            with open(partial, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """Exclude all other processes and threads that claim `path`; wait for them.
+
+    `path` need not exist; `path`.lock beside it is left behind. A claim ends with its
+    process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(path.name + ".lock"), "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def sha256(content: bytes | Path) -> str:
+    """SHA-256 of bytes or of a file's content, 64 hexadecimal digits."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with open(content, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def short_hash(*parts: str | bytes) -> str:
+    """16 hexadecimal digits of SHA-256 over the parts and their lengths."""
+    state = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "little") + data)
+    return state.hexdigest()[:16]
+
+
+def sampled_sha256(path: Path) -> str:
+    """SHA-256 of a file's size and content; beyond 64 MiB, of 64 blocks spread over it.
+
+    A cached folder is verified at every start: this takes a tenth of a second a file.
+    """
+    size = path.stat().st_size
+    offsets = range(0, size, _BLOCK_BYTES)
+    if len(offsets) > _BLOCKS:
+        last = size - _BLOCK_BYTES
+        offsets = [last * number // (_BLOCKS - 1) for number in range(_BLOCKS)]
+    state = hashlib.sha256(size.to_bytes(8, "little"))
+    with open(path, "rb") as file:
+        for offset in offsets:
+            file.seek(offset)
+            state.update(file.read(_BLOCK_BYTES))
+    return state.hexdigest()
+
+
+def files(folder: Path) -> list[Path]:
+    """All files below `folder`, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def write_digests(
+    folder: Path,
+    name: str,
+    paths: Iterable[Path],
+    digest: Callable[[Path], str] = sha256,
+) -> None:
+    """Commit folder/name: JSON of the digest of each of `paths`, which are below."""
+    digests = {path.relative_to(folder).as_posix(): digest(path) for path in paths}
+    commit(folder / name, json.dumps(digests).encode())
+
+
+def first_mismatch(
+    folder: Path, name: str, digest: Callable[[Path], str] = sha256
+) -> str | None:
+    """The first file whose digest is not that in folder/name, and why; None if all
+    agree. Files that folder/name does not list are not compared."""
+    try:
+        content = json.loads((folder / name).read_bytes())
+        digests = sorted((str(path), str(value)) for path, value in content.items())
+    except OSError as error:
+        return f"{name}: {error.strerror}"
+    except (ValueError, AttributeError):
+        return f"{name}: expected JSON of digests, got something else"
+    for path, expected in digests:
+        try:
+            if digest(folder / path) != expected:
+                return f"{path}: expected the digest in {name}, got another"
+        except (OSError, ValueError) as error:
+            cause = getattr(error, "strerror", None) or error
+            return f"{path}, listed in {name}: {cause}"
+    return None
+
+
+def cache_home() -> Path:
+    """`$XDG_CACHE_HOME/transformer`, or `~/.cache/transformer`. May be deleted."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "transformer"
+
+
+def cached_folder(name: str, build: Callable[[Path], None]) -> Path:
+    """The folder `name` of the cache; `build(empty folder)` makes it where there is
+    none, or where its files differ from their digests.
+
+    One of several processes builds, the others wait. Raises ValueError when the cache
+    cannot be written (read-only, disk full).
+    """
+    path = cache_home() / name
+    if is_intact(path):
+        return path
+    try:
+        with claim(path):
+            if not is_intact(path):
+                _rebuild(path, build)
+    except OSError as error:
+        raise ValueError(
+            f"cannot prepare {path}: {error.strerror or error} "
+            "(expected a writable folder with space; XDG_CACHE_HOME names another)"
+        ) from error
+    return path
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether a cached folder has the files it was built with, and no others."""
+    try:
+        sealed = set(json.loads((folder / SEAL).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return False
+    return (
+        sealed == {path.relative_to(folder).as_posix() for path in _content(folder)}
+        and first_mismatch(folder, SEAL, sampled_sha256) is None
+    )
+
+
+def _content(folder: Path) -> list[Path]:
+    return [path for path in files(folder) if path.name != SEAL]
+
+
+def _rebuild(path: Path, build: Callable[[Path], None]) -> None:
+    building = path.with_name(path.name + ".building")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        build(building)
+        write_digests(building, SEAL, _content(building), sampled_sha256)
+        if path.exists():
+            shutil.rmtree(path)
+        building.rename(path)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)

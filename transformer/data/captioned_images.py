@@ -1,8 +1,4 @@
-"""Texts that belong to one image each: as rows of tokens, and as words.
-
-Names are short and combine few words, so that what a model can know of one that it has
-not read is told by how near the names are that it has: `alone` and `kin`.
-"""
+"""Images with one text each: as patches, as rows of tokens, and as documents."""
 
 from __future__ import annotations
 
@@ -13,122 +9,128 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer.data import cache, records, sources
+from transformer import storage
+from transformer.data import records
 from transformer.data.images import patches
+from transformer.data.sources import captions as caption_source
 from transformer.data.text import documents, tokenizers
 from transformer.data.text.tokenizers import Tokenizer
 
 Texts = Sequence[str] | np.ndarray
 
 
-def text(captions: records.Records) -> documents.Text:
-    """Every text as a document, for a tokenizer."""
+def caption_documents(captions: records.Records) -> documents.TextDataset:
+    """Each text as a document, to train a tokenizer."""
 
     def pieces(split: str) -> Iterator[documents.Piece]:
         documents.check_split(split)
-        for one in getattr(captions, split)["text"]:
-            yield from documents.cut([one])
+        for text in getattr(captions, split)["text"]:
+            yield from documents.pieces_of([text])
 
-    identity = cache.digest("captions", captions.identity)
-    return documents.Text(captions.name, identity, pieces)
+    identity = storage.short_hash("captions", captions.identity)
+    return documents.TextDataset(captions.name, identity, pieces)
 
 
-def written(tokenizer: Tokenizer, texts: Texts, length: int) -> dict[str, np.ndarray]:
-    """A row for each text that is to be written: `ids_BL` between what closes the
-    text before it and its last token, `targets_BL` one further, int32, `segment_BL` 1
-    where there is text, and `weight_BL` the same in float32.
+def decoder_rows(
+    tokenizer: Tokenizer, texts: Texts, length: int
+) -> dict[str, np.ndarray]:
+    """One row for each text: `targets_BL` the text and `end`, `ids_BL` the same shifted
+    right after an `end`, int32, 0 behind; `segment_BL` 1 where there is text, and
+    `weight_BL` the same in float32.
 
     ValueError for a text of more than `length` tokens, its end included.
     """
-    rows = closed(tokenizer, texts, length)
-    ids_BL, segment_BL = rows["ids_BL"], rows["segment_BL"]
-    first_B1 = np.full((len(ids_BL), 1), tokenizer.end)
-    before_BL = np.concatenate([first_B1, ids_BL[:, :-1]], 1)
+    rows = encoder_rows(tokenizer, texts, length)
+    targets_BL, segment_BL = rows["ids_BL"], rows["segment_BL"]
+    end_B1 = np.full((len(targets_BL), 1), tokenizer.end)
+    ids_BL = np.concatenate([end_B1, targets_BL[:, :-1]], 1)
     return {
-        "ids_BL": (before_BL * segment_BL).astype(np.int32),
-        "targets_BL": ids_BL,
+        "ids_BL": (ids_BL * segment_BL).astype(np.int32),
+        "targets_BL": targets_BL,
         "segment_BL": segment_BL,
         "weight_BL": segment_BL.astype(np.float32),
     }
 
 
-def closed(tokenizer: Tokenizer, texts: Texts, length: int) -> dict[str, np.ndarray]:
-    """A row for each text that is to be read: `ids_BL`, the text and what closes it,
-    and `segment_BL`, 1 where there is any; int32, 0 behind. ValueError as `written`."""
+def encoder_rows(
+    tokenizer: Tokenizer, texts: Texts, length: int
+) -> dict[str, np.ndarray]:
+    """One row for each text: `ids_BL` the text and `end`, `segment_BL` 1 where there is
+    text; int32, 0 behind. ValueError as `decoder_rows`."""
     ids_BL = np.zeros((len(texts), length), np.int32)
     segment_BL = np.zeros_like(ids_BL)
-    for row, codes in enumerate(tokenizer.encode_pieces(list(texts))):
-        size = len(codes) + 1
+    for row, ids in enumerate(tokenizer.encode_pieces(list(texts))):
+        size = len(ids) + 1
         if size > length:
             raise ValueError(
                 f"{texts[row]!r}: expected at most {length} tokens with its end, "
                 f"got {size}"
             )
-        ids_BL[row, :size] = [*codes, tokenizer.end]
+        ids_BL[row, :size] = [*ids, tokenizer.end]
         segment_BL[row, :size] = 1
     return {"ids_BL": ids_BL, "segment_BL": segment_BL}
 
 
-class Pictured(NamedTuple):
+class CaptionedImages(NamedTuple):
     """Images with a text each, and how both become tokens.
 
-    size: of a patch. places: patches down and across. features: of a raw patch.
-    length: tokens of the longest text, its end included.
+    patch: rows and columns of a patch. grid: patches down and across.
+    patch_features: of a raw patch. length: tokens of the longest text and its end.
     """
 
     data: records.Records
-    symbols: Tokenizer
-    size: tuple[int, int]
-    places: tuple[int, ...]
-    features: int
+    tokenizer: Tokenizer
+    patch: tuple[int, int]
+    grid: tuple[int, ...]
+    patch_features: int
     length: int
 
-    def raw(self, images: np.ndarray) -> np.ndarray:
+    def to_patches(self, images: np.ndarray) -> np.ndarray:
         """8-bit images [..., rows, columns, channels] as raw patches [..., L, P]."""
-        return patches.of_images(images, self.size)
+        return patches.from_images(images, self.patch)
 
-    def images(self, raw: Any) -> np.ndarray:
+    def to_images(self, raw: Any) -> np.ndarray:
         """The 8-bit images nearest to raw patches."""
-        return patches.to_images(raw, self.data.train["image"].shape[1:3], self.size)
+        return patches.to_images(raw, self.data.train["image"].shape[1:3], self.patch)
 
-    def closed(self, texts: Texts) -> dict[str, np.ndarray]:
-        """Texts that are read, as `closed`."""
-        return closed(self.symbols, texts, self.length)
+    def encoder_rows(self, texts: Texts) -> dict[str, np.ndarray]:
+        return encoder_rows(self.tokenizer, texts, self.length)
 
-    def read(self, arrays: records.Arrays) -> dict[str, np.ndarray]:
-        """Images of a split, and their texts, which are read."""
-        return {"image": arrays["image"], **self.closed(arrays["text"])}
+    def encoder_split(self, arrays: records.Arrays) -> dict[str, np.ndarray]:
+        """The images of a split, and the encoder rows of their texts."""
+        return {"image": arrays["image"], **self.encoder_rows(arrays["text"])}
 
-    def written(self, texts: Texts) -> dict[str, np.ndarray]:
-        """Texts that are written, as `written`."""
-        return written(self.symbols, texts, self.length)
+    def decoder_rows(self, texts: Texts) -> dict[str, np.ndarray]:
+        return decoder_rows(self.tokenizer, texts, self.length)
 
 
-def pictured(
+def load(
     source: str,
     *,
-    tongue: str,
+    language: str,
     patch: int,
-    vocabulary: int,
+    vocab_size: int,
     workdir: Path | None,
-) -> Pictured:
-    """The captions of `source` in the language `tongue`, with a BPE of `vocabulary`
-    symbols trained on them and kept in `workdir`, if there is one. ValueError where
-    patches of `patch` x `patch` pixels do not fill the images."""
-    data = sources.captions(source, language=tongue)
-    make = partial(tokenizers.bpe, text(data), vocabulary=vocabulary)
-    symbols = tokenizers.kept(workdir, make, kind="bpe", vocabulary=vocabulary)
+) -> CaptionedImages:
+    """The captions of `source` in `language`, and a BPE of `vocab_size` trained on them
+    and saved in `workdir`, if there is one. ValueError where patches of `patch` x
+    `patch` pixels do not fill the images."""
+    data = caption_source.load(source, language=language)
+    train = partial(tokenizers.bpe, caption_documents(data), vocab_size=vocab_size)
+    tokenizer = tokenizers.load_or_train(
+        workdir, train, kind="bpe", vocab_size=vocab_size
+    )
     rows, columns, channels = data.train["image"].shape[1:]
-    coded = [
-        len(codes)
+    lengths = [
+        len(ids)
         for arrays in (data.train, data.validation)
-        for codes in symbols.encode_pieces(list(arrays["text"]))
+        for ids in tokenizer.encode_pieces(list(arrays["text"]))
     ]
-    return Pictured(
+    return CaptionedImages(
         data=data,
-        symbols=symbols,
-        size=(patch, patch),
-        places=patches.grid((rows, columns), (patch, patch)),
-        features=patch * patch * channels,
-        length=1 + max(coded),
+        tokenizer=tokenizer,
+        patch=(patch, patch),
+        grid=patches.grid((rows, columns), (patch, patch)),
+        patch_features=patch * patch * channels,
+        length=1 + max(lengths),
     )

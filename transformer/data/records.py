@@ -1,8 +1,7 @@
-"""Data sets that fit in memory as aligned arrays, and batches out of them.
+"""Data sets that fit in memory: aligned arrays in two splits, and batches of them.
 
-Text comes as documents (`documents.py`); every other kind of sequence comes as records:
-row n of each array belongs to example n. `batch(step, rows)` is the same pure function
-of the step as in `packing.py`.
+Text comes as documents (`text/documents.py`), every other kind of sequence as records:
+row n of each array belongs to example n.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer.data.text import packing
+from transformer.data import shuffling
+from transformer.data.shuffling import EvaluationSplit, TrainingSplit
 
 Arrays = Mapping[str, np.ndarray]
 Prepare = Callable[[dict[str, np.ndarray], np.random.Generator], dict[str, np.ndarray]]
@@ -21,9 +21,9 @@ Prepare = Callable[[dict[str, np.ndarray], np.random.Generator], dict[str, np.nd
 class Records(NamedTuple):
     """Examples in two splits, `train` and `validation`.
 
-    name: what the user asked for, for messages. identity: changes when the data does.
-    train, validation: name of an array -> array whose first dimension is the example.
-    labels: what the whole numbers of the array `label` stand for, if there is one.
+    name: the source as the user gave it, for messages. identity: a hash of the data.
+    train, validation: arrays by name; their first dimension is the example.
+    labels: names of the classes that the array `label` counts from 0, if there is one.
     """
 
     name: str
@@ -33,27 +33,41 @@ class Records(NamedTuple):
     labels: tuple[str, ...] = ()
 
 
+class Fields(NamedTuple):
+    """A series of maps on a grid of latitudes and longitudes.
+
+    name: the source as the user gave it, for messages. identity: a hash of the data.
+    values: float32 [time, variable, latitude, longitude], NaN where missing.
+    latitude, longitude: float32, degrees north and east.
+    time: datetime64[D], or integers where the source has no dates.
+    variables, units: one word for each variable of `values`.
+    train_steps: the number of steps for training; all later steps are validation.
+    """
+
+    name: str
+    identity: str
+    values: np.ndarray
+    latitude: np.ndarray
+    longitude: np.ndarray
+    time: np.ndarray
+    variables: tuple[str, ...]
+    units: tuple[str, ...]
+    train_steps: int
+
+
 def size(arrays: Arrays) -> int:
-    """The number of examples; ValueError unless all arrays agree."""
+    """The number of examples; ValueError unless all arrays have the same."""
     sizes = {name: len(array) for name, array in arrays.items()}
     if len(set(sizes.values())) != 1:
         raise ValueError(f"expected arrays of one length, got {sizes}")
     return next(iter(sizes.values()))
 
 
-def unprepared(
-    rows: dict[str, np.ndarray], rng: np.random.Generator
+def identity(
+    row: dict[str, np.ndarray], rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """The rows as they are."""
-    return rows
-
-
-class Shuffled(NamedTuple):
-    """An endless, shuffled, random-access supply of examples."""
-
-    batch: Callable[[int, Sequence[int]], dict[str, np.ndarray]]
-    batch_size: int
-    rows_per_epoch: int
+    """The default `prepare`: no change."""
+    return row
 
 
 def shuffled(
@@ -61,65 +75,52 @@ def shuffled(
     *,
     batch_size: int,
     seed: int = 0,
-    prepare: Prepare = unprepared,
+    prepare: Prepare = identity,
     name: str = "records",
-) -> Shuffled:
-    """Each epoch every example once, in an order of its own.
+) -> TrainingSplit:
+    """Each epoch every example once, in another order, with a `weight_B` of 1.
 
-    prepare: from one example, its arrays without the first dimension, to what the model
-        is given (augmented, cropped); its generator is a hash of (seed, step, row), so
-        that a batch does not depend on what was asked for before it.
+    prepare: from one example, its arrays without the first dimension, to one row of the
+        batch (augmented, cropped). Its generator is seeded by (seed, step, row) alone.
     ValueError where the examples are fewer than a batch.
     """
-    packing.check(batch_size=batch_size)
+    shuffling.require_positive(batch_size=batch_size)
     count = size(arrays)
     if count < batch_size:
         raise ValueError(
             f"{name}: expected examples for a batch of {batch_size}, got {count}"
         )
-    order = packing.shuffled(count, lambda epoch, row: row, seed=seed)
+    order = shuffling.shuffled_order(count, lambda epoch, row: row, seed=seed)
 
-    def one(element: int) -> dict[str, np.ndarray]:
-        chosen = int(order[element])
-        rng = np.random.default_rng([packing.fold("prepare", seed), element])
-        return prepare({key: array[chosen] for key, array in arrays.items()}, rng)
+    def one(element: int, example: int) -> dict[str, Any]:
+        rng = np.random.default_rng([shuffling.seed_from("prepare", seed), element])
+        row = prepare({key: array[example] for key, array in arrays.items()}, rng)
+        return {**row, "weight_B": np.float32(1)}
 
-    def batch(step: int, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        return stacked([one(step * batch_size + int(row)) for row in rows])
-
-    return Shuffled(batch=batch, batch_size=batch_size, rows_per_epoch=count)
-
-
-def stacked(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Examples one above the other."""
-    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-
-
-class Ordered(NamedTuple):
-    """All examples once, in order: `batches` batches, the last one filled up with
-    repetitions of the last example whose `weight_B` is 0."""
-
-    batch: Callable[[int, Sequence[int]], dict[str, np.ndarray]]
-    batch_size: int
-    batches: int
-    rows: int
+    return shuffling.training_split(
+        order.map_with_index(lambda element, example: (element, int(example))),
+        lambda addresses: shuffling.stack([one(*address) for address in addresses]),
+        batch_size=batch_size,
+        rows_per_epoch=count,
+    )
 
 
 def ordered(
-    arrays: Arrays, *, batch_size: int, prepare: Prepare = unprepared
-) -> Ordered:
-    """`arrays` for evaluation, with a float32 `weight_B`: 1 for an example, 0 behind
-    the last one. `prepare` as in `shuffled`, its generator a hash of the example."""
-    packing.check(batch_size=batch_size)
+    arrays: Arrays, *, batch_size: int, prepare: Prepare = identity
+) -> EvaluationSplit:
+    """Every example once, in order. `weight_B`, float32, is 1 for an example and 0 for
+    the repetitions of the last one that fill the last batch. `prepare` as in
+    `shuffled`; its generator is seeded by the example."""
+    shuffling.require_positive(batch_size=batch_size)
     count = size(arrays)
 
     def one(number: int) -> dict[str, Any]:
-        held = min(number, count - 1)
-        rng = np.random.default_rng([packing.fold("ordered"), held])
-        row = prepare({key: array[held] for key, array in arrays.items()}, rng)
+        example = min(number, count - 1)
+        rng = np.random.default_rng([shuffling.seed_from("ordered"), example])
+        row = prepare({key: array[example] for key, array in arrays.items()}, rng)
         return {**row, "weight_B": np.float32(number < count)}
 
-    def batch(step: int, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        return stacked([one(step * batch_size + int(row)) for row in rows])
+    def batch(step: int, rows: Sequence[int]) -> shuffling.Batch:
+        return shuffling.stack([one(step * batch_size + int(row)) for row in rows])
 
-    return Ordered(batch, batch_size, -(-count // batch_size), count)
+    return EvaluationSplit(batch, batch_size, -(-count // batch_size))

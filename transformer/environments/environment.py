@@ -1,4 +1,4 @@
-"""A world in which something acts, and how to let it."""
+"""An environment as pure functions, and episodes of a policy in it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import jax
 
 
 class Environment(NamedTuple):
-    """A world as pure functions, one episode at a time; `jax.vmap` makes many.
+    """One episode at a time; `jax.vmap` makes a batch.
 
-    reset(key) -> state, a pytree. observe(state) -> float32 [features], what the one
-    who acts sees. step(state, action) -> (state, reward), action int32 below `actions`.
-    steps: of an episode.
+    reset(key) -> state, a pytree. observe(state) -> float32 [features]. step(state,
+    action) -> (state, reward), action int32 below `actions`. steps: of an episode.
     """
 
     reset: Callable[[jax.Array], Any]
@@ -25,32 +24,33 @@ class Environment(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """What was seen, done and gained: observations float32 [N, T, features], actions
-    int32 [N, T], rewards float32 [N, T]."""
+    """observations float32 [B, T, features], actions int32 [B, T], rewards float32
+    [B, T]."""
 
     observations: jax.Array
     actions: jax.Array
     rewards: jax.Array
 
 
-def played(
-    world: Environment,
+def play_episodes(
+    environment: Environment,
     policy: Callable[[Any, jax.Array, jax.Array], jax.Array],
     key: jax.Array,
-    temper: jax.Array,
+    quality_B: jax.Array,
 ) -> Episodes:
-    """An episode for each temper [N], by policy(state, key, its temper) -> action,
-    which sees the state itself."""
+    """An episode for each quality, of a scripted policy(state, key, quality) -> action
+    that sees the full state."""
 
-    def one(key: jax.Array, temper: jax.Array) -> Episodes:
-        start_key, walk_key = (jax.random.fold_in(key, i) for i in (0, 1))
+    def play(key: jax.Array, quality: jax.Array) -> Episodes:
+        reset_key, step_key = (jax.random.fold_in(key, i) for i in (0, 1))
 
         def step(state: Any, key: jax.Array) -> Any:
-            seen, action = world.observe(state), policy(state, key, temper)
-            state, reward = world.step(state, action)
-            return state, Episodes(seen, action, reward)
+            observation = environment.observe(state)
+            action = policy(state, key, quality)
+            state, reward = environment.step(state, action)
+            return state, Episodes(observation, action, reward)
 
-        keys = jax.random.split(walk_key, world.steps)
-        return jax.lax.scan(step, world.reset(start_key), keys)[1]
+        keys = jax.random.split(step_key, environment.steps)
+        return jax.lax.scan(step, environment.reset(reset_key), keys)[1]
 
-    return jax.vmap(one)(jax.random.split(key, len(temper)), temper)
+    return jax.vmap(play)(jax.random.split(key, len(quality_B)), quality_B)

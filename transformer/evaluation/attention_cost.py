@@ -1,4 +1,4 @@
-"""What attention costs by the length of the sequence: measured, not counted."""
+"""Measured time and memory of attention by sequence length."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformer.network import masks
 
 
 class Cost(NamedTuple):
-    """Of a forward and backward pass: seconds, and bytes beside inputs and outputs."""
+    """Of a forward and backward pass: seconds, and bytes of temporary arrays."""
 
     seconds: float
     bytes: int
@@ -29,26 +29,28 @@ def cost(
     features: int = 32,
     rounds: int = 3,
 ) -> Cost:
-    """Of one row of `length` tokens, float32; the fastest of `rounds`."""
+    """The cost of `attend` for one row of `length` tokens, float32; the fastest of
+    `rounds`."""
     shape = 1, length, heads, features
     inputs = [jax.random.normal(jax.random.key(i), shape) for i in range(3)]
-    tokens = masks.row(length)
+    tokens = masks.single_document(length)
+    how = {"mask": mask, "queries": tokens, "keys": tokens, "scale": features**-0.5}
 
     def total(q_BLHK: jax.Array, k_BMHK: jax.Array, v_BMHK: jax.Array) -> jax.Array:
-        how = {"mask": mask, "queries": tokens, "keys": tokens, "scale": features**-0.5}
         return jnp.square(attend(q_BLHK, k_BMHK, v_BMHK, **how)).sum()
 
     compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*inputs).compile()
     jax.block_until_ready(compiled(*inputs))
     seconds = []
     for _ in range(rounds):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         jax.block_until_ready(compiled(*inputs))
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - start)
     memory: Any = compiled.memory_analysis()
     return Cost(min(seconds), int(memory.temp_size_in_bytes))
 
 
-def exponent(lengths: Sequence[int], values: Sequence[float]) -> float:
-    """The power p of the length^p that fits best, by least squares of logarithms."""
+def scaling_exponent(lengths: Sequence[int], values: Sequence[float]) -> float:
+    """The power p for which values fit c * length^p best, by least squares of
+    logarithms."""
     return float(np.polyfit(np.log(lengths), np.log(values), 1)[0])

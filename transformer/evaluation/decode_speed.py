@@ -1,4 +1,4 @@
-"""How fast a model decodes, against the memory that each token must be read from."""
+"""Decoding speed, relative to the limit of memory bandwidth."""
 
 from __future__ import annotations
 
@@ -13,44 +13,42 @@ import numpy as np
 from transformer.generation import decoding, logit_filters
 
 
-def decoded(
-    language: decoding.Language,
+def decode_speed(
+    fns: decoding.DecodeFns,
     params: Any,
     *,
     length: int,
     bandwidth: Callable[[], float],
     repeats: int = 5,
 ) -> dict[str, float]:
-    """Greedy decoding of one row with a cache of `length` tokens.
+    """Speed of greedy decoding of one row with a cache of `length` tokens.
 
-    bandwidth: measures the bytes a second that memory gives. Returns tokens/s (median
-    and quartiles), and the median's share of the limit: bandwidth over the bytes of
-    weights and cache, all of which every token reads once. Above 1 when they stay in
-    the processor's caches.
+    bandwidth: measures memory bandwidth in bytes per second. Returns tokens_per_second
+    (median and quartiles), and the median as a fraction of the bandwidth limit:
+    bandwidth over the bytes of weights and cache, all of which every token reads once.
+    Above 1 where they fit the processor's caches.
     """
     tokens = max(1, length // (2 * (repeats + 1)))
-    weights = jax.jit(language.weights)(params)
-    start = jax.jit(
-        partial(decoding.started, language, new_tokens=length - length // 2)
-    )
-    advance = jax.jit(
-        partial(decoding.advanced, language, choose=logit_filters.greedy),
-        donate_argnums=1,
+    weights = jax.jit(fns.cast_weights)(params)
+    new_tokens = length - length // 2
+    prefill = jax.jit(partial(decoding.prefill, fns, new_tokens=new_tokens))
+    decode = jax.jit(
+        partial(decoding.decode, fns, choose=logit_filters.greedy), donate_argnums=1
     )
     ids_BL = np.ones((1, length // 2), np.int32)
-    state = start(weights, ids_BL, np.asarray([length // 2]), jax.random.key(0))
-    weights, state = jax.jit(decoding.eased)(weights, state)
-    state = jax.block_until_ready(advance(weights, state, tokens=tokens))
+    state = prefill(weights, ids_BL, np.asarray([length // 2]), jax.random.key(0))
+    weights, state = jax.jit(decoding.float32_on_cpu)(weights, state)
+    state = jax.block_until_ready(decode(weights, state, tokens=tokens))
     seconds = []
     for _ in range(repeats):
-        began = time.perf_counter()
-        state = jax.block_until_ready(advance(weights, state, tokens=tokens))
-        seconds.append((time.perf_counter() - began) / tokens)
-    read = sum(a.nbytes for a in jax.tree.leaves((weights, state.cache)))
-    low, second, high = np.percentile(seconds, (25, 50, 75))
+        start = time.perf_counter()
+        state = jax.block_until_ready(decode(weights, state, tokens=tokens))
+        seconds.append((time.perf_counter() - start) / tokens)
+    size = sum(a.nbytes for a in jax.tree.leaves((weights, state.cache)))
+    low, median, high = np.percentile(seconds, (25, 50, 75))
     return {
-        "tokens/s": 1.0 / second,
-        "tokens/s, lower quartile": 1.0 / high,
-        "tokens/s, upper quartile": 1.0 / low,
-        "share of the memory-bandwidth limit": read / second / bandwidth(),
+        "tokens_per_second": 1.0 / median,
+        "tokens_per_second/lower_quartile": 1.0 / high,
+        "tokens_per_second/upper_quartile": 1.0 / low,
+        "fraction_of_bandwidth_limit": size / median / bandwidth(),
     }

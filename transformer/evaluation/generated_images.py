@@ -1,115 +1,127 @@
-"""What a judge says of images drawn by class, in few steps and in many."""
+"""Quality of class-conditional samples: classifier accuracy, Fréchet distance, and
+distance to the nearest training image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from transformer.evaluation import frechet
-from transformer.plots import image_grid
+from transformer.evaluation.baselines import nearest_neighbor
 
 
-class Real(NamedTuple):
-    """Real 8-bit images [N, ...]: those that a model was trained on, and as many of
-    each class that it has not seen, in the classes' order, with their `label`."""
+class ReferenceSet(NamedTuple):
+    """Real 8-bit images [N, ...]: the training images, and held-out images, as many of
+    each class, sorted by class, with their labels."""
 
     train: np.ndarray
-    unseen: np.ndarray
+    held_out: np.ndarray
     label: np.ndarray
 
 
-def real(train: np.ndarray, held: np.ndarray, label: np.ndarray, *, each: int) -> Real:
+def reference_set(
+    train: np.ndarray, held_out: np.ndarray, label: np.ndarray, *, each: int
+) -> ReferenceSet:
     """The first `each` held-out images of each class; all, where there are fewer."""
-    some = [np.flatnonzero(label == c)[:each] for c in np.unique(label)]
-    chosen = np.concatenate(some)
-    return Real(train, held[chosen], label[chosen])
+    by_class = [np.flatnonzero(label == c)[:each] for c in np.unique(label)]
+    chosen = np.concatenate(by_class)
+    return ReferenceSet(train, held_out[chosen], label[chosen])
 
 
-def grey(greys: Any, *, each: int) -> Real:
-    """`real` of a `data.levels.Greys`, in its few grey levels."""
-    held = greys.validation
-    return real(
-        greys.images(greys.train["ids_BL"]),
-        greys.images(held["ids_BL"]),
-        held["label_B"],
+def gray_reference_set(quantized: Any, *, each: int) -> ReferenceSet:
+    """`reference_set` of a `data.images.gray_levels.QuantizedImages`, as it quantizes
+    them."""
+    held_out = quantized.validation
+    return reference_set(
+        quantized.images(quantized.train["ids_BL"]),
+        quantized.images(held_out["ids_BL"]),
+        held_out["label_B"],
         each=each,
     )
 
 
-def study(
-    judge: Any,
-    draw: Callable[[np.ndarray, int], np.ndarray],
-    real: Real,
+class SampleQuality(NamedTuple):
+    """classifier_accuracy: the fraction of samples that a classifier assigns to the
+    class they were sampled for. frechet_distance: from training images, in the
+    classifier's features."""
+
+    classifier_accuracy: float
+    frechet_distance: float
+
+
+def sample_quality(
+    classifier: Any, images: np.ndarray, label: np.ndarray, reference: np.ndarray
+) -> SampleQuality:
+    """Of 8-bit images sampled for the classes `label` [N].
+
+    classifier: an `image_classifier.ImageClassifier`. reference: features [N, D] of the
+    training images.
+    """
+    correct = classifier.logits(images).argmax(1) == label
+    distance = frechet.frechet_distance(classifier.features(images), reference)
+    return SampleQuality(float(correct.mean()), distance)
+
+
+def nn_distance(images: np.ndarray, known: np.ndarray) -> float:
+    """The median distance, root mean square over pixels, from an 8-bit image to the
+    nearest known one. Samples far below real held-out images are copies."""
+    flat, others = (
+        a.reshape(len(a), -1).astype(np.float32) / 255 for a in (images, known)
+    )
+    nearest = others[nearest_neighbor.nearest(others, flat).index]
+    return float(np.median(np.sqrt(np.square(flat - nearest).mean(1))))
+
+
+class SampleStudy(NamedTuple):
+    """samples, quality: by the number of sampling steps, the last is the main one.
+    reference_quality: of the real held-out images."""
+
+    samples: dict[int, np.ndarray]
+    quality: dict[int, SampleQuality]
+    reference: ReferenceSet
+    reference_quality: SampleQuality
+
+
+def evaluate_samples(
+    classifier: Any,
+    sample: Callable[[np.ndarray, int], np.ndarray],
+    reference: ReferenceSet,
     *,
     steps: Sequence[int],
-    name: str = "drawn",
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Numbers, and pictures by file name, of what `draw` makes of the classes of the
-    unseen images in each of some numbers of steps; the last is the one that counts.
+) -> SampleStudy:
+    """Samples for the labels of the reference set by each number of steps, and their
+    quality. sample(label, steps): 8-bit images. classifier: as of `sample_quality`."""
+    features = classifier.features(reference.train)
+    samples = {count: sample(reference.label, count) for count in steps}
 
-    draw(label, steps): 8-bit images. judge: as for `distance.quality`.
-    """
-    features = judge.features(real.train)
-    drawn = {count: draw(real.label, count) for count in steps}
-    points = {
-        count: frechet.quality(judge, images, real.label, features)
-        for count, images in drawn.items()
-    }
-    ideal = frechet.quality(judge, real.unseen, real.label, features)
-    best = drawn[steps[-1]]
+    def quality(images: np.ndarray) -> SampleQuality:
+        return sample_quality(classifier, images, reference.label, features)
+
+    return SampleStudy(
+        samples,
+        {count: quality(images) for count, images in samples.items()},
+        reference,
+        quality(reference.held_out),
+    )
+
+
+def results(study: SampleStudy) -> dict[str, float]:
+    """The numbers of a study, by name."""
+    *fewer, main = study.samples
     numbers = {
-        "recognised": points[steps[-1]].recognised,
-        "recognised, real": ideal.recognised,
-        "Frechet distance": points[steps[-1]].distance,
-        "Frechet distance, real": ideal.distance,
-        "nearest training image": frechet.nearest(best, real.train),
-        "nearest training image, real": frechet.nearest(real.unseen, real.train),
-        **_by_steps({count: points[count] for count in steps[:-1]}),
+        **_by_name(study.quality[main]),
+        **_by_name(study.reference_quality, "/held_out"),
+        "nn_distance": nn_distance(study.samples[main], study.reference.train),
+        "nn_distance/held_out": nn_distance(
+            study.reference.held_out, study.reference.train
+        ),
     }
-    firsts = np.unique(real.label, return_index=True)[1]
-    pictures = {
-        "samples.png": image_grid.sheet(_by_class(best, real.label)),
-        "steps.png": image_grid.sheet(np.stack([a[firsts] for a in drawn.values()])),
-        "quality.png": image_grid.steps({name: points}, real=ideal),
-    }
-    return numbers, pictures
+    for steps in fewer:
+        numbers |= _by_name(study.quality[steps], f"/steps_{steps}")
+    return numbers
 
 
-def _by_steps(points: Mapping[int, frechet.Quality]) -> dict[str, float]:
-    told = {"recognised": "recognised", "distance": "Frechet distance"}
-    return {
-        f"{told[what]}, {count} steps": number
-        for count, point in points.items()
-        for what, number in point._asdict().items()
-    }
-
-
-def _by_class(images: np.ndarray, label: np.ndarray, most: int = 10) -> np.ndarray:
-    """[classes, up to `most`, ...]."""
-    rows = [images[label == c][:most] for c in np.unique(label)]
-    fewest = min(len(row) for row in rows)
-    return np.stack([row[:fewest] for row in rows])
-
-
-def generate(
-    images: Callable[..., np.ndarray],
-    params: Any,
-    key: jax.Array,
-    *,
-    digits: str = "2026",
-    updates: int = 32,
-    draw: int = 0,
-) -> None:
-    """Draw digits on the terminal: 8-bit images(params, classes [N], key, steps=steps).
-
-    Args:
-        digits: which, in a row.
-        updates: steps of generation; fewer are faster and coarser.
-        draw: which draw; another number makes others.
-    """
-    key = jax.random.fold_in(key, draw)
-    label = np.asarray([int(digit) for digit in digits])
-    print(image_grid.typed(images(params, label, key, steps=updates)))
+def _by_name(quality: SampleQuality, suffix: str = "") -> dict[str, float]:
+    return {f"{name}{suffix}": value for name, value in quality._asdict().items()}

@@ -1,8 +1,9 @@
-"""Beam search: the likeliest texts, where greedy choice finds the likeliest next token.
+"""Beam search: the most likely texts, where greedy decoding takes the most likely next
+token.
 
-Each of B prompts has I hypotheses, which are rows of the model's cache side by side. A
-hypothesis is finished by the token `end`; it is scored by its log-probability over a
-power of its length (Wu et al. 2016, arXiv 1609.08144, equation 14, without coverage).
+Each of B prompts has I hypotheses, which are adjacent rows of the model's cache. The
+token `end` finishes a hypothesis; its score is its log-probability over a power of its
+length (Wu et al. 2016, arXiv 1609.08144, equation 14, without coverage).
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import jax
 import jax.numpy as jnp
 
 from transformer.axes import dimensions, leaf_name
+from transformer.checks import at_least
 from transformer.generation import decoding
-from transformer.network import reading
-from transformer.network.masks import Tokens
-from transformer.network.precision import product
+from transformer.network import block
+from transformer.network.masks import TokenPositions
+from transformer.network.precision import einsum_f32
 
 
 class Hypotheses(NamedTuple):
     """Finished texts, the best first.
 
-    ids_BIL: int32, what follows the prompt, `end` included, 0 beyond. length_BI: int32,
-    tokens of it; 0 where fewer than I were finished. log_p_BI: float32, nats. score_BI:
+    ids_BIL: int32, the continuation, `end` included, 0 beyond. length_BI: int32, its
+    tokens; 0 where fewer than I are finished. log_p_BI: float32, nats. score_BI:
     float32, log_p over the length penalty.
     """
 
@@ -33,11 +35,12 @@ class Hypotheses(NamedTuple):
     score_BI: jax.Array
 
 
-class Search(NamedTuple):
-    """Where a search stands: hypotheses still being written, and those finished.
+class SearchState(NamedTuple):
+    """The unfinished hypotheses and the finished ones.
 
-    ids_BIL, log_p_BI: of the former; -inf where there are fewer than I. logits_BIV: for
-    their next tokens. done_B: no text that begins with them can be the best.
+    ids_BIL, log_p_BI: of the unfinished; -inf where there are fewer than I.
+    logits_BIV: for their next tokens. done_B: no unfinished hypothesis can become the
+    best. length: int32 scalar, tokens of the unfinished hypotheses.
     """
 
     ids_BIL: jax.Array
@@ -46,137 +49,131 @@ class Search(NamedTuple):
     cache: Any
     finished: Hypotheses
     done_B: jax.Array
-    drawn: jax.Array
+    length: jax.Array
 
 
-def length_penalty(length: Any, power: float) -> jax.Array:
-    """((5 + length) / 6) ** power: 1 for a single token; power 0 leaves
-    log-probabilities as they are, larger ones favour longer texts."""
+def length_normalizer(length: Any, power: float) -> jax.Array:
+    """((5 + length) / 6) ** power: 1 for a single token. Power 0 leaves
+    log-probabilities unchanged; larger powers favor longer texts."""
     return ((5.0 + jnp.asarray(length, jnp.float32)) / 6.0) ** power
 
 
-def taken(cache: Any, row_B: jax.Array) -> Any:
-    """These rows of a cache, whose arrays' names say which of their dimensions is B."""
+def gather_rows(cache: Any, row_B: jax.Array) -> Any:
+    """These rows of a cache. The name of each array says which dimension is B."""
 
-    def of(path: Any, leaf: jax.Array) -> jax.Array:
-        return jnp.take(leaf, row_B, axis=_rows_of(path, leaf))
+    def gather(path: Any, leaf: jax.Array) -> jax.Array:
+        return jnp.take(leaf, row_B, axis=_batch_dimension(path, leaf))
 
-    return jax.tree_util.tree_map_with_path(of, cache)
+    return jax.tree_util.tree_map_with_path(gather, cache)
 
 
-def _rows_of(path: Any, leaf: jax.Array) -> int:
-    """The place of B, behind the layers of a scanned stack."""
+def _batch_dimension(path: Any, leaf: jax.Array) -> int:
+    """The index of B, after the layers of a scanned stack."""
     letters = dimensions(leaf_name(path))
     return leaf.ndim - len(letters) + letters.index("B")
 
 
-def remembering(
-    language: decoding.Language, remembered: Any, *, beams: int = 1
-) -> decoding.Language:
-    """`language`, whose blocks read, with what it remembers of a memory: the same for
-    all of a prompt's hypotheses, so that it is no part of the cache that moves with
-    them."""
-    path, leaf = jax.tree_util.tree_leaves_with_path(remembered)[0]
-    rows = leaf.shape[_rows_of(path, leaf)]
-    memory = taken(remembered, jnp.repeat(jnp.arange(rows), beams))
+def with_cross_cache(
+    fns: decoding.DecodeFns, cross_cache: Any, *, beam_size: int = 1
+) -> decoding.DecodeFns:
+    """`fns` of a decoder with cross-attention, closed over the cached memory of each
+    prompt. All hypotheses of a prompt share it, so it is not part of the cache that is
+    reordered with them."""
+    path, leaf = jax.tree_util.tree_leaves_with_path(cross_cache)[0]
+    rows = leaf.shape[_batch_dimension(path, leaf)]
+    memory = gather_rows(cross_cache, jnp.repeat(jnp.arange(rows), beam_size))
 
-    def extend(params: Any, ids_BL: Any, own: Any, tokens: Tokens) -> Any:
-        cache = reading.caches(own, memory)
-        readout, cache = language.extend(params, ids_BL, cache, tokens)
-        return readout, reading.own(cache)
+    def decode(weights: Any, ids_BL: Any, own: Any, tokens: TokenPositions) -> Any:
+        cache = block.join_caches(own, memory)
+        readout, cache = fns.decode(weights, ids_BL, cache, tokens)
+        return readout, block.self_caches(cache)
 
-    return language._replace(extend=extend)
+    return fns._replace(decode=decode)
 
 
-def searched(
-    language: decoding.Language,
+def beam_search(
+    fns: decoding.DecodeFns,
     params: Any,
     ids_BL: jax.Array,
     length_B: jax.Array,
     *,
-    beams: int,
+    beam_size: int,
     new_tokens: int,
     end: int,
-    penalty: float = 0.6,
+    length_penalty: float = 0.6,
 ) -> Hypotheses:
-    """The best of `beams` hypotheses for each prompt, one compilable program.
+    """The best of `beam_size` hypotheses for each prompt, one compilable program.
 
-    ids_BL, length_B: prompts as `decoding.padded` gives them; the language's cache has
-    `beams` rows for each, side by side. new_tokens: at most, `end` included; the last
-    of them can only be `end`. penalty: the power of `length_penalty`.
+    ids_BL, length_B: prompts as from `decoding.pad_prompts`. The cache of `fns` has
+    `beam_size` adjacent rows for each prompt. new_tokens: the limit, `end` included;
+    the last token can only be `end`. length_penalty: the power in `length_normalizer`.
 
-    A prompt is done when nothing begun can become its best: a longer text is less
-    likely, and at most as long as there is room. So the first hypothesis is that of the
-    whole search; the others are the best that were finished by then. ValueError for
-    fewer than one beam or token, and a negative penalty.
+    A prompt is done when no unfinished hypothesis can become its best: a longer text is
+    less likely, and its length is bounded. So the first hypothesis is that of the full
+    search; the others are the best that were finished by then. ValueError for beam_size
+    or new_tokens below 1, and a negative length_penalty.
     """
-    _check(beams, new_tokens, penalty)
-    params = language.weights(params)
-    state = _started(
-        language, params, ids_BL, length_B, beams=beams, new_tokens=new_tokens
+    at_least("beam_size", beam_size, 1)
+    at_least("new_tokens", new_tokens, 1)
+    at_least("length_penalty", length_penalty, 0)
+    weights = fns.cast_weights(params)
+    state = _initial_state(
+        fns, weights, ids_BL, length_B, beam_size=beam_size, new_tokens=new_tokens
     )
-    prompt_BI = jnp.repeat(length_B[:, None], beams, axis=1)
+    prompt_BI = jnp.repeat(length_B[:, None], beam_size, axis=1)
 
-    def going(state: Search) -> jax.Array:
-        return (state.drawn < new_tokens) & ~state.done_B.all()
+    def has_unfinished(state: SearchState) -> jax.Array:
+        return (state.length < new_tokens) & ~state.done_B.all()
 
-    def step(state: Search) -> Search:
-        last = state.drawn == new_tokens - 1
-        chosen = _chosen(state, end=end, last=last)
-        finished = _finished(state, chosen, penalty=penalty)
-        state = _written(language, params, state, chosen, prompt_BI + state.drawn)
-        hope_B = state.log_p_BI[:, 0] / length_penalty(new_tokens, penalty)
-        done_B = state.done_B | (finished.score_BI[:, 0] >= hope_B)
+    def step(state: SearchState) -> SearchState:
+        last = state.length == new_tokens - 1
+        candidates = _candidates(state, end=end, last=last)
+        finished = _merge_finished(state, candidates, length_penalty=length_penalty)
+        state = _extend(fns, weights, state, candidates, prompt_BI + state.length)
+        bound_B = state.log_p_BI[:, 0] / length_normalizer(new_tokens, length_penalty)
+        done_B = state.done_B | (finished.score_BI[:, 0] >= bound_B)
         return state._replace(finished=finished, done_B=done_B)
 
-    return jax.lax.while_loop(going, step, state).finished
+    return jax.lax.while_loop(has_unfinished, step, state).finished
 
 
-def _check(beams: int, new_tokens: int, penalty: float) -> None:
-    for name, value, least in (
-        ("beams", beams, 1),
-        ("new_tokens", new_tokens, 1),
-        ("penalty", penalty, 0),
-    ):
-        if value < least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}")
-
-
-def _started(
-    language: decoding.Language,
-    params: Any,
+def _initial_state(
+    fns: decoding.DecodeFns,
+    weights: Any,
     ids_BL: jax.Array,
     length_B: jax.Array,
     *,
-    beams: int,
+    beam_size: int,
     new_tokens: int,
-) -> Search:
+) -> SearchState:
     rows = ids_BL.shape[0]
-    read = decoding.started(
-        language,
-        params,
-        jnp.repeat(ids_BL, beams, axis=0),
-        jnp.repeat(length_B, beams, axis=0),
+    prompts = decoding.prefill(
+        fns,
+        weights,
+        jnp.repeat(ids_BL, beam_size, axis=0),
+        jnp.repeat(length_B, beam_size, axis=0),
         jax.random.key(0),
         new_tokens=new_tokens,
     )
-    none_BIL = jnp.zeros((rows, beams, new_tokens), jnp.int32)
-    nothing_BI = jnp.full((rows, beams), -jnp.inf)
-    return Search(
-        ids_BIL=none_BIL,
-        # At first all are the same prompt: one of them is begun with.
-        log_p_BI=nothing_BI.at[:, 0].set(0.0),
-        logits_BIV=read.logits_BV.reshape(rows, beams, -1),
-        cache=read.cache,
-        finished=Hypotheses(none_BIL, none_BIL[..., 0], nothing_BI, nothing_BI),
+    zeros_BIL = jnp.zeros((rows, beam_size, new_tokens), jnp.int32)
+    none_BI = jnp.full((rows, beam_size), -jnp.inf)
+    return SearchState(
+        ids_BIL=zeros_BIL,
+        # All I rows hold the same prompt at first: only one of them is a hypothesis.
+        log_p_BI=none_BI.at[:, 0].set(0.0),
+        logits_BIV=prompts.logits_BV.reshape(rows, beam_size, -1),
+        cache=prompts.cache,
+        finished=Hypotheses(zeros_BIL, zeros_BIL[..., 0], none_BI, none_BI),
         done_B=jnp.zeros((rows,), bool),
-        drawn=jnp.int32(0),
+        length=jnp.int32(0),
     )
 
 
-class Chosen(NamedTuple):
-    """The likeliest 2 I ways to go on (named C), the likeliest first: with which token,
-    from which hypothesis; whether it ends there, and whether it is among the first I.
+class Candidates(NamedTuple):
+    """The 2 I most likely extensions by one token (dimension C), the most likely first.
+
+    token_BC: the new token. parent_BC: the hypothesis that it extends. ends_BC: the
+    token is `end`. first_C: among the first I.
     """
 
     log_p_BC: jax.Array
@@ -186,83 +183,87 @@ class Chosen(NamedTuple):
     first_C: jax.Array
 
 
-def _chosen(state: Search, *, end: int, last: jax.Array) -> Chosen:
-    """Each hypothesis can end in one way, so I of the 2 I go on."""
-    rows, beams, symbols = state.logits_BIV.shape
+def _candidates(state: SearchState, *, end: int, last: jax.Array) -> Candidates:
+    """Each hypothesis has one extension by `end`, so at least I of 2 I do not end."""
+    rows, beam_size, vocab_size = state.logits_BIV.shape
     log_p_BIV = state.log_p_BI[..., None] + jax.nn.log_softmax(state.logits_BIV)
-    goes_on_V = jnp.arange(symbols) != end
-    log_p_BIV = jnp.where(last & goes_on_V[None, None], -jnp.inf, log_p_BIV)
-    log_p_BC, flat_BC = jax.lax.top_k(log_p_BIV.reshape(rows, -1), 2 * beams)
-    token_BC = flat_BC % symbols
-    return Chosen(
+    not_end_V = jnp.arange(vocab_size) != end
+    log_p_BIV = jnp.where(last & not_end_V[None, None], -jnp.inf, log_p_BIV)
+    log_p_BC, flat_BC = jax.lax.top_k(log_p_BIV.reshape(rows, -1), 2 * beam_size)
+    token_BC = flat_BC % vocab_size
+    return Candidates(
         log_p_BC=log_p_BC,
         token_BC=token_BC,
-        parent_BC=flat_BC // symbols,
+        parent_BC=flat_BC // vocab_size,
         ends_BC=token_BC == end,
-        first_C=jnp.arange(2 * beams) < beams,
+        first_C=jnp.arange(2 * beam_size) < beam_size,
     )
 
 
-def _finished(state: Search, chosen: Chosen, *, penalty: float) -> Hypotheses:
-    """The best of those finished before and now; a prompt that is done keeps its own.
+def _merge_finished(
+    state: SearchState, candidates: Candidates, *, length_penalty: float
+) -> Hypotheses:
+    """The best I of the finished hypotheses and those that end now. A prompt that is
+    done keeps its own.
 
-    An end must be among the first I choices: with one beam it is what greedy choice
-    takes."""
-    beams = state.log_p_BI.shape[1]
-    ended_BC = chosen.ends_BC & chosen.first_C[None] & ~state.done_B[:, None]
-    log_p_BC = jnp.where(ended_BC, chosen.log_p_BC, -jnp.inf)
+    Only an end among the first I candidates counts: with one beam this is greedy
+    decoding."""
+    beam_size = state.log_p_BI.shape[1]
+    ended_BC = candidates.ends_BC & candidates.first_C[None] & ~state.done_B[:, None]
+    log_p_BC = jnp.where(ended_BC, candidates.log_p_BC, -jnp.inf)
     real_BC = jnp.isfinite(log_p_BC)
-    length = state.drawn + 1
-    now = Hypotheses(
-        jnp.where(real_BC[..., None], _begun(state, chosen), 0),
+    length = state.length + 1
+    new = Hypotheses(
+        jnp.where(real_BC[..., None], _candidate_ids(state, candidates), 0),
         jnp.where(real_BC, length, 0),
         log_p_BC,
-        log_p_BC / length_penalty(length, penalty),
+        log_p_BC / length_normalizer(length, length_penalty),
     )
     both = jax.tree.map(
-        lambda *parts: jnp.concatenate(parts, axis=1), state.finished, now
+        lambda *parts: jnp.concatenate(parts, axis=1), state.finished, new
     )
-    score_BI, place_BI = jax.lax.top_k(both.score_BI, beams)
+    score_BI, index_BI = jax.lax.top_k(both.score_BI, beam_size)
     return Hypotheses(
-        jnp.take_along_axis(both.ids_BIL, place_BI[..., None], axis=1),
-        jnp.take_along_axis(both.length_BI, place_BI, axis=1),
-        jnp.take_along_axis(both.log_p_BI, place_BI, axis=1),
+        jnp.take_along_axis(both.ids_BIL, index_BI[..., None], axis=1),
+        jnp.take_along_axis(both.length_BI, index_BI, axis=1),
+        jnp.take_along_axis(both.log_p_BI, index_BI, axis=1),
         score_BI,
     )
 
 
-def _begun(state: Search, chosen: Chosen) -> jax.Array:
-    """The texts of the choices, (B, 2 I, L)."""
-    ids_BCL = jnp.take_along_axis(state.ids_BIL, chosen.parent_BC[..., None], axis=1)
-    here_L = jnp.arange(ids_BCL.shape[-1]) == state.drawn
-    return jnp.where(here_L[None, None], chosen.token_BC[..., None], ids_BCL)
+def _candidate_ids(state: SearchState, candidates: Candidates) -> jax.Array:
+    """Token ids of the candidates, (B, 2 I, L)."""
+    parent_BC1 = candidates.parent_BC[..., None]
+    ids_BCL = jnp.take_along_axis(state.ids_BIL, parent_BC1, axis=1)
+    here_L = jnp.arange(ids_BCL.shape[-1]) == state.length
+    return jnp.where(here_L[None, None], candidates.token_BC[..., None], ids_BCL)
 
 
-def _written(
-    language: decoding.Language,
-    params: Any,
-    state: Search,
-    chosen: Chosen,
+def _extend(
+    fns: decoding.DecodeFns,
+    weights: Any,
+    state: SearchState,
+    candidates: Candidates,
     index_BI: jax.Array,
-) -> Search:
-    """The likeliest choices that go on, one token longer."""
-    rows, beams = state.log_p_BI.shape
-    log_p_BC = jnp.where(chosen.ends_BC, -jnp.inf, chosen.log_p_BC)
-    log_p_BI, place_BI = jax.lax.top_k(log_p_BC, beams)
-    token_BI = jnp.take_along_axis(chosen.token_BC, place_BI, axis=1)
-    parent_BI = jnp.take_along_axis(chosen.parent_BC, place_BI, axis=1)
-    ids_BIL = jnp.take_along_axis(_begun(state, chosen), place_BI[..., None], axis=1)
-    row_B = (jnp.arange(rows)[:, None] * beams + parent_BI).reshape(-1)
+) -> SearchState:
+    """The I most likely candidates that do not end, with their cache and logits."""
+    rows, beam_size = state.log_p_BI.shape
+    log_p_BC = jnp.where(candidates.ends_BC, -jnp.inf, candidates.log_p_BC)
+    log_p_BI, chosen_BI = jax.lax.top_k(log_p_BC, beam_size)
+    token_BI = jnp.take_along_axis(candidates.token_BC, chosen_BI, axis=1)
+    parent_BI = jnp.take_along_axis(candidates.parent_BC, chosen_BI, axis=1)
+    ids_BCL = _candidate_ids(state, candidates)
+    row_B = (jnp.arange(rows)[:, None] * beam_size + parent_BI).reshape(-1)
     index_BL = index_BI.reshape(-1, 1)
-    tokens = Tokens(index_BL, index_BL, jnp.ones_like(index_BL))
-    (x_BLD, w_VD), cache = language.extend(
-        params, token_BI.reshape(-1, 1), taken(state.cache, row_B), tokens
+    tokens = TokenPositions(index_BL, index_BL, jnp.ones_like(index_BL))
+    (x_BLD, w_VD), cache = fns.decode(
+        weights, token_BI.reshape(-1, 1), gather_rows(state.cache, row_B), tokens
     )
-    logits_BLV = product("BLD,VD->BLV", x_BLD, w_VD)
+    logits_BLV = einsum_f32("BLD,VD->BLV", x_BLD, w_VD)
     return state._replace(
-        ids_BIL=ids_BIL,
+        ids_BIL=jnp.take_along_axis(ids_BCL, chosen_BI[..., None], axis=1),
         log_p_BI=log_p_BI,
-        logits_BIV=logits_BLV[:, 0].reshape(rows, beams, -1),
+        logits_BIV=logits_BLV[:, 0].reshape(rows, beam_size, -1),
         cache=cache,
-        drawn=state.drawn + 1,
+        length=state.length + 1,
     )

@@ -1,9 +1,10 @@
-"""Of many texts that may be right, the one that is most like all of them.
+"""Minimum Bayes risk: of several candidate texts, the one of greatest expected
+similarity to all of them.
 
-The decision of least expected loss (minimum Bayes risk, Kumar and Byrne 2004,
-"Minimum Bayes-Risk Decoding for Statistical Machine Translation", equation 1), and,
-where neighbours are believed, the consensus caption of Devlin et al. 2015 (arXiv
-1505.04467). A belief says of each text how likely it is taken to be; shares sum to 1.
+Kumar and Byrne 2004, "Minimum Bayes-Risk Decoding for Statistical Machine Translation",
+equation 1; with the texts of nearest neighbors as candidates, the consensus caption of
+Devlin et al. 2015 (arXiv 1505.04467). A distribution maps texts to probabilities that
+sum to 1.
 """
 
 from __future__ import annotations
@@ -13,52 +14,60 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-Belief = Mapping[str, float]
+TextDistribution = Mapping[str, float]
 
 
-def of_draws(texts: Sequence[str]) -> Belief:
-    """Each text as often as it was drawn. ValueError where there is none."""
+def from_samples(texts: Sequence[str]) -> TextDistribution:
+    """The empirical distribution of `texts`. ValueError where there is none."""
     if not texts:
-        raise ValueError("expected draws, got none")
+        raise ValueError("expected samples, got none")
     counts = collections.Counter(texts)
     return {text: count / len(texts) for text, count in counts.items()}
 
 
-def of_neighbours(
-    texts: Sequence[str] | np.ndarray, apart: np.ndarray, *, most: int, fade: float
-) -> Belief:
-    """The texts of the `most` nearest of the neighbours that stand `apart` [N] from
-    what is asked about: e times less for each `fade` further away."""
-    near = np.argsort(apart, kind="stable")[:most]
-    weight = np.exp((apart[near[0]] - apart[near]) / fade)
-    belief: dict[str, float] = collections.defaultdict(float)
-    for number, share in zip(near, weight / weight.sum(), strict=True):
-        belief[str(texts[number])] += float(share)
-    return dict(belief)
+def from_neighbors(
+    texts: Sequence[str] | np.ndarray,
+    distance: np.ndarray,
+    *,
+    neighbors: int,
+    scale: float,
+) -> TextDistribution:
+    """The texts of the nearest `neighbors` by distance [N], with probability
+    proportional to exp(-distance / scale)."""
+    near = np.argsort(distance, kind="stable")[:neighbors]
+    weight = np.exp((distance[near[0]] - distance[near]) / scale)
+    distribution: dict[str, float] = collections.defaultdict(float)
+    for number, p in zip(near, weight / weight.sum(), strict=True):
+        distribution[str(texts[number])] += float(p)
+    return dict(distribution)
 
 
-def mixed(one: Belief, other: Belief, *, share: float) -> Belief:
-    """`other` by that share, `one` by the rest (as nearest neighbours join a language
+def interpolate(
+    one: TextDistribution, other: TextDistribution, *, fraction: float
+) -> TextDistribution:
+    """(1 - fraction) `one` + fraction `other` (as nearest neighbors join a language
     model: Khandelwal et al. 2020, arXiv 1911.00172, equation 3)."""
     texts = dict.fromkeys((*one, *other))
     return {
-        text: (1 - share) * one.get(text, 0.0) + share * other.get(text, 0.0)
+        text: (1 - fraction) * one.get(text, 0.0) + fraction * other.get(text, 0.0)
         for text in texts
     }
 
 
-def agreed(
-    beliefs: Iterable[Belief], likeness: Callable[[str, str], float]
+def minimum_bayes_risk(
+    distributions: Iterable[TextDistribution], similarity: Callable[[str, str], float]
 ) -> list[str]:
-    """`chosen` of each."""
-    return [chosen(belief, likeness) for belief in beliefs]
+    """`best_text` of each distribution."""
+    return [best_text(one, similarity) for one in distributions]
 
 
-def chosen(belief: Belief, likeness: Callable[[str, str], float]) -> str:
-    """The believed text whose expected likeness(it, what is right) is greatest, the
-    first of equals."""
+def best_text(
+    distribution: TextDistribution, similarity: Callable[[str, str], float]
+) -> str:
+    """The text of greatest expected similarity(text, reference) over the distribution's
+    references, the first of equals."""
 
-    def expected(text: str) -> float:
-        return sum(share * likeness(text, right) for right, share in belief.items())
+    def expectation(text: str) -> float:
+        return sum(p * similarity(text, true) for true, p in distribution.items())
 
-    return max(belief, key=expected)
+    return max(distribution, key=expectation)

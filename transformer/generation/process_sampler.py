@@ -1,4 +1,4 @@
-"""Generation along a process: from nothing, step by step, to a sample."""
+"""Sampling from a generative process, step by step from its start state."""
 
 from __future__ import annotations
 
@@ -8,47 +8,51 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from transformer.checks import at_least
+from transformer.network import precision
 from transformer.processes.process import Process
 
 Predict = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def sampled(
+def sample(
     process: Process, predict: Predict, key: jax.Array, *, like: Any, steps: int
 ) -> jax.Array:
     """A sample of the shape and dtype of `like`, in one compiled loop.
 
-    predict(x, t_B): the model's prediction of x at time t, what `objectives.denoising`
-    trains. steps: of generation; fewer are faster and coarser (autoregression takes
-    exactly L).
+    predict(x, t_B): the model's prediction from x at time t, as trained by
+    `objectives.denoising`. steps: fewer are faster and coarser; an autoregressive
+    process takes exactly L.
     """
-    if steps < 1:
-        raise ValueError(f"steps: expected at least 1, got {steps}")
+    at_least("steps", steps, 1)
     times = process.times(steps)
-    start_key, walk_key = (jax.random.fold_in(key, i) for i in (0, 1))
+    start_key, step_keys = (jax.random.fold_in(key, i) for i in (0, 1))
 
     def step(number: jax.Array, x: jax.Array) -> jax.Array:
-        t, later = times[number], times[number + 1]
+        t, next_t = times[number], times[number + 1]
         prediction = predict(x, jnp.broadcast_to(t, x.shape[:1]))
-        step_key = jax.random.fold_in(walk_key, number)
-        return process.update(x, prediction, t, later, step_key)
+        step_key = jax.random.fold_in(step_keys, number)
+        return process.update(x, prediction, t, next_t, step_key)
 
-    return jax.lax.fori_loop(0, steps, step, process.start(start_key, like))
+    return jax.lax.fori_loop(0, steps, step, process.prior(start_key, like))
 
 
-def guided(predict: Predict, predict_without: Predict, *, scale: float) -> Predict:
+def classifier_free_guidance(
+    conditional: Predict, unconditional: Predict, *, scale: float
+) -> Predict:
     """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, equation 6):
-    scale 1 is `predict`; more exaggerates what the condition changes."""
+    scale 1 is `conditional`; larger scales exaggerate the effect of the condition."""
 
     def guide(x: jax.Array, t_B: jax.Array) -> jax.Array:
-        without = predict_without(x, t_B)
-        return without + scale * (predict(x, t_B) - without)
+        baseline = unconditional(x, t_B)
+        return baseline + scale * (conditional(x, t_B) - baseline)
 
     return guide
 
 
-def classes(
+def sample_classes(
     process: Process,
     predict: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
     label_B: jax.Array,
@@ -56,15 +60,51 @@ def classes(
     *,
     like: Any,
     steps: int,
-    none: int,
+    null_label: int,
     scale: float,
 ) -> jax.Array:
-    """A sample of each of the classes `label_B`, guided away from the class `none`.
+    """A sample of each class in `label_B`, with classifier-free guidance.
 
-    predict(label_B, x, t_B): the model. like: of one row.
+    predict(label_B, x, t_B): the model; `null_label` is its label for no class. like:
+    shape and dtype of one row.
     """
-    none_B = jnp.full_like(label_B, none)
-    both = partial(predict, label_B), partial(predict, none_B)
+    null_B = jnp.full_like(label_B, null_label)
+    both = partial(predict, label_B), partial(predict, null_B)
     rows = jax.ShapeDtypeStruct((len(label_B), *like.shape[1:]), like.dtype)
-    told = guided(*both, scale=scale)
-    return sampled(process, told, key, like=rows, steps=steps)
+    guide = classifier_free_guidance(*both, scale=scale)
+    return sample(process, guide, key, like=rows, steps=steps)
+
+
+def class_sampler(
+    process: Process,
+    predict: Callable[..., jax.Array],
+    decode: Callable[[Any], np.ndarray],
+    *,
+    compute_dtype: Any,
+    like: Any,
+    null_label: int,
+    scale: float,
+) -> Callable[..., np.ndarray]:
+    """The function `sample(params, label, key, *, steps)`: 8-bit images of the classes
+    `label` [N], by `sample_classes` in one compiled program.
+
+    predict(weights, label_B, x, t_B): the model. decode: from sampled rows to images.
+    """
+
+    @partial(jax.jit, static_argnames="steps")
+    def rows(params: Any, label_B: jax.Array, key: jax.Array, steps: int) -> jax.Array:
+        return sample_classes(
+            process,
+            partial(predict, precision.cast_weights(params, compute_dtype)),
+            label_B,
+            key,
+            like=like,
+            steps=steps,
+            null_label=null_label,
+            scale=scale,
+        )
+
+    def sample(params: Any, label: Any, key: jax.Array, *, steps: int) -> np.ndarray:
+        return decode(rows(params, jnp.asarray(label, jnp.int32), key, steps=steps))
+
+    return sample

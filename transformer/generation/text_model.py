@@ -1,20 +1,21 @@
-"""Texts in, texts out: prompts continued all at once, or streamed as they come."""
+"""Text in, text out: complete prompts in one batch, or stream the new text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from transformer.checks import at_least
 from transformer.generation import decoding, logit_filters
 from transformer.generation.logit_filters import Choose
 
 
-def bursts(
-    language: decoding.Language,
+def stream_tokens(
+    fns: decoding.DecodeFns,
     params: Any,
     prompts: Sequence[Sequence[int]],
     key: jax.Array,
@@ -25,78 +26,83 @@ def bursts(
     burst: int = 8,
     room: int = 256,
 ) -> Iterator[list[list[int]]]:
-    """What each prompt gained, `burst` tokens at a time, until all have stopped or
+    """The new tokens of each prompt, `burst` at a time, until all rows have stopped or
     have `new_tokens`.
 
-    One program reads the prompts, one advances. The rows have room for `room` tokens at
-    first, and twice as many whenever they are full: then the latter compiles again.
+    One program fills the cache, one decodes a burst. The cache has `room` slots at
+    first and doubles whenever it is full; then the second program compiles again.
     """
-    ids_BL, length_B = decoding.padded(prompts)
+    ids_BL, length_B = decoding.pad_prompts(prompts)
     longest = ids_BL.shape[1]
-    whole = longest + new_tokens
-    room = min(whole, max(room, longest + burst))
-    start = jax.jit(partial(decoding.started, language, new_tokens=room - longest))
-    grow = jax.jit(partial(decoding.grown, language), static_argnames="room")
-    advance = jax.jit(
-        partial(decoding.advanced, language, choose=choose, stop=stop),
-        donate_argnums=1,
+    most = longest + new_tokens
+    room = min(most, max(room, longest + burst))
+    prefill = jax.jit(partial(decoding.prefill, fns, new_tokens=room - longest))
+    grow_cache = jax.jit(partial(decoding.grow_cache, fns), static_argnames="room")
+    decode = jax.jit(
+        partial(decoding.decode, fns, choose=choose, stop=stop), donate_argnums=1
     )
-    weights = jax.jit(language.weights)(params)
-    state = start(weights, ids_BL, length_B, key)
-    weights, state = jax.jit(decoding.eased)(weights, state)
-    told_B = length_B
-    for drawn in range(0, new_tokens, burst):
-        if room < min(whole, longest + drawn + burst):
-            room = min(whole, max(2 * room, longest + drawn + burst))
-            state = grow(state, room=room)
-        state = advance(weights, state, tokens=min(burst, new_tokens - drawn))
+    weights = jax.jit(fns.cast_weights)(params)
+    state = prefill(weights, ids_BL, length_B, key)
+    weights, state = jax.jit(decoding.float32_on_cpu)(weights, state)
+    start_B = length_B
+    for done in range(0, new_tokens, burst):
+        if room < min(most, longest + done + burst):
+            room = min(most, max(2 * room, longest + done + burst))
+            state = grow_cache(state, room=room)
+        state = decode(weights, state, tokens=min(burst, new_tokens - done))
         ids_BL, length_B, done_B = jax.device_get(
             (state.ids_BL, state.length_B, state.done_B)
         )
         yield [
-            ids_BL[row, told:length].tolist()
-            for row, (told, length) in enumerate(zip(told_B, length_B, strict=True))
+            ids_BL[row, start:stop].tolist()
+            for row, (start, stop) in enumerate(zip(start_B, length_B, strict=True))
         ]
-        told_B = length_B
+        start_B = length_B
         if np.all(done_B):
             return
 
 
-class Speech(NamedTuple):
-    """A language model and what turns its tokens into text.
+class TextModel(NamedTuple):
+    """A language model with its tokenizer.
 
-    encode: text -> token ids. stream: () -> push(token, *, final=False) -> text, which
-    holds back half a character. end: the id after which nothing follows. length: of
-    the rows the model was trained on, in tokens.
+    tokenizer: has `encode`, `stream` and `end`, as `data.text.tokenizers.Tokenizer`.
+    sequence_length: tokens of a training row, the limit of prompt and new tokens.
     """
 
-    language: decoding.Language
-    encode: Callable[[str], Any]
-    stream: Callable[[], Callable[..., str]]
-    end: int
-    length: int
+    fns: decoding.DecodeFns
+    tokenizer: Any
+    sequence_length: int
 
 
-def choice(
+def from_net(
+    net: Any, tokenizer: Any, *, sequence_length: int, compute_dtype: Any
+) -> TextModel:
+    """A `TextModel` of a decoder module; `decoding.decode_dtype` says in which dtype it
+    decodes."""
+    fns = decoding.decode_fns(net, decoding.decode_dtype(compute_dtype))
+    return TextModel(fns, tokenizer, sequence_length)
+
+
+def sampler_from_flags(
     *,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
 ) -> Choose:
-    """The draw that these dials describe, filters in this order; temperature 0 is
-    greedy. ValueError for what is out of range."""
+    """A sampler with these filters, in this order; temperature 0 is greedy. ValueError
+    for a value out of range."""
     if temperature == 0:
         return logit_filters.greedy
     filters = [logit_filters.temperature(temperature)]
     filters += [] if top_k is None else [logit_filters.top_k(top_k)]
     filters += [] if top_p is None else [logit_filters.top_p(top_p)]
     filters += [] if min_p is None else [logit_filters.min_p(min_p)]
-    return logit_filters.drawn(*filters)
+    return logit_filters.categorical(*filters)
 
 
-def streamed(
-    speech: Speech,
+def stream_text(
+    model: TextModel,
     params: Any,
     prompts: Sequence[str],
     key: jax.Array,
@@ -104,38 +110,38 @@ def streamed(
     choose: Choose,
     new_tokens: int,
 ) -> Iterator[list[str]]:
-    """What each prompt gained since the last burst, as text.
+    """The new text of each prompt, burst by burst.
 
-    Raises ValueError, before any compute, for an empty prompt and for one that with
-    `new_tokens` more is longer than the rows the model was trained on.
+    ValueError, before any computation, for an empty prompt, and where a prompt and
+    `new_tokens` together exceed `sequence_length`.
     """
-    ids = [list(speech.encode(prompt)) for prompt in prompts]
+    ids = [list(model.tokenizer.encode(prompt)) for prompt in prompts]
     longest = max(map(len, ids), default=0)
-    if new_tokens < 1:
-        raise ValueError(f"new_tokens: expected at least 1, got {new_tokens}")
-    if longest + new_tokens > speech.length:
+    at_least("new_tokens", new_tokens, 1)
+    if longest + new_tokens > model.sequence_length:
         raise ValueError(
-            f"prompt too long: expected at most {speech.length} tokens with the "
-            f"{new_tokens} new ones, got a prompt of {longest}"
+            f"prompt too long: expected at most {model.sequence_length} tokens with "
+            f"the {new_tokens} new ones, got a prompt of {longest}"
         )
-    decoding.padded(ids)
-    return _decoded(speech, params, ids, key, choose=choose, new_tokens=new_tokens)
+    decoding.pad_prompts(ids)
+    return _stream(model, params, ids, key, choose=choose, new_tokens=new_tokens)
 
 
-def _decoded(
-    speech: Speech, params: Any, ids: list[list[int]], key: jax.Array, **dials: Any
+def _stream(
+    model: TextModel, params: Any, ids: list[list[int]], key: jax.Array, **sampling: Any
 ) -> Iterator[list[str]]:
-    push = [speech.stream() for _ in ids]
-    stop = (speech.end,)
-    for gained in bursts(speech.language, params, ids, key, stop=stop, **dials):
+    push = [model.tokenizer.stream() for _ in ids]
+    stop = (model.tokenizer.end,)
+    for burst in stream_tokens(model.fns, params, ids, key, stop=stop, **sampling):
         yield [
-            "".join(push[row](token) for token in new) for row, new in enumerate(gained)
+            "".join(push[row](token) for token in tokens)
+            for row, tokens in enumerate(burst)
         ]
-    yield [decode(final=True) for decode in push]
+    yield [flush(final=True) for flush in push]
 
 
-def continued(
-    speech: Speech,
+def complete(
+    model: TextModel,
     params: Any,
     prompts: Sequence[str],
     key: jax.Array,
@@ -143,9 +149,49 @@ def continued(
     choose: Choose,
     new_tokens: int,
 ) -> list[str]:
-    """The prompts with what follows them, all in one batch. Errors as `streamed`."""
-    pieces = streamed(
-        speech, params, prompts, key, choose=choose, new_tokens=new_tokens
+    """Each prompt with its continuation, all in one batch. Errors as `stream_text`."""
+    pieces = stream_text(
+        model, params, prompts, key, choose=choose, new_tokens=new_tokens
     )
     rows = zip(*pieces, strict=True)
     return [prompt + "".join(row) for prompt, row in zip(prompts, rows, strict=True)]
+
+
+def generate(
+    model: TextModel,
+    params: Any,
+    key: jax.Array,
+    *,
+    prompt: str = "It is a truth universally acknowledged",
+    new_tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = 0.95,
+    min_p: float | None = None,
+    sample_seed: int = 0,
+) -> str:
+    """Continue a prompt: print the text token by token, and return it.
+
+    Args:
+        prompt: the text to continue.
+        new_tokens: how many tokens to add, at most.
+        temperature: below 1 sharper, above 1 flatter; 0 is greedy.
+        top_k: sample from this many most likely tokens only.
+        top_p: sample from the fewest tokens of this total probability.
+        min_p: sample from tokens at least this fraction as likely as the most likely.
+        sample_seed: another number gives another text.
+    """
+    key = jax.random.fold_in(key, sample_seed)
+    choose = sampler_from_flags(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
+    )
+    pieces = stream_text(
+        model, params, [prompt], key, choose=choose, new_tokens=new_tokens
+    )
+    text = prompt
+    print(prompt, end="", flush=True)
+    for (piece,) in pieces:
+        print(piece, end="", flush=True)
+        text += piece
+    print()
+    return text

@@ -1,4 +1,4 @@
-"""Texts in, other texts out: sentences of all lengths through one beam search."""
+"""Translation: texts in, texts out, by beam search from an encoder-decoder."""
 
 from __future__ import annotations
 
@@ -13,106 +13,132 @@ import numpy as np
 from transformer.generation import beam_search, decoding
 from transformer.network import masks
 
-# Sentences are padded to one of these many tokens: a program for each.
-ROOMS = (32, 64, 128, 256, 512)
+# Texts are padded to one of these numbers of tokens: one program for each.
+BUCKETS = (32, 64, 128, 256, 512)
 
 
-class Writer(NamedTuple):
-    """A model that reads one text and writes another, and its tokenizer.
+class Translator(NamedTuple):
+    """An encoder-decoder from text to text, with its tokenizer.
 
-    language: as in `decoding`, of blocks that read. remember(weights, ids_BL, tokens):
-    what its layers remember of what they read. encode: text -> token ids. decode: back.
-    end: the id that closes what is read, and what is written at either end.
+    fns: of the decoder. cache_memory(weights, ids_BL, tokens): keys and values of the
+    encoded source for its cross-attention. tokenizer: has `encode`, `decode` and `end`;
+    `end` follows the source and stands on both sides of the target.
     """
 
-    language: decoding.Language
-    remember: Callable[..., Any]
-    encode: Callable[[str], Any]
-    decode: Callable[[Any], str]
-    end: int
+    fns: decoding.DecodeFns
+    cache_memory: Callable[..., Any]
+    tokenizer: Any
 
 
-def searched(
-    writer: Writer,
+def from_net(net: Any, tokenizer: Any, *, compute_dtype: Any) -> Translator:
+    """A `Translator` of an `EncoderDecoder` from text to text."""
+
+    def cache_memory(weights: Any, *arguments: Any) -> Any:
+        return net.apply({"params": weights}, *arguments, method="cache_memory")
+
+    fns = decoding.decode_fns(net, decoding.decode_dtype(compute_dtype))
+    return Translator(fns, cache_memory, tokenizer)
+
+
+def search(
+    translator: Translator,
     params: Any,
     ids_BL: jax.Array,
     length_B: jax.Array,
     *,
-    hypotheses: int,
-    penalty: float,
+    beam_size: int,
+    length_penalty: float,
 ) -> beam_search.Hypotheses:
-    """What to write for each text of token ids, padded to L; it may be half as long
-    again, and a little more."""
+    """Hypotheses for each source (ids_BL, length_B), padded to L; at most L + L / 2 + 8
+    tokens."""
     rows, length = ids_BL.shape
-    index_BL = jnp.arange(length)[None]
-    segment_BL = (index_BL < length_B[:, None]).astype(jnp.int32)
-    weights = writer.language.weights(params)
-    read = masks.packed(segment_BL, index_BL)
-    remembered = writer.remember(weights, ids_BL, read)
-    language = beam_search.remembering(writer.language, remembered, beams=hypotheses)
-    return beam_search.searched(
-        language._replace(weights=lambda weights: weights),
+    position_BL = jnp.arange(length)[None]
+    segment_BL = (position_BL < length_B[:, None]).astype(jnp.int32)
+    weights = translator.fns.cast_weights(params)
+    source = masks.packed(segment_BL, position_BL)
+    memory = translator.cache_memory(weights, ids_BL, source)
+    fns = beam_search.with_cross_cache(translator.fns, memory, beam_size=beam_size)
+    return beam_search.beam_search(
+        fns._replace(cast_weights=lambda weights: weights),
         weights,
-        jnp.full((rows, 1), writer.end),
+        jnp.full((rows, 1), translator.tokenizer.end),
         jnp.ones((rows,), jnp.int32),
-        beams=hypotheses,
+        beam_size=beam_size,
         new_tokens=length + length // 2 + 8,
-        end=writer.end,
-        penalty=penalty,
+        end=translator.tokenizer.end,
+        length_penalty=length_penalty,
     )
 
 
-def translated(
-    writer: Writer,
+def translate(
+    translator: Translator,
     params: Any,
     texts: Sequence[str],
     *,
-    hypotheses: int = 4,
-    penalty: float = 0.6,
+    beam_size: int = 4,
+    length_penalty: float = 0.6,
     batch_size: int = 32,
 ) -> list[str]:
-    """The best of `hypotheses` that are followed for each text; penalty is the power of
-    `beams.length_penalty`. Texts of like length are searched together.
+    """The best hypothesis for each text; length_penalty as in `beam_search`. Texts of
+    similar length share a batch.
 
-    ValueError for a text of more tokens than the last of `ROOMS`.
+    ValueError for a text of more tokens than the last of `BUCKETS`.
     """
-    search = jax.jit(partial(searched, writer, hypotheses=hypotheses, penalty=penalty))
-    codes = [np.append(writer.encode(text), writer.end) for text in texts]
-    said = [""] * len(codes)
-    for room, numbers in by_room([len(code) for code in codes]).items():
-        for start in range(0, len(numbers), batch_size):
-            chosen = numbers[start : start + batch_size]
+    tokenizer = translator.tokenizer
+    run = jax.jit(
+        partial(search, translator, beam_size=beam_size, length_penalty=length_penalty)
+    )
+    ids = [np.append(tokenizer.encode(text), tokenizer.end) for text in texts]
+    translations = [""] * len(ids)
+    for bucket, members in bucket_by_length([len(one) for one in ids]).items():
+        for start in range(0, len(members), batch_size):
+            chosen = members[start : start + batch_size]
             filled = [*chosen, *chosen[:1] * (batch_size - len(chosen))]
-            ids_BL, length_B = decoding.padded([codes[n].tolist() for n in filled])
-            ids_BL = np.pad(ids_BL, ((0, 0), (0, room - ids_BL.shape[1])))
-            found = jax.device_get(search(params, ids_BL, length_B))
+            ids_BL, length_B = decoding.pad_prompts([ids[n].tolist() for n in filled])
+            ids_BL = np.pad(ids_BL, ((0, 0), (0, bucket - ids_BL.shape[1])))
+            found = jax.device_get(run(params, ids_BL, length_B))
             best = found.ids_BIL[:, 0], found.length_BI[:, 0]
-            for number, ids, length in zip(chosen, *best, strict=False):
-                said[number] = writer.decode(ids[: length - 1])
-    return said
+            for n, target, length in zip(chosen, *best, strict=False):
+                translations[n] = tokenizer.decode(target[: length - 1])
+    return translations
 
 
-def by_room(lengths: Sequence[int]) -> dict[int, list[int]]:
-    """The numbers of the texts that are given so much room, the shortest first."""
+def bucket_by_length(lengths: Sequence[int]) -> dict[int, list[int]]:
+    """The indices of the texts in each of `BUCKETS`, the shortest first."""
     longest = max(lengths, default=0)
-    if longest > ROOMS[-1]:
+    if longest > BUCKETS[-1]:
         raise ValueError(
-            f"text too long: expected at most {ROOMS[-1]} tokens, got {longest}"
+            f"text too long: expected at most {BUCKETS[-1]} tokens, got {longest}"
         )
-    rooms: dict[int, list[int]] = {room: [] for room in ROOMS}
-    for number in sorted(range(len(lengths)), key=lambda number: lengths[number]):
-        rooms[next(room for room in ROOMS if room >= lengths[number])].append(number)
-    return rooms
+    buckets: dict[int, list[int]] = {bucket: [] for bucket in BUCKETS}
+    for n in sorted(range(len(lengths)), key=lambda n: lengths[n]):
+        buckets[next(size for size in BUCKETS if size >= lengths[n])].append(n)
+    return buckets
 
 
-def scores(said: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
-    """Corpus BLEU (Papineni et al. 2002) and chrF (Popović 2015), of 100, as sacrebleu
-    (Post 2018, arXiv 1804.08771) has them by default."""
-    from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.metrics.chrf import CHRF
+def generate(
+    translator: Translator,
+    params: Any,
+    key: jax.Array,
+    *,
+    text: str = "Click the button to save the document as a file.",
+    beam_size: int = 4,
+    length_penalty: float = 0.6,
+) -> str:
+    """Translate a text: print the translation, and return it.
 
-    made = {"BLEU": BLEU(), "chrF": CHRF()}
-    return {
-        name: metric.corpus_score(list(said), [list(wanted)]).score
-        for name, metric in made.items()
-    }
+    Args:
+        text: the text.
+        beam_size: hypotheses of the beam search; 1 is greedy.
+        length_penalty: power of the length penalty; 0 favors short translations.
+    """
+    (translation,) = translate(
+        translator,
+        params,
+        [text],
+        beam_size=beam_size,
+        length_penalty=length_penalty,
+        batch_size=1,
+    )
+    print(translation)
+    return translation

@@ -1,4 +1,4 @@
-"""Attribution by the slopes of a prediction: unlike attention's, of one class."""
+"""Attribution by gradients of a prediction: class-specific, unlike attention."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 Array = jax.Array | np.ndarray
 
 
-def times_input(
+def gradient_times_input(
     predict: Callable[[jax.Array], jax.Array], raw_BLP: Array, blank_P: Array
 ) -> jax.Array:
-    """How much each token of raw patches raises its row's largest logit, were that
-    linear between the patch and a blank: float32 (B, L), of either sign. Gradient times
-    input (Shrikumar et al. 2016, arXiv 1605.01713), the input counted from the blank.
+    """Gradient times input of each row's largest logit, summed over a patch's features
+    (Shrikumar et al. 2016, arXiv 1605.01713): signed float32 (B, L). The input is
+    relative to a blank patch.
 
     predict(raw_BLP): logits (B, V), each row's from its own patches.
     """
@@ -24,5 +24,5 @@ def times_input(
     def largest(raw_BLP: jax.Array) -> jax.Array:
         return predict(raw_BLP).max(-1).sum()
 
-    slope_BLP = jax.grad(largest)(raw_BLP)
-    return jnp.sum(slope_BLP * (raw_BLP - blank_P[None, None]), axis=-1)
+    gradient_BLP = jax.grad(largest)(raw_BLP)
+    return jnp.sum(gradient_BLP * (raw_BLP - blank_P[None, None]), axis=-1)

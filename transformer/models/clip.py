@@ -1,86 +1,96 @@
-"""Two encoders whose vectors meet: an image and a text as points on one sphere (CLIP,
-Radford et al. 2021, arXiv 2103.00020, section 2.3)."""
+"""CLIP: an image encoder and a text encoder with a shared embedding space (Radford et
+al. 2021, arXiv 2103.00020, section 2.3)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from transformer.models import defaults, encoder, vit
-from transformer.network.masks import Tokens
-from transformer.network.precision import contract
+from transformer.network.masks import TokenPositions
+from transformer.network.precision import linear
 
 Make = Callable[[], nn.Module]
 
 
-class Tower(nn.Module):
-    """An encoder, its features gathered into one vector, and a linear map of that to a
-    vector of length 1, float32 (B, F) of `features` F."""
+class ProjectedEncoder(nn.Module):
+    """An encoder, pooling, and a linear projection to an embedding of length 1, float32
+    (B, Z) of `features` Z."""
 
     features: int
     width: int
     make_encoder: Make
-    pool: encoder.Pool = encoder.mean
+    pool: encoder.Pool = encoder.mean_pooling
 
     @nn.compact
-    def __call__(self, inputs: jax.Array, tokens: Tokens) -> jax.Array:
+    def __call__(self, inputs: jax.Array, tokens: TokenPositions) -> jax.Array:
         x_BD = self.pool(self.make_encoder()(inputs, tokens), tokens)
-        w_out_DF = self.param(
-            "w_out_DF", defaults.SCALED(), (self.width, self.features)
-        )
-        x_BF = contract("BD,DF->BF", x_BD, w_out_DF).astype(jnp.float32)
-        square_B = jnp.sum(jnp.square(x_BF), -1)
-        return x_BF * jax.lax.rsqrt(square_B + 1e-6)[:, None]
+        shape = self.width, self.features
+        w_out_DZ = self.param("w_out_DZ", defaults.fan_in_init(), shape)
+        x_BZ = linear("BD,DZ->BZ", x_BD, w_out_DZ).astype(jnp.float32)
+        square_B = jnp.sum(jnp.square(x_BZ), -1)
+        return x_BZ * jax.lax.rsqrt(square_B + 1e-6)[:, None]
 
 
-class Towers(nn.Module):
-    """A `Tower` for either view of a thing; called with both, it gives both vectors."""
+class DualEncoder(nn.Module):
+    """A `ProjectedEncoder` for images and one for texts."""
 
-    make_first: Make
-    make_second: Make
+    make_image_encoder: Make
+    make_text_encoder: Make
 
     def setup(self) -> None:
-        self.first = self.make_first()
-        self.second = self.make_second()
+        self.image_encoder = self.make_image_encoder()
+        self.text_encoder = self.make_text_encoder()
 
     def __call__(
-        self, first: Any, of_first: Tokens, second: Any, of_second: Tokens
+        self,
+        raw_BLP: jax.Array,
+        patches: TokenPositions,
+        ids_BL: jax.Array,
+        tokens: TokenPositions,
     ) -> tuple[jax.Array, jax.Array]:
-        """Two (B, F)."""
-        return self.first(first, of_first), self.second(second, of_second)
+        """Embeddings (B, Z) of images, as raw patches, and of texts, as token ids."""
+        return self.encode_image(raw_BLP, patches), self.encode_text(ids_BL, tokens)
 
-    def of_first(self, inputs: Any, tokens: Tokens) -> jax.Array:
-        """(B, F) of one view alone."""
-        return self.first(inputs, tokens)
+    def encode_image(self, raw_BLP: jax.Array, patches: TokenPositions) -> jax.Array:
+        """Embeddings (B, Z) of images."""
+        return self.image_encoder(raw_BLP, patches)
 
-    def of_second(self, inputs: Any, tokens: Tokens) -> jax.Array:
-        """(B, F) of the other."""
-        return self.second(inputs, tokens)
+    def encode_text(self, ids_BL: jax.Array, tokens: TokenPositions) -> jax.Array:
+        """Embeddings (B, Z) of texts."""
+        return self.text_encoder(ids_BL, tokens)
 
 
-def images_and_names(
+def clip(
     *,
-    places: tuple[int, ...],
-    features: int,
-    vocabulary: int,
+    grid: tuple[int, ...],
+    patch_features: int,
+    vocab_size: int,
     depth: int,
-    names_depth: int,
+    text_depth: int,
     width: int,
-) -> Towers:
-    """Raw patches (B, L, P), P `features`, on a grid of `places`, and texts; both in
-    blocks of one width, which is also that of the vectors.
+    make_image_encoder: Make | None = None,
+    make_text_encoder: Make | None = None,
+) -> DualEncoder:
+    """Raw patches (B, L, P), P `patch_features`, on a `grid`, and token ids; `width` is
+    that of both encoders and of the embeddings.
 
-    ValueError where heads do not fill the width.
+    make_image_encoder, make_text_encoder: make an `encoder.Encoder` of this width; if
+    None, `vit.patch_encoder` of `depth` and `encoder.text_encoder` of `text_depth`
+    blocks. ValueError where the default heads do not fill the width.
     """
-    sees = vit.reader(places=places, features=features, depth=depth, width=width)
-    reads = encoder.of_words(depth=names_depth, width=width, vocabulary=vocabulary)
-    tower = partial(Tower, features=width, width=width)
-    return Towers(
-        make_first=partial(tower, make_encoder=sees),
-        make_second=partial(tower, make_encoder=reads),
+    make_image_encoder = make_image_encoder or vit.patch_encoder(
+        grid=grid, patch_features=patch_features, depth=depth, width=width
+    )
+    make_text_encoder = make_text_encoder or encoder.text_encoder(
+        depth=text_depth, width=width, vocab_size=vocab_size
+    )
+    project = partial(ProjectedEncoder, features=width, width=width)
+    return DualEncoder(
+        make_image_encoder=partial(project, make_encoder=make_image_encoder),
+        make_text_encoder=partial(project, make_encoder=make_text_encoder),
     )

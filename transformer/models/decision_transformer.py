@@ -1,5 +1,5 @@
-"""The decision transformer: what to do next, from what is still to be gained, what was
-seen and what was done (Chen et al. 2021, arXiv 2106.01345, section 3)."""
+"""The decision transformer: the next action from the return-to-go, the observations and
+the actions so far (Chen et al. 2021, arXiv 2106.01345, section 3)."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.models import decoder, defaults
+from transformer.models import defaults
 from transformer.network import embeddings, masks, positions
-from transformer.network.precision import product
+from transformer.network.precision import einsum_f32
 
 Make = Callable[[], nn.Module]
-# Return, observation, action: the tokens of one step.
-KINDS = 3
-MASK = masks.causal()
+# Return-to-go, observation, action.
+TOKENS_PER_STEP = 3
 
 
 class DecisionTransformer(nn.Module):
-    """Logits float32 (B, T, V) of the action of each of T steps, from the returns that
-    are asked for before each (B, T), what is seen in each (B, T, P) and the actions of
-    those before it, (B, T) int32 below V. An action does not see itself."""
+    """Logits float32 (B, T, V) of the action of each of T steps, from the returns-to-go
+    (B, T), the observations (B, T, P) and the actions before it, (B, T) int32 below V.
+    The logits of an action do not depend on it."""
 
     actions: int
-    features: int
+    observation_features: int
     width: int
     make_stack: Make
 
     def setup(self) -> None:
-        patches = partial(embeddings.Patches, width=self.width)
-        self.asked = patches(features=1)
-        self.seen = patches(features=self.features)
-        self.done = embeddings.Symbols(vocabulary=self.actions, width=self.width)
+        embed = partial(embeddings.PatchEmbedding, width=self.width)
+        self.return_embedding = embed(features=1)
+        self.observation_embedding = embed(features=self.observation_features)
+        self.action_embedding = embeddings.TokenEmbedding(
+            vocab_size=self.actions, width=self.width
+        )
         self.embedding_norm = defaults.make_norm()
         self.stack = self.make_stack()
         self.final_norm = defaults.make_norm()
@@ -43,51 +44,52 @@ class DecisionTransformer(nn.Module):
         self.unembedding_VD = self.param("unembedding_VD", nn.initializers.zeros, shape)
 
     def __call__(
-        self, asked_BT: jax.Array, seen_BTP: jax.Array, done_BT: jax.Array
+        self,
+        return_to_go_BT: jax.Array,
+        observation_BTP: jax.Array,
+        action_BT: jax.Array,
     ) -> jax.Array:
-        rows, steps = done_BT.shape
-        places = masks.row(steps)
-        kinds = (
-            self.asked(asked_BT[..., None], places),
-            self.seen(seen_BTP, places),
-            self.done(done_BT, places),
+        rows, steps = action_BT.shape
+        length, time = TOKENS_PER_STEP * steps, masks.single_document(steps)
+        step_tokens = (
+            self.return_embedding(return_to_go_BT[..., None], time),
+            self.observation_embedding(observation_BTP, time),
+            self.action_embedding(action_BT, time),
         )
-        # In the order in which they come about: step by step, each kind in turn.
-        x_BLD = jnp.stack(kinds, axis=2).reshape(rows, KINDS * steps, self.width)
-        x_BLD = self.stack(self.embedding_norm(x_BLD), masks.row(KINDS * steps))
-        seen_BLD = self.final_norm(x_BLD)[:, 1::KINDS]
-        return product("BLD,VD->BLV", seen_BLD, self.unembedding_VD)
+        # Step by step, in causal order: return-to-go, observation, action.
+        x_BLD = jnp.stack(step_tokens, axis=2).reshape(rows, length, self.width)
+        x_BLD = self.stack(self.embedding_norm(x_BLD), masks.single_document(length))
+        # The observation's token predicts the action.
+        x_BLD = self.final_norm(x_BLD)[:, 1::TOKENS_PER_STEP]
+        return einsum_f32("BLD,VD->BLV", x_BLD, self.unembedding_VD)
 
 
-def transformer(
-    *, actions: int, features: int, depth: int, width: int
+def decision_transformer(
+    *,
+    actions: int,
+    observation_features: int,
+    depth: int,
+    width: int,
+    make_attention: defaults.MakeOfWidth | None = None,
+    make_mlp: defaults.MakeOfWidth | None = None,
 ) -> DecisionTransformer:
-    """Of the blocks of `recipe` with rotary positions. ValueError where heads do not
-    fill the width."""
-    make_attention = defaults.attention_of(
-        width=width, mask=MASK, rotate=positions.rotary()
+    """A causal decision transformer with rotary positions.
+
+    make_attention(width=...), make_mlp(width=...): slots of the blocks, the defaults if
+    None. ValueError where the default heads do not fill the width.
+    """
+    make_attention = make_attention or defaults.attention(
+        width=width, mask=masks.causal(), rotate=positions.rotary()
     )
-    make_stack = defaults.layers(
-        depth=depth, width=width, make_attention=make_attention
+    make_stack = defaults.stack(
+        depth=depth, width=width, make_attention=make_attention, make_mlp=make_mlp
     )
-    return DecisionTransformer(actions, features, width, make_stack)
+    return DecisionTransformer(actions, observation_features, width, make_stack)
 
 
-def initial(net: DecisionTransformer, key: jax.Array) -> Any:
+def init_params(net: DecisionTransformer, key: jax.Array) -> Any:
     """The parameters, a nested dictionary of float32 arrays."""
-    one_BT = jnp.zeros((1, 1))
-    seen_BTP = jnp.zeros((1, 1, net.features))
-    return net.init(key, one_BT, seen_BTP, one_BT.astype(jnp.int32))["params"]
-
-
-def training_flops(params: Any, *, steps: int, depth: int) -> float:
-    """Floating-point operations of one episode's forward and backward pass, maps in and
-    out as if of every token."""
-    return decoder.training_flops(
-        params,
-        mask=MASK,
-        length=KINDS * steps,
-        heads=1,
-        head_features=params["unembedding_VD"].shape[1],
-        depth=depth,
-    )
+    zero_BT = jnp.zeros((1, 1))
+    observation_BTP = jnp.zeros((1, 1, net.observation_features))
+    inputs = zero_BT, observation_BTP, zero_BT.astype(jnp.int32)
+    return net.init(key, *inputs)["params"]

@@ -1,9 +1,13 @@
-"""The recipe that the models here have in common: what goes into a block's slots.
+"""The default block: what the models put into its slots, and the kernels it runs on.
 
-Heads of one size with normalised queries and keys, RMS norms, an MLP of ReLU^2, and the
-fast paths of each (`network/fast`). Maps into the stream start at zero, so that each
-layer is the identity at first; the others with deviation 1 / sqrt(inputs). A model that
-wants something else puts it in the slot instead.
+Attention in heads of one size with QK-norm, RMS norms, an MLP of ReLU^2, each by its
+fast kernel: this file alone names `network/kernels`. Output maps into the residual
+stream start at zero, so that every layer is the identity at first; the other maps have
+deviation 1 / sqrt(inputs).
+
+The slots of the builders in this room, `make_attention` and `make_mlp`, are called with
+the keyword `width`: a module class, a `partial` of one, or what `attention` and `mlp`
+return all fit.
 """
 
 from __future__ import annotations
@@ -14,74 +18,119 @@ from typing import Any
 
 import flax.linen as nn
 
-from transformer.network import attention, mlp, norms, positions, stack
-from transformer.network.kernels import activations as fast_activations
-from transformer.network.kernels import norms as fast_norms
-from transformer.network.kernels import row_attention as fast_attention
+from transformer.network import attention as attention_
+from transformer.network import block as block_
+from transformer.network import mlp as mlp_
+from transformer.network import norms, positions
+from transformer.network import stack as stack_
+from transformer.network.kernels import activations, flash_attention, row_attention
+from transformer.network.kernels import norms as norm_kernels
 from transformer.network.masks import Mask
 
 Make = Callable[[], nn.Module]
+# make(width=...) -> module.
+MakeOfWidth = Callable[..., nn.Module]
 Init = nn.initializers.Initializer
+
 HEAD_FEATURES = 32
-ZERO = nn.initializers.zeros
-SCALED: Any = partial(nn.initializers.variance_scaling, 1.0, "fan_in", "normal")
+ZERO: Init = nn.initializers.zeros
+# fan_in_init(in_axis=..., out_axis=...): normal, of deviation 1 / sqrt(inputs).
+fan_in_init: Any = partial(nn.initializers.variance_scaling, 1.0, "fan_in", "normal")
 
-ROWS = partial(fast_attention.rows, block=128)
+relu_squared = activations.relu_squared
+gelu = activations.gelu
+make_norm: Make = partial(norms.RMSNorm, compute=norm_kernels.rms_norm)
+make_head_norm: Make = partial(norms.HeadRMSNorm, compute=norm_kernels.rms_norm)
 
-make_norm: Make = partial(norms.RMSNorm, compute=fast_norms.rms_norm)
+
+def row_blocked_kernel(block: int) -> attention_.Kernel:
+    """Softmax attention of `block` queries at a time: the fastest on a CPU."""
+    return partial(row_attention.row_blocked_attention, block=block)
 
 
-def attention_of(
+def flash_kernel(block: int) -> attention_.Kernel:
+    """Softmax attention in tiles of `block` queries and keys, with memory linear in the
+    length and without the tiles that the mask excludes: for long rows."""
+    return partial(flash_attention.flash_attention, block=block)
+
+
+def row_blocked(block: int) -> attention_.MakeMixer:
+    """The mixer of `row_blocked_kernel`."""
+    return partial(attention_.Softmax, kernel=row_blocked_kernel(block))
+
+
+ROW_BLOCKED = row_blocked(128)
+
+
+def attention(
     *,
     width: int,
     mask: Mask,
-    rotate: positions.Rotate = positions.unrotated,
+    rotate: positions.Rotate = positions.identity,
     head_features: int = HEAD_FEATURES,
-    attend: attention.Attend = ROWS,
+    make_mixer: attention_.MakeMixer = ROW_BLOCKED,
     output_init: Init = ZERO,
 ) -> Make:
     """Multi-head attention of `width` features in heads of `head_features`.
 
-    attend: how it is computed. ValueError where the heads do not fill the width.
+    make_mixer: softmax attention by a kernel, or another function. ValueError where the
+    heads do not fill the width.
     """
     if width % head_features:
         raise ValueError(f"width: expected a multiple of {head_features}, got {width}")
     heads = width // head_features
     return partial(
-        attention.Attention,
+        attention_.Attention,
         width=width,
         heads=heads,
         groups=heads,
         head_features=head_features,
         mask=mask,
         rotate=rotate,
-        attend=attend,
-        head_norm=partial(norms.HeadRMSNorm, compute=fast_norms.rms_norm),
-        weight_init=SCALED(in_axis=0, out_axis=(1, 2)),
+        make_mixer=make_mixer,
+        head_norm=make_head_norm,
+        weight_init=fan_in_init(in_axis=0, out_axis=(1, 2)),
         output_init=output_init,
     )
 
 
-def mlp_of(*, width: int, output_init: Init = ZERO) -> Make:
-    """`width` features to four times as many and back."""
+def mlp(*, width: int, output_init: Init = ZERO) -> Make:
+    """An MLP of 4 * `width` hidden features."""
     return partial(
-        mlp.MLP,
+        mlp_.MLP,
         width=width,
-        hidden=4 * width,
-        activation=fast_activations.relu_squared,
-        weight_init=SCALED(),
+        hidden_features=4 * width,
+        activation=relu_squared,
+        weight_init=fan_in_init(),
         output_init=output_init,
     )
 
 
-def layers(*, depth: int, width: int, make_attention: Make) -> Make:
-    """A stack of `depth` equal blocks of that attention and `mlp_of` the width."""
+def stack(
+    *,
+    depth: int,
+    width: int,
+    make_attention: MakeOfWidth,
+    make_mlp: MakeOfWidth | None = None,
+    make_cross_attention: MakeOfWidth | None = None,
+    make_norm: Make = make_norm,
+    residual: block_.ResidualOrder = block_.pre_norm,
+) -> Make:
+    """`depth` equal blocks of these slots; of a decoder that attends to a memory too if
+    `make_cross_attention` is given. make_mlp: `mlp` if None."""
+    slots: dict[str, Any] = {
+        "make_attention": partial(make_attention, width=width),
+        "make_mlp": partial(make_mlp or mlp(width=width), width=width),
+        "make_norm": make_norm,
+        "residual": residual,
+    }
+    kind: type[nn.Module] = block_.Block
+    if make_cross_attention is not None:
+        slots["make_cross_attention"] = partial(make_cross_attention, width=width)
+        kind = block_.DecoderBlock
     return partial(
-        stack.Unrolled,
+        stack_.Unrolled,
         depth=depth,
-        make_block=lambda block, layer: block(
-            make_attention=make_attention,
-            make_mlp=mlp_of(width=width),
-            make_norm=make_norm,
-        ),
+        make_block=lambda block, layer: block(**slots),
+        block=kind,
     )

@@ -1,8 +1,8 @@
-"""The diffusion transformer: what a row was before it was hidden, at a time and of a
-class (DiT, Peebles and Xie 2022, arXiv 2212.09748).
+"""The diffusion transformer: predict what corruption took from a row, given its time
+and class (DiT, Peebles and Xie 2022, arXiv 2212.09748).
 
-Noisy patches in and velocities out, or hidden symbols in and logits out: the slot
-`make_embed` and the number of features read out are all that differs.
+Noisy patches to velocities, or masked tokens to logits: `make_embed` and the number of
+output features are all that differs.
 """
 
 from __future__ import annotations
@@ -15,55 +15,54 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.axes import whole
-from transformer.models import decoder, defaults
-from transformer.network import biases, block, masks, mlp, norms, positions, stack
-from transformer.network.precision import contract
+from transformer.axes import replicated
+from transformer.models import defaults
+from transformer.network import biases, block, masks, mlp, norms, positions
+from transformer.network.precision import linear
 
 Make = Callable[[], nn.Module]
-# Maps of the condition, which each row goes through once and not each token.
-CONDITIONAL = ("condition", "w_JD")
 
 
-def timed(told_BLJ: jax.Array, t_B: jax.Array) -> jax.Array:
-    """What is told of a row, and when: sines and cosines of the time through an MLP,
-    plus that (section 3.2). Called in a module, whose parameters the MLP's are."""
-    features = told_BLJ.shape[-1]
-    wave_BLJ = positions.Sinusoidal()(jnp.zeros_like(told_BLJ), 1000 * t_B[:, None])
-    time = mlp.MLP(
+def add_time_embedding(embedding_BLJ: jax.Array, t_B: jax.Array) -> jax.Array:
+    """Timestep embedding (sinusoidal, then an MLP) plus the class or text embedding
+    (section 3.2), through a SiLU. Call it in a module, which owns the MLP."""
+    features = embedding_BLJ.shape[-1]
+    zero_BLJ = jnp.zeros_like(embedding_BLJ)
+    wave_BLJ = positions.Sinusoidal()(zero_BLJ, 1000 * t_B[:, None])
+    time_mlp = mlp.MLP(
         width=features,
-        hidden=2 * features,
+        hidden_features=2 * features,
         activation=mlp.silu,
-        weight_init=defaults.SCALED(),
-        output_init=defaults.SCALED(),
+        weight_init=defaults.fan_in_init(),
+        output_init=defaults.fan_in_init(),
     )
-    return nn.silu(time(wave_BLJ) + told_BLJ)
+    return nn.silu(time_mlp(wave_BLJ) + embedding_BLJ)
 
 
 class Condition(nn.Module):
-    """Time and class as J features, one vector for the whole row: the class is a row of
-    a table, where the number `classes` itself stands for none in particular."""
+    """Time and class of a row as J features. Label `classes` is the null label of
+    classifier-free guidance."""
 
     classes: int
     features: int
 
     @nn.compact
-    def __call__(self, t_B: jax.Array, label_B: jax.Array) -> block.Given:
+    def __call__(self, t_B: jax.Array, label_B: jax.Array) -> block.Conditioning:
         shape = self.classes + 1, self.features
         embedding_VJ = self.param("embedding_VJ", nn.initializers.normal(1.0), shape)
-        class_BLJ = whole(embedding_VJ)[label_B][:, None]
-        return block.Given(condition_BLJ=timed(class_BLJ, t_B))
+        class_BLJ = replicated(embedding_VJ)[label_B][:, None]
+        return block.Conditioning(condition_BLJ=add_time_embedding(class_BLJ, t_B))
 
 
-class Denoiser(nn.Module):
-    """embed -> blocks under the condition -> adaptive norm -> readout, zero at first:
-    float32 (B, L, P) of `features` P, of rows at times t_B from 0 to 1.
+class DiT(nn.Module):
+    """embed -> conditioned blocks -> adaptive norm -> linear map, zero at first:
+    float32 (B, L, P) of `output_features` P, of rows at times t_B from 0 to 1.
 
-    The slot `make_condition` is called with the times and what the rows are told, such
-    as their classes; it gives what the blocks look at, a condition and maybe a memory.
+    make_condition: a module called as (t_B, label), where `label` is what rows are
+    conditioned on, such as classes; it returns the blocks' `Conditioning`.
     """
 
-    features: int
+    output_features: int
     width: int
     make_condition: Make
     make_embed: Make
@@ -74,89 +73,99 @@ class Denoiser(nn.Module):
         self.embed = self.make_embed()
         self.stack = self.make_stack()
         self.final_norm = norms.AdaptiveNorm(self.width, self.width)
-        shape = self.width, self.features
+        shape = self.width, self.output_features
         self.w_out_DP = self.param("w_out_DP", nn.initializers.zeros, shape)
-        self.b_out_P = biases.learned(self, "b_out_P", (self.features,))
+        self.b_out_P = biases.zero_init_bias(self, "b_out_P", (self.output_features,))
 
     def __call__(
-        self, x: jax.Array, t_B: jax.Array, told: Any, tokens: masks.Tokens
+        self, x: jax.Array, t_B: jax.Array, label: Any, tokens: masks.TokenPositions
     ) -> jax.Array:
-        given = self.condition(t_B, told)
-        x_BLD = self.stack(self.embed(x, tokens), tokens, given)
-        x_BLD = self.final_norm(x_BLD, given.condition_BLJ)
-        said_BLP = contract("BLD,DP->BLP", x_BLD, self.w_out_DP) + self.b_out_P
-        return said_BLP.astype(jnp.float32)
+        conditioning = self.condition(t_B, label)
+        x_BLD = self.stack(self.embed(x, tokens), tokens, conditioning)
+        x_BLD = self.final_norm(x_BLD, conditioning.condition_BLJ)
+        out_BLP = linear("BLD,DP->BLP", x_BLD, self.w_out_DP) + self.b_out_P
+        return out_BLP.astype(jnp.float32)
 
 
-def open_maps(width: int) -> tuple[Callable[..., Any], Make]:
-    """(attention, MLP) as `recipe` makes them, but with maps into the stream that do
-    not start at zero: each is shut at first by its gate instead (adaLN-Zero)."""
-    output_init = defaults.SCALED(in_axis=(0, 1), out_axis=2)
-    return (
-        partial(defaults.attention_of, width=width, output_init=output_init),
-        defaults.mlp_of(width=width, output_init=defaults.SCALED()),
+def attention(
+    *,
+    width: int,
+    mask: masks.Mask,
+    rotate: positions.Rotate = positions.identity,
+) -> Make:
+    """`defaults.attention` with an output map that does not start at zero, because the
+    gates of adaLN-Zero do."""
+    output_init = defaults.fan_in_init(in_axis=(0, 1), out_axis=2)
+    return defaults.attention(
+        width=width, mask=mask, rotate=rotate, output_init=output_init
     )
 
 
-def transformer(
+def stack(
+    *,
+    depth: int,
+    width: int,
+    make_attention: defaults.MakeOfWidth,
+    make_mlp: defaults.MakeOfWidth | None = None,
+    make_cross_attention: defaults.MakeOfWidth | None = None,
+) -> Make:
+    """`defaults.stack` of adaLN-Zero blocks under a condition of `width` features.
+    make_mlp: if None, `defaults.mlp` whose output map does not start at zero."""
+    nonzero = defaults.mlp(width=width, output_init=defaults.fan_in_init())
+    return defaults.stack(
+        depth=depth,
+        width=width,
+        make_attention=make_attention,
+        make_mlp=make_mlp or nonzero,
+        make_cross_attention=make_cross_attention,
+        make_norm=partial(norms.AdaLNZero, width, width),
+        residual=block.adaln_zero,
+    )
+
+
+def dit(
     *,
     make_embed: Callable[..., nn.Module],
-    places: tuple[int, ...],
-    features: int,
+    grid: tuple[int, ...],
+    output_features: int,
     classes: int,
     depth: int,
     width: int,
-) -> Denoiser:
-    """Of tokens on a grid of `places`: rotary positions of as many dimensions, in the
-    blocks of `recipe`; each is shut at first by its gate (adaLN-Zero).
+    make_attention: defaults.MakeOfWidth | None = None,
+    make_mlp: defaults.MakeOfWidth | None = None,
+) -> DiT:
+    """A DiT of tokens on a `grid`, with rotary positions of as many dimensions.
 
-    make_embed(width=...) embeds a row. ValueError where heads do not fill the width.
+    make_embed(width=...) embeds a row. make_attention(width=...), make_mlp(width=...):
+    slots of the blocks, `attention` and the MLP of `stack` if None. ValueError where
+    the default heads do not fill the width.
     """
-    attend, make_mlp = open_maps(width)
-    make_attention = attend(mask=masks.everything(), rotate=positions.axial(places))
-    make_stack = partial(
-        stack.Unrolled,
-        depth=depth,
-        make_block=lambda block_, layer: block_(
-            make_attention=make_attention,
-            make_mlp=make_mlp,
-            make_norm=partial(norms.GatedAdaptiveNorm, width, width),
-            residual=block.adaptive,
-        ),
+    make_attention = make_attention or attention(
+        width=width, mask=masks.full(), rotate=positions.axial(grid)
     )
-    return Denoiser(
-        features=features,
+    return DiT(
+        output_features=output_features,
         width=width,
         make_condition=partial(Condition, classes, width),
         make_embed=partial(make_embed, width=width),
-        make_stack=make_stack,
+        make_stack=stack(
+            depth=depth, width=width, make_attention=make_attention, make_mlp=make_mlp
+        ),
     )
 
 
-def initial(net: Denoiser, key: jax.Array, *, like: Any) -> Any:
+def init_params(net: DiT, key: jax.Array, *, like: Any) -> Any:
     """The parameters for rows of the shape and dtype of `like`."""
     x = jnp.zeros(like.shape, like.dtype)
-    none_B = jnp.zeros(like.shape[0])
-    tokens = masks.row(like.shape[1])
-    return net.init(key, x, none_B, none_B.astype(jnp.int32), tokens)["params"]
+    t_B = jnp.zeros(like.shape[0])
+    label_B, tokens = t_B.astype(jnp.int32), masks.single_document(like.shape[1])
+    return net.init(key, x, t_B, label_B, tokens)["params"]
 
 
-def training_flops(params: Any, *, length: int, depth: int) -> float:
-    """Floating-point operations of one row's forward and backward pass, as
-    `decoder.training_flops` counts them, without the condition's, which are few."""
-    width = params["w_out_DP"].shape[0]
-
-    def without(tree: Any) -> Any:
-        kept = {name: of for name, of in tree.items() if name not in CONDITIONAL}
-        return {
-            n: without(of) if isinstance(of, dict) else of for n, of in kept.items()
-        }
-
-    return decoder.training_flops(
-        without(params),
-        mask=masks.everything(),
-        length=length,
-        heads=width // defaults.HEAD_FEATURES,
-        head_features=defaults.HEAD_FEATURES,
-        depth=depth,
-    )
+def predict(
+    net: DiT, params: Any, label: Any, x: jax.Array, t_B: jax.Array
+) -> jax.Array:
+    """The prediction (B, L, P) for rows `x` at times t_B under the condition `label`,
+    in the argument order of `generation.process_sampler`."""
+    tokens = masks.single_document(x.shape[1])
+    return net.apply({"params": params}, x, t_B, label, tokens)

@@ -1,4 +1,4 @@
-"""The encoder: a whole sequence of any kind, each token seeing the others."""
+"""The encoder: bidirectional attention over a whole sequence of any kind."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ import jax.numpy as jnp
 
 from transformer.models import defaults
 from transformer.network import biases, embeddings, masks, norms, positions
-from transformer.network.block import NOTHING, Given
-from transformer.network.masks import Tokens
-from transformer.network.precision import contract, product
+from transformer.network.block import UNCONDITIONED, Conditioning
+from transformer.network.masks import TokenPositions
+from transformer.network.precision import einsum_f32, linear
 
 Make = Callable[[], nn.Module]
+# (features x_BLD, tokens) -> one vector a row, (B, D).
+Pool = Callable[[jax.Array, TokenPositions], jax.Array]
 
 
 class Encoder(nn.Module):
-    """embed -> blocks -> norm. The slot `make_embed` says what a sequence is made of
-    (`network/embeddings.py`); the mask, in the stack's blocks, who sees whom."""
+    """embed -> blocks -> norm. `make_embed` embeds the inputs
+    (`network/embeddings.py`); the masks of the stack's blocks select what a token
+    attends to."""
 
     make_embed: Make
     make_stack: Make
@@ -32,33 +35,45 @@ class Encoder(nn.Module):
         self.final_norm = self.make_norm()
 
     def __call__(
-        self, inputs: jax.Array, tokens: Tokens, given: Given = NOTHING
+        self,
+        inputs: jax.Array,
+        tokens: TokenPositions,
+        conditioning: Conditioning = UNCONDITIONED,
     ) -> jax.Array:
         """Features (B, L, D) of the sequence."""
-        x_BLD = self.stack(self.embed(inputs, tokens), tokens, given)
+        x_BLD = self.stack(self.embed(inputs, tokens), tokens, conditioning)
         return self.final_norm(x_BLD)
 
 
-def first(x_BLD: jax.Array, tokens: Tokens) -> jax.Array:
-    """The first token's features (B, D), as where it is a class token."""
+def first_token(x_BLD: jax.Array, tokens: TokenPositions) -> jax.Array:
+    """The features (B, D) of the first token, such as a class token."""
     return x_BLD[:, 0]
 
 
-def mean(x_BLD: jax.Array, tokens: Tokens) -> jax.Array:
+def mean_pooling(x_BLD: jax.Array, tokens: TokenPositions) -> jax.Array:
     """The mean (B, D) of the features of all tokens that are not padding."""
     real_BL = jnp.broadcast_to(tokens.segment_BL != 0, x_BLD.shape[:2])
-    total_BD = product("BLD,BL->BD", x_BLD, real_BL.astype(x_BLD.dtype))
+    total_BD = einsum_f32("BLD,BL->BD", x_BLD, real_BL.astype(x_BLD.dtype))
     count_B = jnp.maximum(real_BL.sum(-1), 1).astype(jnp.float32)
     return (total_BD / count_B[:, None]).astype(x_BLD.dtype)
 
 
-def of_words(
-    *, depth: int, width: int, vocabulary: int, head_features: int = 32
+def text_encoder(
+    *,
+    depth: int,
+    width: int,
+    vocab_size: int,
+    head_features: int = defaults.HEAD_FEATURES,
+    make_attention: defaults.MakeOfWidth | None = None,
+    make_mlp: defaults.MakeOfWidth | None = None,
 ) -> Callable[[], Encoder]:
-    """Of texts, each token seeing all of its segment, so that rows may be packed:
-    rotary positions, in the blocks of `recipe`. ValueError where heads do not fill the
-    width."""
-    make_attention = defaults.attention_of(
+    """An encoder of token ids with rotary positions and the default block; tokens
+    attend to their own segment, so rows may be packed.
+
+    make_attention(width=...), make_mlp(width=...): slots of the blocks, the defaults if
+    None. ValueError where the default heads do not fill the width.
+    """
+    make_attention = make_attention or defaults.attention(
         width=width,
         head_features=head_features,
         mask=masks.segments(),
@@ -67,66 +82,72 @@ def of_words(
     return partial(
         Encoder,
         make_embed=partial(
-            embeddings.Symbols,
-            vocabulary=vocabulary,
+            embeddings.TokenEmbedding,
+            vocab_size=vocab_size,
             width=width,
             make_norm=defaults.make_norm,
             weight_init=nn.initializers.normal(1.0),
         ),
-        make_stack=defaults.layers(
-            depth=depth, width=width, make_attention=make_attention
+        make_stack=defaults.stack(
+            depth=depth, width=width, make_attention=make_attention, make_mlp=make_mlp
         ),
         make_norm=defaults.make_norm,
     )
 
 
-Pool = Callable[[jax.Array, Tokens], jax.Array]
-
-
 class Classifier(nn.Module):
-    """An encoder, its features gathered into one vector, and a linear readout to V
-    classes, zero at first: float32 logits (B, V). With patches it is the ViT
-    (Dosovitskiy et al. 2020, arXiv 2010.11929)."""
+    """An encoder, pooling of its features into one vector, and a linear map to V
+    classes, zero at first: float32 logits (B, V). On patches it is the ViT (Dosovitskiy
+    et al. 2020, arXiv 2010.11929)."""
 
     classes: int
     width: int
     make_encoder: Make
-    pool: Pool = mean
+    pool: Pool = mean_pooling
 
     def setup(self) -> None:
         self.encoder = self.make_encoder()
         shape = self.classes, self.width
         self.unembedding_VD = self.param("unembedding_VD", nn.initializers.zeros, shape)
-        self.b_V = biases.learned(self, "b_V", (self.classes,))
+        self.b_V = biases.zero_init_bias(self, "b_V", (self.classes,))
 
     def __call__(
-        self, inputs: jax.Array, tokens: Tokens, given: Given = NOTHING
+        self,
+        inputs: jax.Array,
+        tokens: TokenPositions,
+        conditioning: Conditioning = UNCONDITIONED,
     ) -> jax.Array:
-        x_BD = self.features(inputs, tokens, given)
-        logits_BV = product("BD,VD->BV", x_BD, self.unembedding_VD)
+        x_BD = self.features(inputs, tokens, conditioning)
+        logits_BV = einsum_f32("BD,VD->BV", x_BD, self.unembedding_VD)
         return logits_BV + self.b_V[0]
 
     def features(
-        self, inputs: jax.Array, tokens: Tokens, given: Given = NOTHING
+        self,
+        inputs: jax.Array,
+        tokens: TokenPositions,
+        conditioning: Conditioning = UNCONDITIONED,
     ) -> jax.Array:
-        """The vector (B, D) that the classes are read from."""
-        return self.pool(self.encoder(inputs, tokens, given), tokens)
+        """The pooled features (B, D), the input of the linear map."""
+        return self.pool(self.encoder(inputs, tokens, conditioning), tokens)
 
 
-class Tagger(nn.Module):
-    """An encoder and a linear readout of P features from each token, float32 (B, L, P),
-    zero at first. Patches in, patches out: velocities, forecasts, frames."""
+class TokenRegressor(nn.Module):
+    """An encoder and a linear map of each token to P output features, zero at first:
+    float32 (B, L, P). Patches to patches: velocities, forecasts, frames."""
 
-    features: int
+    output_features: int
     width: int
     make_encoder: Make
 
     @nn.compact
     def __call__(
-        self, inputs: jax.Array, tokens: Tokens, given: Given = NOTHING
+        self,
+        inputs: jax.Array,
+        tokens: TokenPositions,
+        conditioning: Conditioning = UNCONDITIONED,
     ) -> jax.Array:
-        x_BLD = self.make_encoder()(inputs, tokens, given)
-        shape = self.width, self.features
+        x_BLD = self.make_encoder()(inputs, tokens, conditioning)
+        shape = self.width, self.output_features
         w_out_DP = self.param("w_out_DP", nn.initializers.zeros, shape)
-        b_out_P = biases.learned(self, "b_out_P", (self.features,))
-        return (contract("BLD,DP->BLP", x_BLD, w_out_DP) + b_out_P).astype(jnp.float32)
+        b_out_P = biases.zero_init_bias(self, "b_out_P", (self.output_features,))
+        return (linear("BLD,DP->BLP", x_BLD, w_out_DP) + b_out_P).astype(jnp.float32)

@@ -1,4 +1,5 @@
-"""The encoder-decoder: one sequence read, another written (Vaswani et al. 2017)."""
+"""The encoder-decoder: a source sequence encoded, a target text generated from it
+(Vaswani et al. 2017, arXiv 1706.03762)."""
 
 from __future__ import annotations
 
@@ -11,21 +12,19 @@ import jax
 import jax.numpy as jnp
 
 from transformer.models import defaults, encoder, vit
-from transformer.models.decoder import Decoder, Readout, training_flops, untied
+from transformer.models.decoder import Decoder, Readout, language_model
 from transformer.network import masks, positions
-from transformer.network.block import Given
+from transformer.network.block import Conditioning
 from transformer.network.kv_cache import Memory
-from transformer.network.masks import Tokens
-from transformer.network.reading import ReadingBlock
-from transformer.network.stack import Unrolled
+from transformer.network.masks import TokenPositions
 
 Make = Callable[[], nn.Module]
-CAUSAL = masks.causal() & masks.segments()
+HEAD_FEATURES = 64
 
 
 class EncoderDecoder(nn.Module):
-    """The slot `make_encoder` reads words, patches or anything else that an `Encoder`
-    embeds; `make_decoder` is a `Decoder` whose stack is of `reading.ReadingBlock`."""
+    """An `Encoder` of tokens, patches or anything else that can be embedded, and a
+    `Decoder` whose stack is of `block.DecoderBlock`."""
 
     make_encoder: Make
     make_decoder: Make
@@ -35,130 +34,130 @@ class EncoderDecoder(nn.Module):
         self.decoder = self.make_decoder()
 
     def __call__(
-        self, inputs: jax.Array, read: Tokens, ids_BL: jax.Array, written: Tokens
+        self,
+        inputs: jax.Array,
+        source: TokenPositions,
+        ids_BL: jax.Array,
+        target: TokenPositions,
     ) -> Readout:
-        """The pair (features, unembedding) of the written row's next tokens.
+        """The pair (features, unembedding) that predicts the target's next tokens.
 
-        inputs, read: the sequence that is read, and where its tokens stand; ids,
-        written: the other one, likewise.
+        inputs, source: encoder inputs and their positions; ids_BL, target: decoder
+        inputs and theirs.
         """
-        memory = Memory(self.encoder(inputs, read), read)
-        return self.decoder(ids_BL, written, Given(memory=memory))
+        memory = Memory(self.encoder(inputs, source), source)
+        return self.decoder(ids_BL, target, Conditioning(memory=memory))
 
-    def remember(self, inputs: jax.Array, read: Tokens) -> Any:
-        """What the decoder's layers remember of the sequence that is read, once for
-        all that will be written: `reading.caches` joins it to `empty_cache`."""
-        return self.decoder.remember(Memory(self.encoder(inputs, read), read))
+    def cache_memory(self, inputs: jax.Array, source: TokenPositions) -> Any:
+        """The source's keys and values in every decoder layer, computed once for the
+        whole generation: `block.join_caches` joins them to `empty_cache`."""
+        return self.decoder.cache_memory(Memory(self.encoder(inputs, source), source))
 
     @nn.nowrap
     def empty_cache(self, *sizes: Any) -> Any:
-        """As `Decoder.empty_cache`: of the written rows."""
+        """As `Decoder.empty_cache`: for the target rows."""
         return self.make_decoder().empty_cache(*sizes)
 
-    def extend(self, ids_BL: jax.Array, cache: Any, tokens: Tokens) -> Any:
-        """As `Decoder.extend`, with caches that remember what is read."""
-        return self.decoder.extend(ids_BL, cache, tokens)
+    def decode(self, ids_BL: jax.Array, cache: Any, tokens: TokenPositions) -> Any:
+        """As `Decoder.decode`, with caches that `block.join_caches` made."""
+        return self.decoder.decode(ids_BL, cache, tokens)
 
 
-def _writing(
+def text_decoder(
     *,
     depth: int,
     width: int,
-    vocabulary: int,
-    head_features: int,
-    rotate_reading: positions.Rotate = positions.unrotated,
+    vocab_size: int,
+    head_features: int = HEAD_FEATURES,
+    rotate_cross: positions.Rotate = positions.identity,
+    make_attention: defaults.MakeOfWidth | None = None,
+    make_cross_attention: defaults.MakeOfWidth | None = None,
+    make_mlp: defaults.MakeOfWidth | None = None,
 ) -> Callable[[], Decoder]:
-    """The half that writes: rotary positions within the text, and between it and what
-    is read, of the same segment, those asked for; untied readout."""
-    attend = partial(defaults.attention_of, width=width, head_features=head_features)
-    make_attention = attend(mask=CAUSAL, rotate=positions.rotary())
-    make_reading = attend(mask=masks.segments(), rotate=rotate_reading)
+    """A `decoder.language_model` that cross-attends to a memory; both attentions stay
+    within a segment, so rows may be packed.
 
-    def writes(block: Any, layer: int) -> Any:
-        return block(
-            make_attention=make_attention,
-            make_reading=make_reading,
-            make_mlp=defaults.mlp_of(width=width),
-            make_norm=defaults.make_norm,
-        )
-
+    rotate_cross: positions in the cross-attention. The slots are called with the
+    keyword `width`; the defaults if None. ValueError where the default heads do not
+    fill the width.
+    """
+    attention = partial(defaults.attention, width=width, head_features=head_features)
+    make_attention = make_attention or attention(
+        mask=masks.causal() & masks.segments(), rotate=positions.rotary()
+    )
+    make_cross_attention = make_cross_attention or attention(
+        mask=masks.segments(), rotate=rotate_cross
+    )
     return partial(
-        Decoder,
-        vocabulary=vocabulary,
+        language_model,
+        depth=depth,
         width=width,
-        make_stack=partial(
-            Unrolled, depth=depth, make_block=writes, block=ReadingBlock
-        ),
-        make_norm=defaults.make_norm,
-        make_embedding_norm=defaults.make_norm,
-        unembed=untied,
-        weight_init=nn.initializers.normal(1.0),
+        vocab_size=vocab_size,
+        make_attention=make_attention,
+        make_cross_attention=make_cross_attention,
+        make_mlp=make_mlp,
     )
 
 
-def of_words(
+def text_to_text(
     *,
     depth: int,
     width: int,
-    vocabulary: int,
-    head_features: int = 64,
-    rotate_reading: positions.Rotate = positions.unrotated,
+    vocab_size: int,
+    head_features: int = HEAD_FEATURES,
+    rotate_cross: positions.Rotate = positions.identity,
+    make_encoder: Make | None = None,
+    make_decoder: Make | None = None,
 ) -> EncoderDecoder:
-    """From words to words of one vocabulary, `depth` blocks of `recipe` in either half.
+    """From text to text of one vocabulary, `depth` blocks in either half.
 
-    Rotary positions within each text, untied readout. Segments see themselves only, so
-    rows may be packed. rotate_reading: positions between the two texts; none where the
-    places of one are nothing to the other. ValueError where heads do not fill the
-    width.
+    rotate_cross: positions in the cross-attention; none where positions in source and
+    target are unrelated. make_encoder, make_decoder: `encoder.text_encoder` and
+    `text_decoder` of these sizes if None. ValueError where the default heads do not
+    fill the width.
     """
     sizes: Any = {
         "depth": depth,
         "width": width,
-        "vocabulary": vocabulary,
+        "vocab_size": vocab_size,
         "head_features": head_features,
     }
     return EncoderDecoder(
-        make_encoder=encoder.of_words(**sizes),
-        make_decoder=_writing(**sizes, rotate_reading=rotate_reading),
+        make_encoder=make_encoder or encoder.text_encoder(**sizes),
+        make_decoder=make_decoder or text_decoder(**sizes, rotate_cross=rotate_cross),
     )
 
 
-def of_patches(
+def image_to_text(
     *,
-    places: tuple[int, ...],
-    features: int,
+    grid: tuple[int, ...],
+    patch_features: int,
     depth: int,
-    written_depth: int,
+    decoder_depth: int,
     width: int,
-    vocabulary: int,
+    vocab_size: int,
+    make_encoder: Make | None = None,
+    make_decoder: Make | None = None,
 ) -> EncoderDecoder:
-    """From raw patches (B, L, P), P `features`, on a grid of `places` to words: the
-    patches as a `vit` reads them, in `depth` blocks; `written_depth` blocks write.
+    """From raw patches (B, L, P), P `patch_features`, on a `grid` to text.
 
-    ValueError where heads do not fill the width.
+    make_encoder, make_decoder: `vit.patch_encoder` of `depth` blocks and `text_decoder`
+    of `decoder_depth` blocks if None. ValueError where the default heads do not fill
+    the width.
     """
-    return EncoderDecoder(
-        make_encoder=vit.reader(
-            places=places, features=features, depth=depth, width=width
-        ),
-        make_decoder=_writing(
-            depth=written_depth,
-            width=width,
-            vocabulary=vocabulary,
-            head_features=defaults.HEAD_FEATURES,
-        ),
+    make_encoder = make_encoder or vit.patch_encoder(
+        grid=grid, patch_features=patch_features, depth=depth, width=width
     )
+    make_decoder = make_decoder or text_decoder(
+        depth=decoder_depth,
+        width=width,
+        vocab_size=vocab_size,
+        head_features=defaults.HEAD_FEATURES,
+    )
+    return EncoderDecoder(make_encoder=make_encoder, make_decoder=make_decoder)
 
 
-def initial(model: nn.Module, key: jax.Array) -> Any:
-    """The parameters of a model of words."""
-    ids = jnp.zeros((1, 1), jnp.int32)
-    return model.init(key, ids, masks.row(1), ids, masks.row(1))["params"]
-
-
-def words_flops(params: Any, *, length: int, width: int, depth: int) -> float:
-    """Floating-point operations of `of_words`, forward and backward, for a row of
-    `length` words read and as many written; as `decoder.training_flops`."""
-    shape = {"length": length, "heads": 1, "head_features": width, "depth": depth}
-    written = training_flops(params, mask=masks.causal(), **shape)
-    return written + 2 * 12.0 * depth * width * length**2
+def init_params(net: nn.Module, key: jax.Array) -> Any:
+    """The parameters of a text-to-text model, a nested dictionary of float32 arrays."""
+    ids_BL, tokens = jnp.zeros((1, 1), jnp.int32), masks.single_document(1)
+    return net.init(key, ids_BL, tokens, ids_BL, tokens)["params"]

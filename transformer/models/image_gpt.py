@@ -1,4 +1,4 @@
-"""The decoder of an image's pixels in reading order, each predicted from those before
+"""The decoder of an image's pixels in raster order, each predicted from those before
 (PixelRNN, van den Oord et al. 2016, arXiv 1601.06759; Image Transformer, Parmar et al.
 2018, arXiv 1802.05751)."""
 
@@ -7,51 +7,57 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from transformer.models import decoder, defaults
 from transformer.network import masks, positions
-from transformer.network.kernels import row_attention as fast_attention
-
-MASK = masks.causal()
 
 
-def decoder_of(
-    *, side: int, vocabulary: int, depth: int, width: int
+def image_gpt(
+    *,
+    side: int,
+    vocab_size: int,
+    depth: int,
+    width: int,
+    make_attention: defaults.MakeOfWidth | None = None,
+    make_mlp: defaults.MakeOfWidth | None = None,
 ) -> decoder.Decoder:
-    """Of `vocabulary` symbols on a square of `side` places: rotary positions of two
-    dimensions and learned ones, in the blocks of `recipe`.
+    """A decoder of the pixels of a square image of `side` pixels, with two-dimensional
+    rotary positions and learned ones. A token's position is that of the pixel that it
+    predicts.
 
-    A token stands where the pixel stands that it predicts. ValueError where heads do
-    not fill the width.
+    make_attention(width=...), make_mlp(width=...): slots of the blocks, the defaults if
+    None. ValueError where the default heads do not fill the width.
     """
-    make_attention = defaults.attention_of(
+    make_attention = make_attention or defaults.attention(
         width=width,
-        mask=MASK,
+        mask=masks.causal(),
         rotate=positions.axial((side, side)),
-        attend=partial(fast_attention.rows, block=side * side // 2),
+        make_mixer=defaults.row_blocked(side * side // 2),
     )
-    return decoder.Decoder(
-        vocabulary=vocabulary,
-        width=width,
-        make_stack=defaults.layers(
-            depth=depth, width=width, make_attention=make_attention
-        ),
-        make_position=partial(positions.Learned, length=side * side + 1, deviation=1.0),
-        make_norm=defaults.make_norm,
-        make_embedding_norm=defaults.make_norm,
-        unembed=decoder.untied,
-        weight_init=nn.initializers.normal(1.0),
-    )
-
-
-def training_flops(params: Any, *, length: int, depth: int) -> float:
-    """Floating-point operations of one row's forward and backward pass."""
-    return decoder.training_flops(
-        params,
-        mask=MASK,
-        length=length,
-        heads=1,
-        head_features=params["unembedding_VD"].shape[1],
+    return decoder.language_model(
         depth=depth,
+        vocab_size=vocab_size,
+        width=width,
+        make_attention=make_attention,
+        make_mlp=make_mlp,
+        make_position=partial(positions.Learned, length=side * side + 1, deviation=1.0),
     )
+
+
+def predict(
+    net: decoder.Decoder,
+    params: Any,
+    label_B: jax.Array,
+    ids_BL: jax.Array,
+    t_B: jax.Array,
+    *,
+    gray_levels: int,
+) -> jax.Array:
+    """Logits (B, L, V) of each pixel from the class and the pixels before it; the token
+    of a class is gray_levels + label. The time t_B of a process plays no part."""
+    first_B1 = gray_levels + label_B[:, None]
+    inputs_BL = jnp.concatenate([first_B1, ids_BL[:, :-1]], axis=1)
+    tokens = masks.single_document(ids_BL.shape[1])
+    return decoder.logits(net.apply({"params": params}, inputs_BL, tokens))

@@ -1,6 +1,6 @@
-"""A transformer of films: each tubelet from those of its own and earlier frames, seen
-in space and in time by turns (ViViT's factorised self-attention, Arnab et al. 2021,
-arXiv 2103.15691, section 3.3, causal in time)."""
+"""Video prediction: each tubelet from those of its own and earlier frames, by attention
+in space and in time in alternation (ViViT's factorized self-attention, Arnab et al.
+2021, arXiv 2103.15691, section 3.3, causal in time)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.models import decoder, defaults, encoder
+from transformer.models import defaults, encoder
 from transformer.network import (
     embeddings,
     factorized_attention,
@@ -22,55 +22,64 @@ from transformer.network import (
     stack,
 )
 
-CAUSAL = masks.causal()
 
+def video_predictor(
+    *,
+    frames: int,
+    grid: Sequence[int],
+    patch_features: int,
+    depth: int,
+    width: int,
+    make_space_attention: defaults.MakeOfWidth | None = None,
+    make_time_attention: defaults.MakeOfWidth | None = None,
+    make_mlp: defaults.MakeOfWidth | None = None,
+) -> encoder.TokenRegressor:
+    """Raw tubelets (B, T S, P) of `frames` frames T on a `grid` of S = rows x columns
+    to P `patch_features` of each; a token sees its own frame and those before it.
 
-def predictor(
-    *, frames: int, places: Sequence[int], features: int, depth: int, width: int
-) -> encoder.Tagger:
-    """From raw tubelets (B, T S, P) of `frames` frames of S = rows x columns to P
-    features of each: a token sees its own frame and those before it.
-
-    Blocks of `recipe`, the even ones within frames (rotary positions of two
-    dimensions), the odd ones along time (of one); learned positions beside them, for
-    what is at rest, such as walls.
+    Even blocks attend within frames (two-dimensional rotary positions), odd ones along
+    time (one-dimensional). Learned positions represent what is fixed in the picture,
+    such as walls. The slots are called with the keyword `width`; the defaults if None.
     """
-    attend = partial(defaults.attention_of, width=width)
-    space = attend(mask=masks.everything(), rotate=positions.axial(places))
-    time = attend(mask=CAUSAL, rotate=positions.rotary())
-    turns = (
-        partial(
-            factorized_attention.Folded,
-            space,
-            factorized_attention.within_frames(frames),
-            frames,
-        ),
-        partial(
-            factorized_attention.Folded,
-            time,
-            factorized_attention.along_time(frames),
-            frames,
-        ),
+    make_space_attention = make_space_attention or defaults.attention(
+        width=width, mask=masks.full(), rotate=positions.axial(grid)
     )
+    make_time_attention = make_time_attention or defaults.attention(
+        width=width, mask=masks.causal(), rotate=positions.rotary()
+    )
+    make_mlp = make_mlp or defaults.mlp(width=width)
+    attentions = [
+        partial(
+            factorized_attention.FactorizedAttention,
+            partial(make_attention, width=width),
+            fold,
+            frames,
+        )
+        for make_attention, fold in (
+            (make_space_attention, factorized_attention.within_frames(frames)),
+            (make_time_attention, factorized_attention.along_time(frames)),
+        )
+    ]
 
     def make_block(block: Any, layer: int) -> nn.Module:
         return block(
-            make_attention=turns[layer % len(turns)],
-            make_mlp=defaults.mlp_of(width=width),
+            make_attention=attentions[layer % len(attentions)],
+            make_mlp=partial(make_mlp, width=width),
             make_norm=defaults.make_norm,
         )
 
+    make_position = partial(
+        positions.Learned, length=frames * math.prod(grid), deviation=0.1
+    )
     make_embed = partial(
-        embeddings.Patches,
-        features=features,
+        embeddings.PatchEmbedding,
+        features=patch_features,
         width=width,
-        make_position=partial(
-            positions.Learned, length=frames * math.prod(places), deviation=0.1
-        ),
+        make_position=make_position,
         make_norm=defaults.make_norm,
     )
-    return encoder.Tagger(
-        features=features,
+    return encoder.TokenRegressor(
+        output_features=patch_features,
         width=width,
         make_encoder=partial(
             encoder.Encoder,
@@ -81,18 +90,7 @@ def predictor(
     )
 
 
-def initial(net: encoder.Tagger, key: jax.Array, *, length: int) -> Any:
+def init_params(net: encoder.TokenRegressor, key: jax.Array, *, length: int) -> Any:
     """The parameters for rows of `length` tubelets."""
-    raw_BLP = jnp.zeros((1, length, net.features))
-    return net.init(key, raw_BLP, masks.row(length))["params"]
-
-
-def training_flops(params: Any, *, frames: int, places: Sequence[int], depth: int):
-    """Floating-point operations of one film's forward and backward pass."""
-    size = math.prod(places)
-    width = params["w_out_DP"].shape[0]
-    count = partial(decoder.training_flops, heads=1, head_features=width)
-    products = count(params, mask=CAUSAL, length=frames * size, depth=0)
-    within = count({}, mask=masks.everything(), length=size, depth=(depth + 1) // 2)
-    along = count({}, mask=CAUSAL, length=frames, depth=depth // 2)
-    return products + frames * within + size * along
+    raw_BLP = jnp.zeros((1, length, net.output_features))
+    return net.init(key, raw_BLP, masks.single_document(length))["params"]

@@ -1,5 +1,5 @@
-"""The vision transformer: an encoder of patches of images (Dosovitskiy et al. 2020,
-arXiv 2010.11929), of one size of heads and with what has proved itself since."""
+"""The vision transformer: an encoder of image patches (Dosovitskiy et al. 2020, arXiv
+2010.11929), with the default block."""
 
 from __future__ import annotations
 
@@ -8,95 +8,88 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from transformer.models import decoder, defaults, encoder
+from transformer.models import defaults, encoder
 from transformer.network import embeddings, masks, positions
 
-MASK = masks.everything()
 
+class Pooling(NamedTuple):
+    """How the features of all tokens become one vector.
 
-class Gather(NamedTuple):
-    """How what the tokens say becomes one vector.
-
-    own: tokens before the patches. embed(make_embed, width): make_embed with those.
-    pool: of the tokens' features. share: of what reaches each token from each (B, L, M)
-    (`interpretability/attention_rollout.py`), what reaches that vector from each patch, (B, S).
+    extra_tokens: how many stand before the patches. embed(make_embed, width): the
+    embedding with those. pool: of the features. patch_relevance: from the relevance
+    (B, L, M) of input tokens M to output tokens L
+    (`interpretability/attention_rollout.py`), that of each patch to the vector, (B, S).
     """
 
-    own: int
+    extra_tokens: int
     embed: Callable[[Any, int], Any]
     pool: encoder.Pool
-    share: Callable[[jax.Array], jax.Array]
+    patch_relevance: Callable[[jax.Array], jax.Array]
 
 
-MEAN = Gather(
-    own=0,
+MEAN = Pooling(
+    extra_tokens=0,
     embed=lambda make_embed, width: make_embed,
-    pool=encoder.mean,
-    share=lambda shares_BLM: shares_BLM.mean(1),
+    pool=encoder.mean_pooling,
+    patch_relevance=lambda relevance_BLM: relevance_BLM.mean(1),
 )
-CLASS_TOKEN = Gather(
-    own=1,
+CLASS_TOKEN = Pooling(
+    extra_tokens=1,
     embed=lambda make_embed, width: partial(
         embeddings.ClassToken, width=width, make_embed=make_embed
     ),
-    pool=encoder.first,
-    share=lambda shares_BLM: shares_BLM[:, 0, 1:],
+    pool=encoder.first_token,
+    patch_relevance=lambda relevance_BLM: relevance_BLM[:, 0, 1:],
 )
+POOLINGS = {"mean": MEAN, "class": CLASS_TOKEN}
 
 
-def tokens(places: tuple[int, ...], gather: Gather) -> masks.Tokens:
-    """Where the tokens of one row stand: those before the patches, which stand nowhere,
-    at the place of the first patch; then the patches in reading order."""
-    patches = np.arange(np.prod(places))
-    place_L = np.concatenate([np.zeros(gather.own), patches]).astype(np.int32)
-    index_L = np.arange(len(place_L), dtype=np.int32)
-    return masks.Tokens(index_L[None], place_L[None], np.ones_like(index_L)[None])
-
-
-def training_flops(params: Any, *, tokens: masks.Tokens, depth: int) -> float:
-    """Floating-point operations of one row's forward and backward pass, as
-    `decoder.training_flops` counts them; the readout too as if at every token."""
-    width = params["unembedding_VD"].shape[1]
-    return decoder.training_flops(
-        params,
-        mask=MASK,
-        length=tokens.index_BL.size,
-        heads=width // defaults.HEAD_FEATURES,
-        head_features=defaults.HEAD_FEATURES,
-        depth=depth,
+def token_positions(grid: tuple[int, ...], pooling: Pooling) -> masks.TokenPositions:
+    """Positions of one row's tokens: those before the patches at position 0, then the
+    patches in raster order."""
+    patches = np.arange(np.prod(grid))
+    position_L = np.concatenate([np.zeros(pooling.extra_tokens), patches])
+    position_L = position_L.astype(np.int32)
+    index_L = np.arange(len(position_L), dtype=np.int32)
+    return masks.TokenPositions(
+        index_L[None], position_L[None], np.ones_like(index_L)[None]
     )
 
 
-def reader(
+def patch_encoder(
     *,
-    places: tuple[int, ...],
-    features: int,
+    grid: tuple[int, ...],
+    patch_features: int,
     depth: int,
     width: int,
-    gather: Gather = MEAN,
+    pooling: Pooling = MEAN,
+    make_attention: defaults.MakeOfWidth | None = None,
+    make_mlp: defaults.MakeOfWidth | None = None,
 ) -> Callable[[], encoder.Encoder]:
-    """An encoder of raw patches (B, L, P) with P `features` on a grid of `places`:
-    learned positions and rotary ones of two dimensions, in the blocks of `recipe`.
+    """An encoder of raw patches (B, L, P), P `patch_features`, on a `grid`, with
+    learned positions and two-dimensional rotary ones.
 
-    ValueError where heads do not fill the width.
+    make_attention(width=...), make_mlp(width=...): slots of the blocks, the defaults if
+    None. ValueError where the default heads do not fill the width.
     """
     make_embed = partial(
-        embeddings.Patches,
-        features=features,
+        embeddings.PatchEmbedding,
+        features=patch_features,
         width=width,
-        make_position=partial(positions.Learned, length=int(np.prod(places))),
+        make_position=partial(positions.Learned, length=int(np.prod(grid))),
         make_norm=defaults.make_norm,
     )
-    make_attention = defaults.attention_of(
-        width=width, mask=MASK, rotate=positions.axial(places)
+    make_attention = make_attention or defaults.attention(
+        width=width, mask=masks.full(), rotate=positions.axial(grid)
     )
     return partial(
         encoder.Encoder,
-        make_embed=gather.embed(make_embed, width),
-        make_stack=defaults.layers(
-            depth=depth, width=width, make_attention=make_attention
+        make_embed=pooling.embed(make_embed, width),
+        make_stack=defaults.stack(
+            depth=depth, width=width, make_attention=make_attention, make_mlp=make_mlp
         ),
         make_norm=defaults.make_norm,
     )
@@ -104,19 +97,48 @@ def reader(
 
 def classifier(
     *,
-    places: tuple[int, ...],
-    features: int,
+    grid: tuple[int, ...],
+    patch_features: int,
     classes: int,
     depth: int,
     width: int,
-    gather: Gather = MEAN,
+    pooling: Pooling = MEAN,
+    make_attention: defaults.MakeOfWidth | None = None,
+    make_mlp: defaults.MakeOfWidth | None = None,
 ) -> encoder.Classifier:
-    """Of what a `reader` of such patches, gathered into one vector, says."""
+    """A classifier of images: a `patch_encoder`, pooled, and a linear map to `classes`.
+    Arguments as there."""
     return encoder.Classifier(
         classes=classes,
         width=width,
-        pool=gather.pool,
-        make_encoder=reader(
-            places=places, features=features, depth=depth, width=width, gather=gather
+        pool=pooling.pool,
+        make_encoder=patch_encoder(
+            grid=grid,
+            patch_features=patch_features,
+            depth=depth,
+            width=width,
+            pooling=pooling,
+            make_attention=make_attention,
+            make_mlp=make_mlp,
         ),
     )
+
+
+def pooling_of(net: encoder.Classifier) -> Pooling:
+    """The one of `POOLINGS` that a `classifier` was built with."""
+    return next(p for p in POOLINGS.values() if p.pool == net.pool)
+
+
+def apply(
+    net: encoder.Classifier, params: Any, raw_BLP: jax.Array, **options: Any
+) -> Any:
+    """`net.apply` with the positions of raw patches (B, L, P); options: of
+    `flax.linen.Module.apply`, such as `method` and `mutable`."""
+    tokens = token_positions(raw_BLP.shape[1:2], pooling_of(net))
+    return net.apply({"params": params}, raw_BLP, tokens, **options)
+
+
+def init_params(net: encoder.Classifier, key: jax.Array, *, like: Any) -> Any:
+    """The parameters for rows of raw patches of the shape and dtype of `like`."""
+    tokens = token_positions(like.shape[1:2], pooling_of(net))
+    return net.init(key, jnp.zeros(like.shape, like.dtype), tokens)["params"]

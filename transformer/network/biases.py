@@ -1,4 +1,4 @@
-"""The optional bias of a linear map, as a value in a slot: `learned` or `absent`."""
+"""The bias of a linear map, as a value for a slot `make_bias`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
-Offset = Callable[[nn.Module, str, tuple[int, ...]], jax.Array | float]
+MakeBias = Callable[[nn.Module, str, tuple[int, ...]], jax.Array | float]
 
 
-def absent(module: nn.Module, name: str, shape: tuple[int, ...]) -> float:
-    """Nothing is added."""
+def no_bias(module: nn.Module, name: str, shape: tuple[int, ...]) -> float:
+    """No bias: adds 0."""
     return 0.0
 
 
-def learned(module: nn.Module, name: str, shape: tuple[int, ...]) -> jax.Array:
-    """A parameter of `shape`, zero at first, ready to add to (B, L, *shape)."""
-    offset = module.param(name, nn.initializers.zeros, shape)
-    return offset[None, None]
+def zero_init_bias(module: nn.Module, name: str, shape: tuple[int, ...]) -> jax.Array:
+    """A parameter of `shape`, initialized to 0, that broadcasts to (B, L, *shape)."""
+    bias = module.param(name, nn.initializers.zeros, shape)
+    return bias[None, None]

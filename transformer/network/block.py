@@ -1,5 +1,5 @@
-"""The residual block, with its two slots: attention mixes tokens, the MLP transforms
-each (Turner's figure 3: the transformer block)."""
+"""Residual blocks: attention mixes tokens, the MLP transforms each token (Turner's
+figure 3, the transformer block)."""
 
 from __future__ import annotations
 
@@ -11,81 +11,81 @@ import flax.linen as nn
 import jax
 
 from transformer.axes import constrain
-from transformer.network.kv_cache import Cache, Memory
-from transformer.network.masks import Tokens
+from transformer.network.kv_cache import KVCache, Memory
+from transformer.network.masks import TokenPositions
 from transformer.network.norms import LayerNorm
 
 Make = Callable[[], nn.Module]
 
 
-class Given(NamedTuple):
-    """What a block may look at beside its own tokens; most look at nothing.
+class Conditioning(NamedTuple):
+    """Inputs of a block besides its own tokens; most blocks use none.
 
-    memory: another sequence, for cross-attention. condition_BLJ: what adaptive norms
-    follow, such as the time of a diffusion; L is 1 where it is one for all tokens.
+    memory: another sequence, for cross-attention. condition_BLJ: input of the adaptive
+    norms, such as the embedding of a diffusion time; L = 1 broadcasts over all tokens.
     """
 
     memory: Memory | None = None
     condition_BLJ: jax.Array | None = None
 
 
-NOTHING = Given()
+UNCONDITIONED = Conditioning()
 
 
-class Residual(NamedTuple):
-    """How a sublayer y(x) joins the stream: before(norm, x, given) is its input,
-    after(norm, x, y, given) the stream behind it."""
+class ResidualOrder(NamedTuple):
+    """How a sublayer y(x) joins the residual stream: pre(norm, x, conditioning) is the
+    sublayer's input, post(norm, x, y, conditioning) the new stream."""
 
-    before: Callable[[Any, jax.Array, Given], jax.Array]
-    after: Callable[[Any, jax.Array, jax.Array, Given], jax.Array]
+    pre: Callable[[Any, jax.Array, Conditioning], jax.Array]
+    post: Callable[[Any, jax.Array, jax.Array, Conditioning], jax.Array]
 
 
-# Normalise what the sublayer reads; the stream itself stays a plain sum (GPT-2).
-pre_norm = Residual(
-    before=lambda norm, x_BLD, given: norm(x_BLD),
-    after=lambda norm, x_BLD, y_BLD, given: x_BLD + y_BLD,
+# Normalize the sublayer's input; the stream itself is a plain sum (GPT-2).
+pre_norm = ResidualOrder(
+    pre=lambda norm, x_BLD, conditioning: norm(x_BLD),
+    post=lambda norm, x_BLD, y_BLD, conditioning: x_BLD + y_BLD,
 )
 
-# Normalise the sum (Vaswani et al. 2017).
-post_norm = Residual(
-    before=lambda norm, x_BLD, given: x_BLD,
-    after=lambda norm, x_BLD, y_BLD, given: norm(x_BLD + y_BLD),
+# Normalize the sum (Vaswani et al. 2017).
+post_norm = ResidualOrder(
+    pre=lambda norm, x_BLD, conditioning: x_BLD,
+    post=lambda norm, x_BLD, y_BLD, conditioning: norm(x_BLD + y_BLD),
 )
 
-# As pre_norm, with gain, bias and a gate on the sublayer's result that follow the
-# condition: adaLN-Zero (Peebles and Xie 2022, arXiv 2212.09748, section 3.2). The norm
-# is a `norms.GatedAdaptiveNorm`.
-adaptive = Residual(
-    before=lambda norm, x_BLD, given: norm(x_BLD, given.condition_BLJ),
-    after=lambda norm, x_BLD, y_BLD, given: (
-        x_BLD + norm.gate(given.condition_BLJ) * y_BLD
+# pre_norm whose gain, bias and output gate are functions of the condition: adaLN-Zero
+# (Peebles and Xie 2022, arXiv 2212.09748, section 3.2). Needs `norms.AdaLNZero`.
+adaln_zero = ResidualOrder(
+    pre=lambda norm, x_BLD, conditioning: norm(x_BLD, conditioning.condition_BLJ),
+    post=lambda norm, x_BLD, y_BLD, conditioning: (
+        x_BLD + norm.gate(conditioning.condition_BLJ) * y_BLD
     ),
 )
 
 
-def joined(
-    residual: Residual,
+def residual_sublayer(
+    residual: ResidualOrder,
     norm: Any,
     x_BLD: jax.Array,
     sublayer: Callable[[jax.Array], jax.Array],
     *,
-    given: Given,
+    conditioning: Conditioning,
 ) -> jax.Array:
-    """The stream behind `sublayer`."""
-    y_BLD = sublayer(residual.before(norm, x_BLD, given))
-    return constrain(residual.after(norm, x_BLD, y_BLD, given), "BLD")
+    """The residual stream after `sublayer`, (B, L, D)."""
+    y_BLD = sublayer(residual.pre(norm, x_BLD, conditioning))
+    return constrain(residual.post(norm, x_BLD, y_BLD, conditioning), "BLD")
 
 
 class Block(nn.Module):
-    """x -> x + attention -> x + MLP, normalised as `residual` says.
+    """x -> x + attention -> x + MLP, normalized in the order `residual`.
 
-    The slots are functions that make modules, so that a stack can make one a layer.
+    The slots are functions without arguments that make modules: a stack makes one per
+    layer.
     """
 
     make_attention: Make
     make_mlp: Make
     make_norm: Make = LayerNorm
-    residual: Residual = pre_norm
+    residual: ResidualOrder = pre_norm
 
     def setup(self) -> None:
         self.attention = self.make_attention()
@@ -94,27 +94,127 @@ class Block(nn.Module):
         self.mlp_norm = self.make_norm()
 
     def __call__(
-        self, x_BLD: jax.Array, tokens: Tokens, given: Given = NOTHING
+        self,
+        x_BLD: jax.Array,
+        tokens: TokenPositions,
+        conditioning: Conditioning = UNCONDITIONED,
     ) -> jax.Array:
-        """(B, L, D) to the same, whole rows."""
+        """(B, L, D) to (B, L, D), for whole rows."""
 
-        def attended(h_BLD: jax.Array) -> jax.Array:
+        def attention(h_BLD: jax.Array) -> jax.Array:
             return self.attention(h_BLD, tokens)
 
-        join = partial(joined, self.residual, given=given)
-        x_BLD = join(self.attention_norm, x_BLD, attended)
-        return join(self.mlp_norm, x_BLD, self.mlp)
+        add = partial(residual_sublayer, self.residual, conditioning=conditioning)
+        x_BLD = add(self.attention_norm, x_BLD, attention)
+        return add(self.mlp_norm, x_BLD, self.mlp)
 
-    def extend(
-        self, x_BLD: jax.Array, cache: Cache, tokens: Tokens, given: Given = NOTHING
-    ) -> tuple[jax.Array, Cache]:
-        """The next tokens of each row, and the cache with them in it."""
-        before, after = self.residual
-        h_BLD = before(self.attention_norm, x_BLD, given)
-        y_BLD, cache = self.attention.extend(h_BLD, cache, tokens)
-        x_BLD = after(self.attention_norm, x_BLD, y_BLD, given)
-        return joined(self.residual, self.mlp_norm, x_BLD, self.mlp, given=given), cache
+    def decode(
+        self,
+        x_BLD: jax.Array,
+        cache: Any,
+        tokens: TokenPositions,
+        conditioning: Conditioning = UNCONDITIONED,
+    ) -> tuple[jax.Array, Any]:
+        """The next tokens of each row; returns their features and the new cache."""
+        pre, post = self.residual
+        h_BLD = pre(self.attention_norm, x_BLD, conditioning)
+        y_BLD, cache = self.attention.decode(h_BLD, cache, tokens)
+        x_BLD = post(self.attention_norm, x_BLD, y_BLD, conditioning)
+        add = partial(residual_sublayer, self.residual, conditioning=conditioning)
+        return add(self.mlp_norm, x_BLD, self.mlp), cache
 
     @nn.nowrap
-    def empty_cache(self, *arguments: Any) -> Cache:
+    def empty_cache(self, *arguments: Any) -> Any:
+        """As `Attention.empty_cache`."""
+        return self.make_attention().empty_cache(*arguments)
+
+
+class DecoderCache(NamedTuple):
+    """Caches of a decoder block: of its own row, and of the memory."""
+
+    own: KVCache
+    memory: KVCache
+
+
+def join_caches(own: Any, memory: Any) -> Any:
+    """A `DecoderCache` per layer (one for all scanned layers) from a stack's
+    `empty_cache` and its `cache_memory`."""
+    if isinstance(own, list):
+        return [DecoderCache(*pair) for pair in zip(own, memory, strict=True)]
+    return DecoderCache(own, memory)
+
+
+def self_caches(caches: Any) -> Any:
+    """The self-attention part of `join_caches`' result."""
+    return [c.own for c in caches] if isinstance(caches, list) else caches.own
+
+
+class DecoderBlock(nn.Module):
+    """x -> x + attention -> x + cross-attention to the memory -> x + MLP (Vaswani et
+    al. 2017, figure 1, right). The mask of `make_cross_attention` selects the memory's
+    tokens, such as `masks.padding()`."""
+
+    make_attention: Make
+    make_cross_attention: Make
+    make_mlp: Make
+    make_norm: Make = LayerNorm
+    residual: ResidualOrder = pre_norm
+
+    def setup(self) -> None:
+        self.attention = self.make_attention()
+        self.attention_norm = self.make_norm()
+        self.cross_attention = self.make_cross_attention()
+        self.cross_attention_norm = self.make_norm()
+        self.mlp = self.make_mlp()
+        self.mlp_norm = self.make_norm()
+
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        tokens: TokenPositions,
+        conditioning: Conditioning = UNCONDITIONED,
+    ) -> jax.Array:
+        """(B, L, D) to (B, L, D), for whole rows; queries `conditioning.memory`."""
+        memory = conditioning.memory
+        if memory is None:
+            raise ValueError("DecoderBlock: expected conditioning.memory, got None")
+
+        def attention(h_BLD: jax.Array) -> jax.Array:
+            return self.attention(h_BLD, tokens)
+
+        def cross_attention(h_BLD: jax.Array) -> jax.Array:
+            return self.cross_attention.cross_attend(h_BLD, tokens, memory)
+
+        add = partial(residual_sublayer, self.residual, conditioning=conditioning)
+        x_BLD = add(self.attention_norm, x_BLD, attention)
+        x_BLD = add(self.cross_attention_norm, x_BLD, cross_attention)
+        return add(self.mlp_norm, x_BLD, self.mlp)
+
+    def decode(
+        self,
+        x_BLD: jax.Array,
+        cache: DecoderCache,
+        tokens: TokenPositions,
+        conditioning: Conditioning = UNCONDITIONED,
+    ) -> tuple[jax.Array, DecoderCache]:
+        """As `Block.decode`; cross-attention uses `cache.memory`."""
+        pre, post = self.residual
+
+        def cross_attention(h_BLD: jax.Array) -> jax.Array:
+            return self.cross_attention.attend_cached(h_BLD, tokens, cache.memory)
+
+        add = partial(residual_sublayer, self.residual, conditioning=conditioning)
+        h_BLD = pre(self.attention_norm, x_BLD, conditioning)
+        y_BLD, own = self.attention.decode(h_BLD, cache.own, tokens)
+        x_BLD = post(self.attention_norm, x_BLD, y_BLD, conditioning)
+        x_BLD = add(self.cross_attention_norm, x_BLD, cross_attention)
+        return add(self.mlp_norm, x_BLD, self.mlp), cache._replace(own=own)
+
+    def cache_memory(self, memory: Memory) -> KVCache:
+        """Keys and values of the memory, computed once for all decoding steps."""
+        return self.cross_attention.cache_memory(memory)
+
+    @nn.nowrap
+    def empty_cache(self, *arguments: Any) -> KVCache:
+        """The self-attention cache; `join_caches` adds the result of `cache_memory`."""
         return self.make_attention().empty_cache(*arguments)

@@ -1,64 +1,72 @@
-"""Causal linear attention: time and memory that grow with L, and a state in place of a
-cache (Katharopoulos et al. 2020, arXiv 2006.16236, equations 8 to 12).
+"""Causal linear attention: time and memory linear in L (Katharopoulos et al. 2020,
+arXiv 2006.16236, equations 8 to 12).
 
-The softmax's exp(q k) becomes phi(q) phi(k) with phi(x) = elu(x) + 1, so that sums over
-the past are a matrix that grows with no length. Another function than `plain`, which is
-no approximation of it: a model is trained with one or the other.
+phi(q) phi(k) with phi(x) = elu(x) + 1 replaces the softmax's exp(q k), so that the sums
+over earlier tokens are a state of fixed size. It is another function than softmax
+attention, not an approximation: a model is trained with one or the other.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from transformer.network import masks
-from transformer.network.masks import Mask, Tokens
-from transformer.network.precision import product
+from transformer.network.masks import Mask, TokenPositions
+from transformer.network.precision import einsum_f32
 
 CAUSAL = masks.causal()
 
 
-def features(x_BLHK: jax.Array) -> jax.Array:
+def feature_map(x_BLHK: jax.Array) -> jax.Array:
     """phi: positive, float32."""
     return jax.nn.elu(x_BLHK.astype(jnp.float32)) + 1.0
 
 
-def quadratic(q_BLHK: jax.Array, k_BMHK: jax.Array, v_BMHK: jax.Array) -> jax.Array:
-    """The definition, with the whole L x L matrix: for tests."""
-    length = q_BLHK.shape[1]
-    shares_BHLM = product("BLHK,BMHK->BHLM", features(q_BLHK), features(k_BMHK))
-    shares_BHLM = jnp.where(jnp.tri(length, dtype=bool)[None, None], shares_BHLM, 0.0)
-    shares_BHLM = shares_BHLM / shares_BHLM.sum(-1, keepdims=True)
-    return jnp.einsum("BHLM,BMHK->BLHK", shares_BHLM, v_BMHK)
-
-
-def attend(
+def quadratic_linear_attention(
     q_BLHK: jax.Array,
-    k_BLHK: jax.Array,
-    v_BLHK: jax.Array,
+    k_BMHK: jax.Array,
+    v_BMHU: jax.Array,
     *,
     mask: Mask,
-    queries: Tokens,
-    keys: Tokens,
+    queries: TokenPositions,
+    keys: TokenPositions,
+) -> jax.Array:
+    """The definition with the whole L x M matrix, (B, L, H, U): for cached keys, in any
+    order, and for tests."""
+    weights_BHLM = einsum_f32(
+        "BLHK,BMHK->BHLM", feature_map(q_BLHK), feature_map(k_BMHK)
+    )
+    allowed_BHLM = jnp.asarray(mask.allowed(queries, keys))[:, None]
+    weights_BHLM = jnp.where(allowed_BHLM, weights_BHLM, 0.0)
+    total_BHLM = jnp.maximum(weights_BHLM.sum(-1, keepdims=True), 1e-6)
+    y_BLHU = einsum_f32("BHLM,BMHU->BLHU", weights_BHLM / total_BHLM, v_BMHU)
+    return y_BLHU.astype(q_BLHK.dtype)
+
+
+def linear_attention(
+    q_BLHK: jax.Array,
+    k_BLHK: jax.Array,
+    v_BLHU: jax.Array,
+    *,
+    mask: Mask,
+    queries: TokenPositions,
+    keys: TokenPositions,
     scale: float,
-    soft_cap: float | None = None,
-    bias: Any = None,
     chunk: int = 64,
 ) -> jax.Array:
-    """For the slot of `Attention`, (B, L, H, K): within `chunk` tokens by their matrix,
-    beyond by the running state (section 3.3.1 and Hua et al. 2022, arXiv 2202.10447,
-    section 3.2).
+    """Whole rows in order, (B, L, H, U): the matrix within `chunk` tokens, the running
+    state beyond (section 3.3.1 and Hua et al. 2022, arXiv 2202.10447, section 3.2).
+    `scale` has no effect on it.
 
-    ValueError unless the mask is `masks.causal()` alone, over one row's own tokens with
-    as many key as query heads, and there is neither soft cap nor bias.
+    ValueError unless the mask is `masks.causal()` alone and there are as many key heads
+    as query heads.
     """
-    if mask != CAUSAL or soft_cap is not None or bias is not None:
-        raise ValueError(
-            f"linear attention: expected the mask causal() without soft cap and bias, "
-            f"got {mask!r}, {soft_cap}, {bias}"
-        )
+    if mask != CAUSAL:
+        raise ValueError(f"linear attention: expected the mask causal(), got {mask!r}")
     if q_BLHK.shape != k_BLHK.shape:
         raise ValueError(
             f"linear attention: expected keys of the queries' shape {q_BLHK.shape}, "
@@ -66,32 +74,61 @@ def attend(
         )
     rows, length, heads, width = q_BLHK.shape
     chunks = -(-length // chunk)
-    inputs = features(q_BLHK), features(k_BLHK), v_BLHK.astype(jnp.float32)
-    # Chunks in front, for the loop; zeros behind the end are added to nothing.
-    edges = ((0, 0), (0, chunks * chunk - length), (0, 0), (0, 0))
-    parts = [
-        jnp.moveaxis(jnp.pad(a, edges).reshape(rows, chunks, chunk, heads, width), 1, 0)
-        for a in inputs
-    ]
+
+    def split(a: jax.Array) -> jax.Array:
+        # Chunks first, for the scan; zeros after the end add nothing.
+        edges = ((0, 0), (0, chunks * chunk - length), (0, 0), (0, 0))
+        shape = rows, chunks, chunk, heads, a.shape[-1]
+        return jnp.moveaxis(jnp.pad(a, edges).reshape(shape), 1, 0)
+
+    inputs = feature_map(q_BLHK), feature_map(k_BLHK), v_BLHU.astype(jnp.float32)
     earlier_CM = jnp.tri(chunk, dtype=bool)
 
     def step(state: Any, part: Any) -> Any:
-        sum_BHKP, total_BHK = state
-        q_BCHK, k_BMHK, v_BMHP = part
-        shares_BHCM = jnp.einsum("BCHK,BMHK->BHCM", q_BCHK, k_BMHK)
-        shares_BHCM = jnp.where(earlier_CM[None, None], shares_BHCM, 0.0)
-        mixed_BCHP = jnp.einsum("BHCM,BMHP->BCHP", shares_BHCM, v_BMHP)
-        mixed_BCHP += jnp.einsum("BCHK,BHKP->BCHP", q_BCHK, sum_BHKP)
-        weight_BCH = shares_BHCM.sum(-1).swapaxes(1, 2)
-        weight_BCH += jnp.einsum("BCHK,BHK->BCH", q_BCHK, total_BHK)
-        sum_BHKP = sum_BHKP + jnp.einsum("BMHK,BMHP->BHKP", k_BMHK, v_BMHP)
-        y_BCHP = mixed_BCHP / jnp.maximum(weight_BCH, 1e-6)[..., None]
-        return (sum_BHKP, total_BHK + k_BMHK.sum(1)), y_BCHP
+        sum_BHKU, total_BHK = state
+        q_BCHK, k_BMHK, v_BMHU = part
+        weights_BHCM = jnp.einsum("BCHK,BMHK->BHCM", q_BCHK, k_BMHK)
+        weights_BHCM = jnp.where(earlier_CM[None, None], weights_BHCM, 0.0)
+        mixed_BCHU = jnp.einsum("BHCM,BMHU->BCHU", weights_BHCM, v_BMHU)
+        mixed_BCHU += jnp.einsum("BCHK,BHKU->BCHU", q_BCHK, sum_BHKU)
+        norm_BCH = weights_BHCM.sum(-1).swapaxes(1, 2)
+        norm_BCH += jnp.einsum("BCHK,BHK->BCH", q_BCHK, total_BHK)
+        sum_BHKU = sum_BHKU + jnp.einsum("BMHK,BMHU->BHKU", k_BMHK, v_BMHU)
+        y_BCHU = mixed_BCHU / jnp.maximum(norm_BCH, 1e-6)[..., None]
+        return (sum_BHKU, total_BHK + k_BMHK.sum(1)), y_BCHU
 
+    features = v_BLHU.shape[-1]
     empty = (
-        jnp.zeros((rows, heads, width, width)),
+        jnp.zeros((rows, heads, width, features)),
         jnp.zeros((rows, heads, width)),
     )
-    made = jax.lax.scan(jax.checkpoint(step), empty, tuple(parts))[1]
-    y_BLHP = jnp.moveaxis(made, 0, 1).reshape(rows, chunks * chunk, heads, width)
-    return y_BLHP[:, :length].astype(q_BLHK.dtype)
+    parts = tuple(split(a) for a in inputs)
+    chunks_y = jax.lax.scan(jax.checkpoint(step), empty, parts)[1]
+    y_BLHU = jnp.moveaxis(chunks_y, 0, 1).reshape(rows, -1, heads, features)
+    return y_BLHU[:, :length].astype(q_BLHK.dtype)
+
+
+class LinearAttention(nn.Module):
+    """`linear_attention` as a mixer. Whole rows by chunks; cached keys by the
+    definition, which is the same function. It sows no attention weights."""
+
+    chunk: int = 64
+
+    @nn.compact
+    def __call__(
+        self,
+        q_BLHK: jax.Array,
+        k_BMHK: jax.Array,
+        v_BMHU: jax.Array,
+        *,
+        mask: Mask,
+        queries: TokenPositions,
+        keys: TokenPositions,
+        scale: float,
+        in_order: bool,
+    ) -> jax.Array:
+        where: dict[str, Any] = {"mask": mask, "queries": queries, "keys": keys}
+        if in_order:
+            where |= {"scale": scale, "chunk": self.chunk}
+            return linear_attention(q_BLHK, k_BMHK, v_BMHU, **where)
+        return quadratic_linear_attention(q_BLHK, k_BMHK, v_BMHU, **where)

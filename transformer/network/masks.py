@@ -1,12 +1,12 @@
-"""Who may attend to whom: a small algebra of masks.
+"""Attention masks: which query may attend to which key, as a small algebra.
 
 A mask is a value: `causal() & segments()`, `window(64) | global_tokens(4)`. It can be
-drawn, made into an array, counted, divided into blocks that are skipped, computed in
-full or computed in part, and lowered to the arguments of the platform's fast attention.
-It is hashable, so a model that holds one can be a static argument of `jax.jit`.
+drawn, converted to an array, counted, divided into blocks (skipped, computed in full or
+in part), and converted to the arguments of `jax.nn.dot_product_attention`. It is
+hashable, so a model that has one can be a static argument of `jax.jit`.
 
-In Turner's terms (arXiv 2304.10557, section 3) it says which entries of the N x N
-attention matrix A are non-zero; row = query, column = key.
+In Turner's terms (arXiv 2304.10557, section 3) it selects the non-zero entries of the
+N x N attention matrix A; row = query, column = key.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 
-class Tokens(NamedTuple):
-    """Where each token of a row stands; B may be 1 to serve every row alike.
+class TokenPositions(NamedTuple):
+    """The positions of a row's tokens; B = 1 broadcasts to all rows.
 
-    index_BL: int32, place in the row, what masks measure distances in. position_BL:
-    int32, place in its document, what positional encodings see; differs from the index
-    where several documents are packed in a row. segment_BL: int32, document within the
-    row, from 1; 0 is padding.
+    index_BL: int32, index in the row; distances of masks. position_BL: int32, position
+    in its document, for positional encodings; differs from the index where a row packs
+    several documents. segment_BL: int32, number of the document in the row, from 1; 0
+    is padding.
     """
 
     index_BL: Any
@@ -35,23 +35,31 @@ class Tokens(NamedTuple):
     segment_BL: Any
 
 
-def row(length: int) -> Tokens:
-    """Tokens of rows that hold one document of `length` tokens: B is 1."""
+def single_document(length: int) -> TokenPositions:
+    """Positions in rows of one document of `length` tokens each; B = 1."""
     index_BL = jnp.arange(length, dtype=jnp.int32)[None]
-    return Tokens(index_BL, index_BL, jnp.ones_like(index_BL))
+    return TokenPositions(index_BL, index_BL, jnp.ones_like(index_BL))
 
 
-def packed(segment_BL: jax.Array, position_BL: jax.Array) -> Tokens:
-    """Tokens of rows that hold several documents, as `batch` gives them."""
+def packed(segment_BL: jax.Array, position_BL: jax.Array) -> TokenPositions:
+    """Positions in rows of several documents, from the batch's arrays."""
     index_BL = jnp.arange(segment_BL.shape[1], dtype=jnp.int32)[None]
-    return Tokens(index_BL, position_BL, segment_BL)
+    return TokenPositions(index_BL, position_BL, segment_BL)
+
+
+def padded(ids_BL: Any, padding: int) -> TokenPositions:
+    """Positions in rows of one document each that ends before the row: ids equal to
+    `padding` after the last other id are padding."""
+    real_BL = jnp.flip(jnp.cumsum(jnp.flip(ids_BL != padding, 1), axis=1) > 0, 1)
+    index_BL = jnp.arange(ids_BL.shape[1], dtype=jnp.int32)[None]
+    return TokenPositions(index_BL, index_BL, real_BL.astype(jnp.int32))
 
 
 class Blocks(NamedTuple):
-    """How a mask looks in blocks, for paths that skip what it hides.
+    """A mask in blocks, for kernels that skip masked blocks.
 
     computed, full: bool (queries / block, keys / block), numpy: whether any entry of
-    the block may be allowed, and whether every entry surely is.
+    the block may be allowed, and whether all are allowed in any batch.
     """
 
     computed: np.ndarray
@@ -63,20 +71,20 @@ class Mask:
     """One rule about pairs of tokens, with its arguments.
 
     rule: function of (queries, keys, *arguments) to bool, where the queries' arrays are
-    (B, L, 1) and the keys' (B, 1, M); numpy in, numpy out. reach: how many tokens back
-    a query can see, itself included; None when there is no bound.
+    (B, L, 1) and the keys' (B, 1, M); numpy in, numpy out. max_lookback: the number of
+    tokens back that a query can attend to, itself included; None if unbounded.
     """
 
     rule: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
-    reach: int | None = None
+    max_lookback: int | None = None
 
     def __and__(self, other: Mask) -> Mask:
-        bounds = [m.reach for m in (self, other) if m.reach is not None]
+        bounds = [m.max_lookback for m in (self, other) if m.max_lookback is not None]
         return Mask(_both, (self, other), min(bounds, default=None))
 
     def __or__(self, other: Mask) -> Mask:
-        bounded = [m.reach for m in (self, other) if m.reach is not None]
+        bounded = [m.max_lookback for m in (self, other) if m.max_lookback is not None]
         return Mask(_either, (self, other), max(bounded) if len(bounded) == 2 else None)
 
     def __repr__(self) -> str:
@@ -84,13 +92,13 @@ class Mask:
         name = "" if self.rule in signs else self.rule.__name__.strip("_")
         return f"{name}({signs.get(self.rule, ', ').join(map(repr, self.arguments))})"
 
-    def allowed(self, queries: Tokens, keys: Tokens) -> Any:
+    def allowed(self, queries: TokenPositions, keys: TokenPositions) -> Any:
         """bool (B, L, M): True where the query may attend to the key."""
-        q = Tokens(*(a[:, :, None] for a in queries))
-        k = Tokens(*(a[:, None, :] for a in keys))
+        q = TokenPositions(*(a[:, :, None] for a in queries))
+        k = TokenPositions(*(a[:, None, :] for a in keys))
         return self._of(q, k)
 
-    def _of(self, q: Tokens, k: Tokens) -> Any:
+    def _of(self, q: TokenPositions, k: TokenPositions) -> Any:
         return self.rule(q, k, *self.arguments)
 
     def array(self, queries: int, keys: int | None = None) -> np.ndarray:
@@ -98,20 +106,22 @@ class Mask:
         return self._bounds(range(queries), range(queries if keys is None else keys))[0]
 
     def _bounds(self, q: range, k: range) -> tuple[np.ndarray, np.ndarray]:
-        """What may be allowed and what surely is, before the segments are known.
+        """The pairs that are allowed for some segments, and those allowed for all.
 
-        The algebra has no negation, so a rule is monotone in what its parts allow: all
-        tokens in one segment bounds it from above, every key in padding from below.
+        The algebra has no negation, so a mask is monotone in its parts: all tokens in
+        one segment give the upper bound, all keys in padding the lower bound.
         """
         q_BL, k_BM = np.asarray(q)[None], np.asarray(k)[None]
-        queries = Tokens(q_BL, q_BL, np.ones_like(q_BL))
-        keys = [Tokens(k_BM, k_BM, f(k_BM)) for f in (np.ones_like, np.zeros_like)]
+        queries = TokenPositions(q_BL, q_BL, np.ones_like(q_BL))
+        keys = [
+            TokenPositions(k_BM, k_BM, f(k_BM)) for f in (np.ones_like, np.zeros_like)
+        ]
         above, below = (self.allowed(queries, tokens)[0] for tokens in keys)
         return above, below
 
     def count(self, queries: int, keys: int | None = None, *, block: int = 1) -> int:
-        """How many scores are computed for one row when `block` x `block` ones go
-        together; with block 1, how many entries of the matrix are allowed."""
+        """The number of scores computed for one row in blocks of `block` x `block`;
+        with block 1, the number of allowed entries of the matrix."""
         keys = queries if keys is None else keys
         blocks = self.blocks(queries, keys, query_block=block, key_block=block)
         rows = np.minimum(block, queries - block * np.arange(blocks.computed.shape[0]))
@@ -121,36 +131,36 @@ class Mask:
     def blocks(
         self, queries: int, keys: int, *, query_block: int, key_block: int
     ) -> Blocks:
-        """Which blocks must be computed and which need no mask, row by row of blocks,
-        so that the whole matrix is never in memory."""
+        """The blocks to compute and those that need no mask, one row of blocks at a
+        time: the whole matrix is never in memory."""
         edges = np.arange(0, keys, key_block)
-        computed, full = [], []
+        computed, complete = [], []
         for start in range(0, queries, query_block):
             rows = range(start, min(start + query_block, queries))
             above, below = self._bounds(rows, range(keys))
             computed.append(np.logical_or.reduceat(above.any(0), edges))
-            full.append(np.logical_and.reduceat(below.all(0), edges))
-        return Blocks(np.stack(computed), np.stack(full))
+            complete.append(np.logical_and.reduceat(below.all(0), edges))
+        return Blocks(np.stack(computed), np.stack(complete))
 
 
-def _both(q: Tokens, k: Tokens, a: Mask, b: Mask) -> Any:
+def _both(q: TokenPositions, k: TokenPositions, a: Mask, b: Mask) -> Any:
     return a._of(q, k) & b._of(q, k)
 
 
-def _either(q: Tokens, k: Tokens, a: Mask, b: Mask) -> Any:
+def _either(q: TokenPositions, k: TokenPositions, a: Mask, b: Mask) -> Any:
     return a._of(q, k) | b._of(q, k)
 
 
-def _everything(q: Tokens, k: Tokens) -> Any:
+def _full(q: TokenPositions, k: TokenPositions) -> Any:
     return (q.index_BL == q.index_BL) & (k.index_BL == k.index_BL)
 
 
-def everything() -> Mask:
+def full() -> Mask:
     """Each token attends to each."""
-    return Mask(_everything)
+    return Mask(_full)
 
 
-def _causal(q: Tokens, k: Tokens) -> Any:
+def _causal(q: TokenPositions, k: TokenPositions) -> Any:
     return k.index_BL <= q.index_BL
 
 
@@ -159,7 +169,7 @@ def causal() -> Mask:
     return Mask(_causal)
 
 
-def _window(q: Tokens, k: Tokens, before: int, after: int) -> Any:
+def _window(q: TokenPositions, k: TokenPositions, before: int, after: int) -> Any:
     distance = q.index_BL - k.index_BL
     return (distance <= before) & (distance >= -after)
 
@@ -171,7 +181,7 @@ def window(before: int, after: int = 0) -> Mask:
     return Mask(_window, (before, after), before + 1)
 
 
-def _prefix(q: Tokens, k: Tokens, length: int) -> Any:
+def _prefix(q: TokenPositions, k: TokenPositions, length: int) -> Any:
     return (k.index_BL < length) & (q.index_BL == q.index_BL)
 
 
@@ -181,7 +191,7 @@ def prefix(length: int) -> Mask:
     return Mask(_prefix, (_at_least("prefix length", length, 0),))
 
 
-def _segments(q: Tokens, k: Tokens) -> Any:
+def _segments(q: TokenPositions, k: TokenPositions) -> Any:
     return (q.segment_BL == k.segment_BL) & (k.segment_BL != 0)
 
 
@@ -190,7 +200,7 @@ def segments() -> Mask:
     return Mask(_segments)
 
 
-def _padding(q: Tokens, k: Tokens) -> Any:
+def _padding(q: TokenPositions, k: TokenPositions) -> Any:
     return (k.segment_BL != 0) & (q.index_BL == q.index_BL)
 
 
@@ -199,17 +209,20 @@ def padding() -> Mask:
     return Mask(_padding)
 
 
-def _block_sparse(q: Tokens, k: Tokens, layout: tuple, block: int) -> Any:
+def _block_sparse(
+    q: TokenPositions, k: TokenPositions, layout: tuple, block: int
+) -> Any:
     table = np.pad(np.asarray(layout, bool), (0, 1))
     i = (q.index_BL // block).clip(max=table.shape[0] - 1)
     j = (k.index_BL // block).clip(max=table.shape[1] - 1)
-    traced = isinstance(i, jax.Array) or isinstance(j, jax.Array)
-    return (jnp.asarray(table) if traced else table)[i, j]
+    is_jax = isinstance(i, jax.Array) or isinstance(j, jax.Array)
+    return (jnp.asarray(table) if is_jax else table)[i, j]
 
 
 def block_sparse(layout: Sequence[Sequence[int]], block: int) -> Mask:
-    """`layout[i][j]`: whether queries i*block.. attend to keys j*block..; nothing does
-    beyond it (Child et al. 2019, arXiv 1904.10509; Zaheer et al. 2020, 2007.14062)."""
+    """`layout[i][j]`: whether the queries of block i attend to the keys of block j;
+    none outside the layout (Child et al. 2019, arXiv 1904.10509; Zaheer et al. 2020,
+    arXiv 2007.14062)."""
     _at_least("block", block, 1)
     rows = tuple(tuple(bool(cell) for cell in row) for row in layout)
     if len({len(row) for row in rows}) != 1:
@@ -218,7 +231,7 @@ def block_sparse(layout: Sequence[Sequence[int]], block: int) -> Mask:
     return Mask(_block_sparse, (rows, block))
 
 
-def _strided(q: Tokens, k: Tokens, stride: int) -> Any:
+def _strided(q: TokenPositions, k: TokenPositions, stride: int) -> Any:
     return (q.index_BL - k.index_BL) % stride == 0
 
 
@@ -228,12 +241,12 @@ def strided(stride: int) -> Mask:
 
 
 def dilated(before: int, dilation: int) -> Mask:
-    """A window over every `dilation`-th token: `before` of them and the token itself
+    """A window of every `dilation`-th token: the token itself and `before` earlier ones
     (Longformer, Beltagy et al. 2020, arXiv 2004.05150)."""
     return window(before * dilation) & strided(dilation)
 
 
-def _global_tokens(q: Tokens, k: Tokens, count: int) -> Any:
+def _global_tokens(q: TokenPositions, k: TokenPositions, count: int) -> Any:
     return (q.index_BL < count) | (k.index_BL < count)
 
 
@@ -242,8 +255,10 @@ def global_tokens(count: int) -> Mask:
     return Mask(_global_tokens, (_at_least("global tokens", count, 0),))
 
 
-def _neighbourhood(q: Tokens, k: Tokens, shape: tuple[int, ...], radius: int) -> Any:
-    near, stride = _everything(q, k), math.prod(shape)
+def _neighborhood(
+    q: TokenPositions, k: TokenPositions, shape: tuple[int, ...], radius: int
+) -> Any:
+    near, stride = _full(q, k), math.prod(shape)
     for size in shape:
         stride //= size
         distance = (q.index_BL // stride) % size - (k.index_BL // stride) % size
@@ -251,10 +266,10 @@ def _neighbourhood(q: Tokens, k: Tokens, shape: tuple[int, ...], radius: int) ->
     return near
 
 
-def neighbourhood(shape: Sequence[int], radius: int) -> Mask:
+def neighborhood(shape: Sequence[int], radius: int) -> Mask:
     """Tokens on a grid (rows x columns, or frames x rows x columns, last fastest)
     attend to those at most `radius` away along every dimension."""
-    return Mask(_neighbourhood, (tuple(shape), _at_least("radius", radius, 0)))
+    return Mask(_neighborhood, (tuple(shape), _at_least("radius", radius, 0)))
 
 
 def _at_least(what: str, value: int, least: int) -> int:
@@ -263,16 +278,18 @@ def _at_least(what: str, value: int, least: int) -> int:
     return value
 
 
-def lowered(mask: Mask, queries: Tokens, keys: Tokens) -> dict[str, Any]:
+def to_jax_kwargs(
+    mask: Mask, queries: TokenPositions, keys: TokenPositions
+) -> dict[str, Any]:
     """`mask` as arguments of `jax.nn.dot_product_attention`.
 
-    `is_causal` and `local_window_size` where they say it all (no array of scores is
-    masked then); otherwise `mask`, bool (B, 1, L, M). The tokens must be whole rows in
-    order (index 0, 1, ...), as they are outside cached decoding.
+    `is_causal` and `local_window_size` where they suffice (then no mask array is made);
+    otherwise `mask`, bool (B, 1, L, M). The tokens must be whole rows in order (index
+    0, 1, ...), as they are outside cached decoding.
     """
     parts = _conjuncts(mask)
     rules = [part.rule for part in parts]
-    if len(set(rules)) == len(rules) and set(rules) <= {_everything, _causal, _window}:
+    if len(set(rules)) == len(rules) and set(rules) <= {_full, _causal, _window}:
         named = dict(zip(rules, parts, strict=True))
         out: dict[str, Any] = {"is_causal": _causal in named}
         if _window in named:
@@ -289,8 +306,8 @@ def _conjuncts(mask: Mask) -> list[Mask]:
 
 
 def draw(mask: Mask, queries: int, keys: int | None = None, *, axes: Any = None) -> Any:
-    """A picture of the mask, queries downward, keys to the right; returns the
-    matplotlib axes it was drawn on."""
+    """Plot the mask, queries downward, keys to the right; returns the matplotlib
+    axes."""
     from matplotlib.figure import Figure
 
     axes = Figure(figsize=(3, 3)).add_subplot() if axes is None else axes

@@ -1,4 +1,4 @@
-"""Normalisation over a token's features, with float32 statistics."""
+"""Normalization over a token's features, with float32 statistics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.network import biases
-from transformer.network.precision import contract
+from transformer.network.precision import linear
 
 
 def layer_norm(
@@ -18,10 +18,10 @@ def layer_norm(
     """(x - mean) / deviation * gain + bias over the last dimension (Ba et al. 2016,
     arXiv 1607.06450; Turner's section 2.3)."""
     wide = x_BLD.astype(jnp.float32)
-    centred = wide - wide.mean(-1, keepdims=True)
-    variance = jnp.square(centred).mean(-1, keepdims=True)
+    centered = wide - wide.mean(-1, keepdims=True)
+    variance = jnp.square(centered).mean(-1, keepdims=True)
     lead = (None,) * (x_BLD.ndim - 1)
-    normal = centred * jax.lax.rsqrt(variance + epsilon) * gain_D[lead] + bias_D[lead]
+    normal = centered * jax.lax.rsqrt(variance + epsilon) * gain_D[lead] + bias_D[lead]
     return normal.astype(x_BLD.dtype)
 
 
@@ -35,7 +35,7 @@ def rms_norm(x_BLD: jax.Array, gain_D: jax.Array, *, epsilon: float) -> jax.Arra
 
 
 class LayerNorm(nn.Module):
-    """`layer_norm` with a learned gain and bias; `compute` may be a fast equal."""
+    """`layer_norm` with a learned gain and bias. compute: its implementation."""
 
     epsilon: float = 1e-5
     compute: Callable[..., jax.Array] = layer_norm
@@ -48,7 +48,7 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """`rms_norm` with a learned gain; `compute` may be a fast equal."""
+    """`rms_norm` with a learned gain. compute: its implementation."""
 
     epsilon: float = 1e-6
     compute: Callable[..., jax.Array] = rms_norm
@@ -59,61 +59,66 @@ class RMSNorm(nn.Module):
         return self.compute(x_BLD, gain_D, epsilon=self.epsilon)
 
 
-class Modulation(nn.Module):
-    """A linear map of a condition, zero at first."""
+class ZeroInitDense(nn.Module):
+    """A linear map of a condition, (B, L, J) to (B, L, D), initialized to 0."""
 
     width: int
-    condition: int
+    condition_features: int
 
     @nn.compact
     def __call__(self, condition_BLJ: jax.Array) -> jax.Array:
-        shape = self.condition, self.width
+        shape = self.condition_features, self.width
         w_JD = self.param("w_JD", nn.initializers.zeros, shape)
-        b_D = biases.learned(self, "b_D", (self.width,))
-        return contract("BLJ,JD->BLD", condition_BLJ, w_JD) + b_D
+        b_D = biases.zero_init_bias(self, "b_D", (self.width,))
+        return linear("BLJ,JD->BLD", condition_BLJ, w_JD) + b_D
 
 
 class AdaptiveNorm(nn.Module):
     """Layer norm whose gain and bias are linear in a condition of J features (DiT,
-    Peebles and Xie 2022, arXiv 2212.09748, section 3.2). Plain at first."""
+    Peebles and Xie 2022, arXiv 2212.09748, section 3.2). Initialized to gain 1, bias
+    0."""
 
     width: int
-    condition: int
+    condition_features: int
     epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, condition_BLJ: jax.Array) -> jax.Array:
-        """(B, L, D), by a condition (B, 1 or L, J)."""
-        gain_BLD = Modulation(self.width, self.condition, name="gain")(condition_BLJ)
-        bias_BLD = Modulation(self.width, self.condition, name="bias")(condition_BLJ)
+        """(B, L, D) with a condition (B, 1 or L, J) to (B, L, D)."""
+        gain_BLD = ZeroInitDense(self.width, self.condition_features, name="gain")(
+            condition_BLJ
+        )
+        bias_BLD = ZeroInitDense(self.width, self.condition_features, name="bias")(
+            condition_BLJ
+        )
         one_D, zero_D = jnp.ones(self.width), jnp.zeros(self.width)
         normal_BLD = layer_norm(x_BLD, one_D, zero_D, epsilon=self.epsilon)
         return normal_BLD * (1 + gain_BLD) + bias_BLD
 
 
-class GatedAdaptiveNorm(nn.Module):
-    """`AdaptiveNorm`, and a gate on what the sublayer makes of it, shut at first, so
-    that each block starts as the identity: adaLN-Zero."""
+class AdaLNZero(nn.Module):
+    """adaLN-Zero: `AdaptiveNorm` and a gate on the sublayer's output, initialized to 0,
+    so that each block starts as the identity."""
 
     width: int
-    condition: int
+    condition_features: int
     epsilon: float = 1e-6
 
     def setup(self) -> None:
-        self.norm = AdaptiveNorm(self.width, self.condition, self.epsilon)
-        self.opening = Modulation(self.width, self.condition)
+        self.norm = AdaptiveNorm(self.width, self.condition_features, self.epsilon)
+        self.gate_map = ZeroInitDense(self.width, self.condition_features)
 
     def __call__(self, x_BLD: jax.Array, condition_BLJ: jax.Array) -> jax.Array:
         return self.norm(x_BLD, condition_BLJ)
 
     def gate(self, condition_BLJ: jax.Array) -> jax.Array:
-        """What the sublayer's result is multiplied by, (B, 1 or L, D)."""
-        return self.opening(condition_BLJ)
+        """The factor of the sublayer's output, (B, 1 or L, D)."""
+        return self.gate_map(condition_BLJ)
 
 
 class HeadRMSNorm(nn.Module):
-    """RMS norm over the features of a head, for queries and keys (QK-norm, Henry et
-    al. 2020, arXiv 2010.04245)."""
+    """RMS norm over the features of a head, for queries and keys (QK-norm, Henry et al.
+    2020, arXiv 2010.04245). compute: its implementation."""
 
     epsilon: float = 1e-6
     compute: Callable[..., jax.Array] = rms_norm
@@ -124,7 +129,7 @@ class HeadRMSNorm(nn.Module):
         return self.compute(x_BLHK, gain_K, epsilon=self.epsilon)
 
 
-class Absent(nn.Module):
+class Identity(nn.Module):
     """No normalisation."""
 
     @nn.compact

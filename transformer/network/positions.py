@@ -1,8 +1,8 @@
-"""What tells a transformer the order of its tokens.
+"""Positional encodings.
 
-A position can enter in three places, each a value for its slot: added to the embedding
-(learned, sinusoidal), turned into queries and keys (rotary), or added to the scores
-(ALiBi). `Absent` and `unrotated` are the values that do nothing.
+A position enters in one of three places, each a slot: added to the embedding (learned,
+sinusoidal), as a rotation of queries and keys (rotary), or added to the scores (ALiBi).
+`NoPositions` and `identity` fill a slot without effect.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.network.masks import Tokens
+from transformer.network.masks import TokenPositions
 
 Rotate = Callable[[jax.Array, jax.Array], jax.Array]
-Bias = Callable[[Tokens, Tokens], jax.Array]
+ScoreBias = Callable[[TokenPositions, TokenPositions], jax.Array]
 
 
-class Absent(nn.Module):
-    """No position added to the embedding."""
+class NoPositions(nn.Module):
+    """No positions in the embedding."""
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, position_BL: jax.Array) -> jax.Array:
@@ -30,7 +30,7 @@ class Absent(nn.Module):
 
 
 class Learned(nn.Module):
-    """One learned vector a position, up to `length` of them (GPT-2, BERT, ViT).
+    """One learned vector per position, `length` of them (GPT-2, BERT, ViT).
 
     Raises ValueError for longer rows, whose last tokens would share one vector.
     """
@@ -75,13 +75,13 @@ def _angles(position_BL: jax.Array, count: int, theta: float) -> jax.Array:
     return position_BL[..., None].astype(jnp.float32) * frequency_K[None, None]
 
 
-def unrotated(x_BLHK: jax.Array, position_BL: jax.Array) -> jax.Array:
-    """Queries and keys as they are."""
+def identity(x_BLHK: jax.Array, position_BL: jax.Array) -> jax.Array:
+    """Queries and keys unchanged."""
     return x_BLHK
 
 
-def _turned(x_BLHK: jax.Array, angle_BLK: jax.Array) -> jax.Array:
-    """Pairs (first half, second half) of features turned by angles (B, L, K / 2)."""
+def _rotate_pairs(x_BLHK: jax.Array, angle_BLK: jax.Array) -> jax.Array:
+    """Pairs (first half, second half) of features, rotated by angles (B, L, K / 2)."""
     half = angle_BLK.shape[-1]
     cos_BLHK = jnp.cos(angle_BLK)[:, :, None].astype(x_BLHK.dtype)
     sin_BLHK = jnp.sin(angle_BLK)[:, :, None].astype(x_BLHK.dtype)
@@ -93,21 +93,21 @@ def _turned(x_BLHK: jax.Array, angle_BLK: jax.Array) -> jax.Array:
 
 
 def _rotary(
-    x_BLHK: jax.Array, position_BL: jax.Array, *, theta: float, stretch: float
+    x_BLHK: jax.Array, position_BL: jax.Array, *, theta: float, interpolation: float
 ) -> jax.Array:
     half = _half("rotary positions: head features", x_BLHK.shape[-1])
-    angle_BLK = _angles(position_BL, half, theta) / stretch
-    return _turned(x_BLHK, angle_BLK)
+    angle_BLK = _angles(position_BL, half, theta) / interpolation
+    return _rotate_pairs(x_BLHK, angle_BLK)
 
 
-def rotary(*, theta: float = 10_000.0, stretch: float = 1.0) -> Rotate:
+def rotary(*, theta: float = 10_000.0, interpolation: float = 1.0) -> Rotate:
     """Rotary positions (Su et al. 2021, arXiv 2104.09864), first half against second.
 
-    stretch > 1 interpolates positions, so that a model trained on L tokens reads
-    stretch * L (Chen et al. 2023, arXiv 2306.15595). Raises ValueError when the number
-    of head features is odd.
+    interpolation > 1 divides the positions by it, so that a model trained on rows of L
+    tokens accepts interpolation * L (Chen et al. 2023, arXiv 2306.15595). Raises
+    ValueError when the number of head features is odd.
     """
-    return partial(_rotary, theta=theta, stretch=stretch)
+    return partial(_rotary, theta=theta, interpolation=interpolation)
 
 
 def _axial(
@@ -120,16 +120,18 @@ def _axial(
 ) -> jax.Array:
     count = x_BLHK.shape[-1] // (2 * len(shape))
     parts, stride = [], math.prod(shape)
-    for i, (size, closes) in enumerate(zip(shape, periodic, strict=True)):
+    for i, (size, wraps) in enumerate(zip(shape, periodic, strict=True)):
         stride //= size
-        place_BL = (position_BL // stride) % size
-        if closes:
+        coordinate_BL = (position_BL // stride) % size
+        if wraps:
             wave_K = 2 * math.pi / size * jnp.arange(1, count + 1, dtype=jnp.float32)
-            angle_BLK = place_BL[..., None].astype(jnp.float32) * wave_K[None, None]
+            angle_BLK = (
+                coordinate_BL[..., None].astype(jnp.float32) * wave_K[None, None]
+            )
         else:
-            angle_BLK = _angles(place_BL, count, theta)
+            angle_BLK = _angles(coordinate_BL, count, theta)
         part_BLHK = x_BLHK[..., 2 * count * i : 2 * count * (i + 1)]
-        parts.append(_turned(part_BLHK, angle_BLK))
+        parts.append(_rotate_pairs(part_BLHK, angle_BLK))
     rest_BLHK = x_BLHK[..., 2 * count * len(shape) :]
     return jnp.concatenate([*parts, rest_BLHK], axis=-1)
 
@@ -137,24 +139,18 @@ def _axial(
 def axial(
     shape: Sequence[int], *, periodic: Sequence[int] = (), theta: float = 100.0
 ) -> Rotate:
-    """Rotary positions on a grid whose last dimension runs fastest: rows x columns, or
-    frames x rows x columns. Each dimension turns its own equal share of the features
-    (Heo et al. 2024, arXiv 2403.13298, section 3.2); what cannot be shared stays.
+    """Rotary positions on a grid whose last dimension varies fastest: rows x columns,
+    or frames x rows x columns. Each dimension rotates an equal part of the features
+    (Heo et al. 2024, arXiv 2403.13298, section 3.2); the remainder is not rotated.
 
-    periodic: the dimensions that close upon themselves, such as longitude. Their
-    features turn a whole number of times around, so the far end is a neighbour.
+    periodic: the dimensions with periodic boundaries, such as longitude. Their features
+    rotate a whole number of times around, so both ends are neighbors.
     """
-    closes = tuple(dimension in periodic for dimension in range(len(shape)))
-    return partial(_axial, shape=tuple(shape), periodic=closes, theta=theta)
+    is_periodic = tuple(dimension in periodic for dimension in range(len(shape)))
+    return partial(_axial, shape=tuple(shape), periodic=is_periodic, theta=theta)
 
 
-def stretched_theta(theta: float, *, stretch: float, head_features: int) -> float:
-    """The "NTK-aware" theta: fast frequencies stay, the slowest is stretched fully
-    (YaRN, Peng et al. 2023, arXiv 2309.00071, section 3.1)."""
-    return theta * stretch ** (head_features / (head_features - 2))
-
-
-def _alibi(queries: Tokens, keys: Tokens, *, heads: int) -> jax.Array:
+def _alibi(queries: TokenPositions, keys: TokenPositions, *, heads: int) -> jax.Array:
     power = 2.0 ** math.floor(math.log2(heads))
     slopes = [2.0 ** (-8.0 * (i + 1) / power) for i in range(int(power))]
     slopes += [2.0 ** (-4.0 * (2 * i + 1) / power) for i in range(heads - int(power))]
@@ -163,7 +159,7 @@ def _alibi(queries: Tokens, keys: Tokens, *, heads: int) -> jax.Array:
     return -slope_H[None, :, None, None] * distance_BLM[:, None].astype(jnp.float32)
 
 
-def alibi(heads: int) -> Bias:
-    """Scores fall linearly with distance, each head with its own slope (Press et al.
-    2021, arXiv 2108.12409). Gives float32 (B, H, L, M)."""
+def alibi(heads: int) -> ScoreBias:
+    """ALiBi: scores fall linearly with distance, with one slope per head (Press et al.
+    2021, arXiv 2108.12409). Returns float32 (B, H, L, M)."""
     return partial(_alibi, heads=heads)

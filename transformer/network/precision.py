@@ -1,20 +1,26 @@
-"""Which numbers are wide and which are narrow: the policy, in one place.
+"""The precision policy, in one place.
 
 | what | dtype |
 |---|---|
 | parameters, gradients, optimizer state | float32 |
-| products and the residual stream | the experiment's compute dtype |
-| norm statistics and gains, attention scores and softmax | float32 |
+| linear maps and the residual stream | the experiment's compute dtype |
+| norm statistics, gains and biases, attention scores and softmax | float32 |
 | final logits, loss | float32 |
-| one row that is decoded on a CPU | float32 |
+| decoding of one row on a CPU | float32 |
 
-A model follows the dtype of its weights, so casting the parameter tree at the loss's
-door is the whole policy; gradients come back float32 through the same cast.
+A model computes in the dtype of its weights, so one cast of the parameter tree at the
+start of the loss is the whole policy; gradients come back float32 through that cast.
+The first word of a parameter's name decides, and nothing else:
+
+| parameter | in the forward pass |
+|---|---|
+| `gain_*`, `bias_*`, `lambda_*` (`FLOAT32_PREFIXES`) | float32 |
+| every other name (`w_*`, `b_*`, `embedding_*`, ...) | compute dtype |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,50 +30,57 @@ from jax.ad_checkpoint import checkpoint_name
 
 from transformer.axes import leaf_name
 
-# (subscripts, a, b, dtype=float32): `product`, or another library's in its place.
-Product = Callable[..., jax.Array]
+# (subscripts, a, b, dtype=float32): `einsum_f32`, or another library's.
+Einsum = Callable[..., jax.Array]
 
-CONTRACTED = "contracted"
+# The name of every linear map's output, for remat policies.
+LINEAR_OUTPUT = "linear_output"
+
+# Small vectors that scale float32 intermediates: norm gains and biases, and the
+# coefficients of an attention function.
+FLOAT32_PREFIXES = ("gain_", "bias_", "lambda_")
 
 
-def cast(params: Any, dtype: Any) -> Any:
-    """`params` with weights in `dtype`; the norms' gains and biases stay float32."""
+def cast_weights(
+    params: Any, dtype: Any, *, float32: Sequence[str] = FLOAT32_PREFIXES
+) -> Any:
+    """`params` in `dtype`, except leaves whose name begins with one of `float32`."""
 
-    def narrow(path: Any, leaf: jax.Array) -> jax.Array:
-        wide = leaf_name(path).startswith(("gain_", "bias_"))
-        return leaf if wide else leaf.astype(dtype)
+    def cast(path: Any, leaf: jax.Array) -> jax.Array:
+        exempt = leaf_name(path).startswith(tuple(float32))
+        return leaf if exempt else leaf.astype(dtype)
 
-    return jax.tree_util.tree_map_with_path(narrow, params)
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
-def narrowed(x: jax.Array, dtype: Any) -> jax.Array:
-    """`x.astype(dtype)`, to the bit. On a CPU float32 becomes bfloat16 by integers:
-    XLA's own rounding keeps a kernel from the full width of the machine, so that one
-    with an exp in it takes two to four times as long."""
+def to_bfloat16(x: jax.Array, dtype: Any) -> jax.Array:
+    """`x.astype(dtype)`, bit for bit. On a CPU float32 becomes bfloat16 by integer
+    arithmetic: XLA's own conversion keeps a fused kernel from the full vector width, so
+    that a kernel with an exp takes two to four times as long."""
     if (x.dtype, dtype) != (jnp.float32, jnp.bfloat16):
         return x.astype(dtype)
     return jax.lax.platform_dependent(
-        x, cpu=_rounded, default=lambda wide: wide.astype(jnp.bfloat16)
+        x, cpu=_round_to_bfloat16, default=lambda wide: wide.astype(jnp.bfloat16)
     )
 
 
-def _rounded(x: jax.Array) -> jax.Array:
-    """float32 to the nearest bfloat16, of two as near to the even one."""
+def _round_to_bfloat16(x: jax.Array) -> jax.Array:
+    """float32 to the nearest bfloat16, ties to even."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    # What a NaN would be carried over to may be a number.
+    # Rounding may carry a NaN into a number.
     bits = jnp.where(x == x, nearest, 0x7FC0).astype(jnp.uint16)
     return jax.lax.bitcast_convert_type(bits, jnp.bfloat16)
 
 
-narrowed.defvjp(
-    lambda x, dtype: (narrowed(x, dtype), jnp.zeros((), x.dtype)),
-    lambda dtype, like, slope: (slope.astype(like.dtype),),
+to_bfloat16.defvjp(
+    lambda x, dtype: (to_bfloat16(x, dtype), jnp.zeros((), x.dtype)),
+    lambda dtype, like, grad: (grad.astype(like.dtype),),
 )
 
 
-def product(
+def einsum_f32(
     subscripts: str, *operands: jax.Array, dtype: Any = jnp.float32
 ) -> jax.Array:
     """`jnp.einsum` accumulated in float32 and returned in `dtype`: float32 for scores
@@ -76,43 +89,39 @@ def product(
     return wide.astype(dtype)
 
 
-def contract(
-    subscripts: str, x: jax.Array, w: jax.Array, *, product: Product = product
+def linear(
+    subscripts: str, x: jax.Array, w: jax.Array, *, einsum: Einsum = einsum_f32
 ) -> jax.Array:
-    """`jnp.einsum` of activations with weights, accumulated in float32, in x's dtype:
-    every linear map of the network goes through here.
+    """A linear map: `jnp.einsum` of activations and weights, accumulated in float32, in
+    x's dtype. Every linear map of the network is a call of this function.
 
-    Each letter of the subscripts must stand in two of its three parts, so that both
-    gradients are einsums of the same letters; `product` makes all three. Its result
-    bears the name `CONTRACTED` for remat policies.
+    Each letter must stand in two of the three parts of the subscripts, so that both
+    gradients are einsums of the same letters; `einsum` computes all three. The result
+    has the checkpoint name `LINEAR_OUTPUT`.
     """
-    return checkpoint_name(_contract(product, subscripts, x, w), CONTRACTED)
+    return checkpoint_name(_linear(einsum, subscripts, x, w), LINEAR_OUTPUT)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _contract(
-    product: Product, subscripts: str, x: jax.Array, w: jax.Array
-) -> jax.Array:
-    return product(subscripts, x, w, dtype=x.dtype)
+def _linear(einsum: Einsum, subscripts: str, x: jax.Array, w: jax.Array) -> jax.Array:
+    return einsum(subscripts, x, w, dtype=x.dtype)
 
 
-def _contract_forward(
-    product: Product, subscripts: str, x: jax.Array, w: jax.Array
+def _linear_forward(einsum: Einsum, subscripts: str, x: jax.Array, w: jax.Array) -> Any:
+    return _linear(einsum, subscripts, x, w), (x, w)
+
+
+def _linear_backward(
+    einsum: Einsum, subscripts: str, residuals: Any, grad: jax.Array
 ) -> Any:
-    return _contract(product, subscripts, x, w), (x, w)
-
-
-def _contract_backward(
-    product: Product, subscripts: str, factors: Any, slope: jax.Array
-) -> Any:
-    """Both gradients, from operands as narrow as the forward product's: a float32 slope
-    would drag the products of the backward pass, two thirds of all, to float32."""
-    x, w = factors
+    """Both gradients, from operands in the forward pass's dtypes: a float32 output
+    gradient would make the backward products, two thirds of all, float32."""
+    x, w = residuals
     operands, result = subscripts.split("->")
     first, second = operands.split(",")
-    x_slope = product(f"{result},{second}->{first}", slope, w, dtype=x.dtype)
-    w_slope = product(f"{first},{result}->{second}", x, slope, dtype=w.dtype)
-    return x_slope, w_slope
+    x_grad = einsum(f"{result},{second}->{first}", grad, w, dtype=x.dtype)
+    w_grad = einsum(f"{first},{result}->{second}", x, grad, dtype=w.dtype)
+    return x_grad, w_grad
 
 
-_contract.defvjp(_contract_forward, _contract_backward)
+_linear.defvjp(_linear_forward, _linear_backward)

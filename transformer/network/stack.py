@@ -1,47 +1,53 @@
-"""Blocks one after another: unrolled, or one block scanned over its layers."""
+"""Stacks of blocks: unrolled, or one block scanned over its layers."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
+from types import FunctionType
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from transformer.network.block import NOTHING, Block, Given
-from transformer.network.kv_cache import Cache, Memory
-from transformer.network.masks import Tokens
-from transformer.network.precision import CONTRACTED
+from transformer.network.block import UNCONDITIONED, Block, Conditioning
+from transformer.network.kv_cache import KVCache, Memory
+from transformer.network.masks import TokenPositions
+from transformer.network.precision import LINEAR_OUTPUT
 
-# What the backward pass finds saved and what it computes again: named policies, each a
-# function of the block's class. Less memory for more arithmetic, downward.
+# Which activations the backward pass saves and which it recomputes: named policies,
+# each a function of the block's class. From top to bottom less memory and more
+# arithmetic.
 Remat = Callable[[type[nn.Module]], Any]
-_contracted = jax.checkpoint_policies.save_only_these_names(CONTRACTED)
+_linear_outputs = jax.checkpoint_policies.save_only_these_names(LINEAR_OUTPUT)
 REMAT: dict[str, Remat] = {
     "none": lambda block: block,
     "products": lambda block: nn.remat(
         block,
         policy=jax.checkpoint_policies.save_from_both_policies(
-            jax.checkpoint_policies.dots_saveable, _contracted
+            jax.checkpoint_policies.dots_saveable, _linear_outputs
         ),
         prevent_cse=False,
     ),
     "weight_products": lambda block: nn.remat(
-        block, policy=_contracted, prevent_cse=False
+        block, policy=_linear_outputs, prevent_cse=False
     ),
     "all": lambda block: nn.remat(block, prevent_cse=False),
 }
 
+# make_block(block class, layer) makes the block of a layer, counted from 0.
 MakeBlock = Callable[[Any, int], Any]
 
-# Collections in which layers tell of themselves: what they computed on the way, and
-# whom a mixture's router chose.
-KEPT = ("intermediates", "routing")
+# Collections in which layers sow: intermediate activations, and the choices of a
+# mixture's router. `axes.sown` collects them over the layers.
+SOWN_COLLECTIONS = ("intermediates", "routing")
 
 
 class Unrolled(nn.Module):
-    """`depth` blocks, each compiled for itself: fastest on a CPU, and each layer may
+    """`depth` blocks, each compiled separately: the fastest on a CPU, and layers may
     differ. make_block(remat(block), layer) makes the block of a layer."""
 
     depth: int
@@ -54,42 +60,89 @@ class Unrolled(nn.Module):
         self.layers = [self.make_block(block, i) for i in range(self.depth)]
 
     def __call__(
-        self, x_BLD: jax.Array, tokens: Tokens, given: Given = NOTHING
+        self,
+        x_BLD: jax.Array,
+        tokens: TokenPositions,
+        conditioning: Conditioning = UNCONDITIONED,
     ) -> jax.Array:
-        """(B, L, D) to the same; the residual stream behind each block is kept in the
-        collection `intermediates`, where that is asked for."""
+        """(B, L, D) to (B, L, D). Sows the residual stream after each block as
+        `stream_BLD` in `intermediates`."""
         for layer in self.layers:
-            x_BLD = layer(x_BLD, tokens, given)
+            x_BLD = layer(x_BLD, tokens, conditioning)
             self.sow("intermediates", "stream_BLD", x_BLD)
         return x_BLD
 
-    def extend(
+    def decode(
         self,
         x_BLD: jax.Array,
         caches: list[Any],
-        tokens: Tokens,
-        given: Given = NOTHING,
+        tokens: TokenPositions,
+        conditioning: Conditioning = UNCONDITIONED,
     ) -> tuple[jax.Array, list[Any]]:
-        """The next tokens of each row, through every layer's cache."""
-        extended = []
+        """The next tokens of each row; returns their features and every layer's new
+        cache."""
+        new = []
         for layer, cache in zip(self.layers, caches, strict=True):
-            x_BLD, cache = layer.extend(x_BLD, cache, tokens, given)
-            extended.append(cache)
-        return x_BLD, extended
+            x_BLD, cache = layer.decode(x_BLD, cache, tokens, conditioning)
+            new.append(cache)
+        return x_BLD, new
 
     @nn.nowrap
     def empty_cache(self, *arguments: Any) -> list[Any]:
+        """As `Attention.empty_cache`, one per layer."""
         blocks = [self.make_block(self.block, i) for i in range(self.depth)]
         return [block.empty_cache(*arguments) for block in blocks]
 
-    def remember(self, memory: Memory) -> list[Cache]:
-        """What every layer of blocks that read remembers of the memory."""
-        return [layer.remember(memory) for layer in self.layers]
+    def cache_memory(self, memory: Memory) -> list[KVCache]:
+        """The memory's keys and values in every layer, for decoder blocks."""
+        return [layer.cache_memory(memory) for layer in self.layers]
+
+
+def _equivalent(a: Any, b: Any) -> bool:
+    """Whether two values of a slot are made alike: equal, or modules, partials and
+    functions of the same class or code whose parts are equivalent."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equivalent(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_equivalent, a, b))
+    if isinstance(a, np.ndarray | jax.Array):
+        return np.array_equal(a, b)
+    if isinstance(a, nn.Module | partial | FunctionType):
+        return _equivalent(_parts(a), _parts(b))
+    return bool(a == b)
+
+
+def _parts(a: Any) -> Any:
+    if isinstance(a, partial):
+        return a.func, a.args, a.keywords
+    if isinstance(a, FunctionType):
+        cells = [cell.cell_contents for cell in a.__closure__ or ()]
+        return a.__code__, a.__defaults__, a.__kwdefaults__, cells
+    names = {field.name for field in dataclasses.fields(a)} - {"parent", "name"}
+    return {name: getattr(a, name) for name in names}
+
+
+def first_unequal_layer(
+    make_block: MakeBlock, block: type[nn.Module], depth: int
+) -> int | None:
+    """The first layer whose block differs from that of layer 0; None if all are
+    equal."""
+    first, *others = (make_block(block, i) for i in range(depth))
+    unequal = (i + 1 for i, b in enumerate(others) if not _equivalent(first, b))
+    return next(unequal, None)
 
 
 class Scanned(nn.Module):
-    """`depth` equal blocks as one, scanned: its parameters have a leading dimension N.
-    Compiles once whatever the depth, for accelerators and deep stacks."""
+    """`depth` equal blocks as one scanned block whose parameters have a leading
+    dimension N: compile time does not grow with depth. For accelerators and deep
+    stacks.
+
+    ValueError where make_block makes another block for one of the layers.
+    """
 
     depth: int
     make_block: MakeBlock
@@ -97,46 +150,60 @@ class Scanned(nn.Module):
     block: type[nn.Module] = Block
 
     def setup(self) -> None:
+        layer = first_unequal_layer(self.make_block, self.block, self.depth)
+        if layer is not None:
+            raise ValueError(
+                f"Scanned: expected make_block to make equal blocks, got another for "
+                f"layer {layer} than for layer 0; use stack.Unrolled"
+            )
         layers = {
-            "variable_axes": {"params": 0, **dict.fromkeys(KEPT, 0)},
+            "variable_axes": {"params": 0, **dict.fromkeys(SOWN_COLLECTIONS, 0)},
             "split_rngs": {"params": True},
             "length": self.depth,
         }
-        whole = nn.broadcast
+        same = nn.broadcast
         self.layers = nn.scan(
             _Layer,
             methods={
-                "__call__": {**layers, "in_axes": (whole, whole)},
-                "extend": {**layers, "in_axes": (0, whole, whole)},
-                "remember": {**layers, "in_axes": whole},
+                "__call__": {**layers, "in_axes": (same, same)},
+                "decode": {**layers, "in_axes": (0, same, same)},
+                "cache_memory": {**layers, "in_axes": same},
             },
         )(self.make_block, self.remat, self.block)
 
     def __call__(
-        self, x_BLD: jax.Array, tokens: Tokens, given: Given = NOTHING
+        self,
+        x_BLD: jax.Array,
+        tokens: TokenPositions,
+        conditioning: Conditioning = UNCONDITIONED,
     ) -> jax.Array:
-        """As `Unrolled`; intermediates have the leading dimension N too."""
-        x_BLD, _ = self.layers(x_BLD, tokens, given)
+        """As `Unrolled`; what layers sow has the leading dimension N."""
+        x_BLD, _ = self.layers(x_BLD, tokens, conditioning)
         return x_BLD
 
-    def extend(
-        self, x_BLD: jax.Array, caches: Any, tokens: Tokens, given: Given = NOTHING
+    def decode(
+        self,
+        x_BLD: jax.Array,
+        caches: Any,
+        tokens: TokenPositions,
+        conditioning: Conditioning = UNCONDITIONED,
     ) -> tuple[jax.Array, Any]:
         """As `Unrolled`; the caches are one, with the leading dimension N."""
-        return self.layers.extend(x_BLD, caches, tokens, given)
+        return self.layers.decode(x_BLD, caches, tokens, conditioning)
 
     @nn.nowrap
     def empty_cache(self, *arguments: Any) -> Any:
+        """As `Attention.empty_cache`, with the leading dimension N."""
         cache = self.make_block(self.block, 0).empty_cache(*arguments)
         return jax.tree.map(lambda a: jnp.stack([a] * self.depth), cache)
 
-    def remember(self, memory: Memory) -> Cache:
+    def cache_memory(self, memory: Memory) -> KVCache:
         """As `Unrolled`, with the leading dimension N."""
-        return self.layers.remember(None, memory)[1]
+        return self.layers.cache_memory(None, memory)[1]
 
 
 class _Layer(nn.Module):
-    """A block in the form that `nn.scan` takes: carry in, (carry, output) out."""
+    """A block in the form of `nn.scan`: carry in, (carry, output) out."""
 
     make_block: MakeBlock
     remat: Remat
@@ -146,22 +213,26 @@ class _Layer(nn.Module):
         self.block = self.make_block(self.remat(self.kind), 0)
 
     def __call__(
-        self, x_BLD: jax.Array, tokens: Tokens, given: Given
+        self, x_BLD: jax.Array, tokens: TokenPositions, conditioning: Conditioning
     ) -> tuple[jax.Array, None]:
-        x_BLD = self.block(x_BLD, tokens, given)
+        x_BLD = self.block(x_BLD, tokens, conditioning)
         self.sow("intermediates", "stream_BLD", x_BLD)
         return x_BLD, None
 
-    def extend(
-        self, x_BLD: jax.Array, cache: Any, tokens: Tokens, given: Given
+    def decode(
+        self,
+        x_BLD: jax.Array,
+        cache: Any,
+        tokens: TokenPositions,
+        conditioning: Conditioning,
     ) -> tuple[jax.Array, Any]:
-        return self.block.extend(x_BLD, cache, tokens, given)
+        return self.block.decode(x_BLD, cache, tokens, conditioning)
 
-    def remember(self, carry: None, memory: Memory) -> tuple[None, Any]:
-        return carry, self.block.remember(memory)
+    def cache_memory(self, carry: None, memory: Memory) -> tuple[None, Any]:
+        return carry, self.block.cache_memory(memory)
 
 
-def scanned(params: dict[str, Any]) -> dict[str, Any]:
-    """An unrolled stack's parameters in the shape of a scanned one's."""
+def stack_layer_params(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of an `Unrolled` stack in the form of a `Scanned` one."""
     layers = [params[f"layers_{i}"] for i in range(len(params))]
     return {"layers": {"block": jax.tree.map(lambda *a: jnp.stack(a), *layers)}}

@@ -1,6 +1,6 @@
-"""Which of these belongs to which: two views of each row of a batch, told from those of
-the other rows (CLIP, Radford et al. 2021, arXiv 2103.00020, figure 3; InfoNCE, van den
-Oord et al. 2018, arXiv 1807.03748, equation 4)."""
+"""The contrastive loss of CLIP: pair the two views of each row among those of a batch
+(Radford et al. 2021, arXiv 2103.00020, figure 3; InfoNCE, van den Oord et al. 2018,
+arXiv 1807.03748, equation 4)."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ import jax.numpy as jnp
 from transformer.objectives.loss import Loss
 
 
-def symmetric(
-    first_BD: jax.Array,
-    second_BD: jax.Array,
+def clip_loss(
+    image_BD: jax.Array,
+    text_BD: jax.Array,
     weight_B: jax.Array,
     *,
     temperature: float,
 ) -> Loss:
-    """Half of -log p(its second | a first) - log p(its first | a second), summed over
-    the rows by their weight, where p is a softmax over the batch of cosines divided by
-    the temperature. Vectors of length 1. sums: nats, correct, rows; correct counts the
-    firsts whose own second is the nearest.
+    """Half of -log p(its text | an image) - log p(its image | a text), summed over the
+    weighted rows, where p is a softmax over the batch of cosine similarities divided by
+    the temperature. Both inputs (B, D) are of length 1. sums: nats, correct, rows;
+    correct counts the images whose own text is the nearest.
 
-    A row's loss depends on the other rows: they are what it is told from, and one of
-    weight 0 is nobody's. So the sums of a batch's rows add over devices, which see the
-    whole batch, as those of any loss do. They do not over parts that are accumulated:
-    each part has only its own rows to tell apart, an easier task with a lower loss.
-    Losses of batches of different sizes cannot be compared.
+    The other rows of the batch are a row's negatives; those of weight 0 are excluded.
+    Devices see the negatives of the whole batch, so their sums add as those of any loss
+    do. Those of accumulated microbatches do not: each has its own rows as negatives
+    only, an easier task with a lower loss. Losses of different batch sizes cannot be
+    compared.
     """
-    candidates_CD = second_BD
+    candidates_CD = text_BD
     cosine_BC = jnp.einsum(
-        "BD,CD->BC", first_BD, candidates_CD, preferred_element_type=jnp.float32
+        "BD,CD->BC", image_BD, candidates_CD, preferred_element_type=jnp.float32
     )
-    there_B = weight_B > 0
-    both_BC = there_B[:, None] & there_B[None]
-    # Finite, so that a row that is nobody's has no NaN in its gradient.
-    logits_BC = jnp.where(both_BC, cosine_BC / temperature, -1e9)
-    own_B = jnp.diagonal(logits_BC)
-    told_B = jax.nn.logsumexp(logits_BC, axis=1) - own_B
-    back_B = jax.nn.logsumexp(logits_BC, axis=0) - own_B
-    total = jnp.sum((told_B + back_B) / 2 * weight_B)
-    correct = jnp.sum((own_B >= logits_BC.max(1)) * weight_B)
+    real_B = weight_B > 0
+    real_BC = real_B[:, None] & real_B[None]
+    # Finite, so that the gradient of an excluded row has no NaN.
+    logits_BC = jnp.where(real_BC, cosine_BC / temperature, -1e9)
+    pair_B = jnp.diagonal(logits_BC)
+    image_nats_B = jax.nn.logsumexp(logits_BC, axis=1) - pair_B
+    text_nats_B = jax.nn.logsumexp(logits_BC, axis=0) - pair_B
+    total = jnp.sum((image_nats_B + text_nats_B) / 2 * weight_B)
+    correct = jnp.sum((pair_B >= logits_BC.max(1)) * weight_B)
     rows = weight_B.sum()
     return Loss(total, rows, {"nats": total, "correct": correct, "rows": rows})

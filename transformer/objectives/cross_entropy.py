@@ -1,13 +1,17 @@
-"""Next-token objectives over logits, and how to avoid holding the logits whole.
+"""Cross-entropy of tokens and labels, and two ways that never hold all logits at once.
 
-Each takes float32 logits (B, L, V), int32 targets (B, L) and float32 weights (B, L),
-and returns a `Loss` in nats: sums, not means.
+An `Objective` takes float32 logits (B, L, V), int32 targets (B, L) and float32 weights
+(B, L), and returns a `Loss` in nats: sums, not means. `chunked` computes any objective
+from features and unembedding in chunks of each row, and its logits again in the
+backward pass; `fused` does so for the cross-entropy alone, and computes them once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,52 +19,67 @@ import jax.numpy as jnp
 from transformer.objectives.loss import Loss
 
 Objective = Callable[[jax.Array, jax.Array, jax.Array], Loss]
+# (subscripts, a, b) -> float32, such as `einsum_f32`.
+Einsum = Callable[[str, jax.Array, jax.Array], jax.Array]
 
 
 def cross_entropy(
     logits_BLV: jax.Array, targets_BL: jax.Array, weight_BL: jax.Array
 ) -> Loss:
     """-log p(target), summed over the weighted targets; sums: nats, correct, tokens."""
-    peak_BL = logits_BLV.max(-1)
-    log_total_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
-    chosen_BL = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[..., 0]
-    nats = jnp.sum((log_total_BL - chosen_BL) * weight_BL)
-    correct = jnp.sum((chosen_BL >= peak_BL) * weight_BL)
+    max_BL = logits_BLV.max(-1)
+    log_sum_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
+    target_BL = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[..., 0]
+    nats = jnp.sum((log_sum_BL - target_BL) * weight_BL)
+    correct = jnp.sum((target_BL >= max_BL) * weight_BL)
     tokens = weight_BL.sum()
     return Loss(nats, tokens, {"nats": nats, "correct": correct, "tokens": tokens})
 
 
-def label_smoothing(amount: float) -> Objective:
-    """Cross-entropy against (1 - amount) on the target and amount / V on every symbol
-    (Szegedy et al. 2015, arXiv 1512.00567, section 7). `nats` stays unsmoothed."""
+def classification(
+    logits_BV: jax.Array,
+    label_B: jax.Array,
+    weight_B: jax.Array,
+    *,
+    objective: Objective = cross_entropy,
+) -> Loss:
+    """`objective` of one label a row: logits (B, V), labels (B,) and weights (B,). The
+    sums are those of the objective, which counts each row as a token."""
+    return objective(logits_BV[:, None], label_B[:, None], weight_B[:, None])
 
-    def smoothed(
+
+def label_smoothing(amount: float) -> Objective:
+    """Cross-entropy against (1 - amount) on the target and amount / V on every token
+    of the vocabulary (Szegedy et al. 2015, arXiv 1512.00567, section 7). The sum `nats`
+    stays unsmoothed."""
+
+    def smooth_cross_entropy(
         logits_BLV: jax.Array, targets_BL: jax.Array, weight_BL: jax.Array
     ) -> Loss:
         loss = cross_entropy(logits_BLV, targets_BL, weight_BL)
-        log_total_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
-        uniform = jnp.sum((log_total_BL - logits_BLV.mean(-1)) * weight_BL)
+        log_sum_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
+        uniform = jnp.sum((log_sum_BL - logits_BLV.mean(-1)) * weight_BL)
         return loss._replace(total=(1 - amount) * loss.total + amount * uniform)
 
-    return smoothed
+    return smooth_cross_entropy
 
 
 def z_loss(objective: Objective, coefficient: float) -> Objective:
-    """`objective` plus coefficient * (log of the softmax's total)^2, which keeps logits
-    from drifting (PaLM, Chowdhery et al. 2022, arXiv 2204.02311, section 5)."""
+    """`objective` plus coefficient * logsumexp(logits)^2, which keeps logits from
+    drifting (PaLM, Chowdhery et al. 2022, arXiv 2204.02311, section 5)."""
 
-    def regularised(
+    def objective_with_z_loss(
         logits_BLV: jax.Array, targets_BL: jax.Array, weight_BL: jax.Array
     ) -> Loss:
         loss = objective(logits_BLV, targets_BL, weight_BL)
-        log_total_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
-        drift = jnp.sum(jnp.square(log_total_BL) * weight_BL)
-        return loss._replace(total=loss.total + coefficient * drift)
+        log_sum_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
+        penalty = jnp.sum(jnp.square(log_sum_BL) * weight_BL)
+        return loss._replace(total=loss.total + coefficient * penalty)
 
-    return regularised
+    return objective_with_z_loss
 
 
-def from_features(
+def chunked(
     objective: Objective,
     x_BLD: jax.Array,
     w_VD: jax.Array,
@@ -69,53 +88,161 @@ def from_features(
     *,
     chunks: int = 1,
 ) -> Loss:
-    """`objective` of the logits x w^T, `chunks` parts of each row at a time.
+    """`objective` of the logits x w^T, in `chunks` chunks of each row.
 
-    Only one chunk's float32 logits live at once, in the backward pass too, where they
-    are computed again. Raises ValueError when `chunks` does not divide L.
+    Only one chunk's float32 logits live at once, also in the backward pass, which
+    computes them again. ValueError unless `chunks` divides L.
     """
     rows, length, _ = x_BLD.shape
-    if length % chunks:
-        raise ValueError(f"chunks: expected a divisor of {length}, got {chunks}")
+    _check_chunks(chunks, length)
 
-    def part(chunk: tuple[jax.Array, jax.Array, jax.Array]) -> Loss:
+    def chunk_loss(chunk: tuple[jax.Array, jax.Array, jax.Array]) -> Loss:
         x_BCD, targets_BC, weight_BC = chunk
-        logits_BCV = jnp.einsum(
-            "BCD,VD->BCV", x_BCD, w_VD, preferred_element_type=jnp.float32
-        )
+        logits_BCV = _einsum_f32("BCD,VD->BCV", x_BCD, w_VD)
         return objective(logits_BCV, targets_BC, weight_BC)
 
-    def divided(a: jax.Array) -> jax.Array:
+    def split(a: jax.Array) -> jax.Array:
         parts = a.reshape(rows, chunks, length // chunks, *a.shape[2:])
         return jnp.moveaxis(parts, 1, 0)
 
     # A loop, because a compiler may compute unrolled chunks all at once.
-    arrays = divided(x_BLD), divided(targets_BL), divided(weight_BL)
-    parts = jax.lax.map(jax.checkpoint(part, prevent_cse=False), arrays)
-    return jax.tree.map(lambda sums: sums.sum(0), parts)
+    arrays = split(x_BLD), split(targets_BL), split(weight_BL)
+    losses = jax.lax.map(jax.checkpoint(chunk_loss, prevent_cse=False), arrays)
+    return jax.tree.map(lambda sums: sums.sum(0), losses)
 
 
-def dropped(
-    ids_BL: jax.Array, key: jax.Array, share: float, *, symbol: int
-) -> jax.Array:
-    """Tokens to continue, a share of them hidden behind `symbol`, so that what comes
-    next must be known from what else is read, not remembered from what was written
-    (word dropout, Bowman et al. 2015, arXiv 1511.06349, section 3.1). The first stays:
-    it is where writing starts."""
-    chance_BL = jax.random.uniform(key, ids_BL.shape)
-    hide_BL = (chance_BL < share) & (jnp.arange(ids_BL.shape[1]) > 0)[None]
-    return jnp.where(hide_BL, symbol, ids_BL)
+def _check_chunks(chunks: int, length: int) -> None:
+    if length % chunks:
+        raise ValueError(f"chunks: expected a divisor of {length}, got {chunks}")
 
 
-def with_bytes(
-    loss: Loss, targets_BL: jax.Array, weight_BL: jax.Array, bytes_V
+def _einsum_f32(subscripts: str, *operands: jax.Array) -> jax.Array:
+    return jnp.einsum(subscripts, *operands, preferred_element_type=jnp.float32)
+
+
+def _chunk_sums(einsum: Einsum, x_BCD, w_VD, targets_BC, weight_BC):
+    """One chunk's nats and correct tokens, its nats a token, and the gradient of the
+    nats by the logits: softmax - one-hot, times the weight."""
+    logits_BCV = einsum("BCD,VD->BCV", x_BCD, w_VD)
+    max_BCV = logits_BCV.max(-1, keepdims=True)
+    exp_BCV = jnp.exp(logits_BCV - max_BCV)
+    sum_BC = exp_BCV.sum(-1)
+    target_BC = jnp.take_along_axis(logits_BCV, targets_BC[..., None], -1)[..., 0]
+    nats_BC = jnp.log(sum_BC) + max_BCV[..., 0] - target_BC
+    scale_BC = weight_BC / sum_BC
+    token_BCV = jax.lax.broadcasted_iota(jnp.int32, logits_BCV.shape, 2)
+    is_target_BCV = token_BCV == targets_BC[..., None]
+    grad_BCV = exp_BCV * scale_BC[..., None]
+    grad_BCV = grad_BCV - jnp.where(is_target_BCV, weight_BC[..., None], 0.0)
+    correct = jnp.sum((target_BC >= max_BCV[..., 0]) * weight_BC)
+    return jnp.sum(nats_BC * weight_BC), correct, nats_BC, grad_BCV.astype(x_BCD.dtype)
+
+
+def _slices(chunks: int, *arrays: jax.Array) -> Iterator[tuple[jax.Array, ...]]:
+    length = arrays[0].shape[1]
+    size = length // chunks
+    for start in range(0, length, size):
+        yield tuple(a[:, start : start + size] for a in arrays)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _fused_sums(einsum, chunks, x_BLD, w_VD, targets_BL, weight_BL):
+    sums = [
+        _chunk_sums(einsum, x_BCD, w_VD, targets_BC, weight_BC)[:2]
+        for x_BCD, targets_BC, weight_BC in _slices(
+            chunks, x_BLD, targets_BL, weight_BL
+        )
+    ]
+    return tuple(sum(parts) for parts in zip(*sums, strict=True))
+
+
+def _fused_forward(einsum, chunks, x_BLD, w_VD, targets_BL, weight_BL):
+    totals, corrects, nats, x_grads = [], [], [], []
+    w_grad_VD = jnp.zeros(w_VD.shape, jnp.float32)
+    for x_BCD, targets_BC, weight_BC in _slices(chunks, x_BLD, targets_BL, weight_BL):
+        total, correct, nats_BC, grad_BCV = _chunk_sums(
+            einsum, x_BCD, w_VD, targets_BC, weight_BC
+        )
+        totals.append(total)
+        corrects.append(correct)
+        nats.append(nats_BC)
+        x_grads.append(einsum("BCV,VD->BCD", grad_BCV, w_VD).astype(x_BLD.dtype))
+        w_grad_VD = w_grad_VD + einsum("BCV,BCD->VD", grad_BCV, x_BCD)
+    x_grad_BLD = jnp.concatenate(x_grads, axis=1)
+    saved = x_grad_BLD, w_grad_VD.astype(w_VD.dtype), jnp.concatenate(nats, axis=1)
+    return (sum(totals), sum(corrects)), saved
+
+
+def _fused_backward(einsum, chunks, saved, gradients):
+    x_grad_BLD, w_grad_VD, nats_BL = saved
+    scale, _ = gradients  # the count of correct tokens has no gradient
+    return (
+        (x_grad_BLD * scale).astype(x_grad_BLD.dtype),
+        (w_grad_VD * scale).astype(w_grad_VD.dtype),
+        None,
+        nats_BL * scale,
+    )
+
+
+_fused_sums.defvjp(_fused_forward, _fused_backward)
+
+
+def fused(
+    x_BLD: jax.Array,
+    w_VD: jax.Array,
+    targets_BL: jax.Array,
+    weight_BL: jax.Array,
+    *,
+    chunks: int = 1,
+    einsum: Einsum = _einsum_f32,
 ) -> Loss:
-    """`loss` with the sum `bytes`: the UTF-8 bytes that its weighted targets spell,
-    from each symbol's length in bytes."""
-    spelt = jnp.sum(jnp.asarray(bytes_V, jnp.float32)[targets_BL] * weight_BL)
-    return loss._replace(sums={**loss.sums, "bytes": spelt})
+    """`cross_entropy` of the logits x w^T, in `chunks` chunks of each row.
+
+    The forward pass computes the gradients of features and weights from each chunk's
+    logits at once, so these are computed once; the backward pass only scales. Only
+    `total` has a gradient; the other sums are for metrics. ValueError unless `chunks`
+    divides L.
+    """
+    _check_chunks(chunks, x_BLD.shape[1])
+    sums: Any = _fused_sums(einsum, chunks, x_BLD, w_VD, targets_BL, weight_BL)
+    total, correct = sums
+    tokens = weight_BL.sum()
+    named = {"nats": total, "correct": correct, "tokens": tokens}
+    return Loss(total, tokens, jax.lax.stop_gradient(named))
+
+
+def word_dropout(
+    ids_BL: jax.Array, key: jax.Array, rate: float, *, mask_id: int
+) -> jax.Array:
+    """Decoder inputs with a fraction `rate` of the tokens replaced by `mask_id`, so
+    that the decoder relies on what it conditions on more than on the tokens before
+    (Bowman et al. 2015, arXiv 1511.06349, section 3.1). The first token stays: it
+    starts the sequence."""
+    uniform_BL = jax.random.uniform(key, ids_BL.shape)
+    dropped_BL = (uniform_BL < rate) & (jnp.arange(ids_BL.shape[1]) > 0)[None]
+    return jnp.where(dropped_BL, mask_id, ids_BL)
+
+
+def add_byte_count(
+    loss: Loss, targets_BL: jax.Array, weight_BL: jax.Array, bytes_V: Any
+) -> Loss:
+    """`loss` with the sum `bytes`: the UTF-8 bytes of its weighted targets, from the
+    length in bytes of each token of the vocabulary."""
+    count = jnp.sum(jnp.asarray(bytes_V, jnp.float32)[targets_BL] * weight_BL)
+    return loss._replace(sums={**loss.sums, "bytes": count})
 
 
 def bits_per_byte(loss: Loss) -> float:
-    """Information per byte of text, which no choice of vocabulary changes."""
+    """Bits per UTF-8 byte of text: comparable between tokenizers."""
     return float(loss.sums["nats"]) / math.log(2) / float(loss.sums["bytes"])
+
+
+def token_metrics(loss: Loss) -> dict[str, float]:
+    """Mean loss, accuracy, and bits per byte where `add_byte_count` counted them."""
+    metrics = {
+        "loss": float(loss.sums["nats"]) / float(loss.weight),
+        "accuracy": float(loss.sums["correct"]) / float(loss.sums["tokens"]),
+    }
+    if "bytes" in loss.sums:
+        metrics["bits_per_byte"] = bits_per_byte(loss)
+    return metrics

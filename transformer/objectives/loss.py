@@ -1,4 +1,4 @@
-"""The one value that every objective returns: sums, which only ever add."""
+"""The value that every objective returns: additive sums."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 
 
 class Loss(NamedTuple):
-    """A loss as a pair of sums, so that microbatches, devices and packing only add.
+    """A loss as a pair of sums, so that microbatches, devices and packed rows only add.
 
     total: float32 scalar, the summed loss. weight: float32 scalar, the summed weight of
     the targets. sums: further additive float32 scalars by name (nats, bytes, correct).

@@ -1,4 +1,4 @@
-"""Images with what they are called: by whom, and by looking where."""
+"""Images with texts: captions, word heatmaps, retrieval results, pairs."""
 
 from __future__ import annotations
 
@@ -9,68 +9,63 @@ import numpy as np
 
 from transformer.plots import heatmaps
 
-RIGHT, WRONG, OTHER = "#1a7f37", "#b35900", "#8c8c8c"
+CORRECT, WRONG, OTHER = "#1a7f37", "#b35900", "#8c8c8c"
 
 
-class Named(NamedTuple):
-    """An 8-bit image, its name, what the model calls it, and what another does."""
+class CaptionedImage(NamedTuple):
+    """An 8-bit image with its reference caption, the model's and a baseline's."""
 
     image: np.ndarray
-    name: str
-    said: str
-    other: str
+    reference: str
+    caption: str
+    baseline: str
 
 
-def sheet(found: Sequence[Named], *, across: int = 6) -> Any:
-    """A matplotlib figure: below each image its name, then what the model says, green
-    where that is the name, and what the other does, grey."""
+def plot_captions(captions: Sequence[CaptionedImage], *, across: int = 6) -> Any:
+    """A matplotlib figure: below each image the reference, the model's caption (green
+    where equal to the reference) and the baseline's (gray)."""
     from matplotlib.figure import Figure
 
-    down = -(-len(found) // across)
+    down = -(-len(captions) // across)
     figure = Figure((1.75 * across, 1.55 * down))
     grid: Any = figure.subplots(down, across, squeeze=False)
     figure.subplots_adjust(0.01, 0.11, 0.99, 0.995, wspace=0.1, hspace=0.85)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, one in zip(grid.flat, found, strict=False):
-        heatmaps.draw(axes, one.image)
-        told = RIGHT if one.said == one.name else WRONG
-        lines = (one.name, "black"), (one.said, told), (one.other, OTHER)
-        for place, (text, colour) in enumerate(lines):
+    for axes, one in zip(grid.flat, captions, strict=False):
+        heatmaps.show_image(axes, one.image)
+        color = CORRECT if one.caption == one.reference else WRONG
+        lines = (one.reference, "black"), (one.caption, color), (one.baseline, OTHER)
+        for place, (text, color) in enumerate(lines):
             where: Any = {"transform": axes.transAxes, "ha": "center", "va": "top"}
-            axes.text(
-                0.5, -0.06 - 0.2 * place, cut(text), color=colour, fontsize=8, **where
-            )
+            height = -0.06 - 0.2 * place
+            axes.text(0.5, height, truncate(text), color=color, fontsize=8, **where)
     return figure
 
 
-def cut(text: str, most: int = 27) -> str:
-    """The text, its end left out where it is longer than `most`."""
+def truncate(text: str, most: int = 27) -> str:
+    """The text, cut with an ellipsis where it is longer than `most`."""
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
-def looked(
+def plot_word_heatmaps(
     images: Sequence[np.ndarray], words: Sequence[tuple[Sequence[str], np.ndarray]]
 ) -> Any:
-    """A matplotlib figure: for each word said of an image the shares [words, down,
-    across] of its patches in that word, as heat; then the image itself."""
-    strips = [
-        heatmaps.Strip(
-            "",
-            [image] * (len(said) + 1),
-            said,
-            shares,
-        )
-        for image, (said, shares) in zip(images, words, strict=True)
+    """A matplotlib figure: a row for each image, with a heatmap of its patches for each
+    word of its caption, then the image itself. words: the words of a caption, and their
+    heatmaps [words, down, across]."""
+    rows = [
+        heatmaps.ImageRow("", [image] * (len(caption) + 1), caption, heat)
+        for image, (caption, heat) in zip(images, words, strict=True)
     ]
-    return heatmaps.sheet(strips)
+    return heatmaps.plot_rows(rows)
 
 
-def beside(
-    real: np.ndarray, drawn: np.ndarray, names: Sequence[str] | np.ndarray
+def plot_pairs(
+    real: np.ndarray, samples: np.ndarray, captions: Sequence[str] | np.ndarray
 ) -> Any:
-    """A matplotlib figure of pairs of 8-bit images [N, ...], each with its name: the
-    real one and, to its right, the one that was drawn for it."""
+    """A matplotlib figure of pairs of 8-bit images [N, ...] with their caption: the
+    real one left, the sample right."""
     from matplotlib.figure import Figure
 
     across = 5
@@ -81,7 +76,42 @@ def beside(
     gap = np.full((*real.shape[1:2], 2, 3), 255, np.uint8)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, *pair, name in zip(grid.flat, real, drawn, names, strict=False):
-        heatmaps.draw(axes, np.concatenate([pair[0], gap, pair[1]], 1))
-        axes.set_title(cut(str(name), 30), fontsize=8, pad=2)
+    for axes, *pair, text in zip(grid.flat, real, samples, captions, strict=False):
+        heatmaps.show_image(axes, np.concatenate([pair[0], gap, pair[1]], 1))
+        axes.set_title(truncate(str(text), 30), fontsize=8, pad=2)
+    return figure
+
+
+def plot_retrieval(
+    queries: np.ndarray,
+    keys: np.ndarray,
+    captions: Sequence[str] | np.ndarray,
+    images: np.ndarray,
+    chosen: Sequence[int] | np.ndarray,
+    *,
+    most: int = 5,
+) -> Any:
+    """A matplotlib figure: for the chosen queries, their caption and the `most` best
+    images, the best first; the matching image is framed.
+
+    queries, keys: embeddings [N, D] of captions and images.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure((1.0 * most + 2.6, 0.95 * len(chosen)), layout="constrained")
+    ratios: Any = {"width_ratios": [2.6, *[1] * most]}
+    grid: Any = figure.subplots(
+        len(chosen), 1 + most, squeeze=False, gridspec_kw=ratios
+    )
+    for axes, query in zip(grid, chosen, strict=True):
+        best = np.argsort(-(keys @ queries[query]))[:most]
+        style: Any = {"ha": "right", "va": "center", "fontsize": 10, "wrap": True}
+        axes[0].text(1.0, 0.5, captions[query], **style)
+        axes[0].axis("off")
+        for one, number in zip(axes[1:], best, strict=True):
+            heatmaps.show_image(one, images[number])
+            one.set(xticks=[], yticks=[])
+            match = number == query
+            one.spines[:].set(color="#2a9d3a" if match else "#dddddd")
+            one.spines[:].set_linewidth(3 if match else 0.5)
     return figure

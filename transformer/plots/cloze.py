@@ -1,4 +1,4 @@
-"""Texts with gaps that a model has filled, written out and drawn."""
+"""Texts with gaps filled by a model, as text and as a figure."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 
 COLUMNS, POINTS = 84, 9.4
 # A character's width over its height in the monospaced font.
-NARROW = 0.602
-RIGHT, WRONG, MISSED, PLAIN = "#1a7f37", "#c4302b", "#9a9a9a", "#202020"
+ASPECT = 0.602
+CORRECT, WRONG, MISSED, PLAIN = "#1a7f37", "#c4302b", "#9a9a9a", "#202020"
 
 
 class Gap(NamedTuple):
-    """What stood there, and what the model says."""
+    """The true text of a gap, and the model's."""
 
     true: str
-    said: str
+    predicted: str
 
 
 Passage = Sequence[str | Gap]
 
 
-def joined(pieces: Sequence[np.ndarray], marks: Sequence[int]) -> np.ndarray:
-    """Pieces with a mark in each gap, int32."""
+def join_pieces(pieces: Sequence[np.ndarray], marks: Sequence[int]) -> np.ndarray:
+    """Pieces of token ids with a mark in each gap between them, int32."""
     between = [np.asarray([mark]) for mark in marks] + [np.zeros(0, int)]
     pairs = zip(pieces, between, strict=True)
     return np.concatenate([part for pair in pairs for part in pair]).astype(np.int32)
@@ -34,74 +34,74 @@ def joined(pieces: Sequence[np.ndarray], marks: Sequence[int]) -> np.ndarray:
 def passage(
     pieces: Sequence[np.ndarray],
     true: Sequence[np.ndarray],
-    said: Sequence[np.ndarray],
+    predicted: Sequence[np.ndarray],
     decode: Callable[[Any], str],
 ) -> list[str | Gap]:
-    """Of the pieces of a row of tokens, and of what stood and what the model says in
-    each gap between them."""
-    gaps = [Gap(decode(t), decode(s)) for t, s in zip(true, said, strict=True)]
+    """The passage of pieces of token ids, with the true and the predicted ids of each
+    gap between them."""
+    gaps = [Gap(decode(t), decode(p)) for t, p in zip(true, predicted, strict=True)]
     parts = [
         part for pair in zip(map(decode, pieces), gaps, strict=False) for part in pair
     ]
     return [*parts, decode(pieces[-1])]
 
 
-def written(parts: Passage) -> str:
-    """As text: a gap is [what the model says|what stood there], or [that] if alike."""
+def marked_text(parts: Passage) -> str:
+    """The passage as text, a gap as [predicted|true], or [text] where they agree."""
 
-    def one(part: str | Gap) -> str:
+    def text(part: str | Gap) -> str:
         if isinstance(part, str):
             return part
-        return (
-            f"[{part.said}]" if part.said == part.true else f"[{part.said}|{part.true}]"
-        )
+        if part.predicted == part.true:
+            return f"[{part.predicted}]"
+        return f"[{part.predicted}|{part.true}]"
 
-    return "".join(map(one, parts))
-
-
-def filled(parts: Passage) -> str:
-    """The text as the model has it."""
-    return "".join(part if isinstance(part, str) else part.said for part in parts)
+    return "".join(map(text, parts))
 
 
-def picture(passages: Sequence[Passage]) -> Any:
-    """A matplotlib figure of passages: right fillings green; wrong ones red, with what
-    stood there behind them in grey."""
+def filled_text(parts: Passage) -> str:
+    """The passage with the predicted text in its gaps."""
+    return "".join(part if isinstance(part, str) else part.predicted for part in parts)
+
+
+def plot_passages(passages: Sequence[Passage]) -> Any:
+    """A matplotlib figure: correct predictions green; wrong ones red, followed by the
+    true text in gray."""
     from matplotlib.figure import Figure
 
     pages = [_lines(parts) for parts in passages]
     rows = sum(len(lines) + 1 for lines in pages)
-    figure = Figure((COLUMNS * NARROW * POINTS / 72 / 0.96, 0.21 * rows))
+    figure = Figure((COLUMNS * ASPECT * POINTS / 72 / 0.96, 0.21 * rows))
     axes: Any = figure.add_axes((0.02, 0.02, 0.96, 0.96))
     axes.set(xlim=(0, COLUMNS), ylim=(rows - 1, -0.5))
     axes.set_axis_off()
     row = 0
     for lines in pages:
         for line in lines:
-            for column, word, colour in line:
-                weight = "normal" if colour in (PLAIN, MISSED) else "bold"
-                axes.text(
-                    *(column, row, word),
-                    **{"color": colour, "family": "monospace", "weight": weight},
-                    va="center",
-                    fontsize=POINTS,
-                )
+            for column, words, color in line:
+                _write(axes, (column, row), words, color)
             row += 1
         row += 1
     return figure
 
 
+def _write(axes: Any, at: tuple[int, int], words: str, color: str) -> None:
+    weight = "normal" if color in (PLAIN, MISSED) else "bold"
+    style = {"color": color, "family": "monospace", "weight": weight}
+    axes.text(*at, words, va="center", fontsize=POINTS, **style)
+
+
 def _lines(parts: Passage) -> list[list[tuple[int, str, str]]]:
-    """Words with their columns and colours, wrapped as a whole."""
-    text, colours = "", []
+    """Lines of (column, words, color), wrapped."""
+    text, colors = "", []
     for part in parts:
-        for words, colour in _coloured(part):
+        for words, color in _color_spans(part):
             flat = words.replace("\n", " ")
             text += flat
-            colours += [colour] * len(flat)
+            colors += [color] * len(flat)
     lines, place = [], 0
     for line in textwrap.wrap(text, COLUMNS, drop_whitespace=False):
-        own = colours[place : place + len(line)]
+        own = colors[place : place + len(line)]
         cuts = [0, *(1 + np.flatnonzero(np.asarray(own[1:]) != own[:-1])), len(line)]
         lines.append(
             [(a, line[a:b], own[a]) for a, b in zip(cuts, cuts[1:], strict=False)]
@@ -110,9 +110,9 @@ def _lines(parts: Passage) -> list[list[tuple[int, str, str]]]:
     return lines
 
 
-def _coloured(part: str | Gap) -> list[tuple[str, str]]:
+def _color_spans(part: str | Gap) -> list[tuple[str, str]]:
     if isinstance(part, str):
         return [(part, PLAIN)]
-    if part.said == part.true:
-        return [(part.said, RIGHT)]
-    return [(part.said, WRONG), (f"({part.true.strip()})", MISSED)]
+    if part.predicted == part.true:
+        return [(part.predicted, CORRECT)]
+    return [(part.predicted, WRONG), (f"({part.true.strip()})", MISSED)]

@@ -1,8 +1,8 @@
-"""How a sequence is lost, and how it is found again.
+"""Generative processes: corruption for training, steps for sampling.
 
-A process leads from nothing (time 0) to the data (time 1). Training hides what a
-sequence has at a random time and asks the model for it (`objectives/denoising.py`);
-generation starts from nothing and takes steps along the same times
-(`generation/process_sampler.py`). Writing word by word, unmasking and flowing are three values
-of one type: `autoregressive`, `masked`, `flow`.
+A process leads from the prior (time 0) to the data (time 1). Training corrupts a
+sequence at a random time and predicts what was lost (`objectives/denoising.py`);
+sampling starts from the prior and takes steps along the same times
+(`generation/process_sampler.py`). `autoregressive`, `masked_diffusion` and
+`flow_matching` make values of one type, `process.Process`.
 """

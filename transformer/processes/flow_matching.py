@@ -7,50 +7,53 @@ flow, Liu et al. 2022, arXiv 2209.03003). Generation integrates dx = v(x, t) dt.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from transformer.processes.process import Corrupted, Process
+from transformer.processes.process import NoisedExample, Process
 
 
-def uniform(key: jax.Array, rows: int) -> jax.Array:
-    """Every time alike."""
+def uniform_times(key: jax.Array, rows: int) -> jax.Array:
+    """Times (B,) uniform in [0, 1)."""
     return jax.random.uniform(key, (rows,))
 
 
-def logit_normal(key: jax.Array, rows: int) -> jax.Array:
-    """More often the middle of the way, where the velocity is hardest to tell (Esser et
-    al. 2024, arXiv 2403.03206, section 3.1)."""
+def logit_normal_times(key: jax.Array, rows: int) -> jax.Array:
+    """Times (B,) more often near 1/2, where the velocity is hardest to predict (Esser
+    et al. 2024, arXiv 2403.03206, section 3.1)."""
     return jax.nn.sigmoid(jax.random.normal(key, (rows,)))
 
 
-def corrupt(x_BLP: jax.Array, t_B: jax.Array, key: jax.Array) -> Corrupted:
+def corrupt(x_BLP: jax.Array, t_B: jax.Array, key: jax.Array) -> NoisedExample:
     """The point at t on the line from fresh noise to x, and that line's velocity."""
     noise_BLP = jax.random.normal(key, x_BLP.shape, x_BLP.dtype)
     t_BLP = t_B[:, None, None]
-    seen_BLP = (1 - t_BLP) * noise_BLP + t_BLP * x_BLP
-    return Corrupted(seen_BLP, x_BLP - noise_BLP, jnp.ones(x_BLP.shape[:2]))
+    x_t_BLP = (1 - t_BLP) * noise_BLP + t_BLP * x_BLP
+    return NoisedExample(x_t_BLP, x_BLP - noise_BLP, jnp.ones(x_BLP.shape[:2]))
 
 
-def start(key: jax.Array, like: Any) -> jax.Array:
-    """Noise of deviation 1."""
+def gaussian_noise(key: jax.Array, like: Any) -> jax.Array:
+    """Standard normal noise of the shape and dtype of `like`."""
     return jax.random.normal(key, like.shape, like.dtype)
 
 
-def euler(
-    x_BLP: jax.Array, velocity_BLP: jax.Array, t: Any, later: Any, key: jax.Array
+def euler_step(
+    x_BLP: jax.Array, velocity_BLP: jax.Array, t: Any, t_next: Any, key: jax.Array
 ) -> jax.Array:
-    """One straight step."""
-    return x_BLP + (later - t) * velocity_BLP
+    """One step of Euler's method from t to t_next."""
+    return x_BLP + (t_next - t) * velocity_BLP
 
 
 def times(steps: int) -> jax.Array:
-    """0, ..., 1 in equal steps."""
+    """0, ..., 1 in equal steps, float32 (steps + 1,)."""
     return jnp.linspace(0.0, 1.0, steps + 1)
 
 
-def process(*, time=uniform) -> Process:
+def process(
+    *, sample_time: Callable[[jax.Array, int], jax.Array] = uniform_times
+) -> Process:
     """Flow matching of raw patches x (B, L, P) of deviation about 1."""
-    return Process(time, corrupt, start, euler, times)
+    return Process(sample_time, corrupt, gaussian_noise, euler_step, times)

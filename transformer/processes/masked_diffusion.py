@@ -1,9 +1,9 @@
-"""Masked generation: symbols are hidden, and revealed in the order of confidence.
+"""Masked generation: tokens are masked, and unmasked in the order of confidence.
 
-MaskGIT (Chang et al. 2022, arXiv 2202.04200, sections 3.1 and 3.2): at time t the share
-cos(pi t / 2) of a row is hidden. Training hides that many places at random and asks for
-them, which at a fixed share is BERT's objective; generation draws all hidden symbols at
-once and keeps those that the model is surest of.
+MaskGIT (Chang et al. 2022, arXiv 2202.04200, sections 3.1 and 3.2): at time t the
+fraction cos(pi t / 2) of a row is masked. Training masks that many random positions and
+predicts them, which at a constant ratio is BERT's objective; generation samples all
+masked tokens at once and keeps those of the highest confidence.
 """
 
 from __future__ import annotations
@@ -16,118 +16,131 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from transformer.processes.flow_matching import times, uniform
-from transformer.processes.process import Corrupted, Process
+from transformer.processes.flow_matching import times, uniform_times
+from transformer.processes.process import NoisedExample, Process
 
-Time = Callable[[jax.Array, int], jax.Array]
+SampleTime = Callable[[jax.Array, int], jax.Array]
 
 
-def share(t: Any) -> jax.Array:
-    """How much is hidden at time t: all at 0, nothing at 1."""
+def mask_ratio(t: Any) -> jax.Array:
+    """The masked fraction at time t: 1 at t = 0, 0 at t = 1."""
     return jnp.cos(jnp.pi / 2 * jnp.asarray(t, jnp.float32))
 
 
-def hidden(t: Any, length: int) -> jax.Array:
-    """How many of `length` places are hidden at time t, rounded up but for rounding."""
-    return jnp.ceil(share(t) * length - 1e-4).astype(jnp.int32)
+def num_masked(t: Any, length: int) -> jax.Array:
+    """The number of masked positions among `length` at time t, int32, rounded up (with
+    a tolerance for float32 rounding)."""
+    return jnp.ceil(mask_ratio(t) * length - 1e-4).astype(jnp.int32)
 
 
-def least(score_BL: jax.Array, count_B: jax.Array) -> jax.Array:
-    """bool (B, L): the `count` places of each row with the lowest scores."""
+def lowest_k_mask(score_BL: jax.Array, k_B: jax.Array) -> jax.Array:
+    """bool (B, L): the k positions of each row with the lowest scores."""
     rank_BL = jnp.argsort(jnp.argsort(score_BL, axis=-1), axis=-1)
-    return rank_BL < count_B[:, None]
+    return rank_BL < k_B[:, None]
 
 
 def corrupt(
-    ids_BL: jax.Array, t_B: jax.Array, key: jax.Array, *, symbol: int
-) -> Corrupted:
-    """`symbol` in as many random places as are hidden at t; those count."""
-    chance_BL = jax.random.uniform(key, ids_BL.shape)
-    hidden_BL = least(chance_BL, hidden(t_B, ids_BL.shape[1]))
-    seen_BL = jnp.where(hidden_BL, symbol, ids_BL)
-    return Corrupted(seen_BL, ids_BL, hidden_BL.astype(jnp.float32))
+    ids_BL: jax.Array, t_B: jax.Array, key: jax.Array, *, mask_id: int
+) -> NoisedExample:
+    """`mask_id` in as many random positions as are masked at t; those have weight 1."""
+    noise_BL = jax.random.uniform(key, ids_BL.shape)
+    masked_BL = lowest_k_mask(noise_BL, num_masked(t_B, ids_BL.shape[1]))
+    inputs_BL = jnp.where(masked_BL, mask_id, ids_BL)
+    return NoisedExample(inputs_BL, ids_BL, masked_BL.astype(jnp.float32))
 
 
-def even(key: jax.Array, rows: int) -> jax.Array:
-    """Times at which every share is hidden equally often."""
+def uniform_mask_ratio_times(key: jax.Array, rows: int) -> jax.Array:
+    """Times (B,) whose mask ratio is uniform in [0, 1)."""
     return 2 / jnp.pi * jnp.arccos(jax.random.uniform(key, (rows,)))
 
 
-def balanced(
-    ids_BL: jax.Array, t_B: jax.Array, key: jax.Array, *, symbol: int
-) -> Corrupted:
-    """As `corrupt`, each row's hidden places counting L in all, however few."""
-    seen, target, hidden_BL = corrupt(ids_BL, t_B, key, symbol=symbol)
-    count_B1 = jnp.maximum(hidden_BL.sum(1, keepdims=True), 1)
-    return Corrupted(seen, target, hidden_BL * (ids_BL.shape[1] / count_B1))
+def corrupt_elbo_weighted(
+    ids_BL: jax.Array, t_B: jax.Array, key: jax.Array, *, mask_id: int
+) -> NoisedExample:
+    """As `corrupt`, with the weights of each row's masked positions summing to L."""
+    inputs_BL, target_BL, masked_BL = corrupt(ids_BL, t_B, key, mask_id=mask_id)
+    masked_B1 = jnp.maximum(masked_BL.sum(1, keepdims=True), 1)
+    weight_BL = masked_BL * (ids_BL.shape[1] / masked_B1)
+    return NoisedExample(inputs_BL, target_BL, weight_BL)
 
 
-def start(key: jax.Array, like: Any, *, symbol: int) -> jax.Array:
-    """Everything hidden."""
-    return jnp.full(like.shape, symbol, like.dtype)
+def fully_masked(key: jax.Array, like: Any, *, mask_id: int) -> jax.Array:
+    """Rows of `mask_id` alone."""
+    return jnp.full(like.shape, mask_id, like.dtype)
 
 
-def reveal(
+def unmask_step(
     ids_BL: jax.Array,
     logits_BLV: jax.Array,
     t: Any,
-    later: Any,
+    t_next: Any,
     key: jax.Array,
     *,
-    symbol: int,
+    mask_id: int,
     temperature: float,
-    caprice: float,
+    choice_temperature: float,
 ) -> jax.Array:
-    """Draw every hidden symbol; hide again, of those, the least likely ones.
+    """Sample every masked token, then mask those of the lowest confidence again.
 
-    What was revealed before stays. temperature: of the draw. caprice: how much chance
-    there is in which are kept, falling to none at the end (the paper's choice
-    temperature).
+    Tokens unmasked before stay. temperature: of the sampling. choice_temperature: scale
+    of the Gumbel noise on the confidences, which falls to 0 at time 1.
     """
-    draw_key, keep_key = (jax.random.fold_in(key, i) for i in (0, 1))
-    logits_BLV = logits_BLV.at[..., symbol].set(-jnp.inf)
-    drawn_BL = jax.random.categorical(draw_key, logits_BLV / temperature)
+    sample_key, noise_key = (jax.random.fold_in(key, i) for i in (0, 1))
+    logits_BLV = logits_BLV.at[..., mask_id].set(-jnp.inf)
+    sample_BL = jax.random.categorical(sample_key, logits_BLV / temperature)
     log_p_BLV = jax.nn.log_softmax(logits_BLV)
-    sure_BL = jnp.take_along_axis(log_p_BLV, drawn_BL[..., None], axis=-1)[..., 0]
-    chance_BL = jax.random.gumbel(keep_key, ids_BL.shape)
-    was_hidden_BL = ids_BL == symbol
-    sure_BL = jnp.where(
-        was_hidden_BL, sure_BL + caprice * (1 - later) * chance_BL, jnp.inf
+    log_p_BL = jnp.take_along_axis(log_p_BLV, sample_BL[..., None], axis=-1)[..., 0]
+    gumbel_BL = jax.random.gumbel(noise_key, ids_BL.shape)
+    was_masked_BL = ids_BL == mask_id
+    confidence_BL = jnp.where(
+        was_masked_BL,
+        log_p_BL + choice_temperature * (1 - t_next) * gumbel_BL,
+        jnp.inf,
     )
-    count_B = jnp.broadcast_to(hidden(later, ids_BL.shape[1]), ids_BL.shape[:1])
-    filled_BL = jnp.where(was_hidden_BL, drawn_BL.astype(ids_BL.dtype), ids_BL)
-    return jnp.where(least(sure_BL, count_B) & was_hidden_BL, symbol, filled_BL)
+    masked_B = jnp.broadcast_to(num_masked(t_next, ids_BL.shape[1]), ids_BL.shape[:1])
+    filled_BL = jnp.where(was_masked_BL, sample_BL.astype(ids_BL.dtype), ids_BL)
+    again_BL = lowest_k_mask(confidence_BL, masked_B) & was_masked_BL
+    return jnp.where(again_BL, mask_id, filled_BL)
 
 
-def fixed(part: float) -> Time:
-    """For every row the time at which the share `part` is hidden: BERT's objective."""
-    if not 0 < part <= 1:
-        raise ValueError(f"hidden: expected a share above 0 and up to 1, got {part}")
-    return lambda key, rows: jnp.full(rows, 2 / math.pi * math.acos(part))
+def constant_mask_ratio(ratio: float) -> SampleTime:
+    """For every row the time at which the fraction `ratio` is masked: BERT's objective.
+
+    ValueError unless 0 < ratio <= 1.
+    """
+    if not 0 < ratio <= 1:
+        raise ValueError(
+            f"mask ratio: expected a number above 0 and at most 1, got {ratio}"
+        )
+    return lambda key, rows: jnp.full(rows, 2 / math.pi * math.acos(ratio))
 
 
 def process(
     *,
-    symbol: int,
-    time: Time = uniform,
+    mask_id: int,
+    sample_time: SampleTime = uniform_times,
     temperature: float = 1.0,
-    caprice: float = 4.5,
+    choice_temperature: float = 4.5,
 ) -> Process:
-    """Masked generation of ids (B, L) int32 in which `symbol` means hidden; the model
-    predicts float32 logits (B, L, V) of what stands at each place. time: of training.
-    """
+    """Masked generation of ids (B, L) int32, masked where they equal `mask_id`; the
+    model predicts float32 logits (B, L, V) of the token at each position."""
     return Process(
-        time,
-        partial(corrupt, symbol=symbol),
-        partial(start, symbol=symbol),
-        partial(reveal, symbol=symbol, temperature=temperature, caprice=caprice),
+        sample_time,
+        partial(corrupt, mask_id=mask_id),
+        partial(fully_masked, mask_id=mask_id),
+        partial(
+            unmask_step,
+            mask_id=mask_id,
+            temperature=temperature,
+            choice_temperature=choice_temperature,
+        ),
         times,
     )
 
 
-def bound(*, symbol: int) -> Process:
-    """For measuring: the mean cross-entropy at its times bounds, from above, what the
-    model needs on average to write a place, the places revealed one at a time in any
-    order (Hoogeboom et al. 2021, arXiv 2110.02037, section 3)."""
-    like = process(symbol=symbol, time=even)
-    return like._replace(corrupt=partial(balanced, symbol=symbol))
+def elbo(*, mask_id: int) -> Process:
+    """For evaluation: the mean cross-entropy at its times is an upper bound of the nats
+    a token when tokens are unmasked one at a time in random order (Hoogeboom et al.
+    2021, arXiv 2110.02037, section 3)."""
+    masked = process(mask_id=mask_id, sample_time=uniform_mask_ratio_times)
+    return masked._replace(corrupt=partial(corrupt_elbo_weighted, mask_id=mask_id))

@@ -20,7 +20,8 @@ from jax.sharding import Mesh
 
 from transformer.training import batching, flops
 from transformer.training.experiment import Experiment
-from transformer.training.update import abstract, born, update
+from transformer.training.loop import jit_update
+from transformer.training.update import init_sharded_state
 
 
 class Seconds(NamedTuple):
@@ -43,8 +44,8 @@ def _short(value: float) -> str:
     return f"{value:.3g} "
 
 
-def timed(work: Callable[[], Any], *, repeats: int = 7) -> Seconds:
-    """Seconds of `work`, its result awaited each time, after one run that warms up."""
+def measure_seconds(work: Callable[[], Any], *, repeats: int = 7) -> Seconds:
+    """Seconds of `work` until its result is ready, after one call to warm up."""
     jax.block_until_ready(work())
     seconds = []
     for _ in range(repeats):
@@ -62,7 +63,7 @@ def product_peak(dtype: Any, *, size: int = 0) -> float:
         for i in (0, 1)
     )
     multiply = jax.jit(partial(jnp.matmul, preferred_element_type=jnp.float32))
-    seconds = timed(lambda: multiply(a, b), repeats=9)
+    seconds = measure_seconds(lambda: multiply(a, b), repeats=9)
     return 2.0 * size**3 / seconds.low
 
 
@@ -73,32 +74,28 @@ def memory_bandwidth(*, megabytes: int = 512) -> float:
     w_VD = jax.random.normal(jax.random.key(0), (rows, 1024))
     x_D = jnp.ones((1024,))
     reads = (jax.jit(jnp.sum), jax.jit(lambda w_VD: w_VD @ x_D))
-    fastest = [timed(partial(read, w_VD), repeats=9).low for read in reads]
+    fastest = [measure_seconds(partial(read, w_VD), repeats=9).low for read in reads]
     return w_VD.nbytes / min(fastest)
 
 
 def show(experiment: Experiment, mesh: Mesh) -> None:
     """Print the benchmark of an experiment; call under `jax.set_mesh(mesh)`."""
-    places = jax.tree.map(lambda a: a.sharding, abstract(experiment, mesh))
     rows, tokens = experiment.batch_size, experiment.tokens_per_row
-    at = batching.fed(experiment.batch, rows, mesh)
-    data = timed(lambda: experiment.batch(1, range(rows)), repeats=21)
-    state, batch = born(experiment, mesh), at(0)
-    step = jax.jit(
-        partial(update, experiment), donate_argnums=0, out_shardings=(places, None)
-    )
+    at = batching.sharded_batches(experiment.batch, rows, mesh)
+    data = measure_seconds(lambda: experiment.batch(1, range(rows)), repeats=21)
+    state, batch = init_sharded_state(experiment, mesh), at(0)
     start = time.perf_counter()
     jax.config.update("jax_enable_compilation_cache", False)
-    advance = step.lower(state, batch).compile()
+    advance = jit_update(experiment, mesh).lower(state, batch).compile()
     jax.config.update("jax_enable_compilation_cache", True)
     compile_seconds = time.perf_counter() - start
 
-    def one() -> Any:
+    def advance_once() -> Any:
         nonlocal state
-        state, told = advance(state, batch)
-        return told
+        state, metrics = advance(state, batch)
+        return metrics
 
-    seconds = timed(one, repeats=15)
+    seconds = measure_seconds(advance_once, repeats=15)
     devices = mesh.size
     kind = jax.devices()[0].device_kind
     _line("device", f"{devices} x {kind}, jax {jax.__version__}")
@@ -110,12 +107,12 @@ def show(experiment: Experiment, mesh: Mesh) -> None:
     _line("model FLOPs", seconds.rate(work))
     for name in ("float32", "bfloat16"):
         peak = product_peak(jnp.dtype(name)) * devices
-        share = work / seconds.median / peak
-        _line(f"  of the {name} product peak", f"{share:.0%} of {_short(peak)}FLOP/s")
+        ratio = work / seconds.median / peak
+        _line(f"  of the {name} product peak", f"{ratio:.0%} of {_short(peak)}FLOP/s")
     _line("peak memory", f"{_peak_memory() / 2**20:.0f} MiB")
     _line("data", f"{data.rate(rows)} rows, {seconds.median / data.median:.0f}x "
           "faster than a step consumes them")  # fmt: skip
-    for name, measure in experiment.benchmark.items():
+    for name, measure in experiment.benchmarks.items():
         for what, value in measure(state.params).items():
             _line(f"{name}: {what}", f"{value:.4g}")
 

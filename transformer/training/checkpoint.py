@@ -1,13 +1,13 @@
-"""States on disk: saved in the background, whole or not at all; restored if sound.
+"""Checkpoints: saved asynchronously and atomically, verified when restored.
 
     folder/<step>/params, optimizer_state     arrays (Orbax)
-    folder/<step>/meta                        step, key, leaves, fingerprint, identity
+    folder/<step>/meta                        step, key, leaves, checksums, identity
     folder/<step>/digests.json, seal.json     SHA-256 of the files
 
-A step's folder appears under its name only when all in it is written. Orbax does not
-notice a changed bit in an array file. So each leaf's fingerprint, computed before it is
-saved, is compared after it is restored; the digests say which file it was, and also
-cover the files whose damage would change no array.
+A step's folder gets its name only when everything in it is written. Orbax does not
+detect a changed bit in an array file. So the checksum of each leaf, computed before it
+is saved, is compared after it is restored; the digests name the corrupt file, and cover
+files whose corruption changes no array.
 """
 
 from __future__ import annotations
@@ -23,17 +23,23 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import multihost_utils
 
-from transformer.training import checkpoint_files, digests
-from transformer.training.checkpoint_files import DIGESTS, ITEMS, META, SEAL, Damaged
-from transformer.training.fingerprint import fingerprint as fingerprint
+from transformer import storage
+from transformer.training import checkpoint_files
+from transformer.training.checkpoint_files import (
+    DIGESTS,
+    ITEMS,
+    META,
+    SEAL,
+    CorruptCheckpoint,
+)
 from transformer.training.update import State
 
 
 class Identity(NamedTuple):
-    """Whose checkpoints a folder holds."""
+    """The experiment and the model of the checkpoints in a folder."""
 
     experiment: str
-    architecture: str
+    fingerprint: str
 
 
 def steps(folder: Path) -> list[int]:
@@ -48,9 +54,9 @@ def _is_step(path: Path) -> bool:
 
 
 def open_(folder: Path, identity: Identity, *, keep: int = 3) -> Checkpoints:
-    """The checkpoints in `folder`, of which saving leaves the newest `keep`.
+    """The checkpoints in `folder`; saving keeps the newest `keep`.
 
-    Reads only. Raises ValueError for a folder of another experiment or architecture.
+    Reads only. Raises ValueError for a folder of another experiment or model.
     """
     check_identity(folder, identity)
     return Checkpoints(folder, identity, keep=keep)
@@ -63,7 +69,7 @@ def check_identity(folder: Path, identity: Identity) -> None:
     for step in reversed(steps(folder)):
         try:
             found = Identity(**checkpoint_files.meta(folder / str(step))["identity"])
-        except Damaged:
+        except CorruptCheckpoint:
             continue
         for field, expected, got in zip(Identity._fields, identity, found, strict=True):
             if expected != got:
@@ -75,7 +81,8 @@ def check_identity(folder: Path, identity: Identity) -> None:
 
 
 class Checkpoints:
-    """What `open_` gives. All processes must call its methods alike."""
+    """The checkpoints of one run, from `open_`. All processes must call its methods
+    alike."""
 
     def __init__(self, folder: Path, identity: Identity, *, keep: int) -> None:
         self.folder = folder.absolute()
@@ -83,21 +90,21 @@ class Checkpoints:
         self.keep = keep
         self._manager: Any = None  # Made by the first save: it creates the folder.
         self._saving: int | None = None
-        self._damaged: list[int] = []
+        self._corrupt: list[int] = []
 
     def steps(self) -> list[int]:
-        """The steps committed on disk, ascending, once the last save has ended."""
+        """The steps committed on disk, ascending; waits for the last save."""
         self.wait()
         return steps(self.folder)
 
     def save(self, state: State) -> None:
         """Save `state` in the background; its arrays may be donated after return.
 
-        A step that is on disk, and was not found damaged, is left as it is. Raises
-        OSError when this save or the one before, still under way, fails.
+        A step on disk that was not found corrupt is kept. Raises OSError when this save
+        or the one before fails.
         """
         step = int(state.step)
-        if step in set(self.steps()) - set(self._damaged):
+        if step in set(self.steps()) - set(self._corrupt):
             return
         ocp = checkpoint_files.orbax()
         trees = {name: getattr(state, name) for name in ITEMS}
@@ -107,11 +114,11 @@ class Checkpoints:
             if jax.tree.leaves(tree)
         }
         items[META] = ocp.args.JsonSave(
-            checkpoint_files.described(state, self.identity._asdict())
+            checkpoint_files.metadata(state, self.identity._asdict())
         )
-        with self._explained(f"step {step} could not be saved"):
+        with self._raise_os_error(f"step {step} could not be saved"):
             if self._manager is None:
-                self._set_aside()
+                self._rename_corrupt()
                 self._manager = _manager(self.folder, self.keep, self._digest)
             self._saving = step
             # force: Orbax would silently skip a step below one that is on disk.
@@ -125,15 +132,15 @@ class Checkpoints:
             return
         step, primary = self._saving, jax.process_index() == 0
         folder = self.folder / str(step)
-        with self._explained(f"step {step} could not be saved"):
+        with self._raise_os_error(f"step {step} could not be saved"):
             self._manager.wait_until_finished()
             self._saving = None
             if not folder.is_dir():
                 raise OSError("it is not on disk")
         if primary:
-            with self._explained(f"step {step} is saved, but without its {SEAL}"):
+            with self._raise_os_error(f"step {step} is saved, but without its {SEAL}"):
                 paths = [path for path in folder.iterdir() if path.is_file()]
-                digests.write(folder, SEAL, paths)
+                storage.write_digests(folder, SEAL, paths)
 
     def close(self) -> None:
         """Wait, and end the background threads. Raises OSError if the save failed."""
@@ -143,50 +150,52 @@ class Checkpoints:
             manager.close()
 
     def restore(self, abstract_state: State) -> tuple[State, list[str]] | None:
-        """The newest sound state, placed as `abstract_state` says, and a message for
-        each newer step that was passed over; None where nothing was saved.
+        """The newest intact state, sharded like `abstract_state`, and a message for
+        each newer step that was skipped; None where nothing was saved.
 
-        Raises ValueError for a leaf of another shape or dtype, and when no step that
-        is there is sound.
+        Raises ValueError for a leaf of another shape or dtype, and when no saved step
+        is intact.
         """
         targets, messages = abstract_state._asdict(), []
         arrays = {name: targets[name] for name in ITEMS}
         for step in reversed(self.steps()):
             folder = self.folder / str(step)
             try:
-                told, parts = checkpoint_files.sound(folder, arrays)
-            except Damaged as damage:
-                messages.append(f"{folder} is damaged, passed over: {damage}")
-                self._damaged.append(step)
+                meta, parts = checkpoint_files.load_verified(folder, arrays)
+            except CorruptCheckpoint as damage:
+                messages.append(f"{folder} is corrupt, skipped: {damage}")
+                self._corrupt.append(step)
                 continue
             for name in ("step", "key"):
-                parts[name] = checkpoint_files.placed(told[name], targets[name])
+                parts[name] = checkpoint_files.place_array(meta[name], targets[name])
             return State(**parts), messages
         if messages:
-            told = "\n".join(messages)
-            raise ValueError(f"{told}\n{self.folder}: expected a sound step, got none")
+            lines = "\n".join(messages)
+            raise ValueError(
+                f"{lines}\n{self.folder}: expected an intact step, got none"
+            )
         return None
 
     def _digest(self) -> None:
         """Called by Orbax in the background, before the step's folder gets its name."""
         if jax.process_index() == 0:
-            folder = _unfinished(self.folder, self._saving)
-            digests.write(folder, DIGESTS, _item_files(folder))
+            folder = _partial_folder(self.folder, self._saving)
+            storage.write_digests(folder, DIGESTS, _item_files(folder))
 
-    def _set_aside(self) -> None:
-        """Rename damaged steps: kept for inspection, out of the way of new ones."""
+    def _rename_corrupt(self) -> None:
+        """Rename corrupt steps: they are kept for inspection."""
         if jax.process_index() == 0:
-            for step in self._damaged:
-                number = len(list(self.folder.glob(f"{step}.damaged*")))
-                name = f"{step}.damaged{number or ''}"
+            for step in self._corrupt:
+                number = len(list(self.folder.glob(f"{step}.corrupt*")))
+                name = f"{step}.corrupt{number or ''}"
                 (self.folder / str(step)).rename(self.folder / name)
-        self._damaged = []
+        self._corrupt = []
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("damaged steps are set aside")
+            multihost_utils.sync_global_devices("corrupt steps are renamed")
 
     @contextmanager
-    def _explained(self, failing: str) -> Iterator[None]:
-        """Any failure to write as OSError; the next save starts afresh."""
+    def _raise_os_error(self, failing: str) -> Iterator[None]:
+        """Any failure to write as OSError; the next save makes a new manager."""
         try:
             yield
         except Exception as error:
@@ -201,39 +210,39 @@ class Checkpoints:
             raise failure from error
 
 
-def params_only(folder: Path, identity: Identity, abstract_params: Any) -> Any:
-    """The newest sound parameters in `folder`, placed as `abstract_params` says.
+def restore_params(folder: Path, identity: Identity, abstract_params: Any) -> Any:
+    """The newest intact parameters in `folder`, sharded like `abstract_params`.
 
     Raises ValueError where there are none, or of another experiment, shape or dtype.
     """
     check_identity(folder, identity)
-    damages = []
+    messages = []
     for step in reversed(steps(folder)):
         try:
             path = folder.absolute() / str(step)
-            return checkpoint_files.sound(path, {"params": abstract_params})[1][
+            return checkpoint_files.load_verified(path, {"params": abstract_params})[1][
                 "params"
             ]
-        except Damaged as damage:
-            damages.append(f"; {folder / str(step)} is damaged: {damage}")
+        except CorruptCheckpoint as damage:
+            messages.append(f"; {folder / str(step)} is corrupt: {damage}")
     raise ValueError(
-        f"{folder}: expected a sound checkpoint, got none{''.join(damages)}"
+        f"{folder}: expected an intact checkpoint, got none{''.join(messages)}"
     )
 
 
 def _error_number(error: Exception) -> int | None:
-    """The system's number for what went wrong, which tensorstore has in its text."""
-    told = re.search(r"os_error_code='(\d+)'|OS error (\d+)", str(error))
-    if told:
-        return int(told.group(1) or told.group(2))
+    """The errno, which tensorstore has in its message."""
+    found = re.search(r"os_error_code='(\d+)'|OS error (\d+)", str(error))
+    if found:
+        return int(found.group(1) or found.group(2))
     return getattr(error, "errno", None)
 
 
 def _item_files(folder: Path) -> list[Path]:
-    return [path for path in digests.files(folder) if path.parent != folder]
+    return [path for path in storage.files(folder) if path.parent != folder]
 
 
-def _unfinished(folder: Path, step: int | None) -> Path:
+def _partial_folder(folder: Path, step: int | None) -> Path:
     """The folder of a step about to be committed; on object stores, which cannot
     rename, it has its name already."""
     return next(folder.glob(f"{step}.orbax-checkpoint-tmp*"), folder / str(step))

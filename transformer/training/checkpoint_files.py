@@ -1,8 +1,7 @@
-"""One saved step: described, read back and verified."""
+"""One checkpoint on disk: its metadata, loading and verification."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -13,8 +12,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from transformer.training import digests
-from transformer.training.fingerprint import fingerprint, leaf_paths
+from transformer import storage
+from transformer.training.checksum import checksums, leaf_paths
 from transformer.training.update import State
 
 ITEMS = ("params", "optimizer_state")
@@ -22,104 +21,109 @@ META, DIGESTS, SEAL = "meta", "digests.json", "seal.json"
 PACKAGES = ("jax", "orbax-checkpoint", "optax", "numpy")
 
 
-class Damaged(Exception):
-    """A step on disk is not what was saved; the message says where."""
+class CorruptCheckpoint(Exception):
+    """A checkpoint differs from what was saved; the message names the file or leaf."""
 
 
 def orbax() -> Any:
-    """Orbax, imported when first used: it takes seconds. Of its failures it logs many
-    tracebacks; what matters of them is raised."""
+    """Orbax, imported at first use: it takes seconds. Its logged tracebacks are
+    silenced; its errors are raised."""
     import orbax.checkpoint
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     return orbax.checkpoint
 
 
-def described(state: State, identity: dict[str, str]) -> dict[str, Any]:
-    """The JSON beside the arrays. Its own digest is in it: it must be read to be
-    checked against, before anything else is known to be sound."""
+def metadata(state: State, identity: dict[str, str]) -> dict[str, Any]:
+    """The JSON beside the arrays. It has a digest of itself, because it is read before
+    any file is verified."""
     trees = {name: getattr(state, name) for name in ITEMS}
     meta = {
         "step": int(state.step),
         "key": np.asarray(jax.device_get(state.key)).tolist(),
         "identity": identity,
-        "leaves": {name: _described_leaf(x) for name, x in leaf_paths(trees).items()},
-        "fingerprint": fingerprint(trees),
+        "leaves": {name: _leaf_type(x) for name, x in leaf_paths(trees).items()},
+        "checksums": checksums(trees),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
     return {**meta, "digest": _json_digest(meta)}
 
 
 def _json_digest(meta: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+    return storage.sha256(json.dumps(meta, sort_keys=True).encode())
 
 
-def _described_leaf(leaf: Any) -> str:
+def _leaf_type(leaf: Any) -> str:
     return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
 
 
 def meta(folder: Path) -> dict[str, Any]:
-    """The JSON of the step in `folder`. Raises Damaged."""
+    """The JSON of the step in `folder`. Raises CorruptCheckpoint."""
     path = folder / META / "metadata"
+    name = f"{META}/{path.name}"
     try:
         found = json.loads(path.read_bytes())
         if found.pop("digest") == _json_digest(found):
             return found
     except OSError as error:
-        raise Damaged(f"{META}/{path.name}: {error.strerror}") from error
+        raise CorruptCheckpoint(f"{name}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{META}/{path.name}: not the JSON that was saved") from error
-    raise Damaged(f"{META}/{path.name}: its content has changed since it was written")
+        raise CorruptCheckpoint(f"{name}: not the JSON that was saved") from error
+    raise CorruptCheckpoint(f"{name}: its content has changed since")
 
 
-def sound(
+def load_verified(
     folder: Path, targets: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The step's JSON and the arrays of those items that `targets` names, verified.
+    """The JSON of the step and the arrays of the items in `targets`, verified.
 
-    Raises Damaged; ValueError when the arrays have not the targets' shapes or dtypes.
+    Raises CorruptCheckpoint; ValueError when shapes or dtypes differ from the targets'.
     """
-    _agree(_broken_file(folder) if jax.process_index() == 0 else None)
-    told = meta(folder)
-    _check_leaves(folder, told["leaves"], targets)
+    _agree(_first_mismatch(folder) if jax.process_index() == 0 else None)
+    found = meta(folder)
+    _check_leaves(folder, found["leaves"], targets)
     parts, damage = {}, None
     try:
         for name, target in targets.items():
             parts[name] = _read(folder / name, target)
-    except Exception as error:  # Damage shows as whatever the decoder fails with.
+    except Exception as error:  # A corrupt file fails with any error of its decoder.
         damage = str(error).strip() or type(error).__name__
     _agree(damage)
-    for name, number in fingerprint(parts).items():
-        if told["fingerprint"][name] != number:
-            raise Damaged(f"{name}: its values are not those that were saved")
-    return told, parts
+    for name, number in checksums(parts).items():
+        if found["checksums"][name] != number:
+            raise CorruptCheckpoint(f"{name}: its values differ from those saved")
+    return found, parts
 
 
-def _broken_file(folder: Path) -> str | None:
-    # The seal first: it tells whether the digests can be believed. A run that was
-    # killed may have left its newest step whole, but without one.
+def _first_mismatch(folder: Path) -> str | None:
+    # The seal first: it covers the digests. A killed run may leave its newest step
+    # whole, but without a seal.
     names = [*([SEAL] if (folder / SEAL).exists() else []), DIGESTS]
-    return next(filter(None, (digests.broken(folder, name) for name in names)), None)
+    return next(
+        filter(None, (storage.first_mismatch(folder, name) for name in names)), None
+    )
 
 
 def _agree(damage: str | None) -> None:
-    """Raise Damaged on every process if `damage` is told on one."""
-    anywhere = damage is not None
+    """Raise CorruptCheckpoint on every process if one found `damage`."""
+    corrupt = damage is not None
     if jax.process_count() > 1:
-        flags = multihost_utils.process_allgather(np.array([anywhere]))
-        anywhere = bool(np.any(flags))
-    if anywhere:
-        raise Damaged(damage or "found by another process")
+        flags = multihost_utils.process_allgather(np.array([corrupt]))
+        corrupt = bool(np.any(flags))
+    if corrupt:
+        raise CorruptCheckpoint(damage or "found by another process")
 
 
 def _check_leaves(folder: Path, got: dict[str, str], targets: dict[str, Any]) -> None:
-    expected = {name: _described_leaf(x) for name, x in leaf_paths(targets).items()}
+    expected = {name: _leaf_type(x) for name, x in leaf_paths(targets).items()}
     got = {name: leaf for name, leaf in got.items() if name.split("/")[0] in targets}
     for name in sorted(expected.keys() | got.keys()):
         if expected.get(name) != got.get(name):
+            other = name.startswith("optimizer_state/")
             raise ValueError(
                 f"{folder}: {name}: expected {expected.get(name, 'no such leaf')}, "
                 f"got {got.get(name, 'no such leaf')}"
+                f"{'; the folder is of a run with another optimizer' if other else ''}"
             )
 
 
@@ -130,8 +134,8 @@ def _read(folder: Path, target: Any) -> Any:
         return reader.restore(folder, target)
 
 
-def placed(number: Any, target: Any) -> jax.Array:
-    """A number, or a list of them, as the array that `target` describes."""
+def place_array(number: Any, target: Any) -> jax.Array:
+    """A number or a list of numbers as an array like `target`, sharded."""
     value = np.asarray(number, target.dtype)
     return jax.make_array_from_callback(
         value.shape, target.sharding, lambda index: value[index]

@@ -1,4 +1,4 @@
-"""Held-out measurements: sums over batches, divided at the end."""
+"""Evaluation on held-out data: sums over batches, divided at the end."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from transformer.training import batching, compiling, faults
-from transformer.training.experiment import Evaluation, Experiment, LossOf
+from transformer.training import batching, faults
+from transformer.training.experiment import Evaluation, Experiment, LossFn
 
 _programs: dict[Any, Any] = {}
 
 
-def _program(loss: LossOf, *arguments: Any) -> Any:
-    """`loss` compiled for such arguments, once."""
-    places = tuple((a.shape, a.dtype, a.sharding) for a in jax.tree.leaves(arguments))
-    if (loss, places) not in _programs:
-        _programs[loss, places] = compiling.program(jax.jit(loss), *arguments)
-    return _programs[loss, places]
+def _program(loss: LossFn, *arguments: Any) -> Any:
+    """`loss` compiled for the shapes and shardings of `arguments`, once."""
+    shapes = tuple((a.shape, a.dtype, a.sharding) for a in jax.tree.leaves(arguments))
+    if (loss, shapes) not in _programs:
+        _programs[loss, shapes] = faults.compile_program(jax.jit(loss), *arguments)
+    return _programs[loss, shapes]
 
 
-def summed(evaluation: Evaluation, params: Any, mesh: Mesh) -> Any:
-    """The Loss of all batches of the evaluation, on the host.
+def total_loss(evaluation: Evaluation, params: Any, mesh: Mesh) -> Any:
+    """The Loss summed over all batches of the evaluation, on the host.
 
-    Raises faults.Terminated between batches when asked to stop.
+    Raises faults.Termination between batches after SIGTERM.
     """
-    at = batching.fed(evaluation.batch, evaluation.batch_size, mesh)
+    batch_at = batching.sharded_batches(evaluation.batch, evaluation.batch_size, mesh)
     key = jax.random.key(0)
     total = None
     for step in range(evaluation.batches):
-        if faults.asked_to_stop():
-            raise faults.Terminated
-        jax.block_until_ready(total)  # or the watchdog would be fed by mere promises
-        faults.watch()
-        batch = at(step)
-        more = _program(evaluation.loss, params, batch, key)(params, batch, key)
-        total = more if total is None else jax.tree.map(jnp.add, total, more)
+        if faults.stop_requested():
+            raise faults.Termination
+        jax.block_until_ready(total)  # The watchdog must see computed batches only.
+        faults.arm_watchdog()
+        batch = batch_at(step)
+        loss = _program(evaluation.loss, params, batch, key)(params, batch, key)
+        total = loss if total is None else jax.tree.map(jnp.add, total, loss)
     return jax.device_get(total)
 
 
-def measured(
+def evaluate(
     experiment: Experiment, params: Any, mesh: Mesh
 ) -> dict[str, dict[str, float]]:
-    """Every evaluation's named numbers."""
+    """The metrics of every evaluation, by its name."""
     return {
-        name: evaluation.report(summed(evaluation, params, mesh))
+        name: evaluation.metrics(total_loss(evaluation, params, mesh))
         for name, evaluation in experiment.evaluations.items()
     }

@@ -3,65 +3,106 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
+from transformer import cpu_tuning
+
 Params = Any
 Batch = dict[str, np.ndarray]
-LossOf = Callable[[Params, Any, jax.Array], Any]
-BatchOf = Callable[[int, Sequence[int]], Batch]
+LossFn = Callable[[Params, Any, jax.Array], Any]
+BatchFn = Callable[[int, Sequence[int]], Batch]
+Metrics = Callable[[Any], dict[str, float]]
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+class Run(NamedTuple):
+    """What every run has; `declare` makes each field a flag of the experiment.
+
+    Args:
+        steps: training steps.
+        batch_size: rows of a training step.
+        dtype: compute dtype; auto is bfloat16 where the machine multiplies it fast.
+        seed: of the parameters, the order of the rows, the noise and the samples.
+        workdir: run folder, default runs/NAME; a tokenizer saved there is used again.
+    """
+
+    steps: int
+    batch_size: int
+    dtype: Dtype = "auto"
+    seed: int = 0
+    workdir: Path | None = None
+
+    @property
+    def compute_dtype(self) -> str:
+        """`dtype`, with auto resolved for this machine."""
+        return cpu_tuning.compute_dtype() if self.dtype == "auto" else self.dtype
+
+
+# (steps, *, learning rates and other flags) -> the optax pair.
+Optimizer = Callable[..., optax.GradientTransformation]
 
 
 class Evaluation(NamedTuple):
-    """One measurement on held-out data: the loss summed over `batches` batches.
+    """A measurement on held-out data: the Loss summed over `batches` batches.
 
-    batch(step, rows): those rows of batch number `step`. report: from the summed Loss
+    batch(step, rows): those rows of batch number `step`. metrics: from the summed Loss
     to named numbers.
     """
 
-    batch: BatchOf
+    batch: BatchFn
     batch_size: int
     batches: int
-    loss: LossOf
-    report: Callable[[Any], dict[str, float]]
+    loss: LossFn
+    metrics: Metrics
+
+    @classmethod
+    def of_split(cls, split: Any, loss: LossFn, metrics: Metrics) -> Evaluation:
+        """On all rows of `split`, which has `batch`, `batch_size` and `batches`."""
+        return cls(split.batch, split.batch_size, split.batches, loss, metrics)
 
 
 class Experiment(NamedTuple):
-    """A run. Everything in it is a function or a number; nothing has state.
+    """A run. Each field is a function or a number; none has state.
 
+    fingerprint: describes the model; a run folder of another one is refused. name: of
+    the experiment and its run folder; `declare` and `derive` fill in the file's.
     init(key) -> params: nested dictionaries of float32 arrays.
     loss(params, batch, key) -> Loss(total, weight, sums).
     batch(step, rows) -> those rows of the step's global batch, 0 .. batch_size - 1.
-    optimizer: an optax pair. steps: of training. accumulate: parts that a batch is
-    divided into, one after another. seed: of the parameters and the steps' keys.
-    report(Loss) -> named numbers.
-    show(params, key) -> file name to content (text, bytes, image array, figure, or
-    numbers by name, which are told at the end of the run).
+    optimizer: an optax pair. steps: of training. accumulate: microbatches per step.
+    seed: of the parameters and the steps' keys. metrics(Loss) -> named numbers.
+    evaluations: name -> Evaluation.
+    report(params, key) -> file name to content (text, bytes, image array, figure, or
+    numbers by name, which are printed at the end of the run).
     generate(params, key, *, ...): its keywords are the flags of the verb `generate`.
-    files: left in the run folder at the start. architecture: what the model is, for
-    telling run folders apart. flops_per_row: of a forward and backward pass;
-    0 to have them counted (`flops.py`).
-    benchmark: further lines of the verb `benchmark`, each a function of params.
+    extra_files: written to the run folder at the start. tokens_per_row: of the model.
+    benchmarks: further lines of the verb `benchmark`, each a function of params.
+    net, tokenizer, data: what the run was built from, for notebooks and derived
+    experiments.
     """
 
-    name: str
-    architecture: str
+    fingerprint: str
     init: Callable[[jax.Array], Params]
-    loss: LossOf
-    batch: BatchOf
+    loss: LossFn
+    batch: BatchFn
     batch_size: int
     optimizer: optax.GradientTransformation
     steps: int
-    report: Callable[[Any], dict[str, float]]
+    metrics: Metrics
+    name: str = ""
     accumulate: int = 1
     seed: int = 0
     evaluations: Mapping[str, Evaluation] = {}
-    show: Callable[[Params, jax.Array], Mapping[str, Any]] = lambda params, key: {}
+    report: Callable[[Params, jax.Array], Mapping[str, Any]] = lambda params, key: {}
     generate: Callable[..., Any] | None = None
-    files: Mapping[str, bytes] = {}
+    extra_files: Mapping[str, bytes] = {}
     tokens_per_row: int = 1
-    flops_per_row: float = 0.0
-    benchmark: Mapping[str, Callable[[Params], Mapping[str, float]]] = {}
+    benchmarks: Mapping[str, Callable[[Params], Mapping[str, float]]] = {}
+    net: Any = None
+    tokenizer: Any = None
+    data: Any = None

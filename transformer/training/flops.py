@@ -1,4 +1,4 @@
-"""How much arithmetic a training step is, counted in the program itself."""
+"""Floating-point operations of a training step, counted in its program."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ import jax.extend.core as core
 
 from transformer.training.experiment import Experiment
 
-# What `network/fast/onednn` calls, whose products are no part of the program.
+# What `network/kernels/onednn` calls, whose products are no part of the program.
 ONEDNN_PRODUCT = "__onednn$matmul"
 
 
 def per_row(experiment: Experiment) -> float:
-    """Floating-point operations of one row's forward and backward pass: what the
-    experiment says, else thrice the matrix products of its loss (as many again for
-    the slope of either operand: Kaplan et al. 2020, arXiv 2001.08361, section 2.1)."""
-    if experiment.flops_per_row:
-        return experiment.flops_per_row
+    """Floating-point operations of one row's forward and backward pass: three times the
+    matrix products of the loss, once forward and once for the gradient of each operand
+    (Kaplan et al. 2020, arXiv 2001.08361, section 2.1)."""
     key = jax.random.key(0)
     params = jax.eval_shape(experiment.init, key)
-    # Of a whole batch, as a mesh may divide it, or rows be told from each other.
+    # A whole batch: losses may depend on its size (meshes, contrastive pairs).
     rows = experiment.batch_size
     batch = experiment.batch(0, range(rows))
     program = jax.make_jaxpr(experiment.loss)(params, batch, key)
@@ -31,33 +29,33 @@ def per_row(experiment: Experiment) -> float:
 
 
 def products(program: Any) -> float:
-    """Floating-point operations of a jaxpr's matrix products, two for each pair that is
-    multiplied: those within a scan as often as it goes round, of branches the longest,
-    of a loop of unknown length once. Fused kernels that are no program are not seen."""
+    """Floating-point operations of a jaxpr's matrix products, two per multiplication: a
+    scan's times its length, of branches the largest, of a loop of unknown length once.
+    Opaque kernels are not counted."""
     total = 0.0
     for equation in program.eqns:
-        name, given = equation.primitive.name, equation.params
+        name, settings = equation.primitive.name, equation.params
         if name == "dot_general":
-            (contracted, _), _ = given["dimension_numbers"]
+            (contracted, _), _ = settings["dimension_numbers"]
             shape = equation.invars[0].aval.shape
             pairs = math.prod(shape[i] for i in contracted)
             total += 2.0 * pairs * math.prod(equation.outvars[0].aval.shape)
             continue
-        if name == "ffi_call" and given["target_name"] == ONEDNN_PRODUCT:
+        if name == "ffi_call" and settings["target_name"] == ONEDNN_PRODUCT:
             # (..., L, K) x (..., K, M), however they lie: two for each of L K M.
             columns = equation.outvars[0].aval.shape[-1]
             total += 2.0 * columns * math.prod(equation.invars[0].aval.shape)
             continue
-        inner = [products(part) for part in _programs(given)]
+        inner = [products(part) for part in _programs(settings)]
         if name == "cond":
             total += max(inner, default=0.0)
         else:
-            total += (given["length"] if name == "scan" else 1) * sum(inner)
+            total += (settings["length"] if name == "scan" else 1) * sum(inner)
     return total
 
 
-def _programs(given: dict[str, Any]) -> Iterator[Any]:
-    for value in given.values():
+def _programs(settings: dict[str, Any]) -> Iterator[Any]:
+    for value in settings.values():
         for one in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(one, core.ClosedJaxpr):
                 yield one.jaxpr

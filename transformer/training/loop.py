@@ -9,144 +9,172 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from transformer.training import (
-    batching,
-    checkpoint,
-    compiling,
-    evaluation,
-    faults,
-    prefetch,
-)
+from transformer.training import batching, checkpoint, evaluation, faults
 from transformer.training.experiment import Experiment
-from transformer.training.step_log import Teller
-from transformer.training.update import State, abstract, born, update
+from transformer.training.step_log import StepLogger
+from transformer.training.update import (
+    State,
+    init_sharded_state,
+    state_shapes,
+    state_shardings,
+    update,
+)
 
 CHECKPOINTS = "checkpoints"
 
 
-class Cadence(NamedTuple):
-    """How often, in steps, to log, evaluate and save; the last step does all."""
+class Intervals(NamedTuple):
+    """Steps between two logs, evaluations and checkpoints; the last step does all."""
 
     log: int = 10
     evaluate: int = 500
     checkpoint: int = 200
 
 
-EVERY = Cadence()
+DEFAULT_INTERVALS = Intervals()
 
 
 def identity(experiment: Experiment) -> checkpoint.Identity:
-    """Whose checkpoints these are."""
-    return checkpoint.Identity(experiment.name, experiment.architecture)
+    """The identity of the experiment's checkpoints."""
+    return checkpoint.Identity(experiment.name, experiment.fingerprint)
 
 
-def latest(experiment: Experiment, saved: Any, mesh: Mesh) -> State:
-    """The newest sound state on disk, or a new one."""
-    restored = saved.restore(abstract(experiment, mesh))
+def restore_or_init(experiment: Experiment, checkpoints: Any, mesh: Mesh) -> State:
+    """The state of the newest intact checkpoint, or the state before the first step."""
+    state = _restore(experiment, checkpoints, mesh)
+    if state is None:
+        return init_sharded_state(experiment, mesh)
+    print(f"resuming from step {int(state.step)}", flush=True)
+    return state
+
+
+def _restore(experiment: Experiment, checkpoints: Any, mesh: Mesh) -> State | None:
+    restored = checkpoints.restore(state_shapes(experiment, mesh))
     if restored is None:
-        return born(experiment, mesh)
-    state, passed_over = restored
-    for message in passed_over:
+        return None
+    state, skipped = restored
+    for message in skipped:
         print(f"warning: {message}", flush=True)
-    print(f"going on from step {int(state.step)}", flush=True)
     return state
 
 
 def check(
-    experiment: Experiment, folder: Path, *, mesh: Mesh, cadence: Cadence = EVERY
+    experiment: Experiment,
+    folder: Path,
+    *,
+    mesh: Mesh,
+    intervals: Intervals = DEFAULT_INTERVALS,
 ) -> None:
-    """Raise ValueError, before anything is written, unless the run can go its way:
-    its numbers possible, its batches divisible by the mesh, its folder its own."""
+    """Raise ValueError, before anything is written, for counts below one, batches that
+    the mesh does not divide, and checkpoints of another experiment or model."""
     counts = {
         "steps": experiment.steps,
         "batch_size": experiment.batch_size,
         "accumulate": experiment.accumulate,
-        **{f"{name}_every": number for name, number in cadence._asdict().items()},
+        **{f"{name}_every": steps for name, steps in intervals._asdict().items()},
     }
-    for name, number in counts.items():
-        if number < 1:
-            raise ValueError(f"{name}: expected at least 1, got {number}")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}: expected at least 1, got {count}")
     batching.check(experiment.batch_size, experiment.accumulate, mesh)
-    for evaluation_ in experiment.evaluations.values():
-        batching.check(evaluation_.batch_size, 1, mesh)
+    for held_out in experiment.evaluations.values():
+        batching.check(held_out.batch_size, 1, mesh)
     if (folder / CHECKPOINTS).exists():
         checkpoint.open_(folder / CHECKPOINTS, identity(experiment)).close()
 
 
-def trained(experiment: Experiment, folder: Path, mesh: Mesh) -> Any:
-    """The parameters of the newest sound checkpoint. ValueError where there is none."""
-    return checkpoint.params_only(
-        folder / CHECKPOINTS, identity(experiment), abstract(experiment, mesh).params
+def finished_state(experiment: Experiment, folder: Path, mesh: Mesh) -> State:
+    """The state of the newest intact checkpoint. ValueError where there is none."""
+    checkpoints = checkpoint.open_(folder / CHECKPOINTS, identity(experiment))
+    state = _restore(experiment, checkpoints, mesh)
+    if state is None:
+        raise ValueError(f"{checkpoints.folder}: expected a checkpoint, got none")
+    return state
+
+
+def finished_params(experiment: Experiment, folder: Path, mesh: Mesh) -> Any:
+    """Parameters of the newest intact checkpoint. ValueError where there is none."""
+    return checkpoint.restore_params(
+        folder / CHECKPOINTS,
+        identity(experiment),
+        state_shapes(experiment, mesh).params,
     )
 
 
-def compiled(experiment: Experiment, mesh: Mesh) -> Any:
-    """`update` as one program; the old state's memory becomes the new one's."""
-    places = jax.tree.map(lambda a: a.sharding, abstract(experiment, mesh))
+def jit_update(experiment: Experiment, mesh: Mesh) -> Any:
+    """`update` jitted: the state is donated, and sharded as before."""
     return jax.jit(
-        partial(update, experiment), donate_argnums=0, out_shardings=(places, None)
+        partial(update, experiment),
+        donate_argnums=0,
+        out_shardings=(state_shardings(experiment, mesh), None),
     )
 
 
 def train(
-    experiment: Experiment, folder: Path, *, mesh: Mesh, cadence: Cadence = EVERY
+    experiment: Experiment,
+    folder: Path,
+    *,
+    mesh: Mesh,
+    intervals: Intervals = DEFAULT_INTERVALS,
 ) -> State:
-    """Train from the newest sound checkpoint in `folder`, or from the start, to the
-    experiment's last step; return the state, with which a notebook can go on.
+    """Train from the newest intact checkpoint in `folder`, or from the start, to the
+    experiment's last step; return the state, with which a notebook can continue.
 
-    Raises faults.Terminated after SIGTERM, with all that was reached saved, and
+    Raises faults.Termination after SIGTERM, with the last step saved, and
     faults.NonFinite before anything after the last finite step is saved.
     """
     with jax.set_mesh(mesh):
-        saved = checkpoint.open_(folder / CHECKPOINTS, identity(experiment))
-        state = latest(experiment, saved, mesh)
-        advance: Any = None
-        faults.watch()
-        at = batching.fed(experiment.batch, experiment.batch_size, mesh)
+        checkpoints = checkpoint.open_(folder / CHECKPOINTS, identity(experiment))
+        state = restore_or_init(experiment, checkpoints, mesh)
+        program: Any = None
+        faults.arm_watchdog()
+        batch_at = batching.sharded_batches(
+            experiment.batch, experiment.batch_size, mesh
+        )
         start, steps = int(state.step), experiment.steps
-        teller = Teller(experiment, folder, first=start, every=cadence.log)
-        batches = prefetch.ahead(at, range(start, steps))
+        logger = StepLogger(experiment, folder, first=start, every=intervals.log)
+        batches = batching.prefetch(batch_at, range(start, steps))
 
-        def measure(done: int, state: State) -> None:
-            if done and (done % cadence.evaluate == 0 or done == steps):
-                teller.settle()
-                numbers = evaluation.measured(experiment, state.params, mesh)
-                teller.measured(done, numbers)
+        def evaluate(done: int, state: State) -> None:
+            if done and (done % intervals.evaluate == 0 or done == steps):
+                logger.flush()
+                metrics = evaluation.evaluate(experiment, state.params, mesh)
+                logger.log_evaluation(done, metrics)
 
         def save(state: State) -> None:
-            teller.settle()
-            faults.watch(compiling=True)
-            faults.check_sound(int(state.step), state.params)
-            saved.save(state)
-            faults.watch()
+            logger.flush()
+            faults.arm_watchdog(compiling=True)
+            faults.check_params_finite(int(state.step), state.params)
+            checkpoints.save(state)
+            faults.arm_watchdog()
 
         try:
-            measure(start, state)
+            evaluate(start, state)
             for done, batch in enumerate(batches, start + 1):
-                if faults.asked_to_stop():
-                    raise faults.Terminated
-                if advance is None:
-                    advance = compiling.program(
-                        compiled(experiment, mesh), state, batch
+                if faults.stop_requested():
+                    raise faults.Termination
+                if program is None:
+                    program = faults.compile_program(
+                        jit_update(experiment, mesh), state, batch
                     )
                 with jax.transfer_guard("disallow"):
-                    state, told = advance(state, batch)
-                teller.hear(done, told)
-                faults.watch()
-                measure(done, state)
-                if done % cadence.checkpoint == 0 or done == steps:
+                    state, metrics = program(state, batch)
+                logger.log_async(done, metrics)
+                faults.arm_watchdog()
+                evaluate(done, state)
+                if done % intervals.checkpoint == 0 or done == steps:
                     save(state)
-        except faults.Terminated:
-            if int(state.step) not in saved.steps():
+        except faults.Termination:
+            if int(state.step) not in checkpoints.steps():
                 save(state)
             raise
         except ValueError as error:
             # Bad input was refused before: this is a fault, and shows its traceback.
-            raise RuntimeError("training broke") from error
+            raise RuntimeError("training failed") from error
         finally:
-            faults.watch(compiling=True)
+            faults.arm_watchdog(compiling=True)
             batches.close()
-            saved.close()
-            teller.close()
-            faults.unwatch()
+            checkpoints.close()
+            logger.close()
+            faults.disarm_watchdog()
     return state

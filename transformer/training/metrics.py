@@ -1,4 +1,4 @@
-"""What a run tells: JSON lines as the truth, TensorBoard, a progress bar, a plot."""
+"""Metrics of a run: JSON lines, TensorBoard, a progress bar, a plot, a table."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer.training import whole
+from transformer import storage
 
 FILE = "metrics.jsonl"
-# Between two moments at which TensorBoard's file is forced to the disk.
+# Between two flushes of TensorBoard's file.
 FLUSH_SECONDS = 60.0
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run folder in order; a line torn by a kill is left out."""
+    """The records of a run folder in order; a line cut by a kill is skipped."""
     file = folder / FILE
     records = []
     for line in file.read_text().splitlines() if file.exists() else []:
@@ -31,21 +31,18 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def cut(folder: Path, step: int) -> None:
-    """Drop what a run that goes on from `step` will write again: all records after it,
-    and the evaluations at it.
-
-    The shorter file replaces the longer one at once, so a kill leaves one or the other.
-    """
+def truncate(folder: Path, step: int) -> None:
+    """Drop the records that a run resumed from `step` writes again: all after it, and
+    the evaluations at it. Atomic."""
     kept = [r for r in read(folder) if r["step"] + (r["kind"] != "train") <= step]
     if (folder / FILE).exists():
         lines = "".join(json.dumps(record) + "\n" for record in kept)
-        whole.write(folder / FILE, lines.encode())
+        storage.commit(folder / FILE, lines.encode())
 
 
 class _Board:
-    """TensorBoard's file, written here and now: a thread that wrote it would die of a
-    full disk unseen, and its queue, once full, would stop the run for ever."""
+    """TensorBoard's file, written synchronously: a writer thread would die silently on
+    a full disk, and its queue, once full, would block the run for ever."""
 
     def __init__(self, folder: Path, first: int) -> None:
         from tensorboardX import record_writer, summary
@@ -57,7 +54,7 @@ class _Board:
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
         self._file = record_writer.RecordWriter(str(folder / name))
         self._add(self._event(file_version="brain.Event:2"))
-        # What an earlier start told of this step and later ones is hidden.
+        # TensorBoard hides what an earlier start wrote of this and later steps.
         begun = made.SessionLog(status=made.SessionLog.START)
         self._add(self._event(step=first, session_log=begun))
         self._flushed = -FLUSH_SECONDS
@@ -79,11 +76,11 @@ class _Board:
 
 
 class Log:
-    """Writes a record to every place at once. Used on the first process only."""
+    """Writes each record to all places. Used on the first process only."""
 
     def __init__(self, folder: Path, *, first: int, steps: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        cut(folder, first)
+        truncate(folder, first)
         self._folder = folder
         self._lines = (folder / FILE).open("a", buffering=1)
         self._board = _Board(folder / "tensorboard", first + 1)
@@ -93,32 +90,32 @@ class Log:
         """One record: {"step", "kind", "time", **numbers}; kind is "train" or the name
         of an evaluation."""
         record = {"step": step, "kind": kind, "time": round(time.time(), 3), **numbers}
-        with whole.naming(self._folder):
+        with storage.name_os_errors(self._folder):
             self._lines.write(json.dumps(record) + "\n")
             self._board.write(step, kind, numbers)
 
-    def tell(self, step: int, kind: str, numbers: Mapping[str, float]) -> None:
-        """One line on the terminal, or the bar moved on."""
-        told = ", ".join(f"{name} {_short(value)}" for name, value in numbers.items())
+    def print_line(self, step: int, kind: str, numbers: Mapping[str, float]) -> None:
+        """Print one line, or advance the progress bar."""
+        line = ", ".join(f"{name} {_short(value)}" for name, value in numbers.items())
         if self._bar is None:
-            print(f"step {step:>6}  {kind}: {told}", flush=True)
+            print(f"step {step:>6}  {kind}: {line}", flush=True)
         elif kind == "train":
-            self._bar.set_postfix_str(told, refresh=False)
+            self._bar.set_postfix_str(line, refresh=False)
             self._bar.update(step - self._bar.n)
         else:
-            self._bar.write(f"step {step:>6}  {kind}: {told}", file=sys.stdout)
+            self._bar.write(f"step {step:>6}  {kind}: {line}", file=sys.stdout)
 
     def close(self) -> None:
         """Flush everything to disk."""
-        with whole.naming(self._folder), contextlib.ExitStack() as each:
-            # Each is closed though one before it fails.
+        with storage.name_os_errors(self._folder), contextlib.ExitStack() as each:
+            # Each is closed even if one before it fails.
             for place in (self._lines, self._board, self._bar):
                 if place is not None:
                     each.callback(place.close)
 
 
 def _bar(first: int, steps: int) -> Any:
-    """A bar where someone watches; None where the output is a file or a pipe."""
+    """A progress bar on a terminal; None where the output is a file or a pipe."""
     if not sys.stderr.isatty():
         return None
     from tqdm import tqdm
@@ -156,4 +153,39 @@ def plot(folder: Path, number: str = "loss") -> None:
         panel.legend()
     file = io.BytesIO()
     figure.savefig(file, dpi=120)
-    whole.write(folder / "loss.png", file.getvalue())
+    storage.commit(folder / "loss.png", file.getvalue())
+
+
+def table(folders: Sequence[Path | str]) -> str:
+    """The last metrics of several runs side by side: a line for each metric and for
+    each flag that differs, a column for each run folder.
+
+    Raises ValueError for a folder without metrics.
+    """
+    columns = [_summary(Path(folder)) for folder in folders]
+    keys = list(dict.fromkeys(key for column in columns for key in column))
+    rows = [["", *(str(folder) for folder in folders)]]
+    for key in keys:
+        cells = [column.get(key, "") for column in columns]
+        if not key.startswith("--") or len(set(cells)) > 1:
+            rows.append([key, *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def _summary(folder: Path) -> dict[str, str]:
+    """Flags as --name, and the last value of each metric as kind/name."""
+    records = read(folder)
+    if not records:
+        raise ValueError(f"{folder}: expected a run folder with {FILE}, got none")
+    run = folder / "run.json"
+    flags = json.loads(run.read_text())["flags"] if run.exists() else {}
+    numbers = {
+        f"{record['kind']}/{name}": _short(value)
+        for record in records
+        for name, value in record.items()
+        if name not in ("step", "kind", "time")
+    }
+    step = str(records[-1]["step"])
+    return {**{f"--{k}": str(v) for k, v in flags.items()}, "step": step, **numbers}

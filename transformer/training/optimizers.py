@@ -1,7 +1,8 @@
-"""Optimizer recipes: optax chains in the order in which they act, and schedules.
+"""Optimizers of the experiments and their learning rate schedules.
 
-What decays and what is orthogonalised is decided by a parameter's name, never by its
-rank: a scanned stack adds a leading dimension to every one.
+The functions `f(steps, *, ...)` fit the slot `optimizer` of an experiment; their
+keywords are its flags. Weight decay and orthogonalization follow from a parameter's
+name, never from its rank: a scanned stack adds a leading dimension to every leaf.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from transformer.axes import dimensions, leaf_name
 
-# How the dimensions of a weight divide into inputs and outputs of its linear map; what
-# is in neither, the experts, are maps of their own.
+# Input and output dimensions of each linear map; one in neither (experts) counts maps.
 INPUTS_OUTPUTS = {
     "DHK": ("D", "HK"),
     "DGK": ("D", "GK"),
@@ -30,41 +30,42 @@ INPUTS_OUTPUTS = {
     "DE": ("D", "E"),
 }
 # Into the first layer, out of the last and from a condition: Muon is for maps within
-# the stream (Jordan et al. 2024).
+# the residual stream (Jordan et al. 2024).
 OUTER = ("PD", "DP", "JD")
 
 
 def warmup_cosine(
     peak: float, *, steps: int, warmup: int, final: float = 0.1
 ) -> optax.Schedule:
-    """Up to `peak` in `warmup` steps, the first of which moves too, then half a cosine
-    down to final * peak after `steps`."""
+    """Linear warm-up to `peak` in `warmup` steps, then half a cosine down to
+    final * peak at `steps`. The first step is not zero."""
     warmup = max(1, min(warmup, steps))
     falling = optax.cosine_decay_schedule(peak, max(steps - warmup + 1, 1), final)
-    return optax.join_schedules([_rising(peak, warmup), falling], [warmup - 1])
+    return optax.join_schedules([_warmup(peak, warmup), falling], [warmup - 1])
 
 
 def warmup_stable_decay(
     peak: float, *, steps: int, warmup: int, decay: float = 0.2, final: float = 0.0
 ) -> optax.Schedule:
-    """Up to `peak` in `warmup` steps, level, then linearly to final * peak over the
-    last `decay` share of the steps (WSD, Hu et al. 2024, arXiv 2404.06395)."""
+    """Linear warm-up to `peak` in `warmup` steps, constant, then linear decay to
+    final * peak over the last fraction `decay` of the steps (WSD, Hu et al. 2024,
+    arXiv 2404.06395)."""
     falling = max(1, round(decay * steps))
     warmup = min(warmup, steps - falling)
     pieces = [
-        _rising(peak, max(warmup, 1)),
+        _warmup(peak, max(warmup, 1)),
         optax.constant_schedule(peak),
         optax.linear_schedule(peak, final * peak, falling),
     ]
     return optax.join_schedules(pieces, [warmup, steps - falling])
 
 
-def _rising(peak: float, warmup: int) -> optax.Schedule:
-    """peak / warmup, ..., peak, in `warmup` steps: never 0, which moves nothing."""
+def _warmup(peak: float, warmup: int) -> optax.Schedule:
+    """peak / warmup, ..., peak: never 0, which would waste a step."""
     return lambda step: peak * jnp.minimum((step + 1) / warmup, 1.0)
 
 
-def decays(params: Any) -> Any:
+def is_decayed(params: Any) -> Any:
     """True for the matrices of linear maps: names `w_...` with two letters or more."""
     return jax.tree_util.tree_map_with_path(lambda path, _: _is_matrix(path), params)
 
@@ -75,65 +76,75 @@ def _is_matrix(path: Sequence[Any]) -> bool:
 
 
 def adamw(
-    rate: optax.ScalarOrSchedule,
+    steps: int,
     *,
-    decay: float = 0.1,
-    clip: float = 1.0,
-    b1: float = 0.9,
-    b2: float = 0.95,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.1,
+    warmup_fraction: float = 0.05,
+    b2: float = 0.99,
 ) -> optax.GradientTransformation:
-    """Clipped gradients, Adam, decay of the matrices (Loshchilov and Hutter 2017,
-    arXiv 1711.05101)."""
-    return optax.chain(
-        optax.clip_by_global_norm(clip),
-        optax.scale_by_adam(b1=b1, b2=b2),
-        optax.add_decayed_weights(decay, mask=decays),
-        optax.scale_by_learning_rate(rate),
-    )
+    """AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) with `warmup_cosine`.
+
+    Args:
+        learning_rate: peak learning rate.
+        weight_decay: decay of all parameters, in units of the learning rate.
+        warmup_fraction: fraction of the steps in which the learning rate rises.
+        b2: decay rate of the second moments.
+    """
+    warmup = int(steps * warmup_fraction) + 1
+    schedule = warmup_cosine(learning_rate, steps=steps, warmup=warmup)
+    return optax.adamw(schedule, b2=b2, weight_decay=weight_decay)
 
 
 def muon(
-    matrix_rate: optax.ScalarOrSchedule,
-    vector_rate: optax.ScalarOrSchedule,
+    muon_learning_rate: optax.ScalarOrSchedule,
+    adam_learning_rate: optax.ScalarOrSchedule,
     *,
-    decay: float = 0.0,
+    weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Muon for the matrices of linear maps, Adam for all else (Jordan et al. 2024;
-    Liu et al. 2025, arXiv 2502.16982).
+    """Muon for the matrices of linear maps, Adam for all other parameters (Jordan et
+    al. 2024; Liu et al. 2025, arXiv 2502.16982).
 
-    A weight is orthogonalised as the matrix inputs x outputs of its linear map, each
+    A weight is orthogonalized as the matrix inputs x outputs of its linear map, each
     scanned layer by itself.
     """
     return optax.contrib.muon(
-        matrix_rate,
-        adam_learning_rate=vector_rate,
+        muon_learning_rate,
+        adam_learning_rate=adam_learning_rate,
         adam_b2=0.95,
-        weight_decay=decay,
-        weight_decay_mask=decays,
+        weight_decay=weight_decay,
+        weight_decay_mask=is_decayed,
         muon_weight_dimension_numbers=matrix_dimensions,
     )
 
 
-def stable_muon(
+def muon_wsd(
     steps: int,
     *,
-    matrix_rate: float,
-    vector_rate: float,
-    warmup: int = 20,
-    decay: float = 0.5,
+    muon_learning_rate: float = 0.02,
+    adam_learning_rate: float = 0.01,
+    warmup_steps: int = 20,
+    decay_fraction: float = 0.5,
 ) -> optax.GradientTransformation:
-    """`muon` with the schedule `warmup_stable_decay` for both rates, down to zero: what
-    the experiments train with."""
-    shape = partial(warmup_stable_decay, steps=steps, warmup=warmup, decay=decay)
-    return muon(shape(matrix_rate), shape(vector_rate))
+    """`muon` with `warmup_stable_decay` to zero for both learning rates.
+
+    Args:
+        muon_learning_rate: peak learning rate of the blocks' matrices, by Muon.
+        adam_learning_rate: peak learning rate of all other parameters, by Adam.
+        warmup_steps: steps in which both learning rates rise.
+        decay_fraction: last fraction of the steps, in which both fall to zero.
+    """
+    schedule = partial(
+        warmup_stable_decay, steps=steps, warmup=warmup_steps, decay=decay_fraction
+    )
+    return muon(schedule(muon_learning_rate), schedule(adam_learning_rate))
 
 
 def matrix_dimensions(params: Any) -> Any:
-    """For each leaf which axes are inputs and which outputs; None for what is no
-    matrix of a linear map within the stream. Raises ValueError for dimensions it does
-    not know."""
+    """Input and output axes of each matrix within the residual stream, None for other
+    leaves. Raises ValueError for dimensions that are not in the tables above."""
 
-    def of(path: Sequence[Any], leaf: Any) -> MuonDimensionNumbers | None:
+    def of_leaf(path: Sequence[Any], leaf: Any) -> MuonDimensionNumbers | None:
         if not _is_matrix(path):
             return None
         letters = dimensions(leaf_name(path))
@@ -151,4 +162,4 @@ def matrix_dimensions(params: Any) -> Any:
         )
         return MuonDimensionNumbers(inputs, outputs)
 
-    return jax.tree_util.tree_map_with_path(of, params)
+    return jax.tree_util.tree_map_with_path(of_leaf, params)

@@ -1,49 +1,48 @@
-"""A trained model for another experiment to use: trained once, loaded ever after."""
+"""A trained model for another experiment to use: trained once, loaded afterwards."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from transformer import axes
-from transformer.training import loop
-from transformer.training import workdir as folder
+from transformer import axes, flags, storage
+from transformer.training import loop, workdir
 from transformer.training.experiment import Experiment
 
-Keep = Callable[[str, Callable[[Path], None]], Path]
 
+def load_or_train(
+    experiment: Callable[..., Experiment], folder: Path | None, *, version: str
+) -> tuple[Experiment, Any]:
+    """The experiment of the run in `folder`, and its parameters on the host; where that
+    is None, those of a run with default flags in the user's cache folder, which is
+    trained first where there is none.
 
-def lent(
-    experiment: Callable[..., Experiment],
-    workdir: Path | None,
-    *,
-    source: str,
-    keep: Keep,
-    stamp: Callable[[dict[str, Any]], str],
-) -> tuple[dict[str, Any], Any]:
-    """Flags and parameters, on the host, of the run in `workdir`, or of the default one
-    where that is None: trained on the first device in a folder of its own, if need be.
-
-    source: the text of its file. keep(name, write): the folder of that name, written
-    before. stamp(flags): a name that changes when a default run would.
+    version: text that changes when a default run would, such as the identity of the
+    data. Trains on the first device.
     """
     mesh = axes.mesh(devices=jax.local_devices()[:1])
-    parameters = inspect.signature(experiment).parameters
-    flags = {name: parameter.default for name, parameter in parameters.items()}
+    values = flags.defaults(experiment)
 
     def train(empty: Path) -> None:
-        made = experiment()
-        print(f"training {made.name}, once", flush=True)
-        folder.begin(empty, made, flags, source)
-        every = loop.Cadence(log=100, evaluate=made.steps, checkpoint=made.steps)
-        loop.train(made, empty, mesh=mesh, cadence=every)
+        default = experiment()
+        print(f"training {default.name}, once", flush=True)
+        source = workdir.source_of(experiment)
+        recorded = {k: v for k, v in values.items() if k != "workdir"}
+        workdir.write_record(empty, default, flags.plain(recorded), source)
+        steps = default.steps
+        intervals = loop.Intervals(log=100, evaluate=steps, checkpoint=steps)
+        loop.train(default, empty, mesh=mesh, intervals=intervals)
 
-    where = keep(stamp(flags), train) if workdir is None else workdir
-    flags = (folder.recorded(where) or {"flags": flags})["flags"]
-    if "workdir" in parameters:
-        flags = {**flags, "workdir": where}
-    return flags, jax.device_get(loop.trained(experiment(**flags), where, mesh))
+    if folder is None:
+        known = version, repr(values), workdir.source_of(experiment)
+        name = f"{flags.name_of(experiment)}-{storage.short_hash(*known)}"
+        folder = storage.cached_folder(f"pretrained/{name}", train)
+    record = workdir.read_record(folder)
+    chosen = flags.restore(experiment, (record or {}).get("flags", {}))
+    if "workdir" in values:
+        chosen["workdir"] = folder
+    made = experiment(**chosen)
+    return made, jax.device_get(loop.finished_params(made, folder, mesh))

@@ -14,7 +14,7 @@ from transformer.training.experiment import Experiment
 
 
 class State(NamedTuple):
-    """All that training needs to go on: arrays only.
+    """All that training needs to continue: arrays only.
 
     step: int32 scalar, updates done. key: uint32 key data, folded by step.
     """
@@ -25,15 +25,15 @@ class State(NamedTuple):
     key: jax.Array
 
 
-class Told(NamedTuple):
-    """What a step tells: its Loss, and the norm of each parameter's gradient."""
+class StepMetrics(NamedTuple):
+    """What a step reports: its Loss, and the norm of each parameter's gradient."""
 
     loss: Any
-    norms: Any
+    gradient_norms: Any
 
 
-def initial(experiment: Experiment) -> State:
-    """The state before the first step; pure, so that it can be born sharded."""
+def init_state(experiment: Experiment) -> State:
+    """The state before the first step; pure, so that it can be traced and sharded."""
     key = jax.random.key(experiment.seed)
     params = experiment.init(jax.random.fold_in(key, 0))
     return State(
@@ -44,71 +44,79 @@ def initial(experiment: Experiment) -> State:
     )
 
 
-def abstract(experiment: Experiment, mesh: Mesh) -> State:
-    """Shapes, dtypes and places of the state, without computing any of it."""
-    shapes = jax.eval_shape(lambda: initial(experiment))
+def state_shapes(experiment: Experiment, mesh: Mesh) -> State:
+    """Shapes, dtypes and shardings of the state, without computing it."""
+    shapes = jax.eval_shape(lambda: init_state(experiment))
     return jax.tree.map(
-        lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
+        lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
         shapes,
         axes.placement(mesh, shapes),
     )
 
 
-def born(experiment: Experiment, mesh: Mesh) -> State:
-    """`initial`, each leaf made where its name places it: never whole anywhere."""
-    places = jax.tree.map(lambda a: a.sharding, abstract(experiment, mesh))
-    return jax.jit(lambda: initial(experiment), out_shardings=places)()
+def state_shardings(experiment: Experiment, mesh: Mesh) -> State:
+    """The sharding of each leaf of the state, which follows from the leaf's name."""
+    return jax.tree.map(lambda a: a.sharding, state_shapes(experiment, mesh))
 
 
-def update(experiment: Experiment, state: State, batch: Any) -> tuple[State, Told]:
-    """The next state, and what to tell of the step: its Loss and the norm of each
-    parameter's gradient. Pure; the whole of training is this, again and again."""
+def init_sharded_state(experiment: Experiment, mesh: Mesh) -> State:
+    """`init_state` computed already sharded (`out_shardings`), so that no device ever
+    holds it whole."""
+    shardings = state_shardings(experiment, mesh)
+    return jax.jit(lambda: init_state(experiment), out_shardings=shardings)()
+
+
+def update(
+    experiment: Experiment, state: State, batch: Any
+) -> tuple[State, StepMetrics]:
+    """The next state and the step's metrics. Pure; training is this function applied
+    again and again."""
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    loss, gradient = summed(experiment, state.params, batch, key)
-    # Sums until here; this is the one division, by the weight of the whole batch.
+    loss, gradient = loss_and_grad(experiment, state.params, batch, key)
+    # Sums until here; this is the one division, by the weight of the global batch.
     gradient = jax.tree.map(lambda g: g / loss.weight, gradient)
     change, optimizer_state = experiment.optimizer.update(
         gradient, state.optimizer_state, state.params
     )
     params = optax.apply_updates(state.params, change)
-    told = Told(loss, jax.tree.map(_norm, gradient))
-    return State(state.step + 1, params, optimizer_state, state.key), told
+    metrics = StepMetrics(loss, jax.tree.map(_norm, gradient))
+    return State(state.step + 1, params, optimizer_state, state.key), metrics
 
 
 def _norm(x: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32))))
 
 
-def summed(
+def loss_and_grad(
     experiment: Experiment, params: Any, batch: Any, key: jax.Array
 ) -> tuple[Any, Any]:
-    """Loss and gradient of its total, added up over `accumulate` parts of the batch.
+    """Loss and gradient of its total, summed over `experiment.accumulate` microbatches.
 
-    Part i holds the rows i, i + accumulate, ...: each device keeps its own rows.
+    Microbatch i has the rows i, i + accumulate, ...: each device keeps its own rows.
     """
-    parts = experiment.accumulate
+    count = experiment.accumulate
 
-    def one(part: Any, key: jax.Array) -> tuple[Any, Any]:
+    def of_microbatch(microbatch: Any, key: jax.Array) -> tuple[Any, Any]:
         def total(params: Any) -> tuple[jax.Array, Any]:
-            loss = experiment.loss(params, part, key)
+            loss = experiment.loss(params, microbatch, key)
             return loss.total, loss
 
         (_, loss), gradient = jax.value_and_grad(total, has_aux=True)(params)
         return loss, gradient
 
-    if parts == 1:
-        return one(batch, key)
-    split = jax.tree.map(
-        lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), batch
+    if count == 1:
+        return of_microbatch(batch, key)
+    microbatches = jax.tree.map(
+        lambda a: a.reshape(-1, count, *a.shape[1:]).swapaxes(0, 1), batch
     )
-    first = jax.tree.map(lambda a: a[0], split)
+    first = jax.tree.map(lambda a: a[0], microbatches)
     zero = jax.tree.map(
-        lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, first, key)
+        lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(of_microbatch, first, key)
     )
 
     def add(sums: Any, numbered: tuple[jax.Array, Any]) -> tuple[Any, None]:
-        number, part = numbered
-        more = one(part, jax.random.fold_in(key, number))
+        number, microbatch = numbered
+        more = of_microbatch(microbatch, jax.random.fold_in(key, number))
         return jax.tree.map(jnp.add, sums, more), None
 
-    return jax.lax.scan(add, zero, (jnp.arange(parts), split))[0]
+    return jax.lax.scan(add, zero, (jnp.arange(count), microbatches))[0]

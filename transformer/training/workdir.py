@@ -1,97 +1,115 @@
-"""The run folder: what a run was, beside what came of it."""
+"""The run folder: the record of a run, and the files that it leaves."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import inspect
 import json
+import linecache
 import platform
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from transformer.training import metrics, whole
+from transformer import storage
+from transformer.training import metrics
 from transformer.training.experiment import Experiment
 
 RECORD = "run.json"
 FINISHED = "finished.json"
+# Of the names in a run folder; folders of another layout are refused.
+LAYOUT = 2
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def recorded(folder: Path) -> dict[str, Any] | None:
-    """The record of an earlier start in this folder: experiment, flags, command."""
-    file = folder / RECORD
-    return json.loads(file.read_text()) if file.exists() else None
+def read_record(workdir: Path) -> dict[str, Any] | None:
+    """The record of the run in `workdir` (experiment, flags, command), or None.
+
+    Raises ValueError for a file that is no record, and for a folder of another layout.
+    """
+    file = workdir / RECORD
+    if not file.exists():
+        return None
+    try:
+        record = dict(json.loads(file.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{file}: expected a run's record, got {error}") from None
+    if record.get("layout") != LAYOUT:
+        raise ValueError(
+            f"{workdir}: expected a run folder of layout {LAYOUT}, got one of an "
+            "older version; choose another --workdir"
+        )
+    return record
 
 
-def begin(
-    folder: Path, experiment: Experiment, flags: Mapping[str, Any], source: str
+def write_record(
+    workdir: Path, experiment: Experiment, flags: Mapping[str, Any], source: str
 ) -> None:
     """Record the run at its first start: flags, command, versions, source, files.
 
-    Raises ValueError where the folder cannot be written. What an earlier start
-    recorded stays as it is.
+    A later start leaves the record as it is. Raises ValueError where the folder cannot
+    be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / RECORD).exists() or jax.process_index() != 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if (workdir / RECORD).exists() or jax.process_index() != 0:
             return
-        for name, content in experiment.files.items():
-            whole.write(folder / name, content)
-        whole.write(folder / "experiment.py", source.encode())
+        for name, content in experiment.extra_files.items():
+            storage.commit(workdir / name, content)
+        storage.commit(workdir / "experiment.py", source.encode())
         record = {
+            "layout": LAYOUT,
             "experiment": experiment.name,
-            "architecture": experiment.architecture,
+            "fingerprint": experiment.fingerprint,
             "flags": dict(flags),
             "command": shlex.join([sys.executable, *sys.orig_argv[1:]]),
             "python": platform.python_version(),
             "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
             "devices": [str(device) for device in jax.devices()],
         }
-        whole.write(folder / RECORD, json.dumps(record, indent=1).encode())
+        storage.commit(workdir / RECORD, json.dumps(record, indent=1).encode())
     except OSError as error:
         raise ValueError(
-            f"run folder {folder}: expected a folder that can be written, got {error}"
+            f"run folder {workdir}: expected a folder that can be written, got {error}"
         ) from None
 
 
-def finish(folder: Path, experiment: Experiment, params: Any, step: int) -> None:
-    """Leave the loss plot and what the experiment shows, and say that it is done."""
+def finish(workdir: Path, experiment: Experiment, params: Any, step: int) -> None:
+    """Write the loss plot and the report, then mark the run as finished."""
     if jax.process_index() == 0:
-        metrics.plot(folder)
-    show(folder, experiment, params)
+        metrics.plot(workdir)
+    write_report(workdir, experiment, params)
     if jax.process_index() == 0:
-        whole.write(folder / FINISHED, json.dumps({"step": step}).encode())
+        storage.commit(workdir / FINISHED, json.dumps({"step": step}).encode())
 
 
-def show(folder: Path, experiment: Experiment, params: Any) -> None:
-    """Leave what the experiment shows; tell the numbers among it."""
-    shown = experiment.show(params, jax.random.key(experiment.seed))
+def write_report(workdir: Path, experiment: Experiment, params: Any) -> None:
+    """Write the files of the experiment's report; print the numbers among them."""
+    report = experiment.report(params, jax.random.key(experiment.seed))
     if jax.process_index() != 0:
         return
-    for name, content in shown.items():
-        whole.write(folder / name, _encoded(content))
-        for what, number in content.items() if isinstance(content, Mapping) else ():
-            told = f"{number:.4g}" if isinstance(number, float) else number
-            print(f"{what}: {told}", flush=True)
+    for name, content in report.items():
+        storage.commit(workdir / name, _encode(content))
+        for key, number in content.items() if isinstance(content, Mapping) else ():
+            value = f"{number:.4g}" if isinstance(number, float) else number
+            print(f"{key}: {value}", flush=True)
 
 
-def finished(folder: Path) -> int | None:
-    """The last step of the run in this folder; None while it has not got there."""
-    file = folder / FINISHED
+def last_step(workdir: Path) -> int | None:
+    """The last step of a finished run; None while it is not finished."""
+    file = workdir / FINISHED
     return json.loads(file.read_text())["step"] if file.exists() else None
 
 
-def _encoded(content: Any) -> bytes:
+def _encode(content: Any) -> bytes:
     """Text, bytes, numbers by name, a matplotlib figure or an image (rows, columns[,
-    3]) as a file."""
-    from io import BytesIO
-
+    3]) as the bytes of a file."""
     if isinstance(content, bytes):
         return content
     if isinstance(content, str):
@@ -109,5 +127,5 @@ def _encoded(content: Any) -> bytes:
 
 
 def source_of(function: Callable[..., Any]) -> str:
-    """The text of the file in which the experiment is written."""
-    return Path(inspect.getfile(function)).read_text()
+    """The text of the file, or of the notebook's cell, that defines `function`."""
+    return "".join(linecache.getlines(inspect.getfile(inspect.unwrap(function))))

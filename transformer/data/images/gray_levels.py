@@ -1,6 +1,6 @@
-"""Images of a few grey levels as rows of symbols, and back, numpy.
+"""Images in a few gray levels as rows of tokens and back, numpy.
 
-A symbol is a pixel, or a square of them read as the digits of one number.
+A token is a pixel, or a patch x patch block of pixels as the digits of one number.
 """
 
 from __future__ import annotations
@@ -14,97 +14,102 @@ from transformer.data.images import patches
 from transformer.data.records import Records
 
 
-def shrunk(images: np.ndarray, times: int) -> np.ndarray:
-    """8-bit images [N, rows, columns, channels] `times` smaller on each side, a pixel
-    the mean of a square, rounded. ValueError where squares do not fill the image."""
+def downsample(images: np.ndarray, factor: int) -> np.ndarray:
+    """8-bit images [N, rows, columns, channels], each side divided by `factor`: a pixel
+    is the rounded mean of a block. ValueError where blocks do not fill the image."""
     count, rows, columns, channels = images.shape
-    if times < 1 or rows % times or columns % times:
+    if factor < 1 or rows % factor or columns % factor:
         raise ValueError(
-            f"expected sides that are multiples of {times}, got {rows} x {columns}"
+            f"expected sides that are multiples of {factor}, got {rows} x {columns}"
         )
-    split = count, rows // times, times, columns // times, times, channels
+    split = count, rows // factor, factor, columns // factor, factor, channels
     return np.rint(images.reshape(split).mean((2, 4))).astype(np.uint8)
 
 
-def enlarged(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """8-bit images [N, ..., channels] as rows x columns, by Lanczos's three lobes."""
+def resize(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """8-bit images [N, ..., channels] resized to rows x columns by Lanczos-3."""
     shape = len(images), rows, columns, images.shape[-1]
     smooth = jax.image.resize(images.astype(np.float32), shape, "lanczos3")
     return np.rint(np.asarray(smooth)).clip(0, 255).astype(np.uint8)
 
 
-def of_images(images: np.ndarray, levels: int, *, square: int = 1) -> np.ndarray:
-    """The symbols [N, L] int32 of 8-bit images [N, rows, columns, 1] in the nearest of
-    `levels` equally spaced greys, squares in reading order, as `patches.cut` has them.
+def quantize(images: np.ndarray, gray_levels: int, *, patch: int = 1) -> np.ndarray:
+    """The tokens [N, L] int32 of 8-bit images [N, rows, columns, 1], each pixel the
+    nearest of `gray_levels` equally spaced levels; blocks in `patches.cut`'s order.
 
-    There are levels ** (square * square) symbols. ValueError where they are too many.
+    vocab_size is gray_levels ** (patch * patch). ValueError where it is above 65536.
     """
-    if not 2 <= levels <= 256 or levels ** (square * square) > 65536:
+    if not 2 <= gray_levels <= 256 or gray_levels ** (patch * patch) > 65536:
         raise ValueError(
-            f"expected from 2 to 256 levels and at most 65536 symbols, "
-            f"got {levels} levels in squares of {square}"
+            f"expected from 2 to 256 gray levels and at most 65536 tokens, "
+            f"got {gray_levels} levels in patches of {patch}"
         )
-    nearest = np.rint(images.astype(np.float32) * (levels - 1) / 255).astype(np.int32)
-    return patches.cut(nearest, (square, square)) @ _powers(levels, square)
+    scaled = images.astype(np.float32) * (gray_levels - 1) / 255
+    nearest = np.rint(scaled).astype(np.int32)
+    return patches.cut(nearest, (patch, patch)) @ _powers(gray_levels, patch)
 
 
-def to_images(
-    symbols: np.ndarray, levels: int, side: int, *, square: int = 1
+def dequantize(
+    ids: np.ndarray, gray_levels: int, side: int, *, patch: int = 1
 ) -> np.ndarray:
-    """The 8-bit images [N, side, side, 1] that such symbols [N, L] stand for."""
-    digits = np.asarray(symbols)[..., None] // _powers(levels, square) % levels
-    grey = np.rint(digits * (255 / (levels - 1))).astype(np.uint8)
-    return patches.joined(grey, (side, side), (square, square))
+    """The 8-bit images [N, side, side, 1] of such tokens [N, L]."""
+    digits = np.asarray(ids)[..., None] // _powers(gray_levels, patch) % gray_levels
+    gray = np.rint(digits * (255 / (gray_levels - 1))).astype(np.uint8)
+    return patches.join(gray, (side, side), (patch, patch))
 
 
-def _powers(levels: int, square: int) -> np.ndarray:
-    return levels ** np.arange(square * square, dtype=np.int32)
+def _powers(gray_levels: int, patch: int) -> np.ndarray:
+    return gray_levels ** np.arange(patch * patch, dtype=np.int32)
 
 
-class Greys(NamedTuple):
-    """Square images, shrunk, as rows of symbols.
+class QuantizedImages(NamedTuple):
+    """Square images, downsampled, as rows of tokens.
 
-    train, validation: `ids_BL` int32 and `label_B`. full, side: of an image before and
-    after, in pixels. levels: of grey. square: pixels along the side of a symbol.
+    train, validation: `ids_BL` int32 and `label_B`. full_side, side: of an image before
+    and after downsampling, in pixels. patch: pixels along the side of a token.
     """
 
     train: dict[str, np.ndarray]
     validation: dict[str, np.ndarray]
-    full: int
+    full_side: int
     side: int
-    levels: int
-    square: int
+    gray_levels: int
+    patch: int
 
     @property
-    def symbols(self) -> int:
-        """How many different ones there are."""
-        return self.levels ** (self.square * self.square)
+    def vocab_size(self) -> int:
+        return self.gray_levels ** (self.patch * self.patch)
 
     @property
-    def places(self) -> tuple[int, int]:
-        """Symbols down and across an image."""
-        return self.side // self.square, self.side // self.square
+    def grid(self) -> tuple[int, int]:
+        """Tokens down and across an image."""
+        return self.side // self.patch, self.side // self.patch
 
     def images(self, ids: np.ndarray) -> np.ndarray:
-        """The 8-bit images of symbols [N, L], as large as they were."""
-        small = to_images(ids, self.levels, self.side, square=self.square)
-        return enlarged(small, self.full, self.full)
+        """The 8-bit images of tokens [N, L], resized to their full side."""
+        small = dequantize(ids, self.gray_levels, self.side, patch=self.patch)
+        return resize(small, self.full_side, self.full_side)
 
 
-def greys(data: Records, *, levels: int, shrink: int, square: int = 1) -> Greys:
-    """The images of `data`, `shrink` times smaller on each side. ValueError unless they
-    are square, of one channel, and divide into squares."""
-    full, columns, channels = data.train["image"].shape[1:]
-    if full != columns or channels != 1:
+def quantize_records(
+    data: Records, *, gray_levels: int, shrink: int, patch: int = 1
+) -> QuantizedImages:
+    """The images of `data`, each side divided by `shrink`. ValueError unless they are
+    square, of one channel, and divide into patches."""
+    full_side, columns, channels = data.train["image"].shape[1:]
+    if full_side != columns or channels != 1:
         raise ValueError(
             f"{data.name}: expected square images of one channel, "
-            f"got {full} x {columns} x {channels}"
+            f"got {full_side} x {columns} x {channels}"
         )
     train, validation = (
         {
-            "ids_BL": of_images(shrunk(part["image"], shrink), levels, square=square),
-            "label_B": part["label"],
+            "ids_BL": quantize(
+                downsample(arrays["image"], shrink), gray_levels, patch=patch
+            ),
+            "label_B": arrays["label"],
         }
-        for part in (data.train, data.validation)
+        for arrays in (data.train, data.validation)
     )
-    return Greys(train, validation, full, full // shrink, levels, square)
+    side = full_side // shrink
+    return QuantizedImages(train, validation, full_side, side, gray_levels, patch)

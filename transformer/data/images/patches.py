@@ -1,18 +1,18 @@
-"""Grids of pixels as sequences of raw patches, and back, numpy and jax alike.
+"""Grids of pixels as sequences of raw patches and back, numpy and jax alike.
 
-A grid is an image (rows x columns), a film (frames x rows x columns; its patches are
-tubelets), or a field on any number of dimensions, with the channels last. A patch is a
-token: its pixels side by side, channels running fastest. Tokens run through the grid
-in reading order, the last dimension fastest, as `network/positions.axial` counts them.
-(ViT, Dosovitskiy et al. 2020, arXiv 2010.11929, section 3.1; tubelets: ViViT, Arnab et
-al. 2021, arXiv 2103.15691, section 3.2.)
+A grid is an image (rows x columns), a video (frames x rows x columns; its patches are
+tubelets), or a field on any number of dimensions, with the channels last. A patch is
+one token: its pixels flattened, channels fastest. Tokens run through the grid in
+reading order, the last dimension fastest, as in `network/positions.axial`. (ViT,
+Dosovitskiy et al. 2020, arXiv 2010.11929, section 3.1; tubelets: ViViT, Arnab et al.
+2021, arXiv 2103.15691, section 3.2.)
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 def grid(shape: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
-    """How many patches of `size` lie along each dimension of a grid of `shape` pixels.
+    """The number of patches of `size` along each dimension of `shape` pixels.
 
     ValueError unless they fill it exactly.
     """
@@ -47,45 +47,87 @@ def cut(pixels: Array, size: Sequence[int]) -> Array:
             f"got the shape {tuple(pixels.shape)}"
         )
     lead, channels = pixels.shape[:first], pixels.shape[-1]
-    places = grid(pixels.shape[first:-1], size)
-    split = [n for pair in zip(places, size, strict=True) for n in pair]
+    counts = grid(pixels.shape[first:-1], size)
+    split = [n for pair in zip(counts, size, strict=True) for n in pair]
     divided = pixels.reshape(*lead, *split, channels)
     order = [*range(0, 2 * len(size), 2), *range(1, 2 * len(size), 2)]
-    moved = divided.transpose(
+    patches_first = divided.transpose(
         *range(first), *(first + axis for axis in order), divided.ndim - 1
     )
-    return moved.reshape(*lead, math.prod(places), math.prod(size) * channels)
+    return patches_first.reshape(*lead, math.prod(counts), math.prod(size) * channels)
 
 
-def joined(raw: Array, shape: Sequence[int], size: Sequence[int]) -> Array:
+def join(raw: Array, shape: Sequence[int], size: Sequence[int]) -> Array:
     """The inverse of `cut`: raw patches [..., L, P] to [..., *shape, channels]."""
-    places = grid(shape, size)
+    counts = grid(shape, size)
     channels, rest = divmod(raw.shape[-1], math.prod(size))
-    if rest or not channels or raw.shape[-2] != math.prod(places):
+    if rest or not channels or raw.shape[-2] != math.prod(counts):
         raise ValueError(
-            f"expected {math.prod(places)} patches of a multiple of {math.prod(size)} "
+            f"expected {math.prod(counts)} patches of a multiple of {math.prod(size)} "
             f"features, got the shape {tuple(raw.shape)}"
         )
     first, dimensions = raw.ndim - 2, len(size)
-    divided = raw.reshape(*raw.shape[:-2], *places, *size, channels)
-    order = [n for place in range(dimensions) for n in (place, dimensions + place)]
-    moved = divided.transpose(
+    divided = raw.reshape(*raw.shape[:-2], *counts, *size, channels)
+    order = [n for axis in range(dimensions) for n in (axis, dimensions + axis)]
+    interleaved = divided.transpose(
         *range(first), *(first + axis for axis in order), divided.ndim - 1
     )
-    return moved.reshape(*raw.shape[:-2], *shape, channels)
+    return interleaved.reshape(*raw.shape[:-2], *shape, channels)
 
 
-def of_images(images: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """8-bit images [..., rows, columns, channels], or films, as raw patches [..., L, P]
-    from -1 to 1, float32."""
+def from_images(images: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """8-bit images [..., rows, columns, channels], or videos, as raw patches
+    [..., L, P] from -1 to 1, float32."""
     return cut(images.astype(np.float32) / 127.5 - 1, size)
 
 
 def to_images(raw: Any, shape: Sequence[int], size: Sequence[int]) -> np.ndarray:
     """The 8-bit images of `shape` nearest to raw patches, numpy: the inverse of
-    `of_images`."""
-    levels = np.rint((joined(np.asarray(raw), shape, size) + 1) * 127.5)
+    `from_images`."""
+    levels = np.rint((join(np.asarray(raw), shape, size) + 1) * 127.5)
     return levels.clip(0, 255).astype(np.uint8)
+
+
+class PatchTokenizer(NamedTuple):
+    """8-bit images of `shape` (rows, columns, channels) as rows of raw patches of
+    `size` (rows, columns), numpy, and back."""
+
+    shape: tuple[int, ...]
+    size: tuple[int, int]
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Patches down and across an image. ValueError unless they fill it."""
+        return grid(self.shape[:2], self.size)
+
+    @property
+    def length(self) -> int:
+        """Patches of an image, L."""
+        return math.prod(self.grid)
+
+    @property
+    def features(self) -> int:
+        """Features of a raw patch, P."""
+        return math.prod(self.size) * self.shape[2]
+
+    @property
+    def row(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one row, (1, L, P)."""
+        return jax.ShapeDtypeStruct((1, self.length, self.features), np.float32)
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """`from_images`: [..., *shape] to [..., L, P]."""
+        return from_images(images, self.size)
+
+    def decode(self, raw: Any) -> np.ndarray:
+        """`to_images`: [..., L, P] to [..., *shape]."""
+        return to_images(raw, self.shape[:2], self.size)
+
+    def prepare(
+        self, example: dict[str, np.ndarray], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """A `records.Prepare` of labeled images: `raw_BLP` and `label_B`."""
+        return {"raw_BLP": self.encode(example["image"]), "label_B": example["label"]}
 
 
 def _by(sizes: Sequence[int]) -> str:

@@ -5,9 +5,9 @@
 
 UTF-8, columns divided by tabs: the image's path within the folder, and its caption in
 one language or several. The first row names the columns, starting with `#`; it may be
-left out where there is one caption. A column called text or caption is for every
-language. The images with the smallest sha256 of their path are held out; those that no
-row names are not looked at.
+omitted where there is one caption. A column called text or caption serves any language.
+The images with the smallest sha256 of their path are held out; images that no row names
+are ignored.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ANY = ("text", "caption")
 
 
 def _column(path: Path, rows: list[list[str]], language: str) -> int:
-    """Where the captions stand; ValueError where the language has no column."""
+    """The column of the captions; ValueError where the language has none."""
     columns = rows[0][1:]
     if not rows[0][0].startswith("#"):
         if len(columns) == 1:
@@ -40,7 +40,7 @@ def _column(path: Path, rows: list[list[str]], language: str) -> int:
 
 
 def read(path: Path, *, held_out: float, language: str) -> Records:
-    """`image` uint8 [N, rows, columns, channels] and `text`, an array of texts.
+    """`image` uint8 [N, rows, columns, channels] and `text`, an array of strings.
     ValueError, naming file and row, for a missing image or caption, an image named
     twice, and images of different sizes."""
     listing = path / TABLE if path.is_dir() else path
@@ -48,10 +48,10 @@ def read(path: Path, *, held_out: float, language: str) -> Records:
     if not rows:
         raise ValueError(f"{listing}: expected images and captions, got none")
     column = _column(listing, rows, language)
-    skipped = int(rows[0][0].startswith("#"))
+    header = int(rows[0][0].startswith("#"))
     names: list[str] = []
     seen: set[str] = set()
-    for number, row in enumerate(rows[skipped:], 1 + skipped):
+    for number, row in enumerate(rows[header:], 1 + header):
         where = f"{listing}, row {number}"
         name = PurePosixPath(row[0])
         if name.is_absolute() or ".." in name.parts:
@@ -68,10 +68,10 @@ def read(path: Path, *, held_out: float, language: str) -> Records:
         )
     files = [listing.parent / name for name in names]
     arrays = {
-        "image": own_files.pictures(files),
-        "text": own_files.texts([row[column] for row in rows[skipped:]]),
+        "image": own_files.images(files),
+        "text": own_files.strings([row[column] for row in rows[header:]]),
     }
     held = own_files.held_out(names, held_out)
-    train, validation = own_files.parted(arrays, held)
+    train, validation = own_files.split(arrays, held)
     identity = own_files.identity(listing.parent, [listing, *files])
     return Records(str(path), identity, train, validation)

@@ -1,8 +1,8 @@
 """The user's own episodes: a folder of `.npz` files, one for each.
 
 Arrays `observations` [T, O], `actions` [T] of whole numbers from 0 or [T, A], and
-`rewards` [T]: what was seen, what was done on it, what it brought. Nothing is
-unpickled. The files with the smallest sha256 of their path are held out.
+`rewards` [T]. Nothing is unpickled. The files with the smallest sha256 of their path
+are held out.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from transformer.data.readers import text_files
 from transformer.data.records import Records
 
 NAMES = ("observations", "actions", "rewards")
-MOST = np.iinfo(np.int32).max
+MAX_ACTION = np.iinfo(np.int32).max
 
 
-def _choices(path: Path, actions: np.ndarray) -> np.ndarray:
-    """int32; ValueError names the first step whose action is no number of a choice."""
-    wrong = np.flatnonzero((actions < 0) | (actions > MOST))
+def _discrete_actions(path: Path, actions: np.ndarray) -> np.ndarray:
+    """int32; ValueError names the first step whose action is out of range."""
+    wrong = np.flatnonzero((actions < 0) | (actions > MAX_ACTION))
     if len(wrong):
         raise ValueError(
-            f"{path}: expected actions from 0 to {MOST}, got {actions[wrong[0]]} at "
+            f"{path}: expected actions from 0 to {MAX_ACTION}, got {actions[wrong[0]]} at "
             f"step {wrong[0]}"
         )
     return actions.astype(np.int32)
 
 
 def _finite(path: Path, name: str, array: np.ndarray) -> np.ndarray:
-    """float32; ValueError names the first step with what is no number there."""
+    """float32; ValueError names the first step that is not finite."""
     with np.errstate(over="ignore"):
         numbers = array.astype(np.float32)
     wrong = np.argwhere(~np.isfinite(numbers))
@@ -44,8 +44,8 @@ def _finite(path: Path, name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _episode(path: Path) -> dict[str, np.ndarray]:
-    """One file's arrays, float32 but for `actions` [T] of whole numbers, int32."""
-    found = own_files.arrays(path, needed=NAMES, known=())
+    """One file's arrays, float32, but int32 for `actions` [T] of integers."""
+    found = own_files.npz_arrays(path, required=NAMES)
     for name, array in found.items():
         if array.dtype.kind not in "fiub":
             raise ValueError(f"{path}: expected {name} of numbers, got {array.dtype}")
@@ -56,23 +56,23 @@ def _episode(path: Path) -> dict[str, np.ndarray]:
             f"1, got {lengths}"
         )
     actions = found["actions"]
-    chosen = actions.ndim == 1 and actions.dtype.kind in "iub"
-    fitting = {"observations": 2, "actions": 1 if chosen else 2, "rewards": 1}
+    discrete = actions.ndim == 1 and actions.dtype.kind in "iub"
+    dimensions = {"observations": 2, "actions": 1 if discrete else 2, "rewards": 1}
     for name, array in found.items():
-        if array.ndim != fitting[name]:
+        if array.ndim != dimensions[name]:
             raise ValueError(
                 f"{path}: expected observations [T, O], actions [T] of whole numbers "
                 f"or [T, A], rewards [T]; got {name} of {array.dtype} "
                 f"{list(array.shape)}"
             )
     made = {name: _finite(path, name, array) for name, array in found.items()}
-    return made | ({"actions": _choices(path, actions)} if chosen else {})
+    return made | ({"actions": _discrete_actions(path, actions)} if discrete else {})
 
 
 def read(path: Path, *, held_out: float) -> Records:
-    """`observations` [N, T, O], `actions`, `rewards`, zeros behind an episode's end,
-    and `length` int32 [N]. ValueError, naming the file, where arrays are missing or do
-    not fit each other or the first file's."""
+    """`observations` [N, T, O], `actions`, `rewards`, padded with zeros, and `length`
+    int32 [N]. ValueError, naming the file, where arrays are missing or their shapes do
+    not match each other or the first file's."""
     files = (
         [p for p in text_files.listing(path) if p.suffix == ".npz"]
         if path.is_dir()
@@ -96,11 +96,11 @@ def read(path: Path, *, held_out: float) -> Records:
     arrays = {"length": length}
     for name in NAMES:
         first = episodes[0][name]
-        whole = np.zeros((len(files), length.max(), *first.shape[1:]), first.dtype)
-        for row, episode in zip(whole, episodes, strict=True):
+        padded = np.zeros((len(files), length.max(), *first.shape[1:]), first.dtype)
+        for row, episode in zip(padded, episodes, strict=True):
             row[: len(episode[name])] = episode[name]
-        arrays[name] = whole
+        arrays[name] = padded
     names = [file.relative_to(path).as_posix() for file in files]
     held = own_files.held_out(names, held_out)
-    train, validation = own_files.parted(arrays, held)
+    train, validation = own_files.split(arrays, held)
     return Records(str(path), own_files.identity(path, files), train, validation)

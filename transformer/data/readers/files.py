@@ -1,8 +1,7 @@
-"""What every kind of the user's own files shares: which are held out, what they are."""
+"""Shared by the readers of own files: tables, images, arrays, splits by hash."""
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,51 +9,51 @@ from typing import Any
 
 import numpy as np
 
-from transformer.data import cache
+from transformer import storage
 from transformer.data.readers import text_files
 from transformer.data.records import Arrays
 
-# Not all that Pillow knows: for some kinds (EPS) it starts another program.
-PICTURES = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+# Not all that Pillow knows: for some formats (EPS) it starts another program.
+IMAGE_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 ZIP = b"PK"
 
 
-def said(error: Exception) -> str:
-    """What an error says, in one line."""
+def one_line(error: Exception) -> str:
+    """The message of an error in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def held_out(names: Sequence[str], share: float) -> np.ndarray:
-    """bool [N]: the round(share * N) names with the smallest sha256, but at least one
-    held out and one kept. It depends on the names alone, not on their order."""
-    count = max(1, min(round(share * len(names)), len(names) - 1))
+def held_out(names: Sequence[str], fraction: float) -> np.ndarray:
+    """bool [N]: the round(fraction * N) names with the smallest sha256, but at least
+    one held out and one not. Independent of the order of the names."""
+    count = max(1, min(round(fraction * len(names)), len(names) - 1))
     # A file's name need not be UTF-8.
-    coded = [name.encode(errors="surrogateescape") for name in names]
-    digests = [hashlib.sha256(name).digest() for name in coded]
+    encoded = [name.encode(errors="surrogateescape") for name in names]
+    hashes = [storage.sha256(name) for name in encoded]
     chosen = np.zeros(len(names), bool)
-    chosen[sorted(range(len(names)), key=digests.__getitem__)[:count]] = True
+    chosen[sorted(range(len(names)), key=hashes.__getitem__)[:count]] = True
     return chosen
 
 
-def parted(arrays: Arrays, held: np.ndarray) -> tuple[Arrays, Arrays]:
+def split(arrays: Arrays, held: np.ndarray) -> tuple[Arrays, Arrays]:
     """The examples that are not held out, and those that are."""
     train = {name: array[~held] for name, array in arrays.items()}
     return train, {name: array[held] for name, array in arrays.items()}
 
 
 def identity(root: Path, files: Iterable[Path]) -> str:
-    """Changes with the files: their names under `root` and, as in `own.identity`, their
-    bytes if these are few, else their place, size and time."""
+    """A hash of the files: their names under `root` and `text_files.identity`."""
     listed = sorted(files)
     names = [path.relative_to(root).as_posix() for path in listed]
     spans = [text_files.Span(path, 0, path.stat().st_size) for path in listed]
-    return cache.digest(repr(names), text_files.identity(spans))
+    return storage.short_hash(repr(names), text_files.identity(spans))
 
 
-def arrays(path: Path, *, needed: Sequence[str], known: Sequence[str]) -> dict:
-    """The arrays of an `.npz` file that are `needed` or `known`, nothing unpickled.
-    ValueError, naming the file, where it cannot be read or one that is needed is not
-    in it."""
+def npz_arrays(
+    path: Path, *, required: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """The arrays of these names in an `.npz` file; nothing is unpickled. ValueError,
+    naming the file, where it cannot be read or a required array is missing."""
     try:
         with open(path, "rb") as raw:
             magic = raw.read(len(ZIP))
@@ -62,70 +61,72 @@ def arrays(path: Path, *, needed: Sequence[str], known: Sequence[str]) -> dict:
             if magic != ZIP:
                 raise ValueError("another kind of file")
             with np.load(raw, allow_pickle=False) as file:
-                listed = file.files
-                chosen = [name for name in (*needed, *known) if name in listed]
+                present = file.files
+                chosen = [name for name in (*required, *optional) if name in present]
                 found = {name: file[name] for name in chosen}
-    except Exception as error:  # A damaged archive raises whatever its reader met.
-        got = said(error)
+    except Exception as error:  # A damaged archive raises any kind of error.
+        got = one_line(error)
         raise ValueError(f"{path}: expected arrays in .npz, got {got}") from None
-    for name in needed:
+    for name in required:
         if name not in found:
-            got = ", ".join(listed) or "none"
+            got = ", ".join(present) or "none"
             raise ValueError(f"{path}: expected an array {name!r}, got {got}")
     return found
 
 
-def picture(path: Path) -> np.ndarray:
-    """uint8 [rows, columns, 1 or 3]: grey pictures have one channel, others three;
-    turned as their camera says, and what is transparent lies on white. ValueError where
-    a picture cannot be read or has more than 8 bits a channel."""
+def image(path: Path) -> np.ndarray:
+    """uint8 [rows, columns, channels]: 1 channel for gray images, 3 for all others;
+    rotated by the EXIF orientation, transparency on white. ValueError where an image
+    cannot be read or has more than 8 bits a channel."""
     from PIL import Image, ImageOps
 
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=PICTURES) as image:
+        with warnings.catch_warnings(), Image.open(path, formats=IMAGE_FORMATS) as file:
             warnings.simplefilter("ignore")  # What matters is raised as well.
-            mode = image.mode
-            upright = ImageOps.exif_transpose(image)
-            clear = upright.convert("RGBA") if mode[0] not in "IF" else upright
-    except Exception as error:  # A damaged picture raises whatever its reader met.
-        raise ValueError(f"{path}: expected an image, got {said(error)}") from None
+            mode = file.mode
+            upright = ImageOps.exif_transpose(file)
+            opened = upright.convert("RGBA") if mode[0] not in "IF" else upright
+    except Exception as error:  # A damaged image raises any kind of error.
+        got = one_line(error)
+        raise ValueError(f"{path}: expected an image, got {got}") from None
     if mode[0] in "IF":
         raise ValueError(f"{path}: expected 8 bits a channel, got the mode {mode}")
-    grey = mode in ("1", "L", "LA")
-    solid = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
-    pixels = np.asarray(solid.convert("L" if grey else "RGB"))
-    return pixels[..., None] if grey else pixels
+    gray = mode in ("1", "L", "LA")
+    white = Image.new("RGBA", opened.size, "white")
+    solid = Image.alpha_composite(white, opened)
+    pixels = np.asarray(solid.convert("L" if gray else "RGB"))
+    return pixels[..., None] if gray else pixels
 
 
-def fitted(path: Path, shape: Sequence[int]) -> np.ndarray:
-    """`picture` as uint8 of that shape [rows, columns, 1 or 3]: as large as it can be
-    without being bent, on white; grey where one channel is asked for."""
+def resized_image(path: Path, shape: Sequence[int]) -> np.ndarray:
+    """`image` as uint8 of `shape` [rows, columns, 1 or 3]: scaled to fit, its aspect
+    ratio kept, padded with white; gray where `shape` has one channel."""
     from PIL import Image, ImageOps
 
     rows, columns, channels = shape
-    pixels = picture(path)
-    image = Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
-    whole = ImageOps.pad(image, (columns, rows), color="white")
-    return np.asarray(whole.convert("L" if channels == 1 else "RGB")).reshape(shape)
+    pixels = image(path)
+    colored = Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    padded = ImageOps.pad(colored, (columns, rows), color="white")
+    return np.asarray(padded.convert("L" if channels == 1 else "RGB")).reshape(shape)
 
 
-def described(sizes: Sequence[int]) -> str:
-    """A picture's shape, in words."""
-    rows, columns, channels = sizes
+def describe_shape(shape: Sequence[int]) -> str:
+    """An image's shape, in words."""
+    rows, columns, channels = shape
     return f"{rows} x {columns} pixels of {channels} channel{'s' * (channels > 1)}"
 
 
-def pictures(paths: Sequence[Path]) -> np.ndarray:
-    """uint8 [N, rows, columns, channels]; ValueError names the first picture that is of
-    another shape than the first."""
-    first = picture(paths[0])
+def images(paths: Sequence[Path]) -> np.ndarray:
+    """uint8 [N, rows, columns, channels]; ValueError names the first image of another
+    shape than the first."""
+    first = image(paths[0])
     pixels = np.empty((len(paths), *first.shape), np.uint8)
     for number, path in enumerate(paths):
-        found = picture(path)
+        found = image(path)
         if found.shape != first.shape:
             raise ValueError(
-                f"{path}: expected {described(first.shape)} as in {paths[0].name}, "
-                f"got {described(found.shape)}"
+                f"{path}: expected {describe_shape(first.shape)} as in "
+                f"{paths[0].name}, got {describe_shape(found.shape)}"
             )
         pixels[number] = found
     return pixels
@@ -134,9 +135,9 @@ def pictures(paths: Sequence[Path]) -> np.ndarray:
 def table(path: Path, *, columns: int | None) -> list[list[str]]:
     """The rows of a UTF-8 file whose cells are divided by tabs.
 
-    columns: how many there are; None for as many as the first row has, but at least 2.
+    columns: their number; None for as many as in the first row, but at least 2.
     ValueError names the row, from 1, that is not UTF-8, has an empty cell, or another
-    number of them.
+    number of cells.
     """
     rows: list[list[str]] = []
     try:
@@ -154,7 +155,10 @@ def table(path: Path, *, columns: int | None) -> list[list[str]]:
             ) from None
         expected = columns or max(2, len(rows[0] if rows else cells))
         if len(cells) != expected:
-            raise ValueError(f"{where}: expected {expected} columns, got {len(cells)}")
+            got = "commas" if len(cells) == 1 and "," in cells[0] else len(cells)
+            raise ValueError(
+                f"{where}: expected {expected} columns divided by tabs, got {got}"
+            )
         if not all(cells):
             column = cells.index("") + 1
             raise ValueError(f"{where}: expected text, got an empty column {column}")
@@ -162,8 +166,8 @@ def table(path: Path, *, columns: int | None) -> list[list[str]]:
     return rows
 
 
-def texts(strings: Sequence[Any]) -> np.ndarray:
-    """An array of objects, as texts of any length are held."""
-    array = np.empty(len(strings), object)
-    array[:] = strings
+def strings(values: Sequence[Any]) -> np.ndarray:
+    """An object array of strings of any length."""
+    array = np.empty(len(values), object)
+    array[:] = values
     return array

@@ -1,9 +1,9 @@
-"""The user's own fields on a grid: an `.npz` file or a classic NetCDF file.
+"""The user's own fields on a grid: an `.npz` file, a NetCDF file or a Zarr store.
 
 `.npz`: arrays `values` [time, variable, latitude, longitude], `latitude`, `longitude`,
-and if you like `time`, `variables`, `units`. NetCDF 3: every variable over (time,
-latitude, longitude) is taken, its missing values, scale and offset honoured. The last
-`held_out` share of the steps is validation.
+and optionally `time`, `variables`, `units`. NetCDF and Zarr: all variables over (time,
+latitude, longitude), with missing values, scale and offset decoded. The last `held_out`
+fraction of the steps is validation.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from transformer.data.fields import Fields
-from transformer.data.readers import files, netcdf
+from transformer.data.readers import files, netcdf, text_files
+from transformer.data.records import Fields
 
 GRID = ("latitude", "longitude")
 
 
-def _fits(
+def _check_length(
     path: Path, name: str, array: np.ndarray, shape: tuple[int, ...], axis: int
 ) -> None:
     if np.shape(array) != (shape[axis],):
@@ -29,20 +29,20 @@ def _fits(
         )
 
 
-def _degrees(path: Path, name: str, array: np.ndarray, most: int) -> np.ndarray:
-    """float32; a latitude beyond a pole would weigh less than nothing."""
+def _degrees(path: Path, name: str, array: np.ndarray, limit: int) -> np.ndarray:
+    """float32; a latitude beyond a pole would have a negative weight."""
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{path}: expected {name} in degrees, got {array.dtype}")
-    wrong = array[~(np.abs(array.astype(np.float64)) <= most)]
+    wrong = array[~(np.abs(array.astype(np.float64)) <= limit)]
     if len(wrong):
         raise ValueError(
-            f"{path}: expected {name} in degrees, -{most} to {most}, got {wrong[0]}"
+            f"{path}: expected {name} in degrees, -{limit} to {limit}, got {wrong[0]}"
         )
     return array.astype(np.float32)
 
 
 def _time(path: Path, time: np.ndarray) -> np.ndarray:
-    """Dates or whole numbers. Validation is what comes last, so it must come later."""
+    """Dates or integers, increasing: validation is the end of the series."""
     if time.dtype.kind not in "Mfiu":
         raise ValueError(
             f"{path}: expected time in datetime64 or numbers, got {time.dtype}"
@@ -71,58 +71,61 @@ def _fields(path: Path, found: dict[str, Any], held_out: float) -> Fields:
     steps, count = values.shape[:2]
     if steps < 2:
         raise ValueError(f"{path}: expected 2 steps of time or more, got {steps}")
-    given = {
+    facts = {
         "time": np.arange(steps),
         "variables": np.arange(count),
         "units": np.full(count, ""),
         **found,
     }
     for axis, name in enumerate(("time", "variables", *GRID)):
-        _fits(path, name, given[name], values.shape, axis)
-    _fits(path, "units", given["units"], values.shape, 1)
+        _check_length(path, name, facts[name], values.shape, axis)
+    _check_length(path, "units", facts["units"], values.shape, 1)
     with np.errstate(over="ignore"):
         values = values.astype(np.float32)
-    endless = np.isinf(values)
-    if endless.any():
-        step, variable = np.argwhere(endless)[0, :2]
+    infinite = np.isinf(values)
+    if infinite.any():
+        step, variable = np.argwhere(infinite)[0, :2]
         raise ValueError(
             f"{path}: expected float32 numbers, nan where missing, got inf in variable "
-            f"{given['variables'][variable]} at step {step}"
+            f"{facts['variables'][variable]} at step {step}"
         )
     return Fields(
         name=str(path),
-        identity=files.identity(path, [path]),
+        identity=_identity(path),
         values=values,
-        latitude=_degrees(path, "latitude", given["latitude"], 90),
-        longitude=_degrees(path, "longitude", given["longitude"], 360),
-        time=_time(path, given["time"]),
-        variables=tuple(map(str, given["variables"])),
-        units=tuple(map(str, given["units"])),
+        latitude=_degrees(path, "latitude", facts["latitude"], 90),
+        longitude=_degrees(path, "longitude", facts["longitude"], 360),
+        time=_time(path, facts["time"]),
+        variables=tuple(map(str, facts["variables"])),
+        units=tuple(map(str, facts["units"])),
         train_steps=max(1, min(round(steps * (1 - held_out)), steps - 1)),
     )
 
 
+def _identity(path: Path) -> str:
+    return files.identity(path, text_files.listing(path) if path.is_dir() else [path])
+
+
 def read(path: Path, *, held_out: float) -> Fields:
-    """`time` becomes datetime64[D] where it is dates, and counts the steps where it is
-    neither dates nor whole numbers. ValueError, naming the file and what is in it,
-    where that is not a field."""
-    if not path.is_file():
-        raise ValueError(f"{path}: expected a file of fields, got a folder")
+    """`time` is datetime64[D] where the source has dates, and counts the steps where it
+    has neither dates nor integers. ValueError, naming the file and its content, where
+    that is not a field."""
     try:
-        with open(path, "rb") as file:
-            magic = file.read(4)
+        kind = netcdf.format_of(path)
     except OSError as error:
         raise ValueError(f"{path}: expected a file, got {error.strerror}") from None
-    if magic == netcdf.HDF5:
-        raise ValueError(
-            f"{path}: expected classic NetCDF 3 or .npz, got NetCDF 4 (HDF5); "
-            f"convert it with `nccopy -k classic`"
-        )
-    if magic.startswith(netcdf.CLASSIC):
-        found = netcdf.arrays(path)
-    elif magic.startswith(files.ZIP):
-        known = ("time", "variables", "units")
-        found = files.arrays(path, needed=("values", *GRID), known=known)
-    else:
-        raise ValueError(f"{path}: expected NetCDF or .npz, got another kind of file")
+    if kind is not None:
+        return _fields(path, netcdf.arrays(path, kind), held_out)
+    if path.is_dir():
+        raise ValueError(f"{path}: expected NetCDF, Zarr or .npz, got a folder")
+    with open(path, "rb") as file:
+        if file.read(len(files.ZIP)) != files.ZIP:
+            raise ValueError(
+                f"{path}: expected NetCDF, Zarr or .npz, got another kind of file"
+            )
+    found = files.npz_arrays(
+        path,
+        required=("values", *GRID),
+        optional=("time", "variables", "units"),
+    )
     return _fields(path, found, held_out)

@@ -2,10 +2,10 @@
 
     photographs/cat/1.png, photographs/dog/a/7.jpg, ...
 
-PNG, JPEG, GIF, BMP, WebP, TIFF or PPM, all grey or all coloured, of one size. Of each
+PNG, JPEG, GIF, BMP, WebP, TIFF or PPM, all gray or all color, of one size. Of each
 class the files with the smallest sha256 of their path are held out. Sub-folders `train`
-and `validation`, each with the same classes, are taken at their word. Hidden files, and
-files beside the class folders, are not looked at.
+and `validation`, each with the same classes, are used as given. Hidden files, and files
+beside the class folders, are ignored.
 """
 
 from __future__ import annotations
@@ -44,13 +44,14 @@ def _read(folder: Path) -> tuple[Arrays, list[Path], tuple[str, ...]]:
     files = [path for listed in classes.values() for path in listed]
     sizes = [len(listed) for listed in classes.values()]
     label = np.repeat(np.arange(len(classes), dtype=np.int32), sizes)
-    arrays = {"image": own_files.pictures(files), "label": label}
+    arrays = {"image": own_files.images(files), "label": label}
     return arrays, files, tuple(classes)
 
 
 def read(path: Path, *, held_out: float) -> Records:
     """`image` uint8 [N, rows, columns, channels] and `label` int32 [N]. ValueError,
-    naming the file, for what is no image or of another size, and for empty classes."""
+    naming the file, for a file that is no image or of another size, and for an empty
+    class."""
     if all((path / split).is_dir() for split in documents.SPLITS):
         parts = {split: _read(path / split) for split in documents.SPLITS}
         (train, files, labels), (validation, held_files, others) = parts.values()
@@ -62,8 +63,8 @@ def read(path: Path, *, held_out: float) -> Records:
         shape, got = (part["image"].shape[1:] for part in (train, validation))
         if shape != got:
             raise ValueError(
-                f"{held_files[0]}: expected {own_files.described(shape)} as in train, "
-                f"got {own_files.described(got)}"
+                f"{held_files[0]}: expected {own_files.describe_shape(shape)} as in "
+                f"train, got {own_files.describe_shape(got)}"
             )
         files = files + held_files
     else:
@@ -78,6 +79,6 @@ def read(path: Path, *, held_out: float) -> Records:
                     f"{len(rows)}"
                 )
             held[rows] = own_files.held_out([names[row] for row in rows], held_out)
-        train, validation = own_files.parted(arrays, held)
+        train, validation = own_files.split(arrays, held)
     identity = own_files.identity(path, files)
     return Records(str(path), identity, train, validation, labels)

@@ -1,157 +1,138 @@
-"""Classic NetCDF files (version 3), as far as fields on a grid need them.
+"""NetCDF 3, NetCDF 4 (HDF5) and Zarr as fields on a grid, by xarray.
 
 Conventions: CF 1.11, sections 2.5.1 (missing data), 4.4 (time), 8.1 (packed data).
 """
 
 from __future__ import annotations
 
-import re
+import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from transformer.data.readers import files
 
-CLASSIC, HDF5 = b"CDF", b"\x89HDF"
+ENGINES = {"NetCDF 3": "scipy", "NetCDF 4": "h5netcdf", "Zarr": "zarr"}
 AXES = (("time", "t"), ("latitude", "lat"), ("longitude", "lon"))
-ATTRIBUTES = (
-    *("missing_value", "_FillValue", "scale_factor", "add_offset"),
-    *("units", "calendar"),
-)
-NEVER_WRITTEN = 9.969209968386869e36  # what the format puts where nothing was written
-SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
-SINCE = re.compile(
-    r"(second|minute|hour|day)s? since (\d{1,4})-(\d{1,2})-(\d{1,2})"
-    r"(?:[ T](\d{1,2}):(\d{1,2})(?::\d{1,2}(?:\.\d*)?)?)?(?: ?(?:Z|UTC|\+0?0:00))?"
-)
-CALENDARS = ("", "standard", "gregorian", "proleptic_gregorian")
-REFORM = 1583  # the first whole year in which these calendars agree
+NEVER_WRITTEN = 9.969209968386869e36  # the default fill value of the format
 
 
-class Variable(NamedTuple):
-    """The names of its dimensions, its raw numbers, and those ATTRIBUTES it has."""
+def format_of(path: Path) -> str | None:
+    """Which of ENGINES `path` is, or None. Raises OSError."""
+    if path.is_dir():
+        zarr = any((path / name).exists() for name in ("zarr.json", ".zgroup"))
+        return "Zarr" if zarr else None
+    with open(path, "rb") as file:
+        magic = file.read(4)
+    return {b"CDF": "NetCDF 3", b"\x89HD": "NetCDF 4"}.get(magic[:3])
 
-    dimensions: tuple[str, ...]
-    raw: np.ndarray
-    attributes: dict[str, Any]
 
+def arrays(path: Path, kind: str) -> dict[str, Any]:
+    """`values` float64 [time, variable, latitude, longitude], NaN where missing, of all
+    variables over these three dimensions; `latitude`, `longitude`, `variables`,
+    `units`, and, if the file has it, `time`.
 
-def _variables(path: Path) -> dict[str, Variable]:
-    from scipy.io import netcdf_file
-
+    ValueError, naming file and variable, where that is not in it, and where xarray is
+    not installed.
+    """
     try:
-        with netcdf_file(str(path), "r", mmap=False) as file:
-            return {
-                name: Variable(
-                    found.dimensions,
-                    np.asarray(found.data),
-                    {
-                        key: getattr(found, key)
-                        for key in ATTRIBUTES
-                        if hasattr(found, key)
-                    },
-                )
-                for name, found in file.variables.items()
-            }
-    except Exception as error:  # A damaged file raises whatever its reader met.
-        got = files.said(error)
-        raise ValueError(f"{path}: expected NetCDF 3, got {got}") from None
+        import xarray
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What matters is raised as well.
+            engine: Any = ENGINES[kind]
+            opened = xarray.open_dataset(path, engine=engine, decode_cf=False)
+            with opened:
+                data = opened.load()
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: expected what {kind} needs, pip install -e '.[fields]', got: "
+            f"{files.one_line(error)}"
+        ) from None
+    except Exception as error:  # A damaged file raises any kind of error.
+        got = files.one_line(error)
+        raise ValueError(f"{path}: expected {kind}, got {got}") from None
+    return _fields(path, data)
+
+
+def _fields(path: Path, data: Any) -> dict[str, Any]:
+    variables = data.variables
+    chosen = {name: v for name, v in variables.items() if _is_field(v.dims)}
+    if not chosen:
+        got = [f"{name}({', '.join(v.dims)})" for name, v in variables.items()]
+        raise ValueError(
+            f"{path}: expected a variable over (time, latitude, longitude), got "
+            f"{', '.join(got) or 'none'}"
+        )
+    first, *others = chosen
+    dimensions = chosen[first].dims
+    for name in others:
+        if chosen[name].dims != dimensions:
+            raise ValueError(
+                f"{path}: expected {name} over ({', '.join(dimensions)}) like {first}, "
+                f"got ({', '.join(chosen[name].dims)})"
+            )
+    found: dict[str, Any] = {}
+    for (axis, _), name in zip(AXES, dimensions, strict=True):
+        if name in variables:
+            found[axis] = _dates(data, name) if axis == "time" else data[name].values
+        elif axis != "time":
+            raise ValueError(f"{path}: expected the coordinate {name!r}, got none")
+    return found | {
+        "values": np.stack([_values(f"{path}: {n}", v) for n, v in chosen.items()], 1),
+        "variables": list(chosen),
+        "units": [str(v.attrs.get("units", "")) for v in chosen.values()],
+    }
 
 
 def _is_field(dimensions: tuple[str, ...]) -> bool:
-    """Time, latitude and longitude, in this order, by the beginnings of their names."""
+    """Time, latitude and longitude, in this order, by the prefixes of their names."""
     return len(dimensions) == 3 and all(
-        name.lower().startswith(short)
-        for name, (_, short) in zip(dimensions, AXES, strict=True)
+        str(name).lower().startswith(prefix)
+        for name, (_, prefix) in zip(dimensions, AXES, strict=True)
     )
 
 
-def _text(variable: Variable, attribute: str) -> str:
-    value = variable.attributes.get(attribute, b"")
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def _numbers(where: str, variable: Variable, attribute: str) -> np.ndarray:
-    """The numbers of an attribute, none where it is not there."""
-    found = np.ravel(variable.attributes.get(attribute, np.empty(0)))
+def _attribute(where: str, variable: Any, name: str) -> np.ndarray:
+    """The numbers of an attribute, empty where it is not set."""
+    found = np.ravel(variable.attrs.get(name, np.empty(0)))
     if found.dtype.kind not in "fiu":
-        got = _text(variable, attribute)
-        raise ValueError(f"{where}: expected a number as {attribute}, got {got!r}")
+        got = str(variable.attrs[name])
+        raise ValueError(f"{where}: expected a number as {name}, got {got!r}")
     return found
 
 
-def _values(where: str, variable: Variable) -> np.ndarray:
-    """float64, NaN where missing."""
-    raw = variable.raw
+def _values(where: str, variable: Any) -> np.ndarray:
+    """float64, NaN where missing, scale and offset applied.
+
+    xarray's own masks compare in float64: it would not find a float32 that was marked
+    with more digits, nor what was never written.
+    """
+    raw = variable.values
     if raw.dtype.kind not in "fiu":
         raise ValueError(f"{where}: expected numbers, got {raw.dtype}")
-    names = ("missing_value", "_FillValue")
-    marks = [_numbers(where, variable, name) for name in names]
+    marks = [_attribute(where, variable, n) for n in ("missing_value", "_FillValue")]
     if raw.dtype.kind == "f":
-        # A mark is often written with more digits than the numbers it marks.
         with np.errstate(over="ignore"):
             marks = [m.astype(raw.dtype) for m in (*marks, np.array([NEVER_WRITTEN]))]
     missing = np.any([np.isin(raw, mark) for mark in marks], 0)
-    scale = [*_numbers(where, variable, "scale_factor"), 1.0][0]
-    offset = [*_numbers(where, variable, "add_offset"), 0.0][0]
+    scale = [*_attribute(where, variable, "scale_factor"), 1.0][0]
+    offset = [*_attribute(where, variable, "add_offset"), 0.0][0]
     numbers = raw.astype(np.float64)
     numbers[missing] = np.nan
     return numbers * scale + offset
 
 
-def _dates(variable: Variable) -> np.ndarray:
-    """datetime64[s], or the numbers as they are where their unit is no date's."""
-    numbers = variable.raw
-    since = SINCE.fullmatch(_text(variable, "units").strip())
-    known = _text(variable, "calendar").strip().lower() in CALENDARS
-    if numbers.dtype.kind not in "fiu" or not since or not known:
-        return numbers
-    unit, year, month, day, hour, minute = since.groups("0")
-    seconds = np.round(numbers.astype(np.float64) * SECONDS[unit])
-    if int(year) < REFORM or not (np.abs(seconds) < 2**53).all():
-        return numbers
+def _dates(data: Any, name: str) -> np.ndarray:
+    """datetime64, or the plain numbers where xarray cannot decode their unit or
+    calendar into dates."""
+    import xarray
+
     try:
-        origin = np.datetime64(f"{year}-{month:>02}-{day:>02}", "s")
-    except ValueError:
-        return numbers
-    start = origin + np.timedelta64(3600 * int(hour) + 60 * int(minute), "s")
-    return start + seconds.astype(np.int64).astype("timedelta64[s]")
-
-
-def arrays(path: Path) -> dict[str, Any]:
-    """`values` float64 [time, variable, latitude, longitude], NaN where missing, of all
-    variables over these three; `latitude`, `longitude`, `variables`, `units`, and, if
-    the file has it, `time`. ValueError, naming file and variable, otherwise."""
-    variables = _variables(path)
-    taken = {name: v for name, v in variables.items() if _is_field(v.dimensions)}
-    if not taken:
-        got = [f"{name}({', '.join(v.dimensions)})" for name, v in variables.items()]
-        raise ValueError(
-            f"{path}: expected a variable over (time, latitude, longitude), got "
-            f"{', '.join(got) or 'none'}"
-        )
-    first, *others = taken
-    dimensions = taken[first].dimensions
-    for name in others:
-        if taken[name].dimensions != dimensions:
-            raise ValueError(
-                f"{path}: expected {name} over ({', '.join(dimensions)}) like {first}, "
-                f"got ({', '.join(taken[name].dimensions)})"
-            )
-    places = dict(zip((word for word, _ in AXES), dimensions, strict=True))
-    found: dict[str, Any] = {}
-    for word, name in places.items():
-        if name in variables:
-            found[word] = variables[name].raw
-        elif word != "time":
-            raise ValueError(f"{path}: expected the coordinate {name!r}, got none")
-    if "time" in found:
-        found["time"] = _dates(variables[places["time"]])
-    stacked = [_values(f"{path}: {name}", v) for name, v in taken.items()]
-    units = [_text(v, "units") for v in taken.values()]
-    return found | {
-        "values": np.stack(stacked, 1),
-        "variables": list(taken),
-        "units": units,
-    }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dates = xarray.decode_cf(data[[name]]).variables[name].values
+    except Exception:  # The decoder raises any kind of error.
+        return data[name].values
+    return dates if dates.dtype.kind == "M" else data[name].values

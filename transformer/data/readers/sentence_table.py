@@ -3,8 +3,8 @@
     The house is small.<tab>A casa é pequena.
 
 The first row may name the two columns, starting with `#`: `#en<tab>pt`. A folder with
-`train.tsv` and `validation.tsv` is taken at its word; out of one file the pairs whose
-first sentence has the smallest sha256 are held out, so that no sentence is in both.
+`train.tsv` and `validation.tsv` is used as given. Of one file, the pairs whose first
+sentence has the smallest sha256 are held out, so that no sentence is in both splits.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def _read(path: Path) -> tuple[Arrays, tuple[str, ...]]:
             )
     if not rows:
         raise ValueError(f"{path}: expected sentence pairs, got none")
-    first, second = (own_files.texts([row[side] for row in rows]) for side in (0, 1))
+    first, second = (own_files.strings([row[side] for row in rows]) for side in (0, 1))
     return {"first": first, "second": second}, labels
 
 
 def read(path: Path, *, held_out: float) -> Records:
-    """`first` and `second`, arrays of texts; `labels` the columns' names. ValueError,
+    """`first` and `second`, arrays of strings; `labels` the columns' names. ValueError,
     naming file and row, for a missing column, an empty cell, and what is not UTF-8."""
     if path.is_dir():
         parts = {split: _read(path / f"{split}.tsv") for split in documents.SPLITS}
@@ -58,7 +58,7 @@ def read(path: Path, *, held_out: float) -> Records:
         chosen = own_files.held_out(different, held_out)
         out = {name for name, held in zip(different, chosen, strict=True) if held}
         held = np.array([sentence in out for sentence in arrays["first"]])
-        train, validation = own_files.parted(arrays, held)
+        train, validation = own_files.split(arrays, held)
         files = [path]
     identity = own_files.identity(path, files)
     return Records(str(path), identity, train, validation, labels)

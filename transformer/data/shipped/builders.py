@@ -1,8 +1,8 @@
-"""The shipped members as TFDS builders, so that they take the path of any TFDS name.
+"""The shipped data sets as TFDS builders, so that they take the path of any TFDS name.
 
 Importing this module registers them: then `tfds.builder("austen", ...)` works like any
-other name, without TensorFlow (which TFDS needs to encode an image given as numbers, so
-that images are handed over as Pillow's).
+other name, without TensorFlow (which TFDS needs to encode an image given as an array,
+so that images are passed as Pillow's).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from transformer.data.shipped import files
+from transformer.data.shipped import files, winds
 from transformer.data.text import documents
 
 SPLITS = documents.SPLITS
@@ -152,9 +152,9 @@ class Winds(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in SPLITS}
 
     def _generate_examples(self, split):
-        field = files.winds()
-        middle, months = field.train_steps, len(field.values)
+        wind = winds.load()
+        middle, months = wind.train_steps, len(wind.values)
         steps = range(middle) if split == "train" else range(middle, months)
         for number in steps:
-            month = str(field.time[number].astype("datetime64[M]"))
-            yield number, {"id": number, "month": month, "values": field.values[number]}
+            month = str(wind.time[number].astype("datetime64[M]"))
+            yield number, {"id": number, "month": month, "values": wind.values[number]}

@@ -1,8 +1,7 @@
-"""The shipped files, read only if their sha256 agrees with the record beside them."""
+"""The shipped files, verified by the sha256 in the record beside them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import lzma
 from collections.abc import Iterator
@@ -11,14 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer.data import cache, fields
+from transformer import storage
 
 ROOT = Path(__file__).parent
 MEMBERS = ("austen", "digits", "emoji", "en_pt", "winds")
 
 
-class Named(NamedTuple):
-    """An emoji's characters, and by language its name and its keywords."""
+class NamedEmoji(NamedTuple):
+    """An emoji's characters, and its name and keywords by language."""
 
     characters: str
     name: dict[str, str]
@@ -31,24 +30,24 @@ def record(member: str) -> dict[str, Any]:
 
 
 def licence(member: str) -> str:
-    """The text of the licences that hold for the files of a member."""
+    """The text of the licences of a member's files."""
     return (ROOT / member / "LICENCE").read_text(encoding="utf-8")
 
 
-def checked(path: Path, sha256: str) -> bytes:
+def read_verified(path: Path, sha256: str) -> bytes:
     """The bytes of `path`; ValueError unless they have that hash."""
     if not path.is_file():
         raise ValueError(f"{path}: expected a shipped file, got none")
     data = path.read_bytes()
-    got = hashlib.sha256(data).hexdigest()
+    got = storage.sha256(data)
     if got != sha256:
         raise ValueError(f"{path}: expected sha256 {sha256}, got {got}")
     return data
 
 
 def content(member: str, name: str) -> bytes:
-    """What is in the packed file `name` of a member."""
-    packed = checked(ROOT / member / name, record(member)["files"][name])
+    """The unpacked content of the file `name` of a member."""
+    packed = read_verified(ROOT / member / name, record(member)["files"][name])
     return lzma.decompress(packed)
 
 
@@ -56,7 +55,7 @@ def documents(member: str, split: str) -> Iterator[tuple[str, str]]:
     """(title, text) of each document of `split`, in the record's order."""
     for facts in record(member)["documents"]:
         if facts["split"] == split:
-            packed = checked(ROOT / member / facts["file"], facts["sha256"])
+            packed = read_verified(ROOT / member / facts["file"], facts["sha256"])
             yield facts["title"], lzma.decompress(packed).decode("utf-8")
 
 
@@ -78,30 +77,11 @@ def sentences(split: str) -> list[tuple[int, str, str]]:
     return [(int(page), first, second) for page, first, second in rows]
 
 
-def emoji(split: str) -> tuple[np.ndarray, list[Named]]:
-    """Images uint8 [N, 32, 32, 3] and what each is called."""
+def emoji(split: str) -> tuple[np.ndarray, list[NamedEmoji]]:
+    """Images uint8 [N, 32, 32, 3] and their names."""
     pixels = np.frombuffer(content("emoji", f"{split}.images.xz"), np.uint8)
     named = []
     for characters, en, pt, keys_en, keys_pt in _rows("emoji", f"{split}.names.tsv.xz"):
         keywords = {"en": keys_en.split("|"), "pt": keys_pt.split("|")}
-        named.append(Named(characters, {"en": en, "pt": pt}, keywords))
+        named.append(NamedEmoji(characters, {"en": en, "pt": pt}, keywords))
     return pixels.reshape(-1, 32, 32, 3), named
-
-
-def winds() -> fields.Fields:
-    """All months of the winds, in m/s."""
-    facts = record("winds")
-    coded = np.frombuffer(content("winds", "values.xz"), np.uint8)
-    whole = np.ascontiguousarray(coded.reshape(2, -1).T).view("<i2")
-    values = whole.reshape(facts["shape"]) * facts["scale"] + facts["offset"]
-    return fields.Fields(
-        name="winds",
-        identity=cache.digest(repr(facts)),
-        values=values.astype(np.float32),
-        latitude=np.array(facts["latitude"], np.float32),
-        longitude=np.array(facts["longitude"], np.float32),
-        time=np.array(facts["months"], "datetime64[D]"),
-        variables=tuple(facts["variables"]),
-        units=(facts["unit"],) * len(facts["variables"]),
-        train_steps=facts["train_steps"],
-    )

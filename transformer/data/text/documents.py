@@ -1,8 +1,8 @@
-"""Documents as streams of pieces, so that none of them need fit in memory.
+"""Documents as streams of pieces, so that none of them needs to fit in memory.
 
-A document is a run of `Piece`s, the last one marked. Pieces are cut in front of white
-space that follows something else, which is where a byte-level BPE begins a new word
-anyway: encoding the pieces gives the tokens of the whole (tests/test_data.py).
+A document is a sequence of `Piece`s, the last one marked. A cut falls before white
+space that follows another character, where a byte-level BPE begins a new word anyway:
+the tokens of the pieces are the tokens of the document (test_tokenizers.py).
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ LOOK_BACK = 1 << 12
 
 
 class Piece(NamedTuple):
-    """A stretch of a document; `last` marks the document's end."""
+    """A part of a document; `last` marks the document's end."""
 
     text: str
     last: bool
 
 
-class Text(NamedTuple):
+class TextDataset(NamedTuple):
     """Documents in two splits, `train` and `validation`.
 
-    name: what the user asked for, for messages.
-    identity: changes when the text does; keys what is derived from it.
-    pieces: split -> the pieces of its documents, in a fixed order, read when used.
+    name: the source as the user gave it, for messages.
+    identity: a hash of the text, the cache key of all that is derived from it.
+    pieces: split -> the pieces of its documents, in a fixed order, read lazily.
     """
 
     name: str
@@ -35,37 +35,37 @@ class Text(NamedTuple):
     pieces: Callable[[str], Iterator[Piece]]
 
 
-def whole(text: Text, split: str) -> Iterator[str]:
-    """The documents of a split as whole strings (for texts that fit in memory)."""
-    held = []
+def full_documents(text: TextDataset, split: str) -> Iterator[str]:
+    """The documents of a split as strings (for texts that fit in memory)."""
+    pending = []
     for piece in text.pieces(split):
-        held.append(piece.text)
+        pending.append(piece.text)
         if piece.last:
-            yield "".join(held)
-            held = []
+            yield "".join(pending)
+            pending = []
 
 
 def _boundary(text: str, limit: int) -> int:
-    """The last place <= limit that begins a run of white space; limit if none near."""
+    """The last place <= limit where white space begins; limit if none is near."""
     for place in range(limit, max(limit - LOOK_BACK, 0), -1):
         if text[place] in " \n" and not text[place - 1].isspace():
             return place
     return limit
 
 
-def cut(chunks: Iterable[str], *, size: int = CHARACTERS) -> Iterator[Piece]:
-    """The pieces of one document given in chunks; they do not depend on the chunks."""
-    held = ""
+def pieces_of(chunks: Iterable[str], *, size: int = CHARACTERS) -> Iterator[Piece]:
+    """The pieces of one document given in chunks, the same for any chunks."""
+    pending = ""
     for chunk in chunks:
-        held += chunk
+        pending += chunk
         start = 0
-        while len(held) - start > size:
-            end = start + _boundary(held[start : start + size + 1], size)
-            yield Piece(held[start:end], False)
+        while len(pending) - start > size:
+            end = start + _boundary(pending[start : start + size + 1], size)
+            yield Piece(pending[start:end], False)
             start = end
-        held = held[start:]
-    if held:
-        yield Piece(held, True)
+        pending = pending[start:]
+    if pending:
+        yield Piece(pending, True)
 
 
 def check_split(split: str) -> None:

@@ -1,97 +1,131 @@
-"""Rows for training and validation out of tokens: a pure function of the step.
+"""Token rows for training and validation: a pure function of the step.
 
-A row covers L + 1 consecutive tokens of the documents laid end to end; token t predicts
+A row covers L + 1 consecutive tokens of the concatenated documents; token t predicts
 token t + 1. Segments number the documents within the row from 1 (0 is padding) and
-positions restart with each, so a model that masks by segment sees each document alone.
-A target counts where it belongs to the same document as its token.
+positions restart with each, so that a model that masks by segment sees each document
+alone. A target has weight 1 where it belongs to the same document as its token.
 
-Training rows are shuffled by grain as an index permutation, with another offset of the
-windows and another order in each epoch. `batch(step, rows)` asks for any rows of the
-global batch of any step, so hosts divide a batch as they like and nothing is saved.
+Training rows are shuffled; each epoch has another offset of the windows and another
+order. The tokens of a split are encoded once per machine, into a memory-mapped file of
+the cache: it is written in pieces and may be larger than memory.
 """
 
 from __future__ import annotations
 
+import array
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from transformer.data import cache
+from transformer import storage
+from transformer.data import shuffling
+from transformer.data.shuffling import Batch, EvaluationSplit, TrainingSplit
 from transformer.data.text import documents, tokenizers
-from transformer.data.text import token_file as tokenised
 
-Batch = dict[str, np.ndarray]
-_REMEMBERED_ROWS = 1024
+VERSION = "1"
+BATCH_CHARACTERS = 1 << 21
 
 
-class Rows(NamedTuple):
-    """An endless, shuffled, random-access supply of training rows.
+class Tokens(NamedTuple):
+    """A tokenized split.
 
-    batch: (step, rows of the global batch) -> those rows, each [rows, length].
-    tokens, rows_per_epoch: how much there is in one pass.
-    order: grain.MapDataset of row addresses; read: addresses -> rows.
+    tokens: uint16 or uint32 [tokens], memory-mapped; every document ends in `end`.
+    offsets: int64 [documents + 1], the first token of each document, and the total.
     """
 
-    batch: Callable[[int, Sequence[int]], Batch]
-    batch_size: int
-    length: int
-    tokens: int
-    rows_per_epoch: int
-    order: Any
-    read: Callable[[Sequence[Any]], Batch]
+    tokens: np.ndarray
+    offsets: np.ndarray
+    end: int
+    name: str
+    key: str
 
 
-class Validation(NamedTuple):
-    """All of a split once, in order: `batches` batches, the last one padded."""
+def _batches(pieces: Iterator[documents.Piece]) -> Iterator[list[documents.Piece]]:
+    batch, size = [], 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.text)
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
-    batch: Callable[[int, Sequence[int]], Batch]
-    batch_size: int
-    batches: int
-    length: int
-    tokens: int
-    rows: int
+
+def _write_tokens(
+    folder: Path,
+    text: documents.TextDataset,
+    tokenizer: tokenizers.Tokenizer,
+    split: str,
+) -> None:
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    offsets, total = array.array("q", [0]), 0
+    with open(folder / "tokens.bin", "wb") as file:
+        for batch in _batches(text.pieces(split)):
+            encoded = tokenizer.encode_pieces([piece.text for piece in batch])
+            for piece, ids in zip(batch, encoded, strict=True):
+                end = [tokenizer.end] if piece.last else []
+                file.write(np.append(ids, end).astype(dtype).tobytes())
+                total += len(ids) + len(end)
+                offsets.extend([total] if piece.last else [])
+    np.save(folder / "offsets.npy", np.array(offsets, np.int64))
+    facts = {"dtype": dtype.name, "tokens": total, "text": text.name, "split": split}
+    (folder / "facts.json").write_text(json.dumps(facts))
 
 
-def rows_of(window: np.ndarray, *, end: int, sizes: np.ndarray | None = None) -> Batch:
+def tokens(
+    text: documents.TextDataset, tokenizer: tokenizers.Tokenizer, *, split: str
+) -> Tokens:
+    """The tokens of a split, from the cache or encoded now."""
+    documents.check_split(split)
+    key = storage.short_hash(VERSION, text.identity, tokenizer.hash, split)
+    folder = storage.cached_folder(
+        f"tokens/{key}", lambda empty: _write_tokens(empty, text, tokenizer, split)
+    )
+    facts = json.loads((folder / "facts.json").read_text())
+    if not facts["tokens"]:
+        raise ValueError(f"{text.name}: expected text in split {split}, got none")
+    return Tokens(
+        tokens=np.memmap(folder / "tokens.bin", facts["dtype"], "r"),
+        offsets=np.load(folder / "offsets.npy"),
+        end=tokenizer.end,
+        name=f"{text.name} ({split})",
+        key=key,
+    )
+
+
+def shift_targets(
+    window: np.ndarray, *, end: int, sizes: np.ndarray | None = None
+) -> Batch:
     """The batch of windows of L + 1 tokens.
 
-    window: [B, L + 1]; sizes: how many of each window are real, from its start (all).
+    window: [B, L + 1]; sizes: [B], the number of real tokens at each start (all).
     """
     window = window.astype(np.int32)
     place = np.arange(window.shape[1], dtype=np.int32)
     starts = np.zeros(window.shape, bool)
     starts[:, 1:] = window[:, :-1] == end
     segment = 1 + np.cumsum(starts, axis=1, dtype=np.int32)
-    index = place - np.maximum.accumulate(np.where(starts, place, 0), axis=1)
+    position = place - np.maximum.accumulate(np.where(starts, place, 0), axis=1)
     if sizes is not None:
         real = place < sizes[:, None]
-        window, segment, index = window * real, segment * real, index * real
+        window, segment, position = window * real, segment * real, position * real
     same = (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] > 0)
     return {
         "ids_BL": window[:, :-1],
         "targets_BL": window[:, 1:] * same,
         "segment_BL": segment[:, :-1],
-        "position_BL": index[:, :-1],
+        "position_BL": position[:, :-1],
         "weight_BL": same.astype(np.float32),
     }
 
 
-def fold(*parts: Any) -> int:
-    """A 32-bit number from a hash of the parts."""
-    return int(cache.digest(*(repr(part) for part in parts))[:8], 16)
-
-
-def check(**sizes: int) -> None:
-    """ValueError unless every size is at least 1."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}: expected at least 1, got {size}")
-
-
-def enough(name: str, rows: int, *, batch_size: int, length: int) -> None:
-    """ValueError unless there is a batch of rows."""
+def require_rows(name: str, rows: int, *, batch_size: int, length: int) -> None:
+    """ValueError unless there are rows for a batch."""
     if rows < batch_size:
         raise ValueError(
             f"{name}: expected text for a batch of {batch_size} rows of {length} "
@@ -99,50 +133,21 @@ def enough(name: str, rows: int, *, batch_size: int, length: int) -> None:
         )
 
 
-def shuffled(rows: int, address: Callable[[int, int], Any], *, seed: int) -> Any:
-    """grain's endless permutation: element i is `address(epoch, row)`."""
-    import grain
-
-    numbers = grain.MapDataset.range(rows).seed(fold("order", seed)).shuffle().repeat()
-
-    @functools.lru_cache(maxsize=4)
-    def epoch_order(epoch: int) -> list[Any]:
-        return [numbers[epoch * rows + place] for place in range(rows)]
-
-    def remembered(i: int, _: int) -> Any:
-        return address(i // rows, epoch_order(i // rows)[i % rows])
-
-    if rows <= _REMEMBERED_ROWS:  # a permutation of few costs grain 1 ms an element
-        return grain.MapDataset.range(rows).repeat().map_with_index(remembered)
-    return numbers.map_with_index(lambda i, row: address(i // rows, int(row)))
-
-
-def supply(
-    order: Any, read: Callable[[Sequence[Any]], Batch], *, batch_size: int
-) -> Callable[[int, Sequence[int]], Batch]:
-    """`batch(step, rows)`: row r of step s is element s * batch_size + r of `order`."""
-
-    def batch(step: int, rows: Sequence[int]) -> Batch:
-        return read([order[step * batch_size + int(row)] for row in rows])
-
-    return batch
-
-
-def language(
-    text: documents.Text,
+def training(
+    text: documents.TextDataset,
     tokenizer: tokenizers.Tokenizer,
     *,
     length: int,
     batch_size: int,
     seed: int = 0,
-) -> Rows:
-    """Training rows of `length` tokens out of the text's train split.
+) -> TrainingSplit:
+    """Rows of `length` tokens of the train split; an address is a row's first token.
 
-    Epoch e lays its windows from an offset below `length` that is a hash of (seed, e).
+    The windows of epoch e start at an offset below `length`, a hash of (seed, e).
     ValueError where the text is shorter than a row or its rows fewer than a batch.
     """
-    check(length=length, batch_size=batch_size)
-    split = tokenised.tokens(text, tokenizer, split="train")
+    shuffling.require_positive(length=length, batch_size=batch_size)
+    split = tokens(text, tokenizer, split="train")
     total = len(split.tokens)
     if total < length + 1:
         raise ValueError(
@@ -151,48 +156,42 @@ def language(
         )
     rows = max(1, (total - length) // length)
     offsets = min(length, total - rows * length)
-    enough(split.name, rows, batch_size=batch_size, length=length)
+    require_rows(split.name, rows, batch_size=batch_size, length=length)
 
     @functools.lru_cache(maxsize=4)
     def offset(epoch: int) -> int:
-        return fold("offset", seed, epoch) % offsets
+        return shuffling.seed_from("offset", seed, epoch) % offsets
 
     def address(epoch: int, row: int) -> int:
         return offset(epoch) + row * length
 
     def read(starts: Sequence[int]) -> Batch:
         place = np.asarray(starts, np.int64).reshape(-1, 1) + np.arange(length + 1)
-        return rows_of(split.tokens[place], end=split.end)
+        return shift_targets(split.tokens[place], end=split.end)
 
-    order = shuffled(rows, address, seed=seed)
-    return Rows(
-        batch=supply(order, read, batch_size=batch_size),
-        batch_size=batch_size,
-        length=length,
-        tokens=total,
-        rows_per_epoch=rows,
-        order=order,
-        read=read,
+    order = shuffling.shuffled_order(rows, address, seed=seed)
+    return shuffling.training_split(
+        order, read, batch_size=batch_size, rows_per_epoch=rows
     )
 
 
 def validation(
-    text: documents.Text,
+    text: documents.TextDataset,
     tokenizer: tokenizers.Tokenizer,
     *,
     length: int,
     batch_size: int,
     overlap: int = 0,
-) -> Validation:
-    """The validation split in fixed rows, complete and in order, everything once.
+) -> EvaluationSplit:
+    """The validation split in fixed rows, in order, every target once.
 
     overlap: tokens at a row's start that only give context, having been targets of the
         row before (a score with longer context, length / (length - overlap) the cost).
     """
-    check(length=length, batch_size=batch_size)
+    shuffling.require_positive(length=length, batch_size=batch_size)
     if not 0 <= overlap < length:
         raise ValueError(f"overlap: expected 0 to {length - 1}, got {overlap}")
-    split = tokenised.tokens(text, tokenizer, split="validation")
+    split = tokens(text, tokenizer, split="validation")
     total, stride = len(split.tokens), length - overlap
     count = 1 + max(0, -(-(total - 1 - length) // stride))
     place = np.arange(length + 1)
@@ -201,17 +200,10 @@ def validation(
         numbers = step * batch_size + np.asarray(rows, np.int64)
         starts = np.where(numbers < count, numbers * stride, total)
         window = split.tokens[np.minimum(starts[:, None] + place, total - 1)]
-        made = rows_of(window, end=split.end, sizes=total - starts)
+        made = shift_targets(window, end=split.end, sizes=total - starts)
         counted = (place[:-1] >= overlap) | (numbers[:, None] == 0)
         made["weight_BL"] *= counted
         made["targets_BL"] *= counted
         return made
 
-    return Validation(
-        batch=batch,
-        batch_size=batch_size,
-        batches=-(-count // batch_size),
-        length=length,
-        tokens=total,
-        rows=count,
-    )
+    return EvaluationSplit(batch, batch_size, -(-count // batch_size))

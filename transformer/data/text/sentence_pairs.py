@@ -1,20 +1,21 @@
-"""Sentences and their translations as rows: several pairs side by side in each.
+"""Sentences and their translations as rows of several pairs each.
 
-A pair fills places in two rows at once: its source, closed by `end`, in the row that is
-read, and its target, between two `end`, in the row that is written (the first of them
-is where writing starts; a target predicts its next token). Both are one segment of the
-same number, so that a model which masks by segment sees each pair alone. Rows are
-filled first fit; `batch(step, rows)` is a pure function as in `packing.py`.
+A pair fills places in two rows at once: its source, closed by `end`, in the encoder's
+row, and its target in the decoder's row, between two `end` (the first starts the
+decoder; each token predicts the next). Both sides are the segment of the same number,
+so that a model that masks by segment sees each pair alone. Rows are filled first fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer.data import cache, records
+from transformer import storage
+from transformer.data import records, shuffling
+from transformer.data.shuffling import Batch, EvaluationSplit, TrainingSplit
 from transformer.data.text import documents, packing
 from transformer.data.text.tokenizers import Tokenizer
 
@@ -29,39 +30,22 @@ class Pair(NamedTuple):
     target: np.ndarray
 
 
-class Rows(NamedTuple):
-    """Rows of pairs: an endless supply for training, or all of a split once.
-
-    batch: (step, rows of the global batch) -> those rows. batches: in one pass, the
-    last one of a split filled up with padding. pairs: how many are in the rows;
-    left_out: longer than a row.
-    """
-
-    batch: Callable[[int, Sequence[int]], packing.Batch]
-    batch_size: int
-    length: int
-    batches: int
-    rows: int
-    pairs: int
-    left_out: int
-
-
-def text(pairs: records.Records) -> documents.Text:
-    """Every sentence of both languages as a document, for a tokenizer of both."""
+def pair_documents(pairs: records.Records) -> documents.TextDataset:
+    """Each sentence of both languages as a document, to train a tokenizer."""
 
     def pieces(split: str) -> Iterator[documents.Piece]:
         documents.check_split(split)
         for side in SIDES:
             for sentence in getattr(pairs, split)[side]:
-                yield from documents.cut([sentence])
+                yield from documents.pieces_of([sentence])
 
-    identity = cache.digest("pairs", pairs.identity)
-    return documents.Text(pairs.name, identity, pieces)
+    identity = storage.short_hash("pairs", pairs.identity)
+    return documents.TextDataset(pairs.name, identity, pieces)
 
 
 def sides(direction: str, languages: Sequence[str]) -> tuple[str, str]:
-    """Which arrays are read and written; ValueError for another direction than from one
-    of the two languages to the other."""
+    """The names of the source array and the target array for a direction as en-pt;
+    ValueError for any but the two directions between the languages."""
     first, second = languages
     known = {f"{first}-{second}": SIDES, f"{second}-{first}": SIDES[::-1]}
     if direction not in known:
@@ -69,22 +53,22 @@ def sides(direction: str, languages: Sequence[str]) -> tuple[str, str]:
     return known[direction]
 
 
-def encoded(
+def encode_pairs(
     tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str]
 ) -> list[Pair]:
     """The tokens of each pair."""
 
-    def closed(sentences: Sequence[str]) -> list[np.ndarray]:
-        coded = tokenizer.encode_pieces(list(sentences))
-        return [np.append(codes, tokenizer.end).astype(np.int32) for codes in coded]
+    def encode(sentences: Sequence[str]) -> list[np.ndarray]:
+        encoded = tokenizer.encode_pieces(list(sentences))
+        return [np.append(ids, tokenizer.end).astype(np.int32) for ids in encoded]
 
-    both = zip(closed(sources), closed(targets), strict=True)
+    both = zip(encode(sources), encode(targets), strict=True)
     return [Pair(source, target) for source, target in both]
 
 
 def assign(sizes: np.ndarray, length: int, *, open_rows: int = OPEN_ROWS) -> list[Any]:
-    """The numbers of the pairs in each row: each pair, of sizes [pairs, 2], goes to the
-    first of the `open_rows` newest rows with room for both of its sides."""
+    """The numbers of the pairs in each row. Each pair, of sizes [pairs, 2], goes into
+    the first of the `open_rows` newest rows with room for both of its sides."""
     room = np.full((len(sizes), 2), length, np.int64)
     rows: list[list[int]] = []
     for number, size in enumerate(sizes):
@@ -98,41 +82,37 @@ def assign(sizes: np.ndarray, length: int, *, open_rows: int = OPEN_ROWS) -> lis
     return rows
 
 
-def row_of(pairs: Sequence[Pair], length: int, *, end: int) -> packing.Batch:
-    """One row, its arrays without the first dimension: what is read (`source_BL`, its
-    `source_segment_BL` and `source_position_BL`) and what is written (as in `packing`)."""
-    whole = {"ids_BL": [], "targets_BL": [], "segment_BL": [], "position_BL": []}
-    read = {"source_BL": [], "source_segment_BL": [], "source_position_BL": []}
+def packed_row(pairs: Sequence[Pair], length: int, *, end: int) -> Batch:
+    """One row, its arrays without the first dimension: the encoder's (`source_BL`,
+    `source_segment_BL`, `source_position_BL`) and the decoder's (as in `packing`)."""
+    decoder = {"ids_BL": [], "targets_BL": [], "segment_BL": [], "position_BL": []}
+    encoder = {"source_BL": [], "source_segment_BL": [], "source_position_BL": []}
     for segment, pair in enumerate(pairs, 1):
-        for made, size, values in (
-            (read, len(pair.source), [pair.source]),
-            (whole, len(pair.target), [_shifted(pair.target, end), pair.target]),
+        ids = np.concatenate([[end], pair.target[:-1]])
+        for arrays, values in (
+            (encoder, [pair.source]),
+            (decoder, [ids, pair.target]),
         ):
+            size = len(values[0])
             places = [np.full(size, segment), np.arange(size)]
-            for name, value in zip(made, [*values, *places], strict=True):
-                made[name].append(value)
-    row = {name: _filled(values, length) for name, values in {**read, **whole}.items()}
+            for name, value in zip(arrays, [*values, *places], strict=True):
+                arrays[name].append(value)
+    row = {
+        name: _pad(values, length) for name, values in {**encoder, **decoder}.items()
+    }
     return {**row, "weight_BL": (row["segment_BL"] > 0).astype(np.float32)}
 
 
-def _shifted(target: np.ndarray, end: int) -> np.ndarray:
-    return np.concatenate([[end], target[:-1]])
-
-
-def _filled(values: list[np.ndarray], length: int) -> np.ndarray:
+def _pad(values: list[np.ndarray], length: int) -> np.ndarray:
     row = np.concatenate([*values, np.zeros(length, np.int32)])
     return row[:length].astype(np.int32)
 
 
-def _packed(
-    pairs: Sequence[Pair], length: int
-) -> tuple[list[list[Pair]], dict[str, int]]:
-    """The pairs of each row, and how many there are."""
+def pack(pairs: Sequence[Pair], length: int) -> list[list[Pair]]:
+    """The pairs of each row; pairs longer than a row are left out."""
     fitting = [pair for pair in pairs if max(map(len, pair)) <= length]
     sizes = np.array([[len(side) for side in pair] for pair in fitting]).reshape(-1, 2)
-    rows = [[fitting[number] for number in row] for row in assign(sizes, length)]
-    counts = {"pairs": len(fitting), "left_out": len(pairs) - len(fitting)}
-    return rows, {**counts, "rows": len(rows)}
+    return [[fitting[number] for number in row] for row in assign(sizes, length)]
 
 
 def training(
@@ -143,42 +123,39 @@ def training(
     batch_size: int,
     seed: int = 0,
     name: str = "pairs",
-) -> Rows:
-    """Rows of `length` tokens read and as many written; `seed` decides which pairs
-    share a row, and with the epoch the order of the rows.
+) -> TrainingSplit:
+    """Rows of `length` tokens on each side. `seed` determines which pairs share a row,
+    and with the epoch the order of the rows.
 
     ValueError where the rows are fewer than a batch.
     """
-    packing.check(length=length, batch_size=batch_size)
-    order = np.random.default_rng(packing.fold("pairs", seed)).permutation(len(pairs))
-    rows, counts = _packed([pairs[number] for number in order], length)
-    packing.enough(name, len(rows), batch_size=batch_size, length=length)
-    shuffled = packing.shuffled(len(rows), lambda epoch, row: row, seed=seed)
+    shuffling.require_positive(length=length, batch_size=batch_size)
+    rng = np.random.default_rng(shuffling.seed_from("pairs", seed))
+    rows = pack([pairs[number] for number in rng.permutation(len(pairs))], length)
+    packing.require_rows(name, len(rows), batch_size=batch_size, length=length)
 
-    def read(numbers: Sequence[Any]) -> packing.Batch:
-        made = [row_of(rows[int(number)], length, end=end) for number in numbers]
-        return records.stacked(made)
+    def read(numbers: Sequence[int]) -> Batch:
+        chosen = [packed_row(rows[number], length, end=end) for number in numbers]
+        return shuffling.stack(chosen)
 
-    return Rows(
-        batch=packing.supply(shuffled, read, batch_size=batch_size),
+    return shuffling.training_split(
+        shuffling.shuffled_order(len(rows), lambda epoch, row: row, seed=seed),
+        read,
         batch_size=batch_size,
-        length=length,
-        batches=len(rows) // batch_size,
-        **counts,
+        rows_per_epoch=len(rows),
     )
 
 
 def validation(
     pairs: Sequence[Pair], *, end: int, length: int, batch_size: int
-) -> Rows:
-    """All pairs that fit a row, once and in order."""
-    packing.check(length=length, batch_size=batch_size)
-    rows, counts = _packed(pairs, length)
+) -> EvaluationSplit:
+    """All pairs that fit into a row, once and in order."""
+    shuffling.require_positive(length=length, batch_size=batch_size)
+    rows = pack(pairs, length)
 
-    def batch(step: int, numbers: Sequence[int]) -> packing.Batch:
+    def batch(step: int, numbers: Sequence[int]) -> Batch:
         chosen = [step * batch_size + int(number) for number in numbers]
-        held = [rows[number] if number < len(rows) else [] for number in chosen]
-        return records.stacked([row_of(row, length, end=end) for row in held])
+        padded = [rows[number] if number < len(rows) else [] for number in chosen]
+        return shuffling.stack([packed_row(row, length, end=end) for row in padded])
 
-    batches = -(-len(rows) // batch_size)
-    return Rows(batch, batch_size, length, batches, **counts)
+    return EvaluationSplit(batch, batch_size, -(-len(rows) // batch_size))

@@ -1,76 +1,80 @@
-"""Span corruption: stretches of a text cut out and asked for (T5, Raffel et al. 2020,
-arXiv 1910.10683, section 3.1.4 and figure 2), numpy."""
+"""Span corruption: spans of a text are replaced by sentinels and predicted (T5, Raffel
+et al. 2020, arXiv 1910.10683, section 3.1.4 and figure 2), numpy."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def counts(length: int, *, share: float, mean: float) -> tuple[int, int]:
-    """How many tokens of a row are cut out, and in how many spans, at least one of each
-    and leaving at least as many tokens as spans."""
-    lost = min(max(1, round(length * share)), length - 1)
-    return lost, min(max(1, round(lost / mean)), length - lost)
+def span_counts(
+    length: int, *, corruption_rate: float, mean_span: float
+) -> tuple[int, int]:
+    """The number of corrupted tokens in a row and of their spans: at least one of each,
+    and at least as many tokens kept as spans."""
+    corrupt = min(max(1, round(length * corruption_rate)), length - 1)
+    return corrupt, min(max(1, round(corrupt / mean_span)), length - corrupt)
 
 
-def corrupted(
+def corrupt_spans(
     ids: np.ndarray,
     rng: np.random.Generator,
     *,
-    share: float,
-    mean: float,
+    corruption_rate: float,
+    mean_span: float,
     sentinel: int,
     end: int,
 ) -> dict[str, np.ndarray]:
-    """A row of tokens [L] as what is read and what is to be written.
+    """A row of tokens [L] as the encoder's and the decoder's row.
 
     `source_BL`: the row with each span replaced by a sentinel, `sentinel` the first and
-    one more each. `targets_BL`: each sentinel and then its span, and `end`.
-    `ids_BL`: the same a place later, behind an `end`. `lost_BL`: 1.0 where a target
-    is a token of the text. Without the first dimension; their lengths follow from L.
+    one more each. `targets_BL`: each sentinel followed by its span, then `end`.
+    `ids_BL`: the targets shifted right, after an `end`. `span_weight_BL`: 1.0 where a
+    target is a token of the text. Without the first dimension; lengths follow from L.
 
-    share: of the tokens that are cut out. mean: tokens of a span.
+    corruption_rate: fraction of the tokens in spans. mean_span: tokens of a span.
     """
-    lost, spans = counts(len(ids), share=share, mean=mean)
-    gone, kept = (_parted(total, spans, rng) for total in (lost, len(ids) - lost))
-    # What is kept and what is lost take turns, beginning with what is kept.
-    edges = np.cumsum(np.stack([kept, gone], axis=1).reshape(-1))[:-1]
+    corrupt, spans = span_counts(
+        len(ids), corruption_rate=corruption_rate, mean_span=mean_span
+    )
+    lost, kept = (_partition(n, spans, rng) for n in (corrupt, len(ids) - corrupt))
+    # Kept and lost pieces take turns, beginning with a kept one.
+    edges = np.cumsum(np.stack([kept, lost], axis=1).reshape(-1))[:-1]
     pieces = np.split(ids, edges)
     marks = [np.asarray([sentinel + number]) for number in range(spans)]
-    read = [part for pair in zip(pieces[::2], marks, strict=True) for part in pair]
-    said = [part for pair in zip(marks, pieces[1::2], strict=True) for part in pair]
-    targets = np.concatenate([*said, [end]]).astype(np.int32)
+    source = [part for pair in zip(pieces[::2], marks, strict=True) for part in pair]
+    target = [part for pair in zip(marks, pieces[1::2], strict=True) for part in pair]
+    targets = np.concatenate([*target, [end]]).astype(np.int32)
     return {
-        "source_BL": np.concatenate(read).astype(np.int32),
+        "source_BL": np.concatenate(source).astype(np.int32),
         "ids_BL": np.roll(targets, 1),
         "targets_BL": targets,
-        "lost_BL": (targets < min(sentinel, end)).astype(np.float32),
+        "span_weight_BL": (targets < min(sentinel, end)).astype(np.float32),
     }
 
 
-def _parted(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """`total` as a sum of `parts` whole numbers above 0, every such sum alike."""
+def _partition(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
+    """`total` as a sum of `parts` positive integers, uniform over all such sums."""
     cuts = 1 + np.sort(rng.choice(total - 1, parts - 1, replace=False))
     return np.diff(np.concatenate([[0], cuts, [total]]))
 
 
-def between(source: np.ndarray, sentinel: int) -> list[np.ndarray]:
-    """What is read before, between and behind the sentinels of a row [L]."""
+def uncorrupted_pieces(source: np.ndarray, sentinel: int) -> list[np.ndarray]:
+    """The tokens before, between and after the sentinels of an encoder row [L]."""
     marks = np.flatnonzero(source >= sentinel)
     edges = np.stack([marks, marks + 1], axis=1).reshape(-1)
     return np.split(source, edges)[::2]
 
 
-def answers(
-    written: np.ndarray, sentinel: int, end: int, *, count: int | None = None
+def predicted_spans(
+    ids: np.ndarray, sentinel: int, end: int, *, count: int | None = None
 ) -> list[np.ndarray]:
-    """What is written [L], before `end`, behind each of the first `count` sentinels,
-    empty where one is missing; without a count, behind as many as there are.
+    """The tokens after each of the first `count` sentinels of a decoder's output [L],
+    before `end`; empty for a missing sentinel. Without a count, as many as there are.
     """
-    ends = np.flatnonzero(written == end)
-    said = written[: ends[0]] if len(ends) else written
-    marks = np.flatnonzero(said >= sentinel)
-    parts = np.split(said, marks)[1:]
+    ends = np.flatnonzero(ids == end)
+    output = ids[: ends[0]] if len(ends) else ids
+    marks = np.flatnonzero(output >= sentinel)
+    parts = np.split(output, marks)[1:]
     found = {int(part[0]) - sentinel: part[1:] for part in parts}
     total = len(parts) if count is None else count
-    return [found.get(gap, np.zeros(0, np.int32)) for gap in range(total)]
+    return [found.get(number, np.zeros(0, np.int32)) for number in range(total)]

@@ -1,48 +1,47 @@
-"""Text to token numbers and back: bytes, characters, and byte-level BPE.
+"""Text to token ids and back: bytes, characters, and byte-level BPE.
 
-A `Tokenizer` is a value: sizes, a table of the bytes behind each token, and two pure
-functions. The last number of the vocabulary is `end`, which closes a document and is
-never the code of any text. `to_bytes` and `from_bytes` carry it in one JSON file with
-its own hash.
+A `Tokenizer` is a value: sizes, a table of each token's bytes, and two pure functions.
+The last id of the vocabulary is `end`, which closes a document and encodes no text.
+`to_bytes` and `from_bytes` store it in one JSON file with its own hash.
 """
 
 from __future__ import annotations
 
 import codecs
-import hashlib
 import importlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer.data import cache
+from transformer import storage
 from transformer.data.text import documents
 
 FILE = "tokenizer.json"
-VERSION = "2"
+VERSION = "3"
 TRAINING_CHARACTERS = 200_000_000
 _GROUP = 4
 _THREADS = min(8, os.cpu_count() or 1)
 
 
 class Tokenizer(NamedTuple):
-    """One way to write text as numbers below `vocabulary`.
+    """A map between text and ids below `vocab_size`.
 
     kind: "bytes", "characters" or "bpe".
     end: the token that closes every document.
-    bytes_V: UTF-8 bytes behind each token, 0 for `end` (and for an unknown character).
+    bytes_V: UTF-8 bytes of each token, 0 for `end` (and for an unknown character).
     table: the bytes themselves, for decoding.
     encode_pieces: strings -> one int32 array for each.
-    data: what `to_bytes` writes.
+    data: the fields that `to_bytes` adds for this kind.
     """
 
     kind: str
-    vocabulary: int
+    vocab_size: int
     end: int
     bytes_V: np.ndarray
     table: tuple[bytes, ...]
@@ -51,7 +50,7 @@ class Tokenizer(NamedTuple):
 
     def encode(self, text: str) -> np.ndarray:
         """The tokens of `text`, int32 [length]."""
-        pieces = [piece.text for piece in documents.cut([text])]
+        pieces = [piece.text for piece in documents.pieces_of([text])]
         return np.concatenate([np.zeros(0, np.int32), *self.encode_pieces(pieces)])
 
     def decode(self, tokens: Iterable[int]) -> str:
@@ -61,7 +60,7 @@ class Tokenizer(NamedTuple):
         )
 
     def stream(self) -> Callable[..., str]:
-        """A decoder of one token at a time that holds back half a character.
+        """A decoder of one token at a time that holds back incomplete characters.
 
         Call it with each token; `final=True` (with or without a token) flushes.
         """
@@ -75,18 +74,18 @@ class Tokenizer(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """The content of `tokenizer.json`."""
-        body = {"kind": self.kind, "vocabulary": self.vocabulary, **self.data}
+        body = {"kind": self.kind, "vocab_size": self.vocab_size, **self.data}
         return json.dumps(body | {"hash": _hash(body)}, ensure_ascii=False).encode()
 
     @property
     def hash(self) -> str:
-        """Sixteen hexadecimal digits that change when the encoding does."""
-        return _hash({"kind": self.kind, "vocabulary": self.vocabulary, **self.data})
+        """16 hexadecimal digits that change with the encoding."""
+        return _hash({"kind": self.kind, "vocab_size": self.vocab_size, **self.data})
 
 
 def _hash(body: dict[str, Any]) -> str:
     text = json.dumps(body, ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return storage.sha256(text.encode())[:16]
 
 
 def _make(
@@ -97,11 +96,11 @@ def _make(
     sizes: Sequence[int],
     data: dict[str, Any],
 ) -> Tokenizer:
-    """A tokenizer of the given table, with `end` put behind it."""
+    """A tokenizer of the given table, with `end` appended."""
     end = len(table)
     return Tokenizer(
         kind=kind,
-        vocabulary=end + 1,
+        vocab_size=end + 1,
         end=end,
         bytes_V=np.array([*sizes, 0], np.int32),
         table=(*table, b""),
@@ -111,7 +110,7 @@ def _make(
 
 
 def bytes_() -> Tokenizer:
-    """Each UTF-8 byte is a token; vocabulary 257."""
+    """Each UTF-8 byte is a token; `vocab_size` 257."""
 
     def encode_pieces(pieces: Sequence[str]) -> list[np.ndarray]:
         return [np.frombuffer(p.encode(), np.uint8).astype(np.int32) for p in pieces]
@@ -120,8 +119,8 @@ def bytes_() -> Tokenizer:
     return _make("bytes", table, encode_pieces, sizes=[1] * 256, data={})
 
 
-def _of_alphabet(alphabet: str) -> Tokenizer:
-    """Each character of `alphabet` is a token, any other becomes the token U+FFFD."""
+def _from_alphabet(alphabet: str) -> Tokenizer:
+    """Each character of `alphabet` is a token; all others are the token U+FFFD."""
     codes = np.array([ord(letter) for letter in alphabet], np.int64)
     lookup = np.full(0x110000, len(alphabet), np.int32)
     lookup[codes] = np.arange(len(alphabet))
@@ -136,27 +135,27 @@ def _of_alphabet(alphabet: str) -> Tokenizer:
     return _make("characters", table, encode_pieces, sizes=sizes, data=data)
 
 
-def characters(text: documents.Text) -> Tokenizer:
-    """Each character of the train split is a token; one more stands for any other."""
+def characters(text: documents.TextDataset) -> Tokenizer:
+    """Each character of the train split is a token; all others share one more."""
     seen: set[str] = set()
     for piece in text.pieces("train"):
         seen.update(piece.text)
-    return _of_alphabet("".join(sorted(seen - {"\ufffd"})))
+    return _from_alphabet("".join(sorted(seen - {"\ufffd"})))
 
 
 def _library() -> Any:
     """The `tokenizers` library, with its own threads off.
 
-    They would not survive a fork (it warns of that); ours end with each call.
+    They do not survive a fork (the library warns); our own end with each call.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return importlib.import_module("tokenizers")
 
 
 def _byte_letters() -> dict[str, int]:
-    """The letter by which a byte-level BPE writes each byte, as in GPT-2.
+    """The letter of each byte in a byte-level BPE, as in GPT-2.
 
-    Printable Latin-1 stands for itself; the other bytes, in order, for U+0100 and on.
+    Printable Latin-1 maps to itself, the other bytes, in order, to U+0100 and on.
     """
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [value for value in range(256) if value not in plain]
@@ -164,33 +163,36 @@ def _byte_letters() -> dict[str, int]:
     return letters | {chr(0x100 + place): value for place, value in enumerate(others)}
 
 
-def _of_model(model: dict[str, Any], asked: int) -> Tokenizer:
-    """The tokenizer that a `tokenizers` model, given as JSON, describes.
+def _from_model(model: dict[str, Any], target_vocab_size: int) -> Tokenizer:
+    """The tokenizer of a `tokenizers` model, given as JSON.
 
-    asked: the vocabulary it was trained for, which its text may not have filled.
+    target_vocab_size: what it was trained for; its text may have given fewer tokens.
     """
     library = _library().Tokenizer.from_str(json.dumps(model))
     letters = _byte_letters()
     names = sorted(model["model"]["vocab"], key=model["model"]["vocab"].__getitem__)
     table = [bytes(letters[letter] for letter in name) for name in names]
 
-    def some(pieces: Sequence[str]) -> list[np.ndarray]:
+    def encode_group(pieces: Sequence[str]) -> list[np.ndarray]:
         found = library.encode_batch_fast(list(pieces), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in found]
 
     def encode_pieces(pieces: Sequence[str]) -> list[np.ndarray]:
         if len(pieces) < 2:
-            return some(pieces)
+            return encode_group(pieces)
         starts = range(0, len(pieces), _GROUP)
         groups = [pieces[start : start + _GROUP] for start in starts]
         with ThreadPoolExecutor(_THREADS) as pool:
-            return [array for group in pool.map(some, groups) for array in group]
+            return [
+                array for group in pool.map(encode_group, groups) for array in group
+            ]
 
-    sizes, data = [len(entry) for entry in table], {"model": model, "asked": asked}
+    sizes = [len(entry) for entry in table]
+    data = {"model": model, "target_vocab_size": target_vocab_size}
     return _make("bpe", table, encode_pieces, sizes=sizes, data=data)
 
 
-def _limited(text: documents.Text, limit: int) -> Iterator[str]:
+def _training_pieces(text: documents.TextDataset, limit: int) -> Iterator[str]:
     for piece in text.pieces("train"):
         yield piece.text
         limit -= len(piece.text)
@@ -198,97 +200,114 @@ def _limited(text: documents.Text, limit: int) -> Iterator[str]:
             return
 
 
-def _trained(library: Any, text: documents.Text, vocabulary: int) -> Tokenizer:
+def _train_bpe(library: Any, text: documents.TextDataset, vocab_size: int) -> Tokenizer:
     model = library.Tokenizer(library.models.BPE())
     model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = library.trainers.BpeTrainer(
-        vocab_size=vocabulary - 1,
+        vocab_size=vocab_size - 1,
         show_progress=False,
         initial_alphabet=sorted(_byte_letters()),
     )
-    model.train_from_iterator(_limited(text, TRAINING_CHARACTERS), trainer)
-    return _of_model(json.loads(model.to_str()), vocabulary)
+    model.train_from_iterator(_training_pieces(text, TRAINING_CHARACTERS), trainer)
+    return _from_model(json.loads(model.to_str()), vocab_size)
 
 
 def from_bytes(content: bytes, *, name: str = FILE) -> Tokenizer:
-    """The tokenizer `to_bytes` wrote; ValueError if the content or hash is wrong."""
+    """The tokenizer of `to_bytes`; ValueError if its content or hash is wrong."""
     try:
         body = json.loads(content)
         stored = body.pop("hash")
-        kind, vocabulary = body["kind"], body["vocabulary"]
+        kind, vocab_size = body["kind"], body["vocab_size"]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{name}: expected a tokenizer, got {error!r}") from None
     if stored != _hash(body):
         raise ValueError(
-            f"{name}: expected hash {stored}, got {_hash(body)}: it changed"
+            f"{name}: expected hash {stored}, got {_hash(body)}: it has changed"
         )
     if kind == "bytes":
         made = bytes_()
     elif kind == "characters":
-        made = _of_alphabet(body["alphabet"])
+        made = _from_alphabet(body["alphabet"])
     elif kind == "bpe":
-        made = _of_model(body["model"], body.get("asked", vocabulary))
+        made = _from_model(body["model"], body.get("target_vocab_size", vocab_size))
     else:
         raise ValueError(f"{name}: expected bytes, characters or bpe, got {kind!r}")
-    if made.vocabulary != vocabulary:
+    if made.vocab_size != vocab_size:
         raise ValueError(
-            f"{name}: expected vocabulary {vocabulary}, got {made.vocabulary}"
+            f"{name}: expected vocab_size {vocab_size}, got {made.vocab_size}"
         )
     return made
 
 
-def bpe(text: documents.Text, *, vocabulary: int) -> Tokenizer:
+def bpe(text: documents.TextDataset, *, vocab_size: int) -> Tokenizer:
     """Byte-level BPE trained on the training split (its first 200 M characters).
 
-    vocabulary: tokens in all, the 256 bytes and `end` among them; fewer come out where
-    the text has no more pairs to merge.
+    vocab_size: all tokens, the 256 bytes and `end` included; there are fewer where the
+    text has no more pairs to merge.
     """
-    if vocabulary < 257:
-        raise ValueError(f"vocabulary: expected at least 257, got {vocabulary}")
+    if vocab_size < 257:
+        raise ValueError(f"vocab_size: expected at least 257, got {vocab_size}")
     library = _library()
-    key = cache.digest(VERSION, library.__version__, text.identity, str(vocabulary))
+    key = storage.short_hash(
+        VERSION, library.__version__, text.identity, str(vocab_size)
+    )
 
     def train(folder: Path) -> None:
-        (folder / FILE).write_bytes(_trained(library, text, vocabulary).to_bytes())
+        (folder / FILE).write_bytes(_train_bpe(library, text, vocab_size).to_bytes())
 
-    made = cache.folder(f"tokenizers/{key}", train) / FILE
+    made = storage.cached_folder(f"tokenizers/{key}", train) / FILE
     return from_bytes(made.read_bytes(), name=str(made))
 
 
-def kept(
+def load_or_train(
     folder: Path | None,
     make: Callable[[], Tokenizer],
     *,
     kind: str | None = None,
-    vocabulary: int | None = None,
+    vocab_size: int | None = None,
 ) -> Tokenizer:
-    """The tokenizer in `folder`/tokenizer.json; made and written there if need be.
-    Without a folder it is made.
+    """The tokenizer in `folder`/tokenizer.json; where there is none, `make()`, written
+    there. Without a folder, `make()`.
 
-    kind, vocabulary: what `make` would be asked for; None where any will do. The
-        vocabulary concerns only a BPE, the other kinds having the one they have.
-    ValueError naming the file if it is damaged, if its hash is not that of its content,
-    or if it is another tokenizer than the one asked for.
+    kind, vocab_size: those of `make`; None where any are accepted. `vocab_size` is
+        compared for a BPE only.
+    ValueError, naming the file, if it is damaged or is another tokenizer.
     """
     if folder is None:
         return make()
     file = folder / FILE
     if file.is_file():
         found = from_bytes(file.read_bytes(), name=str(file))
-        asked = found.data.get("asked", vocabulary)
-        if kind not in (None, found.kind) or vocabulary not in (None, asked):
-            of = f" of vocabulary {vocabulary}" if vocabulary else ""
+        trained_for = found.data.get("target_vocab_size", vocab_size)
+        if kind not in (None, found.kind) or vocab_size not in (None, trained_for):
+            size = f" of vocab_size {vocab_size}" if vocab_size else ""
             raise ValueError(
-                f"{file}: expected {kind or 'a tokenizer'}{of}, got {found.kind} "
-                f"of vocabulary {asked or found.vocabulary}"
+                f"{file}: expected {kind or 'a tokenizer'}{size}, got {found.kind} "
+                f"of vocab_size {trained_for or found.vocab_size}"
             )
         return found
     made = make()
-    fresh = file.with_suffix(f".{os.getpid()}.building")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(made.to_bytes())
-        fresh.replace(file)
+        storage.commit(file, made.to_bytes())
     except OSError as error:
         raise ValueError(f"cannot write {file}: {error.strerror}") from error
     return made
+
+
+def for_text(
+    kind: str,
+    text: documents.TextDataset,
+    *,
+    vocab_size: int,
+    folder: Path | None = None,
+) -> Tokenizer:
+    """The tokenizer in `folder`, or one of `kind` for `text`: "bpe" of `vocab_size`
+    tokens, its "characters", or "bytes". Errors as `load_or_train`."""
+    make = {
+        "bpe": partial(bpe, text, vocab_size=vocab_size),
+        "characters": partial(characters, text),
+        "bytes": bytes_,
+    }[kind]
+    size = vocab_size if kind == "bpe" else None
+    return load_or_train(folder, make, kind=kind, vocab_size=size)

@@ -1,7 +1,7 @@
-"""Windows of long documents that a model sees whole, numpy.
+"""Fixed windows of long documents, for objectives that look both ways, numpy.
 
-For objectives that look both ways, where a row is a passage and not a stream: every
-window lies within one document, and each epoch has other windows.
+A row is a passage and not a stream: every window lies within one document, and each
+epoch has other windows.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from transformer.data.text import documents
 class Windows(NamedTuple):
     """The windows of `length` tokens of some documents.
 
-    ids: all documents' tokens, one behind the other, int32. rows: for each window its
-    place `start` in `ids`, the last place `last` at which a window of its document can
-    start, and the number `document`.
+    ids: all documents' tokens, concatenated, int32. rows: for each window its `start`
+    in `ids`, the `last` start that a window of its document can have, and the number
+    `document`.
     """
 
     ids: np.ndarray
@@ -31,17 +31,17 @@ class Windows(NamedTuple):
         """The tokens of the window that starts there, int32 [length]."""
         return self.ids[start : start + self.length]
 
-    def shifted(
+    def random_window(
         self, row: dict[str, np.ndarray], rng: np.random.Generator
     ) -> np.ndarray:
-        """A window of up to `length` - 1 tokens further on, within the document."""
+        """A window up to `length` - 1 tokens further on, within the document."""
         start = int(row["start"]) + int(rng.integers(self.length))
         return self.at(min(start, int(row["last"])))
 
 
-def cut(texts: Sequence[np.ndarray], *, length: int) -> Windows:
-    """Windows one beside the other, what is left at a document's end dropped.
-    ValueError where no document is as long as a window."""
+def cut_windows(texts: Sequence[np.ndarray], *, length: int) -> Windows:
+    """Adjacent windows; the rest at a document's end is dropped. ValueError where no
+    document is as long as a window."""
     starts, lasts, numbers, begin = [], [], [], 0
     for number, ids in enumerate(texts):
         here = begin + np.arange(0, len(ids) - length + 1, length)
@@ -49,41 +49,46 @@ def cut(texts: Sequence[np.ndarray], *, length: int) -> Windows:
         lasts.append(np.full(len(here), begin + len(ids) - length))
         numbers.append(np.full(len(here), number))
         begin += len(ids)
-    rows = {"start": starts, "last": lasts, "document": numbers}
-    joined = {
+    rows = {
         name: np.concatenate([np.zeros(0, int), *parts]).astype(np.int32)
-        for name, parts in rows.items()
+        for name, parts in (("start", starts), ("last", lasts), ("document", numbers))
     }
-    if not len(joined["start"]):
+    if not len(rows["start"]):
         longest = max((len(ids) for ids in texts), default=0)
         raise ValueError(
             f"expected a document of at least {length} tokens, got at most {longest}"
         )
     ids = np.concatenate([np.zeros(0, np.int32), *texts]).astype(np.int32)
-    return Windows(ids, joined, length)
+    return Windows(ids, rows, length)
 
 
-class Parts(NamedTuple):
-    """Tokens of documents: what is trained on, what is held out, and the end of each
-    document of either, first those of training, by which it may be told apart."""
+class TextSplits(NamedTuple):
+    """Tokens of documents, int32 [length] each.
+
+    train: without their tails. validation: complete. tails: the last part of each
+    document, first those of training, to probe a model for the document.
+    """
 
     train: list[np.ndarray]
-    held_out: list[np.ndarray]
-    ends: list[np.ndarray]
+    validation: list[np.ndarray]
+    tails: list[np.ndarray]
 
 
-def parted(
-    text: documents.Text, encode: Callable[[str], np.ndarray], *, kept: float
-) -> Parts:
-    """The documents of both splits. The last share `kept` of each is an end, on which
-    nothing is trained."""
-    train, held_out = (
-        [encode(document) for document in documents.whole(text, part)]
-        for part in documents.SPLITS
+def split_text(
+    text: documents.TextDataset,
+    encode: Callable[[str], np.ndarray],
+    *,
+    tail_fraction: float,
+) -> TextSplits:
+    """The documents of both splits; the last `tail_fraction` of each is its tail, on
+    which nothing is trained."""
+    train, validation = (
+        [encode(document) for document in documents.full_documents(text, split)]
+        for split in documents.SPLITS
     )
 
-    def cut_at(ids: np.ndarray) -> int:
-        return round(len(ids) * (1 - kept))
+    def tail_start(ids: np.ndarray) -> int:
+        return round(len(ids) * (1 - tail_fraction))
 
-    ends = [ids[cut_at(ids) :] for ids in (*train, *held_out)]
-    return Parts([ids[: cut_at(ids)] for ids in train], held_out, ends)
+    tails = [ids[tail_start(ids) :] for ids in (*train, *validation)]
+    return TextSplits([ids[: tail_start(ids)] for ids in train], validation, tails)

@@ -1,6 +1,6 @@
-"""Images, pairs and captions out of TensorFlow Datasets, as arrays in memory.
+"""Images, pairs, captions and labeled text from TensorFlow Datasets, as arrays.
 
-What was decoded is kept in the cache: a second start maps the arrays into memory.
+Decoded arrays are cached: a second start maps them into memory.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer.data import cache, records
+from transformer import storage
+from transformer.data import records
 from transformer.data.text import documents
 from transformer.data.tfds import text as tfds_text
 
 
 class Column(NamedTuple):
-    """An array to make: its name, the feature it comes from, and how to read one."""
+    """An array: its name, its feature, and the function that decodes one value."""
 
     name: str
     feature: str
-    read: Callable[[Any, str], Any]
+    decode: Callable[[Any, str], Any]
 
 
 def _images(features: Any) -> list[str]:
@@ -70,9 +71,9 @@ def _label(number: Any, place: str) -> np.int32:
     return np.int32(number)
 
 
-def stacked(values: list[Any], places: list[str], name: str) -> np.ndarray:
-    """The values one above the other, texts as objects; ValueError where a shape is
-    not that of the first."""
+def stack(values: list[Any], places: list[str], name: str) -> np.ndarray:
+    """Values along a new first dimension, strings as objects; ValueError where a shape
+    is not that of the first."""
     if isinstance(values[0], str):
         return np.array(values, dtype=object)
     shape = np.shape(values[0])
@@ -85,7 +86,7 @@ def stacked(values: list[Any], places: list[str], name: str) -> np.ndarray:
     return np.stack(values)
 
 
-def _decoded(
+def _decode(
     builder: Any, split: tuple[str, int, int], columns: tuple[Column, ...]
 ) -> dict[str, np.ndarray]:
     places: list[str] = []
@@ -94,8 +95,8 @@ def _decoded(
         places.append(place)
         for column in columns:
             value = tfds_text.at(example, column.feature)
-            values[column.name].append(column.read(value, place))
-    return {name: stacked(listed, places, name) for name, listed in values.items()}
+            values[column.name].append(column.decode(value, place))
+    return {name: stack(listed, places, name) for name, listed in values.items()}
 
 
 def _write(file: Path, array: np.ndarray) -> None:
@@ -127,10 +128,10 @@ def _records(
 
     def build(folder: Path) -> None:
         for split in documents.SPLITS:
-            for key, array in _decoded(builder, splits[split], columns).items():
+            for key, array in _decode(builder, splits[split], columns).items():
                 _write(folder / f"{split}-{key}", array)
 
-    folder = cache.folder(f"records/{builder.name}-{identity}", build)
+    folder = storage.cached_folder(f"records/{builder.name}-{identity}", build)
     parts: dict[str, Mapping[str, np.ndarray]] = {
         split: {
             column.name: _read(folder / f"{split}-{column.name}") for column in columns
@@ -143,7 +144,7 @@ def _records(
 def images(name: str, *, held_out: float) -> records.Records:
     """`image` uint8 [N, rows, columns, channels] and `label` int32 [N] of a data set
     with one image and one ClassLabel feature (or several, called image and label)."""
-    builder = tfds_text.prepared(name)
+    builder = tfds_text.prepared_builder(name)
     features = builder.info.features
     image = _one(name, _images(features), "8-bit image", ("image",))
     label = _one(name, _classes(features), "ClassLabel", ("label",))
@@ -153,9 +154,9 @@ def images(name: str, *, held_out: float) -> records.Records:
 
 
 def pairs(name: str, *, held_out: float) -> records.Records:
-    """`first` and `second`, texts, of a data set with exactly two text features;
+    """`first` and `second`, strings, of a data set with exactly two text features;
     `labels` are the last words of their paths, as en and pt."""
-    builder = tfds_text.prepared(name)
+    builder = tfds_text.prepared_builder(name)
     found = tfds_text.text_features(builder.info.features)
     if len(found) != 2:
         got = ", ".join(found) or "none"
@@ -171,12 +172,24 @@ def pairs(name: str, *, held_out: float) -> records.Records:
 def captions(name: str, *, language: str, held_out: float) -> records.Records:
     """`image` as in `images`, and `text`: the text feature with the name of the
     language, else the one called text or caption, else the only one."""
-    builder = tfds_text.prepared(name)
+    builder = tfds_text.prepared_builder(name)
     features = builder.info.features
     image = _one(name, _images(features), "8-bit image", ("image",))
     found = tfds_text.text_features(features)
-    spoken = [path for path in found if path.split("/")[-1] == language]
-    want = f"text (or one called {language})"
-    text = _one(name, found, want, (*spoken, "text", "caption"))
+    in_language = [path for path in found if path.split("/")[-1] == language]
+    kind = f"text (or one called {language})"
+    text = _one(name, found, kind, (*in_language, "text", "caption"))
     columns = Column("image", image, _pixels), Column("text", text, tfds_text.string)
     return _records(name, builder, columns, (), held_out)
+
+
+def labeled_text(name: str, *, held_out: float) -> records.Records:
+    """`text`, strings, and `label` int32 [N] of a data set with one text and one
+    ClassLabel feature (or several, called text and label)."""
+    builder = tfds_text.prepared_builder(name)
+    features = builder.info.features
+    text = _one(name, tfds_text.text_features(features), "text", ("text",))
+    label = _one(name, _classes(features), "ClassLabel", ("label",))
+    columns = Column("text", text, tfds_text.string), Column("label", label, _label)
+    labels = tuple(tfds_text.at(features, label).names)
+    return _records(name, builder, columns, labels, held_out)

@@ -1,9 +1,9 @@
 """TensorFlow Datasets by name, without TensorFlow: random access to array_record.
 
 The splits are TFDS's own `train` and `validation`; where there is no `validation`, the
-last `held_out` share of the examples of `train`. The shipped members are prepared under
-the user's cache folder, any other name where TFDS keeps its data. This file gives text;
-`tables.py` gives what fits in memory.
+last `held_out` fraction of `train`. The shipped data sets are prepared in the user's
+cache folder, all others where TFDS stores its data. Here text is read as documents, in
+`arrays.py` all that fits in memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer.data import cache
+from transformer import storage
 from transformer.data.shipped import files
 from transformer.data.text import documents
 
@@ -29,8 +29,8 @@ READ_EXAMPLES = 64
 
 
 def _first_line(error: Exception) -> str:
-    said = str(error).split('}": ')[-1]  # TFDS puts all its arguments in front
-    lines = said.strip().splitlines() or [type(error).__name__]
+    message = str(error).split('}": ')[-1]  # TFDS puts all its arguments in front
+    lines = message.strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(" :")
 
 
@@ -55,8 +55,8 @@ def _builder(name: str, folder: Path | None) -> Any:
         ) from error
 
 
-def _shipped(name: str) -> Any:
-    """The builder of a member of the suite, prepared in the cache if need be."""
+def _shipped_builder(name: str) -> Any:
+    """The builder of a shipped data set, prepared in the cache where it is missing."""
 
     def build(folder: Path) -> None:
         with (
@@ -65,12 +65,12 @@ def _shipped(name: str) -> Any:
         ):
             _builder(name, folder).download_and_prepare()
 
-    stamp = cache.digest(repr(files.record(name)))
-    return _builder(name, cache.folder(f"suite/{name}-{stamp}", build))
+    digest = storage.short_hash(repr(files.record(name)))
+    return _builder(name, storage.cached_folder(f"shipped/{name}-{digest}", build))
 
 
 def paths(features: Any, fits: Callable[[Any], bool], prefix: str = "") -> list[str]:
-    """Those of the features that fit, `/` between the names of nested dictionaries."""
+    """Paths of the features that fit, nested names joined by `/`."""
     import tensorflow_datasets as tfds
 
     found = []
@@ -106,9 +106,9 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def _encode_by_pillow(features: Any) -> None:
-    """Let builders give 8-bit images as numbers where TensorFlow is not installed.
+    """Let builders yield 8-bit images as arrays where TensorFlow is not installed.
 
-    TFDS encodes those with TensorFlow and has no other way; it reads them with Pillow.
+    TFDS encodes them with TensorFlow only; it decodes them with Pillow.
     """
     import tensorflow_datasets as tfds
 
@@ -120,16 +120,16 @@ def _encode_by_pillow(features: Any) -> None:
             image._image_encoder._encode_image = _png
 
 
-def _named(name: str) -> Any:
-    """The builder of any other TFDS name, downloaded and prepared if need be."""
+def _tfds_builder(name: str) -> Any:
+    """The builder of any other name, downloaded and prepared where it is missing."""
     builder = _builder(name, None)
-    with cache.locked(cache.home() / "locks" / f"tfds-{cache.digest(name)}"):
+    with storage.claim(storage.cache_home() / f"tfds-{storage.short_hash(name)}"):
         try:
             _encode_by_pillow(builder.info.features)
             builder.download_and_prepare()
         except ModuleNotFoundError as error:
             raise ValueError(
-                f"{name}: expected a data set that is prepared with what is installed, "
+                f"{name}: expected a data set that the installed packages can prepare, "
                 f"got one that needs {error.name} (once; reading does not need it)"
             ) from error
         except Exception as error:
@@ -139,22 +139,22 @@ def _named(name: str) -> Any:
     return builder
 
 
-def prepared(name: str) -> Any:
-    """The builder of a data set whose files are there."""
-    return _shipped(name) if name in SHIPPED else _named(name)
+def prepared_builder(name: str) -> Any:
+    """The builder of a data set, prepared."""
+    return _shipped_builder(name) if name in SHIPPED else _tfds_builder(name)
 
 
-def choose(name: str, found: list[str], asked: str | None) -> str:
-    """The feature asked for, or the one called `text`, or the only one."""
-    if asked in found:
-        return str(asked)
-    if asked is None and "text" in found:
+def pick_text_feature(name: str, found: list[str], wanted: str | None) -> str:
+    """The `wanted` feature, or the one called `text`, or the only one."""
+    if wanted in found:
+        return str(wanted)
+    if wanted is None and "text" in found:
         return "text"
-    if asked is None and len(found) == 1:
+    if wanted is None and len(found) == 1:
         return found[0]
     got = ", ".join(found) or "none"
-    want = "one text feature" if asked is None else f"the text feature {asked!r}"
-    raise ValueError(f"{name}: expected {want}, got {got}")
+    expected = "one text feature" if wanted is None else f"the text feature {wanted!r}"
+    raise ValueError(f"{name}: expected {expected}, got {got}")
 
 
 def ranges(builder: Any, held_out: float) -> dict[str, tuple[str, int, int]]:
@@ -194,24 +194,26 @@ def examples(builder: Any, split: tuple[str, int, int]) -> Iterator[tuple[str, A
 
 
 def identity(name: str, builder: Any, chosen: Any, held_out: float) -> str:
-    """Changes with the data set, the features chosen of it, and its division."""
+    """A hash of the data set, the chosen features, and the split."""
     splits = sorted(builder.info.splits.items())
     sizes = [(key, info.num_examples, int(info.num_bytes)) for key, info in splits]
     division = sorted(ranges(builder, held_out).items())
     facts = repr([builder.info.full_name, chosen, division, sizes])
-    return cache.digest(facts, repr(files.record(name)) if name in SHIPPED else "")
+    return storage.short_hash(
+        facts, repr(files.record(name)) if name in SHIPPED else ""
+    )
 
 
-def text(name: str, *, feature: str | None, held_out: float) -> documents.Text:
-    """The TFDS data set `name` as a `Text`, prepared first if need be."""
-    builder = prepared(name)
-    chosen = choose(name, text_features(builder.info.features), feature)
+def read(name: str, *, feature: str | None, held_out: float) -> documents.TextDataset:
+    """The TFDS data set `name` as a `TextDataset`, prepared where it is missing."""
+    builder = prepared_builder(name)
+    chosen = pick_text_feature(name, text_features(builder.info.features), feature)
     splits = ranges(builder, held_out)
 
     def pieces(split: str) -> Iterator[documents.Piece]:
         documents.check_split(split)
         for place, example in examples(builder, splits[split]):
-            yield from documents.cut([string(at(example, chosen), place)])
+            yield from documents.pieces_of([string(at(example, chosen), place)])
 
     stamp = identity(name, builder, chosen, held_out)
-    return documents.Text(name, stamp, pieces)
+    return documents.TextDataset(name, stamp, pieces)

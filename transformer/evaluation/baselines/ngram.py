@@ -1,95 +1,100 @@
-"""What counting tells of a token from its nearest neighbours: the baseline of every
-language model (Shannon 1948). Tokens are int arrays [N] below `vocabulary`."""
+"""N-gram baselines of fill-in: predict a token from counts of its nearest neighbors
+(Shannon 1948). Tokens are int arrays [N] below `vocab_size`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 
-class Likeliest(NamedTuple):
-    """For each context that was seen, sorted, the token that was seen in it most often,
-    and how often the context was seen."""
+class NgramTable(NamedTuple):
+    """For each context that occurs, sorted: its most frequent token, and the number of
+    its occurrences."""
 
     context: np.ndarray
     token: np.ndarray
     count: np.ndarray
 
 
-def counted(context: np.ndarray, token: np.ndarray, *, vocabulary: int) -> Likeliest:
-    """Of aligned contexts (whole numbers >= 0) and tokens. Equally frequent tokens: the
-    lowest number."""
+def count_ngrams(
+    context: np.ndarray, token: np.ndarray, *, vocab_size: int
+) -> NgramTable:
+    """The table of aligned contexts (integers >= 0) and tokens. Of equally frequent
+    tokens the lowest id."""
     pair, count = np.unique(
-        context.astype(np.int64) * vocabulary + token, return_counts=True
+        context.astype(np.int64) * vocab_size + token, return_counts=True
     )
-    context, token = pair // vocabulary, pair % vocabulary
+    context, token = pair // vocab_size, pair % vocab_size
     # Within a context the most frequent first.
     order = np.lexsort((token, -count, context))
     known, first = np.unique(context[order], return_index=True)
     total = np.add.reduceat(count[order], first)
-    return Likeliest(known, token[order][first], total)
+    return NgramTable(known, token[order][first], total)
 
 
-def guesses(
-    models: Sequence[Likeliest], contexts: Sequence[np.ndarray], *, least: int = 1
+def backoff_predict(
+    tables: Sequence[NgramTable], contexts: Sequence[np.ndarray], *, least: int = 1
 ) -> np.ndarray:
-    """The token that each place's context makes likeliest, by the first of `models`
-    whose context was seen at least `least` times; the last one is asked in any case."""
-    token = models[-1].token[_found(models[-1], contexts[-1])[0]]
-    for model, context in list(zip(models, contexts, strict=True))[-2::-1]:
-        place, seen = _found(model, context)
-        known = seen & (model.count[place] >= least)
-        token = np.where(known, model.token[place], token)
+    """The most likely token at each place, by the first of `tables` in which its
+    context occurs at least `least` times, or else by the last."""
+    token = tables[-1].token[_lookup(tables[-1], contexts[-1])[0]]
+    for table, context in list(zip(tables, contexts, strict=True))[-2::-1]:
+        row, found = _lookup(table, context)
+        frequent = found & (table.count[row] >= least)
+        token = np.where(frequent, table.token[row], token)
     return token
 
 
-def _found(model: Likeliest, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    place = np.searchsorted(model.context, context).clip(max=len(model.context) - 1)
-    return place, model.context[place] == context
+def _lookup(table: NgramTable, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    row = np.searchsorted(table.context, context).clip(max=len(table.context) - 1)
+    return row, table.context[row] == context
 
 
-def before(ids: np.ndarray, *, vocabulary: int) -> list[np.ndarray]:
-    """Contexts of ids[2:-1] in a trigram model with back-off: the two tokens before,
-    the one before, nothing."""
+def trigram_contexts(ids: np.ndarray, *, vocab_size: int) -> list[np.ndarray]:
+    """Contexts of ids[2:-1] in a trigram model with back-off: the two previous tokens,
+    the previous one, none."""
     near = ids[1:-2].astype(np.int64)
-    return [ids[:-3].astype(np.int64) * vocabulary + near, near, np.zeros_like(near)]
+    return [ids[:-3].astype(np.int64) * vocab_size + near, near, np.zeros_like(near)]
 
 
-def around(ids: np.ndarray, *, vocabulary: int) -> list[np.ndarray]:
-    """Contexts of ids[2:-1] when both neighbours are known, and then as `before`."""
-    both = ids[1:-2].astype(np.int64) * vocabulary + ids[3:]
-    return [both, *before(ids, vocabulary=vocabulary)]
+def neighbor_contexts(ids: np.ndarray, *, vocab_size: int) -> list[np.ndarray]:
+    """Contexts of ids[2:-1]: both neighbors, then as `trigram_contexts`."""
+    both = ids[1:-2].astype(np.int64) * vocab_size + ids[3:]
+    return [both, *trigram_contexts(ids, vocab_size=vocab_size)]
 
 
-def accuracies(
-    train: Sequence[np.ndarray], held_out: Sequence[np.ndarray], *, vocabulary: int
+def ngram_accuracies(
+    train: Sequence[np.ndarray], held_out: Sequence[np.ndarray], *, vocab_size: int
 ) -> dict[str, float]:
-    """The share of held-out tokens that counting guesses, from documents of tokens: by
-    `before` and by `around`, each with the best of a few demands on how often a context
-    must have been seen, chosen on the held-out tokens in its favour."""
-    told = {}
-    for name, contexts_of in {"trigram": before, "both neighbours": around}.items():
-        known = [
-            np.concatenate(parts)
-            for parts in zip(
-                *(contexts_of(ids, vocabulary=vocabulary) for ids in train),
-                strict=True,
-            )
+    """Accuracy on the held-out tokens, by `accuracy/name`, for documents of token ids.
+
+    Each of the contexts with the best of a few values of `least`, chosen on the
+    held-out tokens in the baseline's favor.
+    """
+    kinds = {"trigram": trigram_contexts, "both_neighbors": neighbor_contexts}
+    token, target = (
+        np.concatenate([ids[2:-1] for ids in split]) for split in (train, held_out)
+    )
+    accuracies = {}
+    for name, contexts_of in kinds.items():
+        tables = [
+            count_ngrams(context, token, vocab_size=vocab_size)
+            for context in _concatenate(contexts_of, train, vocab_size)
         ]
-        token = np.concatenate([ids[2:-1] for ids in train])
-        models = [counted(c, token, vocabulary=vocabulary) for c in known]
-        right = np.concatenate([ids[2:-1] for ids in held_out])
-        asked = [
-            np.concatenate(parts)
-            for parts in zip(
-                *(contexts_of(ids, vocabulary=vocabulary) for ids in held_out),
-                strict=True,
-            )
-        ]
-        told[name] = max(
-            float((guesses(models, asked, least=least) == right).mean())
+        contexts = _concatenate(contexts_of, held_out, vocab_size)
+        accuracies[f"accuracy/{name}"] = max(
+            float((backoff_predict(tables, contexts, least=least) == target).mean())
             for least in (1, 2, 3, 5, 9)
         )
-    return told
+    return accuracies
+
+
+def _concatenate(
+    contexts_of: Callable[..., list[np.ndarray]],
+    documents: Sequence[np.ndarray],
+    vocab_size: int,
+) -> list[np.ndarray]:
+    each = (contexts_of(ids, vocab_size=vocab_size) for ids in documents)
+    return [np.concatenate(parts) for parts in zip(*each, strict=True)]

@@ -1,5 +1,5 @@
-"""Norms that keep the normalised features and 1 / deviation for the backward pass,
-instead of computing both again."""
+"""Norms that save the normalized features and 1 / deviation for the backward pass
+instead of recomputing both."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 
-def _squeezed(x: jax.Array) -> jax.Array:
-    """x without leading dimensions of 1, behind which XLA's CPU kernels take several
-    times as long to sum over D."""
+def _drop_unit_dimensions(x: jax.Array) -> jax.Array:
+    """x without leading dimensions of 1: with them XLA's CPU kernels take several times
+    as long to sum over D."""
     return x.reshape(*(size for size in x.shape[:-1] if size > 1), x.shape[-1])
 
 
@@ -21,21 +21,21 @@ _product = partial(
 )
 
 
-def _summed(x: jax.Array) -> jax.Array:
-    """Sums over all dimensions but the last, in float32, as a product (as in
-    `scores.summed`)."""
+def _sum_leading(x: jax.Array) -> jax.Array:
+    """Sums over all dimensions but the last, in float32, as a matrix product (as in
+    `scores.row_sum`)."""
     lead = x.shape[:-1]
     ones = jnp.ones((8, *lead), x.dtype)
     return _product(ones, x, len(lead))[0]
 
 
-def _mean(x: jax.Array, gain_D: jax.Array) -> jax.Array:
-    """The mean over D of x times the gain, in float32, as a product."""
+def _weighted_mean(x: jax.Array, gain_D: jax.Array) -> jax.Array:
+    """The mean over D of x times the gain, in float32, as a matrix product."""
     columns = jnp.tile(gain_D[:, None].astype(x.dtype), 8)
     return _product(x, columns, 1)[..., :1] / gain_D.size
 
 
-def _lead(gain_D: jax.Array, x: jax.Array) -> jax.Array:
+def _broadcast(gain_D: jax.Array, x: jax.Array) -> jax.Array:
     return gain_D[(None,) * (x.ndim - 1)]
 
 
@@ -46,22 +46,22 @@ def _layer_norm(x_BLD, gain_D, bias_D, epsilon):
 
 def _layer_norm_forward(x_BLD, gain_D, bias_D, epsilon):
     wide = x_BLD.astype(jnp.float32)
-    centred = wide - wide.mean(-1, keepdims=True)
-    variance = jnp.square(centred).mean(-1, keepdims=True)
+    centered = wide - wide.mean(-1, keepdims=True)
+    variance = jnp.square(centered).mean(-1, keepdims=True)
     inverse = jax.lax.rsqrt(variance + epsilon)
-    normal = centred * inverse
-    y_BLD = normal * _lead(gain_D, x_BLD) + _lead(bias_D, x_BLD)
+    normal = centered * inverse
+    y_BLD = normal * _broadcast(gain_D, x_BLD) + _broadcast(bias_D, x_BLD)
     return y_BLD.astype(x_BLD.dtype), (normal.astype(x_BLD.dtype), inverse, gain_D)
 
 
-def _layer_norm_backward(epsilon, saved, slope_BLD):
+def _layer_norm_backward(epsilon, saved, grad_BLD):
     normal_BLD, inverse, gain_D = saved
-    normal, slope = normal_BLD.astype(jnp.float32), slope_BLD.astype(jnp.float32)
-    both_BLD = (slope * normal).astype(slope_BLD.dtype)
-    level, along = _mean(slope_BLD, gain_D), _mean(both_BLD, gain_D)
-    inner = slope * _lead(gain_D, slope) - level - normal * along
-    x_slope_BLD = (inverse * inner).astype(slope_BLD.dtype)
-    return x_slope_BLD, _summed(both_BLD), _summed(slope_BLD)
+    normal, grad = normal_BLD.astype(jnp.float32), grad_BLD.astype(jnp.float32)
+    both_BLD = (grad * normal).astype(grad_BLD.dtype)
+    level, along = _weighted_mean(grad_BLD, gain_D), _weighted_mean(both_BLD, gain_D)
+    inner = grad * _broadcast(gain_D, grad) - level - normal * along
+    x_grad_BLD = (inverse * inner).astype(grad_BLD.dtype)
+    return x_grad_BLD, _sum_leading(both_BLD), _sum_leading(grad_BLD)
 
 
 _layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
@@ -71,7 +71,7 @@ def layer_norm(
     x_BLD: jax.Array, gain_D: jax.Array, bias_D: jax.Array, *, epsilon: float
 ) -> jax.Array:
     """`norms.layer_norm`: (x - mean) / deviation * gain + bias."""
-    y: Any = _layer_norm(_squeezed(x_BLD), gain_D, bias_D, epsilon)
+    y: Any = _layer_norm(_drop_unit_dimensions(x_BLD), gain_D, bias_D, epsilon)
     return y.reshape(x_BLD.shape)
 
 
@@ -84,16 +84,16 @@ def _rms_norm_forward(x_BLD, gain_D, epsilon):
     wide = x_BLD.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + epsilon)
     normal = wide * inverse
-    y_BLD = (normal * _lead(gain_D, x_BLD)).astype(x_BLD.dtype)
+    y_BLD = (normal * _broadcast(gain_D, x_BLD)).astype(x_BLD.dtype)
     return y_BLD, (normal.astype(x_BLD.dtype), inverse, gain_D)
 
 
-def _rms_norm_backward(epsilon, saved, slope_BLD):
+def _rms_norm_backward(epsilon, saved, grad_BLD):
     normal_BLD, inverse, gain_D = saved
-    normal, slope = normal_BLD.astype(jnp.float32), slope_BLD.astype(jnp.float32)
-    both_BLD = (slope * normal).astype(slope_BLD.dtype)
-    inner = slope * _lead(gain_D, slope) - normal * _mean(both_BLD, gain_D)
-    return (inverse * inner).astype(slope_BLD.dtype), _summed(both_BLD)
+    normal, grad = normal_BLD.astype(jnp.float32), grad_BLD.astype(jnp.float32)
+    both_BLD = (grad * normal).astype(grad_BLD.dtype)
+    inner = grad * _broadcast(gain_D, grad) - normal * _weighted_mean(both_BLD, gain_D)
+    return (inverse * inner).astype(grad_BLD.dtype), _sum_leading(both_BLD)
 
 
 _rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
@@ -101,5 +101,5 @@ _rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 def rms_norm(x_BLD: jax.Array, gain_D: jax.Array, *, epsilon: float) -> jax.Array:
     """`norms.rms_norm`: x / root mean square * gain."""
-    y: Any = _rms_norm(_squeezed(x_BLD), gain_D, epsilon)
+    y: Any = _rms_norm(_drop_unit_dimensions(x_BLD), gain_D, epsilon)
     return y.reshape(x_BLD.shape)

@@ -1,7 +1,7 @@
-"""What the fast attentions share: scores of a block, and which blocks there are.
+"""Scores and block lists shared by the attention kernels.
 
-Heads are seen as G groups of R queries, H = G R, and a block's scores lie as BGLRM, the
-order in which the product of queries and keys comes out of the machine's kernels.
+Query heads are G groups of R, H = G R. A block's scores are BGLRM, the order in which
+the libraries' matrix products write queries times keys.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer.network import precision
-from transformer.network.masks import Mask, Tokens
-from transformer.network.precision import Product
+from transformer.network.masks import Mask, TokenPositions
+from transformer.network.precision import Einsum
 
 Runs = tuple[tuple[int, int], ...]
 
 
-class Score(NamedTuple):
-    """How scores are made of q k^T: everything that is known before the arrays."""
+class ScoreConfig(NamedTuple):
+    """How scores follow from q k^T: the static arguments of a kernel."""
 
     mask: Mask
     scale: float
     soft_cap: float | None
     bias: Any
     block: int
-    product: Product = precision.product
+    einsum: Einsum = precision.einsum_f32
 
 
-class Part(NamedTuple):
-    """One block of rows, the runs of keys that it computes, and whether the mask allows
-    every pair of them."""
+class RowBlock(NamedTuple):
+    """One block of query rows, the runs of keys that it computes, and whether the mask
+    allows every pair in them."""
 
     rows: tuple[int, int]
     runs: Runs
     full: bool
 
 
-def parts(score: Score, queries: int, keys: int) -> list[Part]:
-    """The blocks of rows that cover a (queries, keys) matrix of scores."""
+def row_blocks(score: ScoreConfig, queries: int, keys: int) -> list[RowBlock]:
+    """The blocks of rows that cover a (queries, keys) score matrix."""
     block = score.block
     blocks = score.mask.blocks(queries, keys, query_block=block, key_block=block)
     out = []
@@ -49,55 +49,65 @@ def parts(score: Score, queries: int, keys: int) -> list[Part]:
         ends = zip(edges[::2], edges[1::2], strict=True)
         runs = tuple((int(start), int(min(stop, keys))) for start, stop in ends)
         rows = i * block, min((i + 1) * block, queries)
-        out.append(Part(rows, runs, bool(blocks.full[i][computed].all())))
+        out.append(RowBlock(rows, runs, bool(blocks.full[i][computed].all())))
     return out
 
 
-def bent(score: Score, raw_BGLRM: jax.Array, queries: Tokens, keys: Tokens):
-    """Scores from q k^T: scaled, capped, biased; the mask comes after."""
+def scale_cap_bias(
+    score: ScoreConfig,
+    raw_BGLRM: jax.Array,
+    queries: TokenPositions,
+    keys: TokenPositions,
+):
+    """Scores from q k^T: scaled, capped, biased; `apply_mask` comes after."""
     scores_BGLRM = raw_BGLRM * score.scale
     if score.soft_cap is not None:
         scores_BGLRM = score.soft_cap * jnp.tanh(scores_BGLRM / score.soft_cap)
     if score.bias is not None:
         bias_BHLM = score.bias(queries, keys)
-        rows, heads, length, seen = bias_BHLM.shape
+        rows, heads, length, keys_seen = bias_BHLM.shape
         groups, repeats = raw_BGLRM.shape[1], raw_BGLRM.shape[3]
         split = (groups, repeats) if heads > 1 else (1, 1)
-        bias_BGRLM = bias_BHLM.reshape(rows, *split, length, seen)
+        bias_BGRLM = bias_BHLM.reshape(rows, *split, length, keys_seen)
         scores_BGLRM = scores_BGLRM + bias_BGRLM.swapaxes(2, 3)
     return scores_BGLRM
 
 
-def unbent(
-    score: Score, slope_BGLRM: jax.Array, q_BGLRK: jax.Array, k_BGMK: jax.Array
+def scale_cap_bias_vjp(
+    score: ScoreConfig, grad_BGLRM: jax.Array, q_BGLRK: jax.Array, k_BGMK: jax.Array
 ) -> jax.Array:
-    """The slope of q k^T from that of the scores."""
+    """The gradient of q k^T from that of the scores."""
     if score.soft_cap is not None:
-        raw_BGLRM = score.product("BGLRK,BGMK->BGLRM", q_BGLRK, k_BGMK)
-        bend_BGLRM = jnp.tanh(raw_BGLRM * (score.scale / score.soft_cap))
-        slope_BGLRM = slope_BGLRM * (1 - jnp.square(bend_BGLRM))
-    return slope_BGLRM * score.scale
+        raw_BGLRM = score.einsum("BGLRK,BGMK->BGLRM", q_BGLRK, k_BGMK)
+        tanh_BGLRM = jnp.tanh(raw_BGLRM * (score.scale / score.soft_cap))
+        grad_BGLRM = grad_BGLRM * (1 - jnp.square(tanh_BGLRM))
+    return grad_BGLRM * score.scale
 
 
-def hidden(score: Score, scores_BGLRM: jax.Array, queries: Tokens, keys: Tokens):
-    """The scores, -inf where the mask does not allow the pair."""
+def apply_mask(
+    score: ScoreConfig,
+    scores_BGLRM: jax.Array,
+    queries: TokenPositions,
+    keys: TokenPositions,
+):
+    """The scores, -inf at pairs that the mask excludes."""
     allowed_BLM = jnp.asarray(score.mask.allowed(queries, keys))
     return jnp.where(allowed_BLM[:, None, :, None], scores_BGLRM, -jnp.inf)
 
 
 def reciprocal(total: jax.Array) -> jax.Array:
-    """1 / total, and 0 where total is 0: a row that may attend to nothing is 0."""
+    """1 / total, and 0 where total is 0: a row without an allowed key."""
     return jnp.where(total == 0.0, 0.0, 1.0 / jnp.where(total == 0.0, 1.0, total))
 
 
-def finite(peak: jax.Array) -> jax.Array:
-    """A row's maximum, 0 where everything is hidden: -inf less -inf would be NaN."""
-    return jnp.where(jnp.isfinite(peak), peak, 0.0)
+def finite_max(row_max: jax.Array) -> jax.Array:
+    """A row's maximum, 0 where all keys are masked: -inf minus -inf would be NaN."""
+    return jnp.where(jnp.isfinite(row_max), row_max, 0.0)
 
 
-def summed(a: jax.Array) -> jax.Array:
-    """`a.sum(-1)` in float32, as a product: XLA's CPU kernels do that ten times faster
-    than a sum over so short a dimension."""
+def row_sum(a: jax.Array) -> jax.Array:
+    """`a.sum(-1)` in float32 as a matrix product: ten times as fast in XLA's CPU
+    kernels as a sum over so short a dimension."""
     ones = jnp.ones((a.shape[-1], 8), a.dtype)
     wide = jnp.matmul(a, ones, precision="highest", preferred_element_type=jnp.float32)
     return wide[..., 0]

@@ -1,1 +1,1 @@
-"""How each shipped member is made from its packages: `made(roots)` of a module each."""
+"""One module for each shipped data set: `build(roots)` makes it from its packages."""

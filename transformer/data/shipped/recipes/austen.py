@@ -1,13 +1,13 @@
-"""Jane Austen's six novels, out of an R package; R is not needed."""
+"""Jane Austen's six novels, from an R package, without R."""
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from transformer import storage
 from transformer.data.shipped.recipes import packages
 
 PACKAGES = (
@@ -72,12 +72,12 @@ def novels(database: bytes) -> dict[str, str]:
     return texts
 
 
-def made(roots: Sequence[Path]) -> packages.Made:
+def build(roots: Sequence[Path]) -> packages.Member:
     """One .txt.xz for each novel; Emma is for validation."""
     files, documents = {}, []
     for title, text in sorted(novels((roots[0] / DATA).read_bytes()).items()):
         name = title.lower().replace(" ", "_")
-        data = packages.packed(text.encode())
+        data = packages.pack(text.encode())
         files[f"{name}.txt.xz"] = data
         documents.append(
             {
@@ -85,7 +85,7 @@ def made(roots: Sequence[Path]) -> packages.Made:
                 "title": title,
                 "split": "validation" if name == VALIDATION else "train",
                 "characters": len(text),
-                "sha256": hashlib.sha256(data).hexdigest(),
+                "sha256": storage.sha256(data),
             }
         )
-    return packages.Made(files, {**ORIGIN, "documents": documents})
+    return packages.Member(files, {**ORIGIN, "documents": documents})

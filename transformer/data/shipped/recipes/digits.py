@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from transformer import storage
 from transformer.data.shipped.recipes import packages
 
 PACKAGES = (
@@ -41,17 +41,17 @@ ORIGIN = {
 
 
 def images(path: Path) -> np.ndarray:
-    """uint8 [N, 28, 28] out of one class's JSON file of shares of white."""
-    shares = np.array(json.loads(path.read_text())["data"]).reshape(-1, SIDE, SIDE)
-    return np.rint(shares * 255).astype(np.uint8)
+    """uint8 [N, 28, 28] from one class's JSON file of pixels from 0 to 1."""
+    pixels = np.array(json.loads(path.read_text())["data"]).reshape(-1, SIDE, SIDE)
+    return np.rint(pixels * 255).astype(np.uint8)
 
 
-def made(roots: Sequence[Path]) -> packages.Made:
-    """Images and labels of either split."""
+def build(roots: Sequence[Path]) -> packages.Member:
+    """Images and labels of both splits."""
     parts: dict[str, list[tuple[bytes, bytes, int]]] = {"train": [], "validation": []}
     for label in range(10):
         pixels = [image.tobytes() for image in images(roots[0] / DIGITS.format(label))]
-        hashed = sorted((hashlib.sha256(p).digest(), p, label) for p in pixels)
+        hashed = sorted((bytes.fromhex(storage.sha256(p)), p, label) for p in pixels)
         middle = round(len(hashed) * HELD_OUT)
         parts["validation"] += hashed[:middle]
         parts["train"] += hashed[middle:]
@@ -59,7 +59,7 @@ def made(roots: Sequence[Path]) -> packages.Made:
     for split, rows in parts.items():
         rows.sort(key=lambda row: row[0][::-1])
         joined = b"".join(row[1] for row in rows)
-        files[f"{split}.images.xz"] = packages.packed(joined)
-        files[f"{split}.labels.xz"] = packages.packed(bytes(row[2] for row in rows))
+        files[f"{split}.images.xz"] = packages.pack(joined)
+        files[f"{split}.labels.xz"] = packages.pack(bytes(row[2] for row in rows))
         counts[split] = len(rows)
-    return packages.Made(files, {**ORIGIN, "examples": counts})
+    return packages.Member(files, {**ORIGIN, "examples": counts})

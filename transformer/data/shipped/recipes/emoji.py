@@ -1,13 +1,12 @@
-"""Emoji as small pictures with their names in English and Portuguese.
+"""Emoji as small images with their names in English and Portuguese.
 
-The pictures are the bitmaps of the font Noto Color Emoji, the names those of Unicode's
-CLDR. Needs fontTools and Pillow, which come with matplotlib.
+The images are the bitmaps of the font Noto Color Emoji, the names those of Unicode's
+CLDR. Needs fontTools and Pillow, which matplotlib depends on.
 """
 
 from __future__ import annotations
 
 import collections
-import hashlib
 import io
 import re
 import xml.etree.ElementTree as ET
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from transformer import storage
 from transformer.data.shipped.recipes import packages
 
 PACKAGES = (
@@ -63,7 +63,7 @@ ORIGIN = {
 
 
 class Emoji(NamedTuple):
-    """One emoji: its characters, picture [32, 32, 3], and words in each language."""
+    """One emoji: its characters, image [32, 32, 3], and words in each language."""
 
     characters: str
     image: np.ndarray
@@ -72,7 +72,7 @@ class Emoji(NamedTuple):
 
 
 class Words(NamedTuple):
-    """What CLDR calls one emoji in one language."""
+    """Name and keywords of one emoji in one language, from CLDR."""
 
     name: str
     keywords: tuple[str, ...]
@@ -94,7 +94,7 @@ def words(root: Path, language: str) -> dict[str, Words]:
 
 
 def ligatures(font: Any) -> dict[tuple[str, ...], str]:
-    """Glyphs in a row -> the glyph that is drawn for them."""
+    """Sequences of glyphs -> the ligature glyph that replaces them."""
     joined = {}
     for lookup in font["GSUB"].table.LookupList.Lookup:
         for table in lookup.SubTable:
@@ -105,22 +105,22 @@ def ligatures(font: Any) -> dict[tuple[str, ...], str]:
     return joined
 
 
-def bitmaps(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """(characters, PNG) of those that the font draws as one colour picture."""
+def bitmaps(path: Path, emoji: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """(characters, PNG) of those that the font has as one color bitmap."""
     from fontTools.ttLib import TTFont
 
     font = TTFont(path)
     glyphs, joined = font.getBestCmap() or {}, ligatures(font)
     pictures = font["CBDT"].strikeData[0]
-    for characters in wanted:
+    for characters in emoji:
         row = tuple(glyphs.get(ord(c), "") for c in characters if c != AS_PICTURE)
         glyph = row[0] if len(row) == 1 else joined.get(row)
         if glyph in pictures:
             yield characters, bytes(pictures[glyph].imageData)
 
 
-def shares(size: int) -> np.ndarray:
-    """Whole numbers [32, size]: how much of pixel j each small pixel i covers."""
+def overlaps(size: int) -> np.ndarray:
+    """Integers [32, size]: the overlap of small pixel i with pixel j."""
     edges = np.arange(SIDE + 1) * size
     pixels = np.arange(size + 1) * SIDE
     low = np.maximum(edges[:-1, None], pixels[None, :-1])
@@ -128,8 +128,8 @@ def shares(size: int) -> np.ndarray:
     return np.maximum(high - low, 0)
 
 
-def small(png: bytes) -> np.ndarray:
-    """The picture on a white square, averaged over areas to uint8 [32, 32, 3]."""
+def downscale(png: bytes) -> np.ndarray:
+    """The image on a white square, area-averaged to uint8 [32, 32, 3]."""
     from PIL import Image
 
     picture = Image.open(io.BytesIO(png)).convert("RGBA")
@@ -137,18 +137,18 @@ def small(png: bytes) -> np.ndarray:
     square = Image.new("RGBA", (side, side), (255, 255, 255, 0))
     place = ((side - picture.width) // 2, (side - picture.height) // 2)
     square.paste(picture, place)
-    colours = np.asarray(square).astype(np.int64)
-    opaque = colours[..., 3:]
-    white = colours[..., :3] * opaque + 255 * (255 - opaque)  # times 255
-    weights = shares(side)
+    colors = np.asarray(square).astype(np.int64)
+    opaque = colors[..., 3:]
+    white = colors[..., :3] * opaque + 255 * (255 - opaque)  # times 255
+    weights = overlaps(side)
     rows = (weights @ white.reshape(side, -1)).reshape(SIDE, side, 3)
     summed = weights @ rows
     whole = 255 * side * side
     return ((summed + whole // 2) // whole).astype(np.uint8)
 
 
-def everything(roots: Sequence[Path]) -> list[Emoji]:
-    """All emoji with names in both languages, each picture once, by characters."""
+def all_emoji(roots: Sequence[Path]) -> list[Emoji]:
+    """All emoji with names in both languages, each image once, sorted by characters."""
     named = [words(roots[1], language) for language in LANGUAGES]
     known = [
         key
@@ -160,7 +160,7 @@ def everything(roots: Sequence[Path]) -> list[Emoji]:
     for key, png in bitmaps(roots[0] / FONT, sorted(known)):
         of_key = [language[key] for language in named]
         names = tuple(one.name for one in of_key)
-        one = Emoji(key, small(png), names, tuple(w.keywords for w in of_key))
+        one = Emoji(key, downscale(png), names, tuple(w.keywords for w in of_key))
         pixels = one.image.tobytes()
         if pixels not in found or len(names[0]) < len(found[pixels].names[0]):
             found[pixels] = one
@@ -168,7 +168,7 @@ def everything(roots: Sequence[Path]) -> list[Emoji]:
 
 
 def vocabulary(one: Emoji) -> set[tuple[str, str]]:
-    """(language, word) of each word of its names."""
+    """(language, word) for each word of its names."""
     return {
         (language, word)
         for language, name in zip(LANGUAGES, one.names, strict=True)
@@ -176,14 +176,12 @@ def vocabulary(one: Emoji) -> set[tuple[str, str]]:
     }
 
 
-def held(emoji: Sequence[Emoji]) -> set[str]:
-    """The characters of those for validation."""
+def held_out(emoji: Sequence[Emoji]) -> set[str]:
+    """The characters of the validation emoji."""
     left = collections.Counter(word for one in emoji for word in vocabulary(one))
     names = collections.Counter(name for one in emoji for name in set(one.names))
     chosen: set[str] = set()
-    for one in sorted(
-        emoji, key=lambda one: hashlib.sha256(one.characters.encode()).digest()
-    ):
+    for one in sorted(emoji, key=lambda one: storage.sha256(one.characters.encode())):
         mine = vocabulary(one)
         known = all(left[word] > 1 for word in mine)
         if known and all(names[name] == 1 for name in one.names):
@@ -200,10 +198,10 @@ def line(one: Emoji) -> str:
     return "\t".join([one.characters, *one.names, *listed]) + "\n"
 
 
-def made(roots: Sequence[Path]) -> packages.Made:
-    """Pictures and names of either split."""
-    emoji = everything(roots)
-    chosen = held(emoji)
+def build(roots: Sequence[Path]) -> packages.Member:
+    """Images and names of both splits."""
+    emoji = all_emoji(roots)
+    chosen = held_out(emoji)
     parts: Mapping[str, list[Emoji]] = {"train": [], "validation": []}
     for one in emoji:
         parts["validation" if one.characters in chosen else "train"].append(one)
@@ -211,7 +209,7 @@ def made(roots: Sequence[Path]) -> packages.Made:
     for split, rows in parts.items():
         pixels = b"".join(one.image.tobytes() for one in rows)
         names = "".join(map(line, rows)).encode()
-        files[f"{split}.images.xz"] = packages.packed(pixels)
-        files[f"{split}.names.tsv.xz"] = packages.packed(names)
+        files[f"{split}.images.xz"] = packages.pack(pixels)
+        files[f"{split}.names.tsv.xz"] = packages.pack(names)
     counts = {split: len(rows) for split, rows in parts.items()}
-    return packages.Made(files, {**ORIGIN, "examples": counts})
+    return packages.Member(files, {**ORIGIN, "examples": counts})

@@ -1,17 +1,17 @@
-"""English sentences and their Portuguese translations, out of LibreOffice's help.
+"""English sentences and their Portuguese translations, from LibreOffice's help.
 
-The help has one HTML page for each topic in either language, and a paragraph has the
-same id in both.
+The help has one HTML page for each topic in both languages; a paragraph has the same id
+in both.
 """
 
 from __future__ import annotations
 
-import hashlib
 import html
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from transformer import storage
 from transformer.data.shipped.recipes import packages
 
 PACKAGES = (
@@ -57,8 +57,8 @@ INNERMOST = re.compile(r"<span\b([^>]*)>((?:(?!</?span\b).)*)</span>", re.DOTALL
 VARIANT = re.compile("\x01(.)(.*?)\x02", re.DOTALL)
 
 
-def _unwrapped(match: re.Match[str]) -> str:
-    """A span as its text; of variants for several platforms the usual one only."""
+def _span_text(match: re.Match[str]) -> str:
+    """The text of a span; of several platforms' variants only the default one."""
     attributes, body = match.groups()
     if 'hidden="true"' in attributes:
         usual = 'id="default' in attributes
@@ -69,11 +69,11 @@ def _unwrapped(match: re.Match[str]) -> str:
     return body
 
 
-def plain(marked: str) -> str:
-    """The words that a reader sees in a piece of HTML, on one line."""
+def plain_text(marked: str) -> str:
+    """The visible text of a piece of HTML, on one line."""
     before = ""
     while before != marked:
-        before, marked = marked, INNERMOST.sub(_unwrapped, marked)
+        before, marked = marked, INNERMOST.sub(_span_text, marked)
     spaced = re.sub(r"<(br|img)\b[^>]*>", " ", marked)
     bare = re.sub(r"<[^>]*>|[\x01\x02][-+]?", "", spaced)
     return re.sub(r"\s+", " ", html.unescape(bare)).strip()
@@ -82,11 +82,11 @@ def plain(marked: str) -> str:
 def paragraphs(page: Path) -> dict[str, str]:
     """Id to text of each paragraph and heading of an HTML page."""
     found = PARAGRAPH.finditer(page.read_text(encoding="utf-8"))
-    return {match[2]: plain(match[3]) for match in found}
+    return {match[2]: plain_text(match[3]) for match in found}
 
 
-def fits(first: str, second: str) -> bool:
-    """Whether the pair is a sentence and, by its length, a translation."""
+def is_pair(first: str, second: str) -> bool:
+    """Whether the pair passes the filters on length and ratio."""
     few, many = WORDS
     if first == second or not second or not few <= len(first.split()) <= many:
         return False
@@ -104,27 +104,26 @@ def pages(roots: Sequence[Path]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
             continue
         there = paragraphs(portuguese / path)
         both = [(text, there.get(key, "")) for key, text in paragraphs(page).items()]
-        yield path, [pair for pair in both if fits(*pair)]
+        yield path, [pair for pair in both if is_pair(*pair)]
 
 
-def held(path: str) -> bool:
-    """Whether the page is for validation."""
-    number = int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big")
-    return number < HELD_OUT * 2**64
+def is_held_out(path: str) -> bool:
+    """Whether the page is validation."""
+    return int(storage.sha256(path.encode())[:16], 16) < HELD_OUT * 2**64
 
 
 def letters(text: str) -> str:
-    """What makes two sentences the same: the letters."""
+    """The letters alone, which are equal for equal sentences."""
     return "".join(filter(str.isalpha, text.casefold()))
 
 
-def made(roots: Sequence[Path]) -> packages.Made:
+def build(roots: Sequence[Path]) -> packages.Member:
     """One file of pairs for each split, and the list of pages."""
     found = [page for page in pages(roots) if page[1]]
     train, validation = {}, {}
     for number, (path, pairs) in enumerate(found):
         for pair in pairs:
-            (validation if held(path) else train).setdefault(pair, number)
+            (validation if is_held_out(path) else train).setdefault(pair, number)
     seen = [{letters(pair[side]) for pair in train} for side in (0, 1)]
     fresh = {
         (first, second): number
@@ -134,8 +133,8 @@ def made(roots: Sequence[Path]) -> packages.Made:
     files = {}
     for split, rows in {"train": train, "validation": fresh}.items():
         lines = [f"{number}\t{a}\t{b}\n" for (a, b), number in rows.items()]
-        files[f"{split}.tsv.xz"] = packages.packed("".join(lines).encode())
+        files[f"{split}.tsv.xz"] = packages.pack("".join(lines).encode())
     listing = "".join(f"{path}\n" for path, _ in found)
-    files["pages.txt.xz"] = packages.packed(listing.encode())
+    files["pages.txt.xz"] = packages.pack(listing.encode())
     counts = {"train": len(train), "validation": len(fresh)}
-    return packages.Made(files, {**ORIGIN, "examples": counts})
+    return packages.Member(files, {**ORIGIN, "examples": counts})

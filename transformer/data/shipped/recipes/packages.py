@@ -1,13 +1,14 @@
-"""Packages out of public archives, fetched and unpacked; nothing in them is run."""
+"""Packages of public archives, downloaded and unpacked; none of their code is run."""
 
 from __future__ import annotations
 
-import hashlib
 import lzma
 import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from transformer import storage
 
 
 class Package(NamedTuple):
@@ -22,8 +23,8 @@ class Package(NamedTuple):
         return f"{self.archive} {self.name} {self.version}"
 
 
-class Made(NamedTuple):
-    """The bytes of each file of a member, and its record without their hashes."""
+class Member(NamedTuple):
+    """The files of a data set, by name, and its record without their hashes."""
 
     files: dict[str, bytes]
     record: dict[str, Any]
@@ -40,7 +41,7 @@ def _run(command: list[str], folder: Path) -> None:
 
 
 def fetch(package: Package, folder: Path) -> Path:
-    """Download the package into the empty `folder`; ValueError where it is gone."""
+    """Download the package into the empty `folder`; ValueError where that fails."""
     if package.archive == "Debian":
         exact = f"{package.name}={package.version}"
         _run(["apt-get", "download", "-q", exact], folder)
@@ -52,7 +53,7 @@ def fetch(package: Package, folder: Path) -> Path:
 
 def unpack(package: Package, file: Path, folder: Path) -> Path:
     """The package's files under `folder`; ValueError unless `file` is that package."""
-    got = hashlib.sha256(file.read_bytes()).hexdigest()
+    got = storage.sha256(file)
     if got != package.sha256:
         raise ValueError(f"{file}: expected sha256 {package.sha256}, got {got}")
     if package.archive == "Debian":
@@ -64,14 +65,14 @@ def unpack(package: Package, file: Path, folder: Path) -> Path:
 
 
 def facts(packages: tuple[Package, ...]) -> list[dict[str, str]]:
-    """The packages as the record tells of them."""
+    """The packages as the record lists them."""
     return [package._asdict() for package in packages]
 
 
-def packed(data: bytes, *, stride_bytes: int | None = None) -> bytes:
-    """`data` as .xz, the same bytes each time.
+def pack(data: bytes, *, stride_bytes: int | None = None) -> bytes:
+    """`data` as .xz, deterministic.
 
-    stride_bytes: first replace each byte by its difference to the one so far before.
+    stride_bytes: first replace each byte by its difference to the one this far before.
     """
     filters: list[dict[str, int]] = [
         {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}

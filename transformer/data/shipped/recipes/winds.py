@@ -1,4 +1,4 @@
-"""Eleven years of monthly mean winds over the whole Earth, out of a netCDF file."""
+"""Eleven years of global monthly mean winds, from a NetCDF file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def month(hours: float) -> str:
     return str((start + np.timedelta64(round(hours * 60), "m")).astype("datetime64[M]"))
 
 
-def made(roots: Sequence[Path]) -> packages.Made:
+def build(roots: Sequence[Path]) -> packages.Member:
     """All months in one file of 16-bit integers, coordinates in the record."""
     from scipy.io import netcdf_file
 
@@ -69,5 +69,5 @@ def made(roots: Sequence[Path]) -> packages.Made:
         "longitude": axes["FNOCX"],
         "train_steps": TRAIN_STEPS,
     }
-    data = packages.packed(split.tobytes(), stride_bytes=1)
-    return packages.Made({"values.xz": data}, record)
+    data = packages.pack(split.tobytes(), stride_bytes=1)
+    return packages.Member({"values.xz": data}, record)

@@ -1,0 +1,35 @@
+"""Samples and decoding speed of a language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from transformer.evaluation import decode_speed
+from transformer.generation import text_model
+from transformer.training import benchmark
+
+OPENINGS = ("It is a truth", "Emma ", "The ball", '"My dear Mr. Bennet,"')
+
+
+def samples(model: text_model.TextModel, params: Any, key: jax.Array) -> str:
+    """Continuations of the openings that the sequence length has room for."""
+    new_tokens = min(150, model.sequence_length // 2)
+    room = model.sequence_length - new_tokens
+    prompts = [o for o in OPENINGS if len(model.tokenizer.encode(o)) <= room]
+    choose = text_model.sampler_from_flags(temperature=0.8, top_p=0.95)
+    texts = text_model.complete(
+        model, params, prompts, key, choose=choose, new_tokens=new_tokens
+    )
+    return "\n\n----\n\n".join(texts) + "\n"
+
+
+def measure_decoding(model: text_model.TextModel, params: Any) -> dict[str, float]:
+    """Tokens decoded a second, and the fraction of the memory bandwidth limit."""
+    return decode_speed.decode_speed(
+        model.fns,
+        params,
+        length=model.sequence_length,
+        bandwidth=benchmark.memory_bandwidth,
+    )

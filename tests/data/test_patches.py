@@ -1,0 +1,63 @@
+"""Grids as sequences of patches and back."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.data.images import patches
+
+GRIDS = [
+    ((6,), (2,)),
+    ((4, 6), (2, 3)),
+    ((4, 6), (4, 1)),
+    ((2, 4, 6), (2, 2, 3)),
+    ((4, 2, 4, 6), (2, 1, 4, 2)),
+]
+
+
+def test_patches_run_in_reading_order_with_channels_fastest():
+    pixels = np.arange(2 * 4 * 2).reshape(2, 4, 2)
+    raw = patches.cut(pixels, (2, 2))
+    np.testing.assert_array_equal(
+        raw, [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]]
+    )
+    film = patches.cut(np.arange(2 * 2 * 2).reshape(2, 2, 2, 1), (2, 1, 2))
+    np.testing.assert_array_equal(film, [[0, 1, 4, 5], [2, 3, 6, 7]])
+
+
+@pytest.mark.parametrize("module", [np, jnp])
+@pytest.mark.parametrize("shape, size", GRIDS, ids=str)
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3)], ids=str)
+def test_join_is_the_inverse_of_cut(module, shape, size, lead):
+    pixels = module.arange(np.prod((*lead, *shape, 3))).reshape(*lead, *shape, 3)
+    raw = patches.cut(pixels, size)
+    places = patches.grid(shape, size)
+    assert raw.shape == (*lead, np.prod(places), np.prod(size) * 3)
+    back = patches.join(raw, shape, size)
+    assert isinstance(back, type(pixels)) and back.dtype == pixels.dtype
+    np.testing.assert_array_equal(back, pixels)
+    np.testing.assert_array_equal(patches.cut(back, size), raw)
+
+
+def test_shapes_that_do_not_divide_are_refused():
+    pixels, raw = np.zeros((6, 4, 1)), np.zeros((6, 4))
+    with pytest.raises(ValueError, match="multiple of the patch 4 x 2, got 6 x 4"):
+        patches.cut(pixels, (4, 2))
+    with pytest.raises(ValueError, match="expected 3 dimensions of pixels"):
+        patches.cut(pixels, (2, 2, 2))
+    with pytest.raises(ValueError, match="multiple of the patch"):
+        patches.grid((6, 4), (2, 2, 2))
+    with pytest.raises(ValueError, match="expected 4 patches of a multiple of 6"):
+        patches.join(raw, (6, 4), (3, 2))
+    with pytest.raises(ValueError, match="expected 6 patches of a multiple of 4"):
+        patches.join(raw[:, :3], (6, 4), (2, 2))
+
+
+def test_images_round_trip_through_raw_patches():
+    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    raw = patches.from_images(images, (4, 4))
+    assert raw.dtype == np.float32 and raw.min() == -1 and raw.max() == 1
+    back = patches.to_images(jnp.asarray(raw), (16, 16), (4, 4))
+    assert back.dtype == np.uint8
+    np.testing.assert_array_equal(back, images)
+    assert patches.to_images(raw * 2, (16, 16), (4, 4)).max() == 255

@@ -1,0 +1,88 @@
+"""What the README, the documentation and the notebooks say is true of the code."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from transformer import axes
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "experiments").glob("*.md")),
+]
+
+
+def alphabet_table() -> str:
+    """The README's table, from the one in axes.py."""
+
+    def cell(names: tuple[str, ...]) -> str:
+        return ", ".join(names) or "–"
+
+    lines = [
+        "| letter | word | Turner | parameter over | activation over |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {letter} | {row.word} | {row.turner} | {cell(row.parameter)} | "
+        f"{cell(row.activation)} |"
+        for letter, row in axes.ALPHABET.items()
+    ]
+    return "\n".join(lines)
+
+
+def test_readme_has_the_alphabet():
+    assert alphabet_table() in README, alphabet_table()
+
+
+def test_readme_has_the_two_commands():
+    commands = re.findall(r"^python3 -m venv .*$", README, re.M)
+    assert len(commands) == 2
+    assert commands[0].endswith("-m experiments.language_model")
+    assert commands[1].endswith("/pytest")
+
+
+def test_links_lead_to_existing_files():
+    faults = [
+        f"{page.relative_to(ROOT)}: {link}"
+        for page in PAGES
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+        if not (page.parent / link).exists()
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_commands_name_existing_modules():
+    """`python -m module` in README, CONTRIBUTING and docs; the log is history."""
+    faults = [
+        f"{page.relative_to(ROOT)}: {module}"
+        for page in PAGES
+        if page.name not in ("LOG.md", "CHANGELOG.md")
+        for module in re.findall(
+            r"-m ((?:experiments|benchmarks|transformer)[\w.]*\w)", page.read_text()
+        )
+        if not (ROOT / module.replace(".", "/")).with_suffix(".py").exists()
+        and "NAME" not in module
+    ]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")))
+def test_notebook_runs(notebook, monkeypatch):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    book = nbformat.read(notebook, as_version=4)
+    resources = {"metadata": {"path": str(ROOT)}}
+    nbclient.NotebookClient(book, timeout=240, resources=resources).execute()
+    errors = [
+        output
+        for cell in book.cells
+        for output in cell.get("outputs", [])
+        if output.get("name") == "stderr"
+    ]
+    assert errors == []

@@ -1,0 +1,67 @@
+"""The contrastive loss of CLIP against two cross-entropies by hand."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import numpy as np
+from cases import close
+
+from transformer import axes
+from transformer.objectives import contrastive
+
+
+def embeddings(seed: int, rows: int = 8) -> np.ndarray:
+    x = np.random.default_rng(seed).normal(size=(rows, 5)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+clip_loss = jax.jit(partial(contrastive.clip_loss, temperature=0.1))
+
+
+def test_clip_loss_is_two_cross_entropies() -> None:
+    image, text = embeddings(0), embeddings(6)
+    weight = np.array([1, 1, 1, 1, 1, 1, 0.5, 2], np.float32)
+    scores = image.astype(np.float64) @ text.T / 0.1
+    expected = 0.0
+    for row in range(8):
+        for logits in (scores[row], scores[:, row]):
+            p = np.exp(logits - logits.max())
+            expected -= weight[row] * np.log(p[row] / p.sum()) / 2
+    loss = clip_loss(image, text, weight)
+    np.testing.assert_allclose(loss.total, expected, rtol=1e-5)
+    text_correct, image_correct = (
+        weight[scores.argmax(axis) == np.arange(8)].sum() for axis in (0, 1)
+    )
+    assert text_correct != image_correct, "else the axis would not matter"
+    assert float(loss.sums["correct"]) == image_correct
+    assert float(loss.weight) == weight.sum()
+    perfect = clip_loss(image, image, np.ones(8, np.float32))
+    assert float(perfect.sums["correct"]) == 8
+
+
+def test_rows_of_weight_zero_are_no_negatives() -> None:
+    image, text = embeddings(2), embeddings(3)
+    weight = np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32)
+    gradient = jax.jit(jax.grad(lambda *a: clip_loss(*a).total, argnums=(0, 1)))
+    without = clip_loss(image[:5], text[:5], weight[:5])
+    close(without, clip_loss(image, text, weight))
+    for slope in gradient(image, text, weight):
+        assert np.abs(slope[:5]).max(1).all() and not np.asarray(slope[5:]).any()
+
+
+def test_negatives_are_those_of_the_batch_on_any_number_of_devices() -> None:
+    """But not those of another microbatch, whose loss is lower."""
+    arrays = {
+        "image_BD": embeddings(4),
+        "text_BD": embeddings(5),
+        "weight_B": np.ones(8, np.float32),
+    }
+    expected = clip_loss(*arrays.values())
+    mesh = axes.mesh()
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(arrays, axes.batch_placement(mesh, arrays))
+        close(expected, clip_loss(*sharded.values()))
+    halves = [clip_loss(*(a[i : i + 4] for a in arrays.values())) for i in (0, 4)]
+    assert sum(float(half.total) for half in halves) < 0.9 * float(expected.total)

@@ -1,0 +1,262 @@
+"""Cross-entropy against -log softmax by hand; chunked and fused against the whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import close
+
+from transformer import axes
+from transformer.objectives import cross_entropy
+from transformer.objectives.loss import Loss
+
+RNG = np.random.default_rng(0)
+LOGITS = jnp.asarray(3 * RNG.normal(size=(3, 6, 11)), jnp.float32)
+TARGETS = jnp.asarray(RNG.integers(0, 11, (3, 6)), jnp.int32)
+WEIGHT = jnp.asarray(RNG.integers(0, 3, (3, 6)), jnp.float32)
+FEATURES = jnp.asarray(RNG.normal(size=(3, 6, 4)), jnp.float32)
+UNEMBEDDING = jnp.asarray(RNG.normal(size=(11, 4)), jnp.float32)
+# -log softmax of every token of the vocabulary, in float64.
+NATS = -np.log(
+    np.exp(np.asarray(LOGITS, np.float64))
+    / np.exp(np.asarray(LOGITS, np.float64)).sum(-1, keepdims=True)
+)
+TARGET_NATS = np.take_along_axis(NATS, np.asarray(TARGETS)[..., None], -1)[..., 0]
+
+
+def test_cross_entropy_is_minus_log_softmax() -> None:
+    loss = jax.jit(cross_entropy.cross_entropy)(LOGITS, TARGETS, WEIGHT)
+    total = (TARGET_NATS * np.asarray(WEIGHT)).sum()
+    hits = np.asarray(LOGITS).argmax(-1) == np.asarray(TARGETS)
+    close(total, loss.total)
+    assert loss.weight == loss.sums["tokens"] == WEIGHT.sum()
+    assert loss.sums["nats"] == loss.total
+    assert loss.sums["correct"] == (hits * np.asarray(WEIGHT)).sum() > 0
+
+
+def test_gradient_of_cross_entropy_is_softmax_minus_one_hot() -> None:
+    def total(logits: jax.Array) -> jax.Array:
+        return cross_entropy.cross_entropy(logits, TARGETS, WEIGHT).total
+
+    expected = (np.exp(-NATS) - np.eye(11)[np.asarray(TARGETS)]) * np.asarray(WEIGHT)[
+        ..., None
+    ]
+    close(expected, jax.jit(jax.grad(total))(LOGITS))
+
+
+def test_large_logits_do_not_overflow() -> None:
+    loss = cross_entropy.cross_entropy(1e4 * LOGITS, TARGETS, WEIGHT)
+    assert np.isfinite(loss.total) and loss.total > 0
+
+
+def test_classification_is_the_cross_entropy_of_one_label_a_row() -> None:
+    logits_BV, label_B, weight_B = LOGITS[:, 0], TARGETS[:, 0], WEIGHT[:, 0] + 0.5
+    loss = jax.jit(cross_entropy.classification)(logits_BV, label_B, weight_B)
+    weight = np.asarray(weight_B, np.float64)
+    hits = np.asarray(logits_BV).argmax(-1) == np.asarray(label_B)
+    close((TARGET_NATS[:, 0] * weight).sum(), loss.total)
+    close((weight.sum(), (hits * weight).sum()), (loss.weight, loss.sums["correct"]))
+    smooth = cross_entropy.label_smoothing(0.3)
+    got = cross_entropy.classification(logits_BV, label_B, weight_B, objective=smooth)
+    uniform = (NATS[:, 0].mean(-1) * weight).sum()
+    close(0.7 * loss.total + 0.3 * uniform, got.total)
+
+
+def test_label_smoothing_is_a_cross_entropy_against_a_mixture() -> None:
+    loss = jax.jit(cross_entropy.label_smoothing(0.2))(LOGITS, TARGETS, WEIGHT)
+    target = 0.8 * np.eye(11)[np.asarray(TARGETS)] + 0.2 / 11
+    close(((target * NATS).sum(-1) * np.asarray(WEIGHT)).sum(), loss.total)
+    plain = cross_entropy.cross_entropy(LOGITS, TARGETS, WEIGHT)
+    close((plain.weight, plain.sums), (loss.weight, loss.sums))
+
+
+def test_z_loss_adds_the_square_of_logsumexp() -> None:
+    objective = cross_entropy.z_loss(cross_entropy.cross_entropy, 0.1)
+    loss = jax.jit(objective)(LOGITS, TARGETS, WEIGHT)
+    log_sum = np.log(np.exp(np.asarray(LOGITS, np.float64)).sum(-1))
+    squares = (log_sum**2 * np.asarray(WEIGHT)).sum()
+    plain = cross_entropy.cross_entropy(LOGITS, TARGETS, WEIGHT)
+    close(float(plain.total) + 0.1 * squares, loss.total)
+    close((plain.weight, plain.sums), (loss.weight, loss.sums))
+
+
+OBJECTIVES = {
+    "cross-entropy": cross_entropy.cross_entropy,
+    "label smoothing and z-loss": cross_entropy.z_loss(
+        cross_entropy.label_smoothing(0.1), 0.01
+    ),
+}
+UNCHUNKED = [partial(cross_entropy.chunked, o) for o in OBJECTIVES.values()]
+CHUNKED = {
+    **{
+        f"{name}, {chunks}": (unchunked, partial(unchunked, chunks=chunks))
+        for name, unchunked in zip(OBJECTIVES, UNCHUNKED, strict=True)
+        for chunks in (2, 6)
+    },
+    "fused": (UNCHUNKED[0], partial(cross_entropy.fused, chunks=3)),
+}
+
+
+@pytest.mark.parametrize(("unchunked", "chunked"), CHUNKED.values(), ids=CHUNKED)
+def test_chunked_loss_equals_unchunked(unchunked: Any, chunked: Any) -> None:
+    """Values and gradients of features, unembedding and weights."""
+
+    @partial(jax.jit, static_argnums=0)
+    def run(loss: Any, *arrays: jax.Array) -> Any:
+        def mean(x: jax.Array, w: jax.Array, weight: jax.Array) -> Any:
+            out = loss(x, w, TARGETS, weight)
+            return out.total / out.weight, out
+
+        return jax.value_and_grad(mean, argnums=(0, 1, 2), has_aux=True)(*arrays)
+
+    expected = run(unchunked, FEATURES, UNEMBEDDING, WEIGHT)
+    close(expected, run(chunked, FEATURES, UNEMBEDDING, WEIGHT))
+
+
+def test_unchunked_loss_is_the_objective_of_the_logits() -> None:
+    logits = jnp.einsum("BLD,VD->BLV", FEATURES, UNEMBEDDING)
+    expected = cross_entropy.cross_entropy(logits, TARGETS, WEIGHT)
+    close(expected, UNCHUNKED[0](FEATURES, UNEMBEDDING, TARGETS, WEIGHT))
+
+
+def test_chunks_never_hold_all_logits() -> None:
+    """The memory of value and gradient shrinks with the chunks."""
+
+    def memory(chunks: int) -> int:
+        def total(x: jax.Array, w: jax.Array) -> jax.Array:
+            loss = cross_entropy.chunked(
+                cross_entropy.cross_entropy, x, w, targets, weight, chunks=chunks
+            )
+            return loss.total
+
+        x, w = jnp.zeros((2, 64, 4)), jnp.zeros((1000, 4))
+        targets, weight = jnp.zeros((2, 64), jnp.int32), jnp.ones((2, 64))
+        compiled = jax.jit(jax.grad(total, argnums=(0, 1))).lower(x, w).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert memory(8) < memory(1) / 3
+
+
+@pytest.mark.parametrize(
+    "loss", [UNCHUNKED[0], cross_entropy.fused], ids=["chunked", "fused"]
+)
+def test_chunks_must_divide_the_row(loss: Any) -> None:
+    with pytest.raises(ValueError, match="chunks: expected a divisor of 6, got 4"):
+        loss(FEATURES, UNEMBEDDING, TARGETS, WEIGHT, chunks=4)
+
+
+def test_loss_of_bfloat16_features_is_float32() -> None:
+    narrow = FEATURES.astype(jnp.bfloat16), UNEMBEDDING.astype(jnp.bfloat16)
+    loss = UNCHUNKED[0](*narrow, TARGETS, WEIGHT)
+    assert loss.total.dtype == jnp.float32
+    expected = UNCHUNKED[0](FEATURES, UNEMBEDDING, TARGETS, WEIGHT).total
+    close(expected, loss.total, 2e-2)
+
+
+# The fused cross-entropy.
+
+DTYPES = {"float32": 1e-5, "bfloat16": 3e-2}
+ROWS, LENGTH, WIDTH, VOCAB_SIZE = 8, 8, 4, 11
+
+
+def fused_arguments(dtype: str = "float32") -> tuple[Any, ...]:
+    rng = np.random.default_rng(0)
+    x_BLD = jnp.asarray(rng.normal(size=(ROWS, LENGTH, WIDTH)), dtype)
+    w_VD = jnp.asarray(rng.normal(size=(VOCAB_SIZE, WIDTH)), dtype)
+    targets_BL = jnp.asarray(rng.integers(0, VOCAB_SIZE, (ROWS, LENGTH)), jnp.int32)
+    weight_BL = jnp.asarray(rng.integers(0, 3, (ROWS, LENGTH)), jnp.float32)
+    return x_BLD, w_VD, targets_BL, weight_BL
+
+
+def value_and_grad(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Of the mean, as in training, times 3, so that incoming gradients are scaled."""
+
+    def scaled_mean(*arguments: Any) -> Any:
+        out = loss(*arguments)
+        return 3.0 * out.total / out.weight, out
+
+    return jax.jit(jax.value_and_grad(scaled_mean, argnums=(0, 1), has_aux=True))
+
+
+def to_float32(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda a: a.astype(jnp.float32) if a.dtype == jnp.bfloat16 else a, tree
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("chunks", [1, 2, 8])
+def test_fused_equals_unchunked(chunks: int, dtype: str) -> None:
+    arguments = fused_arguments(dtype)
+    x_BLD, w_VD = to_float32(arguments[:2])
+    expected = value_and_grad(UNCHUNKED[0])(x_BLD, w_VD, *arguments[2:])
+    got = value_and_grad(partial(cross_entropy.fused, chunks=chunks))(*arguments)
+    assert [g.dtype for g in got[1]] == [a.dtype for a in arguments[:2]]
+    close(expected, to_float32(got), DTYPES[dtype])
+
+
+def test_fused_on_a_mesh_equals_one_device() -> None:
+    arguments = fused_arguments()
+    expected = value_and_grad(UNCHUNKED[0])(*arguments)
+    mesh = axes.mesh(data=2, fsdp=2, tensor=2)
+    names = ("x_BLD", "w_VD", "targets_BL", "weight_BL")
+    batch = dict(zip(names, arguments, strict=True))
+    shardings = axes.placement(mesh, batch, role="activation")
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(batch, shardings)
+        fused = value_and_grad(partial(cross_entropy.fused, chunks=2))
+        got = fused(*(sharded[n] for n in names))
+    close(expected, got)
+
+
+def test_fused_never_holds_all_logits() -> None:
+    """float32 logits of one chunk, whatever the number of chunks."""
+    run = value_and_grad(partial(cross_entropy.fused, chunks=4))
+    text = run.lower(*fused_arguments()).as_text()
+    assert f"tensor<{ROWS}x{LENGTH // 4}x{VOCAB_SIZE}xf32>" in text
+    assert f"tensor<{ROWS}x{LENGTH}x{VOCAB_SIZE}xf32>" not in text
+
+
+# Sums.
+
+
+def test_losses_add_over_rows() -> None:
+    full = cross_entropy.cross_entropy(LOGITS, TARGETS, WEIGHT)
+    rows = [
+        cross_entropy.cross_entropy(
+            LOGITS[i : i + 1], TARGETS[i : i + 1], WEIGHT[i : i + 1]
+        )
+        for i in range(3)
+    ]
+    close(full, jax.tree.map(lambda *parts: sum(parts), *rows))
+
+
+def test_bits_per_byte_do_not_depend_on_the_vocabulary() -> None:
+    """8 bytes of text as 8 tokens of 1 bit, or as 2 tokens of 4 bits."""
+
+    def bits(tokens: int, nats: float, width: int) -> float:
+        targets, weight = jnp.zeros((1, tokens), jnp.int32), jnp.ones((1, tokens))
+        loss = Loss(jnp.float32(nats), weight.sum(), {"nats": jnp.float32(nats)})
+        bytes_V = np.array([width], np.int32)
+        return cross_entropy.bits_per_byte(
+            cross_entropy.add_byte_count(loss, targets, weight, bytes_V)
+        )
+
+    assert bits(8, 8 * math.log(2), 1) == pytest.approx(1.0)
+    assert bits(2, 8 * math.log(2), 4) == pytest.approx(1.0)
+
+
+def test_byte_count_is_that_of_the_weighted_targets() -> None:
+    loss = cross_entropy.cross_entropy(LOGITS, TARGETS, WEIGHT)
+    bytes_V = np.arange(11)
+    got = cross_entropy.add_byte_count(loss, TARGETS, WEIGHT, bytes_V)
+    assert got.sums["bytes"] == (np.asarray(TARGETS) * np.asarray(WEIGHT)).sum()
+    assert set(got.sums) == {"nats", "correct", "tokens", "bytes"}
+    assert got.total == loss.total

@@ -1,0 +1,57 @@
+"""Scores of ensembles against their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer.objectives import crps
+
+RNG = np.random.default_rng(0)
+
+
+def ensemble(members: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(members, target, weight), some weights 0."""
+    shape = 3, 4, 5
+    weight = RNG.uniform(0, 2, shape) * (RNG.random(shape) < 0.8)
+    return RNG.normal(size=(members, *shape)), RNG.normal(size=shape), weight
+
+
+def test_crps_equals_its_definition() -> None:
+    """Over pairs of different members, one by one."""
+    members, target, weight = ensemble(4)
+    score = np.abs(members - target).mean(0)
+    for i in range(4):
+        for j in range(4):
+            if i != j:
+                score -= np.abs(members[i] - members[j]) / (2 * 4 * 3)
+    loss = crps.crps(*map(jnp.asarray, (members, target, weight)))
+    np.testing.assert_allclose(loss.total, (score * weight).sum(), rtol=1e-5)
+    np.testing.assert_allclose(loss.weight, weight.sum(), rtol=1e-6)
+    mean_error = (np.square(members.mean(0) - target) * weight).sum()
+    np.testing.assert_allclose(loss.sums["squared_error"], mean_error, rtol=1e-5)
+    variance = (members.var(0, ddof=1) * weight).sum()
+    np.testing.assert_allclose(loss.sums["variance"], variance, rtol=1e-5)
+
+
+def test_crps_of_one_member_is_its_absolute_error() -> None:
+    members, target, weight = ensemble(1)
+    loss = crps.crps(*map(jnp.asarray, (members, target, weight)))
+    expected = (np.abs(members[0] - target) * weight).sum()
+    np.testing.assert_allclose(loss.total, expected, rtol=1e-5)
+    assert loss.sums["variance"] == 0
+
+
+def test_crps_is_least_at_the_spread_of_the_target() -> None:
+    """Against wider and narrower members, in an ensemble of three."""
+    keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(2)]
+    target_BLP = jax.random.normal(keys[0], (1, 1, 60_000))
+    members_IBLP = jax.random.normal(keys[1], (3, 1, 1, 60_000))
+    one_BLP = jnp.ones_like(target_BLP)
+
+    def score(spread: float) -> float:
+        return float(crps.crps(spread * members_IBLP, target_BLP, one_BLP).total)
+
+    best = score(1.0)
+    assert best < score(0.7) and best < score(1.4)
+    # For a normal distribution E|x - y| - E|x - x'| / 2 is 1 / sqrt(pi).
+    np.testing.assert_allclose(best / 60_000, 1 / np.sqrt(np.pi), rtol=0.02)

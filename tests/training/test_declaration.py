@@ -1,0 +1,280 @@
+"""Experiments as functions: their flags, slots, defaults, names and documentation."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_experiment
+
+import experiments
+from transformer import flags, main
+from transformer.training.declaration import declare, derive, fill
+from transformer.training.experiment import Experiment, Run
+
+
+def sgd(steps: int, *, learning_rate: float = 0.1, momentum: float = 0.9) -> Any:
+    """Gradient descent.
+
+    Args:
+        learning_rate: step size.
+        momentum: decay rate of the mean gradient.
+    """
+    return "sgd", steps, learning_rate, momentum
+
+
+def lion(steps: int, *, learning_rate: float = 1e-4, b1: float = 0.95) -> Any:
+    """Lion.
+
+    Args:
+        learning_rate: size of every change.
+        b1: decay rate.
+    """
+    return "lion", steps, learning_rate, b1
+
+
+def linear(depth: int) -> str:
+    """A model."""
+    return f"linear {depth}"
+
+
+def deep(depth: int) -> str:
+    """Another model."""
+    return f"deep {depth}"
+
+
+@declare(steps=5, batch_size=4, learning_rate=0.2)
+def base(run: Run, model: Any = linear, optimizer: Any = sgd, *, depth: int = 2) -> Any:
+    """A line fitted to points.
+
+    Args:
+        depth: layers.
+    """
+    return experiment(run, model(depth), optimizer(run.steps))
+
+
+def experiment(run: Run, net: Any, optimizer: Any) -> Experiment:
+    """An experiment that holds what it was made from."""
+    nothing: Any = None
+    return Experiment(
+        fingerprint="line",
+        init=nothing,
+        loss=nothing,
+        batch=nothing,
+        batch_size=run.batch_size,
+        optimizer=optimizer,
+        steps=run.steps,
+        metrics=nothing,
+        seed=run.seed,
+        net=net,
+        data=run,
+    )
+
+
+@derive(base, steps=7, momentum=0.5)
+def derived(*, experts: int = 3, **rest: Any) -> Experiment:
+    """A mixture of lines.
+
+    Args:
+        experts: lines.
+    """
+    return base(**rest)._replace(fingerprint=f"{experts} lines")
+
+
+HELP = """\
+  --depth=int  (default 2)
+      layers.
+  --steps=int  (default 5)
+      training steps.
+  --batch_size=int  (default 4)
+      rows of a training step.
+  --dtype=auto|float32|bfloat16  (default auto)
+      compute dtype; auto is bfloat16 where the machine multiplies it fast.
+  --seed=int  (default 0)
+      of the parameters, the order of the rows, the noise and the samples.
+  --workdir=path  (default None)
+      run folder, default runs/NAME; a tokenizer saved there is used again.
+  --learning_rate=float  (default 0.2)
+      step size.
+  --momentum=float  (default 0.9)
+      decay rate of the mean gradient."""
+
+
+def test_flags_are_those_of_experiment_run_and_optimizer() -> None:
+    """In this order, with the text of each."""
+    assert flags.help_text(base) == HELP
+    docstring = inspect.getdoc(base) or ""
+    assert docstring.startswith("A line fitted to points.\n\nArgs:\n    depth: layers.")
+    assert inspect.getdoc(base) == inspect.cleandoc(docstring)
+
+
+def test_defaults_are_those_declared() -> None:
+    made = base()
+    assert made.data == Run(steps=5, batch_size=4)
+    assert made.optimizer == ("sgd", 5, 0.2, 0.9)
+    assert made.net == "linear 2"
+
+
+def test_each_flag_reaches_its_function() -> None:
+    made = base(depth=3, steps=6, seed=8, learning_rate=0.3, momentum=0.1)
+    assert made.data == Run(steps=6, batch_size=4, seed=8)
+    assert made.optimizer == ("sgd", 6, 0.3, 0.1)
+    assert made.net == "linear 3"
+
+
+def test_slots_are_filled_by_position_or_name() -> None:
+    assert base(deep).net == "deep 2"
+    assert base(deep, lion).optimizer == ("lion", 5, 0.2, 0.95)
+    assert base(optimizer=lion, b1=0.5, steps=9).optimizer == ("lion", 9, 0.2, 0.5)
+    assert base(optimizer=partial(sgd, momentum=0.7)).optimizer == ("sgd", 5, 0.2, 0.7)
+    with pytest.raises(TypeError, match="at most 2 positional arguments .*, got 3"):
+        base(deep, lion, 3)
+
+
+def test_another_optimizer_brings_its_flags() -> None:
+    changed = fill(base, optimizer=lion)
+    text = flags.help_text(changed)
+    assert "--b1=float  (default 0.95)\n      decay rate." in text
+    assert "--learning_rate=float  (default 0.2)\n      size of every change." in text
+    assert "momentum" not in text
+    assert changed().optimizer == ("lion", 5, 0.2, 0.95)
+    both = fill(changed, model=deep)(b1=0.1)
+    assert (both.net, both.optimizer) == ("deep 2", ("lion", 5, 0.2, 0.1))
+    assert flags.help_text(base) == HELP, "the experiment itself is unchanged"
+
+
+def test_derived_experiment_inherits_flags_and_states_the_difference() -> None:
+    lines = flags.help_text(derived).splitlines()
+    inherited = HELP.replace("steps=int  (default 5)", "steps=int  (default 7)")
+    inherited = inherited.replace("(default 0.9)", "(default 0.5)")
+    assert lines[:2] == ["  --experts=int  (default 3)", "      lines."]
+    assert lines[2:] == inherited.splitlines()
+    made = derived(experts=8, depth=1, learning_rate=0.4)
+    assert made.fingerprint == "8 lines" and made.net == "linear 1"
+    assert made.optimizer == ("sgd", 7, 0.4, 0.5)
+    assert made.data == Run(steps=7, batch_size=4)
+
+
+def test_derived_experiment_redefines_a_flag() -> None:
+    @derive(base)
+    def deeper(*, depth: int = 10, **rest: Any) -> Experiment:
+        return base(depth=2 * depth, **rest)
+
+    assert deeper().net == "linear 20" and deeper(depth=1).net == "linear 2"
+
+
+def test_derived_experiment_has_the_slots() -> None:
+    """Filled by `derive`, by `fill` or in the call; flags follow."""
+
+    @derive(base, optimizer=lion, b1=0.6)
+    def other(**rest: Any) -> Experiment:
+        return base(**rest)
+
+    assert other().optimizer == ("lion", 5, 0.2, 0.6)
+    assert flags.defaults(other)["b1"] == 0.6 and "momentum" not in flags.defaults(other)
+    for changed in (fill(derived, optimizer=lion), partial(derived, optimizer=lion)):
+        made = changed(experts=2, b1=0.7)
+        assert made.fingerprint == "2 lines"
+        assert made.optimizer == ("lion", 7, 0.2, 0.7)
+    assert "b1" in flags.defaults(fill(derived, optimizer=lion))
+
+
+KNOWN = (
+    "expected parameters among batch_size, depth, dtype, learning_rate, model, "
+    "momentum, optimizer, seed, steps, workdir; got dpeth"
+)
+UNKNOWN = {
+    "flag": (lambda: base(dpeth=3), KNOWN),
+    "inherited flag": (lambda: derived(dpeth=3), "workdir; got dpeth"),
+    "slot": (lambda: fill(base, attention=1), "among model, optimizer; got attention"),
+    "declared default": (lambda: declare(width=3)(base_of()), "got width"),
+    "declared default of an own flag": (
+        lambda: declare(depth=3, steps=1, batch_size=1)(base_of()),
+        "among batch_size, .*; got depth",
+    ),
+    "derived default": (lambda: derive(base, width=3)(derived_of()), "got width"),
+    "derived default of an own flag": (
+        lambda: derive(base, experts=3)(derived_of()),
+        "got experts",
+    ),
+}
+
+
+def base_of() -> Any:
+    """An experiment that is not declared."""
+
+    def function(run: Run, *, depth: int = 2) -> Experiment:
+        return experiment(run, depth, None)
+
+    return function
+
+
+def derived_of() -> Any:
+    """An experiment that is not derived."""
+
+    def function(*, experts: int = 2, **rest: Any) -> Experiment:
+        return base(**rest)
+
+    return function
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_unknown_names_are_refused_with_the_known_ones(case: str) -> None:
+    make, message = UNKNOWN[case]
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_flag_without_default_is_refused() -> None:
+    with pytest.raises(TypeError, match="a default of every flag, got none of steps"):
+        declare(batch_size=1)(base_of())
+
+
+def test_flag_of_two_origins_is_refused() -> None:
+    def decay(steps: int, *, depth: int = 3) -> None: ...
+
+    def function(run: Run, optimizer: Any = decay, *, depth: int = 2) -> Any: ...
+
+    with pytest.raises(TypeError, match="different names .*; got depth twice"):
+        declare(steps=1, batch_size=1)(function)
+
+
+def test_experiment_is_named_by_its_file() -> None:
+    for made in (base(), derived(), fill(base, model=deep)()):
+        assert made.name == "test_declaration"
+    assert tiny_experiment.experiment().name == "tiny_experiment"
+
+
+def test_compute_dtype_resolves_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformer.cpu_tuning.compute_dtype", lambda: "bfloat16")
+    assert base().data.compute_dtype == "bfloat16"
+    assert base(dtype="float32").data.compute_dtype == "float32"
+
+
+FILES = sorted(Path(experiments.__path__[0]).glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_flag_of_every_experiment_is_documented(file: Path) -> None:
+    """Of the experiment, and of the verb `generate`, whose names are others."""
+    module = importlib.import_module(f"experiments.{file.stem}")
+    functions = [module.experiment]
+    generate = re.search(r"main\.main\(experiment, generate=(.+)\)", file.read_text())
+    if generate:
+        functions.append(eval(generate.group(1), vars(module)))
+    for function in functions:
+        docs = flags.arg_docs(function)
+        missing = [n for n in flags.parameters(function) if not docs.get(n)]
+        assert not missing, (function.__name__, missing)
+    names = [set(flags.parameters(function)) for function in functions]
+    assert len(names) == 1 or not names[0] & names[1]
+
+
+def test_every_common_flag_is_documented() -> None:
+    docs = flags.arg_docs(main.common_flags)
+    assert all(docs.get(name) for name in flags.parameters(main.common_flags))

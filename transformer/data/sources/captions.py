@@ -1,0 +1,25 @@
+"""Images with a text each: load("emoji"), load("pictures/"), load(any TFDS name)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformer.data.readers import caption_table
+from transformer.data.records import Records
+from transformer.data.sources.name import HELD_OUT, own_path
+from transformer.data.tfds import arrays
+
+
+def load(
+    source: str | Path, *, language: str = "en", held_out: float = HELD_OUT
+) -> Records:
+    """`image` uint8 [N, rows, columns, channels] and `text`, an array of strings.
+
+    language: which text, where there is one for each of several languages.
+    A TFDS data set needs one 8-bit image feature, and a text feature called as the
+    language, or text, or caption, or a single one.
+    """
+    path = own_path(source, "images with captions", held_out)
+    if path is not None:
+        return caption_table.read(path, held_out=held_out, language=language)
+    return arrays.captions(str(source), language=language, held_out=held_out)

@@ -1,0 +1,22 @@
+"""Labeled images: load("digits"), load("photos/"), load("mnist")."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformer.data.readers import image_folder
+from transformer.data.records import Records
+from transformer.data.sources.name import HELD_OUT, own_path
+from transformer.data.tfds import arrays
+
+
+def load(source: str | Path, *, held_out: float = HELD_OUT) -> Records:
+    """`image` uint8 [N, rows, columns, channels] and `label` int32 [N]; `labels` are
+    the classes.
+
+    A TFDS data set needs one 8-bit image and one ClassLabel feature.
+    """
+    path = own_path(source, "images", held_out)
+    if path is not None:
+        return image_folder.read(path, held_out=held_out)
+    return arrays.images(str(source), held_out=held_out)

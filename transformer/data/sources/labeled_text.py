@@ -1,0 +1,44 @@
+"""Labeled text: load("en_pt"), load("reviews.tsv"), load("ag_news_subset")."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from transformer import storage
+from transformer.data.readers import label_table
+from transformer.data.records import Arrays, Records
+from transformer.data.sources.name import HELD_OUT, own_path
+from transformer.data.tfds import arrays
+
+
+def load(source: str | Path, *, held_out: float = HELD_OUT) -> Records:
+    """`text`, an array of strings, and `label` int32 [N]; `labels` are the classes.
+
+    en_pt: the sentences of the shipped pairs, labeled by language, split as the pairs.
+    A TFDS data set needs one text (or one called text) and one ClassLabel feature.
+    """
+    path = own_path(source, "labeled text", held_out)
+    if path is not None:
+        return label_table.read(path, held_out=held_out)
+    if source == "en_pt":
+        return by_language(arrays.pairs("en_pt", held_out=held_out))
+    return arrays.labeled_text(str(source), held_out=held_out)
+
+
+def by_language(pairs: Records) -> Records:
+    """The sentences of both sides of `pairs`, labeled by side."""
+
+    def both(split: Arrays) -> Arrays:
+        sides = split["first"], split["second"]
+        label = np.repeat(np.arange(2, dtype=np.int32), [len(side) for side in sides])
+        return {"text": np.concatenate(sides), "label": label}
+
+    return Records(
+        name=pairs.name,
+        identity=storage.short_hash("by language", pairs.identity),
+        train=both(pairs.train),
+        validation=both(pairs.validation),
+        labels=pairs.labels,
+    )

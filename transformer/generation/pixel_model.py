@@ -1,0 +1,85 @@
+"""Class-conditional images from a decoder of pixels, by cached decoding.
+
+A row begins with the token of its class, `gray_levels` + label, then has one token for
+each pixel in raster order (`models/image_gpt.py`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer.generation import decoding, logit_filters, terminal_images
+
+
+def gray_only(gray_levels: int) -> logit_filters.Filter:
+    """Excludes the tokens of classes, which follow the `gray_levels` gray ones."""
+
+    def keep(logits_BV: jax.Array) -> jax.Array:
+        is_gray_V = jnp.arange(logits_BV.shape[1]) < gray_levels
+        return jnp.where(is_gray_V[None], logits_BV, -jnp.inf)
+
+    return keep
+
+
+class PixelModel(NamedTuple):
+    """A decoder of pixels.
+
+    tokenizer: has `gray_levels`, `side` and `images`, as
+    `data.images.gray_levels.QuantizedImages`. choose: a pixel from its logits.
+    """
+
+    fns: decoding.DecodeFns
+    tokenizer: Any
+    choose: logit_filters.Choose
+
+
+def from_net(net: Any, tokenizer: Any, *, compute_dtype: Any) -> PixelModel:
+    """A `PixelModel` of a decoder module; `decoding.decode_dtype` says in which dtype
+    it decodes."""
+    fns = decoding.decode_fns(net, decoding.decode_dtype(compute_dtype))
+    choose = logit_filters.categorical(gray_only(tokenizer.gray_levels))
+    return PixelModel(fns, tokenizer, choose)
+
+
+def sample(
+    model: PixelModel, params: Any, label: Any, key: jax.Array, top: Any = None
+) -> np.ndarray:
+    """8-bit images of the classes `label` [N], each continuing its first pixels `top`
+    [N, ...] where they are given."""
+    tokenizer = model.tokenizer
+    first = tokenizer.gray_levels + np.asarray(label, np.int32)[:, None]
+    prompt = first if top is None else np.concatenate([first, top], axis=1)
+    generate_rows = partial(
+        decoding.generate,
+        model.fns,
+        choose=model.choose,
+        new_tokens=tokenizer.side**2 + 1 - prompt.shape[1],
+    )
+    lengths = np.full(len(prompt), prompt.shape[1], np.int32)
+    ids = jax.jit(lambda *a: generate_rows(*a).ids_BL)(params, prompt, lengths, key)
+    return tokenizer.images(np.asarray(ids)[:, 1:])
+
+
+def generate(
+    model: PixelModel,
+    params: Any,
+    key: jax.Array,
+    *,
+    digits: str = "2026",
+    sample_seed: int = 0,
+) -> np.ndarray:
+    """Sample digits: print them as characters, and return the 8-bit images.
+
+    Args:
+        digits: the classes, in a row.
+        sample_seed: another number gives other images.
+    """
+    label = np.asarray([int(digit) for digit in digits])
+    images = sample(model, params, label, jax.random.fold_in(key, sample_seed))
+    print(terminal_images.ascii_art(images))
+    return images

@@ -1,0 +1,44 @@
+"""Class-conditional images, printed as characters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+SHADES = " .:-=+*#%@"
+
+
+def ascii_art(images: Sequence[np.ndarray] | np.ndarray) -> str:
+    """8-bit images [rows, columns, 1] side by side as characters."""
+    row = np.concatenate(list(images), axis=1)[..., 0].astype(int)
+    shade = row * (len(SHADES) - 1) // 255
+    # A character is about twice as high as it is wide.
+    return "\n".join("".join(2 * SHADES[level] for level in line) for line in shade)
+
+
+def generate(
+    sample: Callable[..., np.ndarray],
+    params: Any,
+    key: jax.Array,
+    *,
+    digits: str = "2026",
+    sampling_steps: int = 32,
+    sample_seed: int = 0,
+) -> np.ndarray:
+    """Sample digits: print them as characters, and return the 8-bit images.
+
+    sample(params, label [N], key, steps=...) returns the images.
+
+    Args:
+        digits: the classes, in a row.
+        sampling_steps: of the sampler; fewer are faster and coarser.
+        sample_seed: another number gives other images.
+    """
+    key = jax.random.fold_in(key, sample_seed)
+    label = np.asarray([int(digit) for digit in digits])
+    images = sample(params, label, key, steps=sampling_steps)
+    print(ascii_art(images))
+    return images

@@ -1,0 +1,245 @@
+"""Experiments as functions whose keyword parameters are flags.
+
+    @declare(steps=1300, batch_size=8)
+    def experiment(run, optimizer=optimizers.muon_wsd, *, depth: int = 3): ...
+
+    @derive(language_model.experiment, steps=600)
+    def experiment(*, experts: int = 16, **rest): ...
+
+Positional parameters are slots, filled by values in Python. Flags are the keyword-only
+parameters, the fields of `Run`, and the keyword-only parameters of the function in the
+slot `optimizer`. `__signature__` and `__doc__` list all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import textwrap
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from transformer import flags
+from transformer.training.experiment import Experiment, Run
+
+ExperimentFn = Callable[..., Experiment]
+
+
+def declare(**defaults: Any) -> Callable[[ExperimentFn], ExperimentFn]:
+    """Decorator of an experiment `f(run, *slots, *, flags)`, called as
+    `f(*slots, *, flags, fields of Run, flags of the optimizer)`.
+
+    defaults: of fields of `Run` and of flags of the optimizer. TypeError for others,
+    for two flags of one name, and for a flag that is left without a default.
+    """
+
+    def decorate(function: ExperimentFn) -> ExperimentFn:
+        experiment = _bind_slots(function, defaults, {})
+        own = flags.parameters(function)
+        known = {n for n in flags.parameters(experiment) if n not in own}
+        _refuse_unknown(defaults, known, function)
+        return experiment
+
+    return decorate
+
+
+def derive(base: ExperimentFn, **defaults: Any) -> Callable[..., ExperimentFn]:
+    """Decorator of an experiment `f(*, flags, **rest)` that inherits the flags and the
+    slots of `base`, which it receives in `rest`.
+
+    defaults: other defaults of inherited flags, and values of the slots of `base`.
+    TypeError for a name that is neither.
+    """
+    filled = {name: defaults.pop(name) for name in slots(base) if name in defaults}
+    inherited = flags.parameters(fill(base, **filled))
+
+    def decorate(function: ExperimentFn) -> ExperimentFn:
+        own = flags.parameters(function)
+        _refuse_unknown(defaults, {n for n in inherited if n not in own}, function)
+        return _inherit(function, base, defaults, filled)
+
+    return decorate
+
+
+def fill(experiment: ExperimentFn, **values: Any) -> ExperimentFn:
+    """`experiment` with other values of its slots, such as `optimizer=lion`, and with
+    the flags that follow from them. TypeError for a slot that it does not have.
+
+    A default of `experiment` also applies to a flag of its name of another optimizer.
+    """
+    _refuse_unknown(values, slots(experiment), experiment)
+    return vars(experiment)["_refill"](values) if values else experiment
+
+
+def slots(experiment: ExperimentFn) -> dict[str, inspect.Parameter]:
+    """The positional parameters of `experiment`."""
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(experiment).parameters.items()
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    }
+
+
+def _bind_slots(
+    function: ExperimentFn, defaults: Mapping[str, Any], filled: Mapping[str, Any]
+) -> ExperimentFn:
+    signature = inspect.signature(function, eval_str=True)
+    positional = {
+        p.name: p.replace(default=filled.get(p.name, p.default))
+        for p in list(signature.parameters.values())[1:]
+        if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    }
+    own, of_run = flags.parameters(function), _fields(Run)
+    optimizer = _defaults(positional).get("optimizer")
+    of_optimizer = flags.parameters(optimizer) if optimizer else {}
+    _refuse_repeated([*own, *of_run, *of_optimizer], function)
+    inherited = {
+        name: parameter.replace(default=defaults.get(name, parameter.default))
+        for name, parameter in {**of_run, **of_optimizer}.items()
+    }
+    _refuse_missing({**own, **inherited}, function)
+
+    def make(keywords: Mapping[str, Any]) -> Experiment:
+        chosen = {**_defaults(inherited), **keywords}
+        values = _defaults(positional)
+        if optimizer:
+            tuned = {name: chosen[name] for name in of_optimizer}
+            values["optimizer"] = functools.partial(optimizer, **tuned)
+        run = Run(**{name: chosen[name] for name in of_run})
+        return function(run, **values, **{k: chosen[k] for k in keywords if k in own})
+
+    return _experiment(
+        function,
+        make,
+        {**positional, **own, **inherited},
+        docs=[function, Run, *([optimizer] if optimizer else [])],
+        refill=lambda values: _bind_slots(function, defaults, {**filled, **values}),
+    )
+
+
+def _inherit(
+    function: ExperimentFn,
+    base: ExperimentFn,
+    defaults: Mapping[str, Any],
+    filled: Mapping[str, Any],
+) -> ExperimentFn:
+    refilled = fill(base, **filled)
+    own, inherited = flags.parameters(function), flags.parameters(refilled)
+    defaults = {k: v for k, v in defaults.items() if k in inherited}
+    rest = {
+        name: parameter.replace(default=defaults.get(name, parameter.default))
+        for name, parameter in inherited.items()
+        if name not in own
+    }
+    _refuse_missing({**own, **rest}, function)
+    return _experiment(
+        function,
+        lambda keywords: function(**{**filled, **defaults, **keywords}),
+        {**slots(refilled), **own, **rest},
+        docs=[function, refilled],
+        refill=lambda values: _inherit(function, base, defaults, {**filled, **values}),
+    )
+
+
+def _experiment(
+    function: ExperimentFn,
+    make: Callable[[Mapping[str, Any]], Experiment],
+    parameters: Mapping[str, inspect.Parameter],
+    *,
+    docs: list[Any],
+    refill: Callable[[Mapping[str, Any]], ExperimentFn],
+) -> ExperimentFn:
+    """The experiment that `make` makes from its flags, with signature and docstring; a
+    call that fills slots is a call of `refill`."""
+    positional = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
+
+    @functools.wraps(function)
+    def experiment(*values: Any, **keywords: Any) -> Experiment:
+        if len(values) > len(positional):
+            raise TypeError(
+                f"{flags.name_of(function)}: expected at most {len(positional)} "
+                f"positional arguments ({', '.join(positional)}), got {len(values)}"
+            )
+        given = dict(zip(positional, values, strict=False))
+        given |= {name: keywords.pop(name) for name in positional if name in keywords}
+        if given:
+            return refill(given)(**keywords)
+        _refuse_unknown(keywords, parameters, function)
+        return make(keywords)._replace(name=flags.name_of(function))
+
+    attributes: Any = experiment
+    attributes.__signature__ = inspect.Signature(list(parameters.values()))
+    names = [name for name in parameters if name not in positional]
+    attributes.__doc__ = _docstring(docs, names)
+    attributes._refill = refill
+    return experiment
+
+
+def _fields(record: Any) -> dict[str, inspect.Parameter]:
+    """The fields of a NamedTuple as keyword-only parameters."""
+    parameters = inspect.signature(record.__new__, eval_str=True).parameters
+    hints = typing.get_type_hints(record)
+    return {
+        name: parameters[name].replace(
+            kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]
+        )
+        for name in record._fields
+    }
+
+
+def _defaults(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in parameters.items()}
+
+
+def _refuse_unknown(
+    names: Iterable[str], parameters: Iterable[str], function: ExperimentFn
+) -> None:
+    unknown = sorted(set(names) - set(parameters))
+    if unknown:
+        raise TypeError(
+            f"{flags.name_of(function)}: expected parameters among "
+            f"{', '.join(sorted(parameters))}; got {', '.join(unknown)}"
+        )
+
+
+def _refuse_repeated(names: list[str], function: ExperimentFn) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise TypeError(
+            f"{flags.name_of(function)}: expected flags of different names in the "
+            f"experiment, Run and the optimizer; got {', '.join(repeated)} twice"
+        )
+
+
+def _refuse_missing(
+    parameters: Mapping[str, inspect.Parameter], function: ExperimentFn
+) -> None:
+    missing = [
+        name
+        for name, default in _defaults(parameters).items()
+        if default is inspect.Parameter.empty
+    ]
+    if missing:
+        raise TypeError(
+            f"{flags.name_of(function)}: expected a default of every flag, got none of "
+            f"{', '.join(missing)}"
+        )
+
+
+def _docstring(docs: list[Any], names: list[str]) -> str:
+    """The text of the first of `docs`, and the flags `names` as any of them explains
+    them, an earlier one first."""
+    explained: dict[str, str] = {}
+    for source in docs:
+        explained = {**flags.arg_docs(source), **explained}
+    text = (inspect.getdoc(docs[0]) or "").split("\nArgs:\n")[0].rstrip()
+    wrap = functools.partial(
+        textwrap.fill, width=88, initial_indent="    ", subsequent_indent=" " * 8
+    )
+    lines = [wrap(f"{name}: {explained.get(name, '')}".rstrip()) for name in names]
+    return "\n".join([text, "", "Args:", *lines])
