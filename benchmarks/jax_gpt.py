@@ -125,9 +125,9 @@ def trainer(
     """A function of (ids, targets) that makes one AdamW step and returns the loss."""
     gpt, adamw = model(shape, fast=fast, einsum=einsum), optimizer(shape)
     readout_loss: Any = (
-        partial(cross_entropy.fused, einsum=einsum)
+        partial(cross_entropy.fused_cross_entropy, einsum=einsum)
         if fast
-        else partial(cross_entropy.chunked, cross_entropy.cross_entropy)
+        else partial(cross_entropy.chunked_loss, cross_entropy.cross_entropy)
     )
 
     def loss(masters: Any, ids_BL: jax.Array, targets_BL: jax.Array) -> jax.Array:

@@ -26,7 +26,7 @@ from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
 from transformer.training import optimizers
 from transformer.training.declaration import declare
-from transformer.training.experiment import Evaluation, Experiment, Optimizer, Run
+from transformer.training.experiment import Experiment, Optimizer, Run
 
 CHUNKS = 2
 
@@ -83,24 +83,20 @@ def experiment(
         weights = precision.cast_weights(params, dtype)
         x_BLD, w_VD = net.apply({"params": weights}, batch["ids_BL"], positions)
         targets = batch["targets_BL"], batch["weight_BL"]
-        nats = cross_entropy.fused(x_BLD, w_VD, *targets, chunks=CHUNKS)
+        nats = cross_entropy.fused_cross_entropy(x_BLD, w_VD, *targets, chunks=CHUNKS)
         return cross_entropy.add_byte_count(nats, *targets, tokens.bytes_V)
 
-    metrics = cross_entropy.token_metrics
     generator = text_model.from_net(
         net, tokens, sequence_length=sequence_length, compute_dtype=dtype
     )
-    return Experiment(
+    return Experiment.of_run(
+        run,
+        optimizer,
+        (train, held_out),
         fingerprint=f"decoder of depth {depth}, {tokens.vocab_size} tokens",
         init=partial(decoder.init_params, net),
         loss=loss,
-        batch=train.batch,
-        batch_size=run.batch_size,
-        optimizer=optimizer(run.steps),
-        steps=run.steps,
-        seed=run.seed,
-        metrics=metrics,
-        evaluations={"validation": Evaluation.of_split(held_out, loss, metrics)},
+        metrics=cross_entropy.token_metrics,
         report=partial(report, generator),
         generate=partial(text_model.generate, generator),
         benchmarks={"decode": partial(benchmark_decoding, generator)},

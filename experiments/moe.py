@@ -1,5 +1,4 @@
-"""Does a mixture of experts model Jane Austen's text better than a dense MLP of equal
-compute?
+"""Is a mixture of experts better than a dense MLP of equal cost on Jane Austen's text?
 
     python -m experiments.moe
     python -m experiments.moe generate --prompt="It is a truth"
@@ -16,75 +15,49 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 
 from experiments import language_model
 from transformer import main
 from transformer.generation import text_model
-from transformer.models import decoder, defaults
+from transformer.models import decoder
+from transformer.models import moe as moe_model
 from transformer.network import masks, precision
-from transformer.network.moe import routing
-from transformer.network.moe.experts import MixtureOfExperts
 from transformer.objectives import cross_entropy, load_balancing
 from transformer.objectives.loss import Loss
 from transformer.training.declaration import derive
 from transformer.training.experiment import Dtype, Experiment, LossFn, Run
 
-NAMES = ("dense", "moe")
-
-
-def moe_mlp(
-    *, width: int, expert_width: int, capacity_factor: float | None
-) -> defaults.MakeOfWidth:
-    """The mixture of experts in the slot `make_mlp`. capacity_factor: None drops no
-    token."""
-    dispatch = routing.dropless_dispatch()
-    if capacity_factor is not None:
-        dispatch = routing.capacity_dispatch(capacity_factor)
-    return partial(
-        MixtureOfExperts,
-        hidden_features=expert_width,
-        gates=routing.softmax_gates,
-        dispatch=dispatch,
-        activation=defaults.relu_squared,
-        router_init=nn.initializers.normal(width**-0.5),
-        weight_init=defaults.fan_in_init(batch_axis=0),
-        output_init=defaults.ZERO,
-    )
-
 
 def forward(
     dense_loss: LossFn, net: Any, dtype: str, params: Any, batch: Any, key: jax.Array
 ) -> tuple[Loss, list[dict[str, jax.Array]]]:
-    """The sum of both models' losses, which share no parameter, and the router outputs
-    of each layer."""
+    """The sum of both models' losses, and the router outputs of each layer."""
     weights = precision.cast_weights(params["moe"], dtype)
     positions = masks.packed(batch["segment_BL"], batch["position_BL"])
-    (x_BLD, w_VD), sown = net.apply(
-        {"params": weights}, batch["ids_BL"], positions, mutable=["routing"]
-    )
-    targets = batch["targets_BL"], batch["weight_BL"]
-    moe = cross_entropy.fused(x_BLD, w_VD, *targets, chunks=language_model.CHUNKS)
+    inputs = {"params": weights}, batch["ids_BL"], positions
+    readout, sown = net.apply(*inputs, mutable=["routing"])
+    targets_BL, weight_BL = batch["targets_BL"], batch["weight_BL"]
+    fused = partial(cross_entropy.fused_cross_entropy, chunks=language_model.CHUNKS)
+    moe = fused(*readout, targets_BL, weight_BL)
     layers = list(load_balancing.router_outputs(sown["routing"]))
-    router = load_balancing.router_losses(layers, batch["weight_BL"])
+    router = load_balancing.router_losses(layers, weight_BL)
     dense = dense_loss(params["dense"], batch, key)
-    sums = {"nats_dense": dense.sums["nats"], "nats_moe": moe.sums["nats"]}
-    sums |= {"bytes": dense.sums["bytes"], **router.sums}
+    sums = {**dense.sums, **router.sums, "moe_nats": moe.sums["nats"]}
     return Loss(dense.total + moe.total + router.total, dense.weight, sums), layers
 
 
 def metrics(loss: Loss) -> dict[str, float]:
-    """Bits per byte of both; load_balance_loss, 1 at best; dispatched_fraction, of the
-    choices within the experts' capacity."""
+    """Bits per byte of both models, and the sums of `router_losses` a token."""
     sums, weight = loss.sums, float(loss.weight)
-    numbers = {"loss": float(loss.total) / weight}
-    for name in NAMES:
-        one = loss._replace(sums={**sums, "nats": sums[f"nats_{name}"]})
-        numbers[f"bits_per_byte/{name}"] = cross_entropy.bits_per_byte(one)
-    for name in ("load_balance_loss", "dispatched_fraction"):
-        numbers[name] = float(sums[name]) / weight
-    return numbers
+    moe = loss._replace(sums={**sums, "nats": sums["moe_nats"]})
+    return {
+        "loss": float(loss.total) / weight,
+        "bits_per_byte/dense": cross_entropy.bits_per_byte(loss),
+        "bits_per_byte/moe": cross_entropy.bits_per_byte(moe),
+        "load_balance_loss": float(sums["load_balance_loss"]) / weight,
+        "dispatched_fraction": float(sums["dispatched_fraction"]) / weight,
+    }
 
 
 @derive(language_model.experiment, steps=600, batch_size=16)
@@ -100,9 +73,7 @@ def experiment(
     dtype: Dtype = "auto",
     **rest: Any,
 ) -> Experiment:
-    """A dense model and a mixture of experts of equal compute, on the same batches.
-
-    The slot `model` is called with `depth`, `vocab_size`, `width` and `make_mlp`.
+    """A dense model and a mixture of experts of equal cost, on the same batches.
 
     Args:
         depth: blocks.
@@ -112,49 +83,35 @@ def experiment(
         expert_width: hidden features of an expert.
         capacity_factor: slots of an expert, in equal shares of a row; None: no limit.
     """
-    # As costly as the chosen experts and the router: D E = 2 D (E / 2).
-    dense_width = experts_per_token * expert_width + experts // 2
-    dense_mlp = partial(defaults.mlp(width=width), hidden_features=dense_width)
-    mixture = moe_mlp(
-        width=width, expert_width=expert_width, capacity_factor=capacity_factor
-    )
-    mixture = partial(mixture, experts=experts, experts_per_token=experts_per_token)
-    dense, moe = (
-        language_model.experiment(
-            partial(model, width=width, make_mlp=mlp), depth=depth, dtype=dtype, **rest
-        )
-        for mlp in (dense_mlp, mixture)
-    )
+    sizes = {"width": width, "experts": experts, "expert_width": expert_width}
+    sizes["experts_per_token"] = experts_per_token
+    build = partial(language_model.experiment, depth=depth, dtype=dtype, **rest)
+    dense_mlp = moe_model.dense_equivalent(**sizes)
+    moe_mlp = moe_model.expert_mlp(**sizes, capacity_factor=capacity_factor)
+    dense: Experiment = build(partial(model, width=width, make_mlp=dense_mlp))
+    moe: Any = build(partial(model, width=width, make_mlp=moe_mlp))
     run = Run(moe.steps, moe.batch_size, dtype)
-    both = partial(forward, dense.loss, moe.net, run.compute_dtype)
-
-    def init(key: jax.Array) -> Any:
-        return {"dense": dense.init(key), "moe": moe.init(key)}
+    losses = partial(forward, dense.loss, moe.net, run.compute_dtype)
 
     def loss(params: Any, batch: Any, key: jax.Array) -> Loss:
-        return both(params, batch, key)[0]
+        return losses(params, batch, key)[0]
 
     def report(params: Any, key: jax.Array) -> dict[str, Any]:
         from experiments.reports import moe as study
 
-        usage = study.expert_usage(both, held_out, moe.tokenizer.vocab_size)
+        usage = study.expert_usage(losses, held_out, moe.tokenizer.vocab_size)
         files = study.report(usage, moe.tokenizer, params, experts_per_token)
         return {**moe.report(params["moe"], key), **files}
 
-    def generate(params: Any, key: jax.Array, **flags: Any) -> str:
-        assert moe.generate is not None
-        return moe.generate(params["moe"], key, **flags)
-
     held_out = moe.evaluations["validation"]._replace(loss=loss, metrics=metrics)
     return moe._replace(
-        fingerprint=f"{depth} x {width}, {experts} experts of {expert_width}, "
-        f"{experts_per_token} a token",
-        init=init,
+        fingerprint=f"{moe.fingerprint}; {sizes}",
+        init=lambda key: {"dense": dense.init(key), "moe": moe.init(key)},
         loss=loss,
         metrics=metrics,
         evaluations={"validation": held_out},
         report=report,
-        generate=generate,
+        generate=lambda params, *key, **how: moe.generate(params["moe"], *key, **how),
         benchmarks={},
         net={"dense": dense.net, "moe": moe.net},
     )

@@ -1,294 +1,117 @@
-"""What does a pattern of attention save, and what can it no longer see?
+"""What does a sparse attention pattern save, and what can it no longer recall?
 
     python -m experiments.sparse_attention
 
-Five decoders of two layers read one text with a needle in it and are asked 48 times in
-512 tokens what it was, one of 8 values. **Answered** within 64 tokens, at 65 to 128,
-and beyond 256: full 99.8, 99.9, 99.8 %; a window of 64 100, 85, 14 %, which is chance;
-blocks of 64 (own, last, first, one at random) 100, 95, 59; that window with every 32nd
-token before it 100, 100, 98, by way of what another has seen; linear 100, 100, 100.
-Time grows with the length to the 1.92 (full), 1.06 (window), 1.20 (blocks), 1.95
-(strided), 0.93 (linear), memory to the 2.0 with the whole matrix, 0.94 without. Text
-takes 1.81 bits per byte (window), 1.93 (blocks, strided), 2.12 (full), 2.13 (linear). 8
-min 5 s on two cores.
+Five decoders of two layers, on a text with a needle in each row of 512 tokens and 48
+questions for its value, one of 8. Correct answers in % by distance, bits per byte,
+power of time by length (memory: 2.0 with the whole matrix, 0.94 without). 8 min 5 s.
+
+                                1 to 64   65 to 128   over 256   bits   time
+    full                           99.8        99.9       99.8   2.12   1.92
+    window of 64                    100          85         14   1.81   1.06
+    blocks of 64                    100          95         59   1.93   1.20
+    window and every 32nd token     100         100         98   1.93   1.95
+    linear                          100         100        100   2.13   0.93
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from transformer import cpu_tuning, main
-from transformer.data import records
+from transformer import main
 from transformer.data.sources import text as text_source
-from transformer.data.text import associative_recall, tokenizers, windows
-from transformer.evaluation import attention_cost, recall_by_distance
-from transformer.models import decoder, defaults
-from transformer.network import attention, linear_attention, masks, positions, precision
-from transformer.objectives import cross_entropy
+from transformer.data.text import associative_recall, tokenizers
+from transformer.models import attention_patterns, decoder
+from transformer.network import masks, precision
 from transformer.objectives.loss import Loss
-from transformer.plots import attention_patterns
+from transformer.objectives.recall import recall_loss, recall_metrics
 from transformer.training import optimizers
-from transformer.training.experiment import Evaluation, Experiment
+from transformer.training.declaration import declare
+from transformer.training.experiment import Experiment, Optimizer, Run
 
-KEYS, VALUES, QUESTIONS = 1, 8, 48
-# How much an answer counts beside a token of the text.
-ASKED = 64.0
-BLOCK, NEAR, STRIDE, GLOBAL = 64, 64, 32, 8
-BINS = (1, 33, 65, 129, 257, 513)
-LENGTHS = (512, 1024, 2048, 4096, 8192)
-CHUNKED = defaults.flash_kernel(128)
-
-
-def blocks(length: int) -> masks.Mask:
-    """Its own block of 64 tokens, the one before, the first, and one at random
-    (BigBird, Zaheer et al. 2020, arXiv 2007.14062, section 2)."""
-    count, rng = -(-length // BLOCK), np.random.default_rng(0)
-    layout = np.eye(count, dtype=int) + np.eye(count, k=-1, dtype=int)
-    layout[:, 0] = 1
-    layout[np.arange(count), rng.integers(0, np.arange(count) + 1)] = 1
-    return masks.block_sparse(np.minimum(layout, 1).tolist(), BLOCK)
-
-
-class Pattern(NamedTuple):
-    """mask(length): who may see whom, besides the order of time. make_mixer: the attention of
-    training; long: how, of long rows."""
-
-    mask: Callable[[int], masks.Mask]
-    make_mixer: attention.MakeMixer = defaults.row_blocked(128)
-    long: attention.Kernel = CHUNKED
-
-
+NEEDLES = (1, 8, 48)  # keys, values, questions for each key in a row
 PATTERNS = {
-    "full": Pattern(lambda length: masks.full()),
-    "window": Pattern(lambda length: masks.window(NEAR - 1)),
-    "blocks": Pattern(blocks),
-    "strided": Pattern(
-        lambda length: (
-            masks.window(NEAR - 1) | masks.strided(STRIDE) | masks.global_tokens(GLOBAL)
-        )
-    ),
-    "linear": Pattern(
-        lambda length: masks.full(),
-        linear_attention.LinearAttention,
-        linear_attention.linear_attention,
-    ),
+    "full": attention_patterns.full(),
+    "window": attention_patterns.window(64),
+    "block_sparse": attention_patterns.block_sparse(64),
+    "strided": attention_patterns.strided(size=64, stride=32, global_tokens=8),
+    "linear": attention_patterns.linear(),
 }
 
 
-def mask_of(pattern: Pattern, length: int) -> masks.Mask:
-    """With the order of time."""
-    rule = pattern.mask(length)
-    alone = rule == masks.full()
-    return masks.causal() if alone else masks.causal() & rule
-
-
-def net_of(
-    pattern: Pattern, *, vocab_size: int, length: int, depth: int, width: int
-) -> decoder.Decoder:
-    """A decoder whose every layer attends by the pattern."""
-    make_attention = defaults.attention(
-        width=width,
-        mask=mask_of(pattern, length),
-        rotate=positions.rotary(),
-        make_mixer=pattern.make_mixer,
-    )
-    return decoder.Decoder(
-        vocab_size=vocab_size,
-        width=width,
-        make_stack=defaults.stack(
-            depth=depth, width=width, make_attention=make_attention
-        ),
-        make_norm=defaults.make_norm,
-        make_embedding_norm=defaults.make_norm,
-        unembed=decoder.untied_embedding,
-        weight_init=jax.nn.initializers.normal(1.0),
-    )
-
-
-def told(
-    nets: dict[str, Any], dtype: Any, params: Any, batch: dict[str, Any]
-) -> dict[str, jax.Array]:
-    """Logits (B, L, V) of each model."""
-    tokens = masks.single_document(batch["ids_BL"].shape[1])
-    narrow = precision.cast_weights(params, dtype)
-    return {
-        name: decoder.logits(
-            net.apply({"params": narrow[name]}, batch["ids_BL"], tokens)
-        )
-        for name, net in nets.items()
-    }
-
-
-def costs() -> dict[str, dict[int, attention_cost.Cost]]:
-    """Of each pattern at each length, and of the whole matrix in memory."""
-    found = {
-        name: {
-            length: attention_cost.cost(pattern.long, mask_of(pattern, length), length)
-            for length in LENGTHS
-        }
-        for name, pattern in PATTERNS.items()
-    }
-    whole = {
-        length: attention_cost.cost(attention.dot_product_attention, masks.causal(), length)
-        for length in LENGTHS[:-1]
-    }
-    return {"full, whole matrix": whole, **found}
-
-
-def show(
-    nets: dict[str, Any],
-    dtype: Any,
-    held_out: Evaluation,
-    params: Any,
-    key: jax.Array,
-) -> dict[str, Any]:
-    """Answers by distance, and time and memory by length with their exponents."""
-    read = partial(told, nets, dtype)
-    answered = recall_by_distance.accuracy_by_distance(read, held_out, params, bins=BINS)
-    found = costs()
-    results: dict[str, float] = {}
-    for name, shares in answered.items():
-        for low, high, share in zip(BINS, BINS[1:], shares, strict=False):
-            results[f"{name}, answered at {low} to {high - 1}"] = share
-    for name, by_length in found.items():
-        # Short rows cost little but the start.
-        last = dict(list(by_length.items())[1:])
-        for what in ("seconds", "bytes"):
-            values = [getattr(one, what) for one in last.values()]
-            power = attention_cost.scaling_exponent(list(last), values)
-            results[f"{name}, {what} grow with length to the"] = power
-        longest = max(by_length)
-        results[f"{name}, ms at {longest}"] = 1000 * by_length[longest].seconds
-    drawn = {name: mask_of(one, 256) for name, one in PATTERNS.items()}
-    del drawn["linear"]
-    figure = attention_patterns.plot_attention_patterns(
-        drawn, answered, found, bins=BINS, chance=1 / VALUES
-    )
-    return {"results.json": results, "patterns.png": figure}
-
-
-def report(loss: Loss) -> dict[str, float]:
-    """Bits per byte of the text, and the share of questions answered, by pattern."""
-    sums = {name: float(value) for name, value in loss.sums.items()}
-    numbers = {"loss": float(loss.total) / float(loss.weight)}
-    for name in PATTERNS:
-        bits = sums[f"nats_{name}"] / math.log(2) / sums["bytes"]
-        numbers[f"{name}_bits"] = bits
-        numbers[f"{name}_answered"] = sums[f"right_{name}"] / sums["asked"]
-    return numbers
-
-
+@declare(steps=700, batch_size=8)
 def experiment(
+    run: Run,
+    model: Callable[..., Any] = decoder.language_model,
+    optimizer: Optimizer = optimizers.muon_wsd,
+    patterns: Mapping[str, attention_patterns.AttentionPattern] = PATTERNS,
     *,
     text: str = "austen",
     vocab_size: int = 1024,
-    length: int = 512,
+    sequence_length: int = 512,
     depth: int = 2,
     width: int = 128,
-    batch_size: int = 8,
-    steps: int = 700,
-    matrix_rate: float = 0.02,
-    vector_rate: float = 0.01,
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
-    seed: int = 0,
-    workdir: Path | None = None,
 ) -> Experiment:
-    """Five decoders that differ in who sees whom, on the same text with needles in it.
+    """Decoders that differ in their attention, on the same text with needles in it.
+
+    The slot `model` is called with `depth`, `width`, `vocab_size` and `make_attention`.
 
     Args:
         text: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
-        vocab_size: symbols of the bpe tokenizer.
-        length: tokens in a row.
-        depth: blocks of each.
+        vocab_size: tokens of the BPE.
+        sequence_length: tokens of a row.
+        depth: blocks of each model.
         width: features of a token, 32 for each head.
-        batch_size: rows in a step.
-        steps: of training.
-        matrix_rate: peak learning rate of the blocks' matrices, by Muon.
-        vector_rate: peak learning rate of all else, by Adam.
-        dtype: of the products; auto is bfloat16 where the machine multiplies it fast.
-        seed: of the parameters, the order of the rows and what is hidden where.
-        workdir: where the tokenizer is kept; None keeps it in the user's cache only.
     """
-    source = text_source.load(text)
-    make = partial(tokenizers.bpe, source, vocab_size=vocab_size)
-    symbols = tokenizers.load_or_train(workdir, make, kind="bpe", vocab_size=vocab_size)
-    compute = cpu_tuning.compute_dtype() if dtype == "auto" else dtype
-    code = associative_recall.NeedleVocabulary(symbols.vocab_size, KEYS, VALUES, QUESTIONS)
-    parts = windows.split_text(source, symbols.encode, tail_fraction=0.0)
-    rows, held_rows = (
-        windows.cut_windows(ids, length=associative_recall.text_length(code, length))
-        for ids in (parts.train, parts.validation)
-    )
-    sizes = {"vocab_size": code.vocab_size, "length": length}
-    shape = {"depth": depth, "width": width}
-    nets = {name: net_of(one, **sizes, **shape) for name, one in PATTERNS.items()}
-    extra = code.vocab_size - symbols.vocab_size
-    bytes_V = np.concatenate([symbols.bytes_V, np.zeros(extra, symbols.bytes_V.dtype)])
+    source, length = text_source.load(text), sequence_length
+    bpe = tokenizers.for_text("bpe", source, vocab_size=vocab_size, folder=run.workdir)
+    needles = associative_recall.NeedleVocabulary(bpe.vocab_size, *NEEDLES)
+    sizes: Any = {"length": length, "batch_size": run.batch_size, "seed": run.seed}
+    train, held_out = associative_recall.splits(source, bpe, needles, **sizes)
+    bytes_V = np.pad(bpe.bytes_V, (0, needles.vocab_size - bpe.vocab_size))
+    build = partial(model, depth=depth, width=width, vocab_size=needles.vocab_size)
+    slots = {name: one.attention(width, length) for name, one in patterns.items()}
+    nets = {name: build(make_attention=slot) for name, slot in slots.items()}
 
     def init(key: jax.Array) -> Any:
-        keys = jax.random.split(key, len(nets))
-        pairs = zip(nets.items(), keys, strict=True)
-        return {name: decoder.init_params(net, one) for (name, net), one in pairs}
+        pairs = zip(nets, jax.random.split(key, len(nets)), strict=True)
+        return {name: decoder.init_params(nets[name], k) for name, k in pairs}
 
-    def loss(params: Any, batch: dict[str, Any], key: jax.Array) -> Loss:
-        row_B = jnp.asarray(batch.get("weight_B", 1.0)).reshape(-1, 1)
-        targets_BL, question_BL = batch["targets_BL"], batch["question_BL"] * row_B
-        text_weight_BL = batch["text_weight_BL"] * row_B
-        spelt = jnp.sum(jnp.asarray(bytes_V, jnp.float32)[targets_BL] * text_weight_BL)
-        sums, total = {"asked": question_BL.sum(), "bytes": spelt}, jnp.zeros(())
-        for name, logits_BLV in told(nets, compute, params, batch).items():
-            words = cross_entropy.cross_entropy(logits_BLV, targets_BL, text_weight_BL)
-            answers = cross_entropy.cross_entropy(logits_BLV, targets_BL, question_BL)
-            total += words.total + ASKED * answers.total
-            sums[f"nats_{name}"] = words.total
-            sums[f"right_{name}"] = answers.sums["correct"]
-        return Loss(total, len(nets) * text_weight_BL.sum(), sums)
+    def logits(params: Any, batch: Any) -> dict[str, jax.Array]:
+        weights = precision.cast_weights(params, run.compute_dtype)
+        inputs = batch["ids_BL"], masks.single_document(length)
+        return {
+            name: decoder.logits(net.apply({"params": weights[name]}, *inputs))
+            for name, net in nets.items()
+        }
 
-    train = records.shuffled(
-        rows.rows,
-        batch_size=batch_size,
-        seed=seed,
-        prepare=lambda row, rng: associative_recall.insert_needles(
-            rows.random_window(row, rng), rng, code
-        ),
-        name=source.name,
-    )
-    held_out = records.ordered(
-        held_rows.rows,
-        batch_size=16,
-        prepare=lambda row, rng: associative_recall.insert_needles(
-            held_rows.at(int(row["start"])), rng, code
-        ),
-    )
-    measured = Evaluation(held_out.batch, 16, held_out.batches, loss, report)
-    return Experiment(
-        name="sparse",
-        fingerprint=(
-            f"decoders of {depth} blocks of width {width} that attend in "
-            f"{len(nets)} patterns, rows of {length}"
-        ),
+    def loss(params: Any, batch: Any, key: jax.Array) -> Loss:
+        return recall_loss(logits(params, batch), batch, bytes_V)
+
+    def report(params: Any, key: jax.Array) -> dict[str, Any]:
+        from experiments.reports import sparse_attention as study
+
+        return study.report(patterns, logits, held_out, params, chance=1 / NEEDLES[1])
+
+    return Experiment.of_run(
+        run,
+        optimizer,
+        (train, held_out),
+        fingerprint=f"{depth} x {width}, rows of {length}, {', '.join(patterns)}",
         init=init,
         loss=loss,
-        batch=train.batch,
-        batch_size=batch_size,
-        optimizer=optimizers.muon_wsd(
-            steps, matrix_rate=matrix_rate, vector_rate=vector_rate
-        ),
-        steps=steps,
-        metrics=report,
-        seed=seed,
-        evaluations={"validation": measured},
-        report=partial(show, nets, compute, measured),
-        extra_files={"tokenizer.json": symbols.to_bytes()},
+        metrics=recall_metrics,
+        report=report,
+        extra_files={"tokenizer.json": bpe.to_bytes()},
         tokens_per_row=len(nets) * length,
+        net=nets,
+        tokenizer=bpe,
+        data=source,
     )
 
 

@@ -34,7 +34,7 @@ from transformer.network.kernels import row_attention as fast_attention
 from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
 
-WIDTH, HEADS, FEATURES, DEPTH, VOCABULARY = 32, 4, 8, 2, 64
+WIDTH, HEADS, FEATURES, DEPTH, VOCAB_SIZE = 32, 4, 8, 2, 64
 ROWS, LENGTH = 8, 16
 
 
@@ -60,7 +60,7 @@ def text(seed: int = 0) -> dict[str, np.ndarray]:
         cut, end = rng.integers(3, 9), rng.integers(11, LENGTH + 1)
         segment_BL[row, :end] = 1 + (np.arange(end) >= cut)
         index_BL[row, :end] = np.r_[:cut, : end - cut]
-    ids_BL = rng.integers(0, VOCABULARY, (ROWS, LENGTH + 1)).astype(np.int32)
+    ids_BL = rng.integers(0, VOCAB_SIZE, (ROWS, LENGTH + 1)).astype(np.int32)
     return {
         "ids_BL": ids_BL[:, :-1],
         "targets_BL": ids_BL[:, 1:],
@@ -79,7 +79,9 @@ def next_token(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
 
 
 def random_params(
-    module: nn.Module, seed: int = 0, init_params: Callable[..., Any] = decoder.init_params
+    module: nn.Module,
+    seed: int = 0,
+    init_params: Callable[..., Any] = decoder.init_params,
 ) -> Any:
     """Parameters of a model: gains near 1, weights of deviation 0.3."""
     shapes = jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
@@ -135,7 +137,7 @@ def _language(
         )
 
     return decoder.Decoder(
-        vocab_size=VOCABULARY,
+        vocab_size=VOCAB_SIZE,
         width=WIDTH,
         make_stack=partial(stack, depth=depth, make_block=make_block, remat=remat),
         make_norm=norm,
@@ -209,7 +211,9 @@ VARIANTS = [
     language_model(
         "unpacked rolling", packed=False, mask=masks.window(3), attention=ROTARY
     ),
-    language_model("interpolated", attention={"rotate": positions.rotary(interpolation=2.0)}),
+    language_model(
+        "interpolated", attention={"rotate": positions.rotary(interpolation=2.0)}
+    ),
     language_model("sinusoidal", decoder={"make_position": positions.Sinusoidal}),
     language_model("multi-query", attention={**ROTARY, "groups": 1}),
     language_model("soft-cap", attention=ROTARY, mixer={"soft_cap": 1.0}),
@@ -230,19 +234,21 @@ VARIANTS = [
 ]
 
 
-class Path(NamedTuple):
-    """A kernel, equal to `attention.dot_product_attention`. soft_cap: whether it has one."""
+class KernelCase(NamedTuple):
+    """A kernel, equal to `attention.dot_product_attention`. soft_cap: whether it has
+    one."""
 
     name: str
     kernel: attention.Kernel
     soft_cap: bool = True
 
 
-# Fast paths; each is held against `attention.dot_product_attention` in every theorem about attention.
-PATHS = [
-    Path("platform", attention.jax_attention, soft_cap=False),
-    Path("rows", partial(fast_attention.row_blocked_attention, block=5)),
-    Path("blockwise", partial(fast_blockwise.flash_attention, block=5)),
+# Fast paths; each is held against `attention.dot_product_attention` in every theorem
+# about attention.
+KERNELS = [
+    KernelCase("platform", attention.jax_attention, soft_cap=False),
+    KernelCase("rows", partial(fast_attention.row_blocked_attention, block=5)),
+    KernelCase("blockwise", partial(fast_blockwise.flash_attention, block=5)),
 ]
 
 

@@ -18,8 +18,8 @@ import tiny_experiment
 from transformer import launch, main
 from transformer.training import faults
 
-# Children are forked from a server that has imported everything and started no backend:
-# real processes without the seconds of the imports.
+# Children are forked from a server that has imported everything and started no backend,
+# which saves the seconds of the imports.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
@@ -80,12 +80,9 @@ class Child:
             if "device_count" not in part
         )
         flags += f" --xla_force_host_platform_device_count={devices}"
-        given = (
-            str(output),
-            list(argv),
-            {"XLA_FLAGS": flags, "XDG_CACHE_HOME": CACHE.name, **(env or {})},
-        )
-        self._process = SERVER.Process(target=_run, args=given)
+        env = {"XLA_FLAGS": flags, "XDG_CACHE_HOME": CACHE.name, **(env or {})}
+        arguments = str(output), list(argv), env
+        self._process = SERVER.Process(target=_run, args=arguments)
         self._process.start()
 
     @property
@@ -100,7 +97,7 @@ class Child:
         os.kill(self._process.pid, number)
 
     def status(self) -> int:
-        """The exit status, awaited; a signal's number is negative."""
+        """The exit status when the process has ended; a signal's number is negative."""
         self._process.join(PATIENCE_SECONDS)
         status = self._process.exitcode
         if status is None:
@@ -109,7 +106,7 @@ class Child:
         return status
 
     def await_text(self, text: str, times: int = 1) -> None:
-        """Return once its output has `text` so often."""
+        """Return once its output has `text` that many times."""
         self.await_true(lambda: self.text.count(text) >= times, text)
 
     def await_true(self, condition, what: str = "") -> None:
@@ -124,7 +121,7 @@ class Child:
 def start_processes(
     folder: Path, *argv: str, processes: int = 2, env: dict[str, str] | None = None
 ) -> list[Child]:
-    """Processes that train together in `folder`, two devices each."""
+    """Processes of two devices each, which train one run in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -145,7 +142,7 @@ def start_processes(
 
 
 def _run(output: str, argv: list[str], env: dict[str, str]) -> None:
-    """In the child: both outputs to a file, then the command line."""
+    """In the child: redirect both outputs to a file, then run the command line."""
     file = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -156,14 +153,14 @@ def _run(output: str, argv: list[str], env: dict[str, str]) -> None:
     faults.WATCHDOG_SECONDS = float(os.environ.get("WATCHDOG_SECONDS", 45))
     launch.HEARTBEAT_SECONDS = int(os.environ.get("HEARTBEAT_SECONDS", 30))
     launch.CACHED_SECONDS = 0.0
-    # A tracker of its own: the server's would warn of what killed children leave.
+    # A tracker of its own: the server's warns of resources that killed children leave.
     resource_tracker._resource_tracker._fd = None
     sys.argv = ["tiny_experiment", *argv, "--noplatform_tuning"]
     main.main(tiny_experiment.experiment, generate=tiny_experiment.generate)
 
 
 def _limit(size: int) -> None:
-    """No file may grow beyond `size` bytes, like on a full disk."""
+    """Limit files to `size` bytes: writing more fails, as on a full disk."""
     import resource
     import signal
 

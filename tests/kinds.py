@@ -28,7 +28,7 @@ from transformer.network import (
 from transformer.objectives import cross_entropy, denoising
 from transformer.objectives.loss import Loss
 
-GRID, PIXELS, CLASSES, CONDITION, SYMBOLS = (2, 4), 6, 4, 5, 16
+GRID, PIXELS, CLASSES, CONDITION, VOCAB_SIZE = (2, 4), 6, 4, 5, 16
 EVERYTHING = masks.full() & masks.segments()
 
 
@@ -123,7 +123,7 @@ def seq2seq(
 ) -> nn.Module:
     make_cross_attention = make_attention(mask=masks.padding(), kernel=kernel)
     rotated = {"kernel": kernel, "rotate": positions.rotary()}
-    symbols = partial(embeddings.TokenEmbedding, vocab_size=SYMBOLS, width=WIDTH)
+    symbols = partial(embeddings.TokenEmbedding, vocab_size=VOCAB_SIZE, width=WIDTH)
     causal = masks.causal() & masks.segments()
     return encoder_decoder.EncoderDecoder(
         make_encoder=partial(
@@ -133,7 +133,7 @@ def seq2seq(
         ),
         make_decoder=partial(
             decoder.Decoder,
-            vocab_size=SYMBOLS,
+            vocab_size=VOCAB_SIZE,
             width=WIDTH,
             make_stack=make_stack(
                 make_attention(mask=causal, **rotated),
@@ -150,10 +150,10 @@ def sentences(seed: int) -> dict[str, np.ndarray]:
     source_BL = np.arange(12)[None] < rng.integers(5, 13, ROWS)[:, None]
     target_BL = np.arange(9)[None] < rng.integers(4, 9, ROWS)[:, None]
     return {
-        "source_BL": rng.integers(0, SYMBOLS, (ROWS, 12)).astype(np.int32),
+        "source_BL": rng.integers(0, VOCAB_SIZE, (ROWS, 12)).astype(np.int32),
         "source_segment_BL": source_BL.astype(np.int32),
-        "ids_BL": rng.integers(0, SYMBOLS, (ROWS, 9)).astype(np.int32),
-        "targets_BL": rng.integers(0, SYMBOLS, (ROWS, 9)).astype(np.int32),
+        "ids_BL": rng.integers(0, VOCAB_SIZE, (ROWS, 9)).astype(np.int32),
+        "targets_BL": rng.integers(0, VOCAB_SIZE, (ROWS, 9)).astype(np.int32),
         "target_segment_BL": target_BL.astype(np.int32),
     }
 
@@ -232,7 +232,9 @@ def text_conditioned_dit(
     make = partial(make_attention, kernel=kernel, head_norm=norms.HeadRMSNorm)
     make_encoder = partial(
         encoder.Encoder,
-        make_embed=partial(embeddings.TokenEmbedding, vocab_size=SYMBOLS, width=WIDTH),
+        make_embed=partial(
+            embeddings.TokenEmbedding, vocab_size=VOCAB_SIZE, width=WIDTH
+        ),
         make_stack=make_stack(make(), **how),
     )
     return dit.DiT(

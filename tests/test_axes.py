@@ -1,6 +1,8 @@
-"""Names say shapes and places: the alphabet, the mesh, and where each array lies."""
+"""The alphabet, the mesh, the placement of arrays by name, and sown arrays by layer."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from cases import MODELS, random_params, text
 from jax.sharding import PartitionSpec as Spec
 
 from transformer import axes
-from transformer.network import stack
+from transformer.network import masks, stack
 
 
 @pytest.mark.parametrize(
@@ -32,14 +34,14 @@ def test_dimensions_are_the_capital_suffix(name: str, letters: str) -> None:
     assert axes.dimensions(name) == letters
 
 
-def test_every_letter_names_its_own_mesh_axes() -> None:
+def test_letters_have_words_and_known_mesh_axes() -> None:
     for letter, meaning in axes.ALPHABET.items():
         assert len(letter) == 1 and letter.isupper() and meaning.word
         assert {*meaning.parameter, *meaning.activation} <= set(axes.AXES)
 
 
 @pytest.mark.parametrize(
-    ("asked", "shape"),
+    ("sizes", "shape"),
     [
         ({}, (8, 1, 1, 1, 1)),
         ({"tensor": 4}, (2, 1, 4, 1, 1)),
@@ -47,33 +49,33 @@ def test_every_letter_names_its_own_mesh_axes() -> None:
         ({"fsdp": 2, "expert": 4}, (1, 2, 1, 1, 4)),
     ],
 )
-def test_data_takes_the_devices_that_remain(
-    asked: dict[str, int], shape: tuple[int, ...]
+def test_data_axis_has_the_remaining_devices(
+    sizes: dict[str, int], shape: tuple[int, ...]
 ) -> None:
-    mesh = axes.mesh(**asked)
+    mesh = axes.mesh(**sizes)
     assert mesh.axis_names == axes.AXES and mesh.devices.shape == shape
     assert axes.batch_shards(mesh) == shape[0] * shape[1] * shape[4]
 
 
-def test_a_mesh_of_some_devices() -> None:
+def test_mesh_over_a_part_of_the_devices() -> None:
     mesh = axes.mesh(tensor=2, devices=jax.devices()[4:])
     assert mesh.devices.shape == (2, 1, 2, 1, 1)
     assert mesh.devices.ravel().tolist() == jax.devices()[4:]
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("sizes", "words"),
     [
         ({"data": 3}, "expected axes whose product is the number of devices, 8; got"),
-        ({"tensor": 16}, r"tensor=16.*\(product 0\)"),
-        ({"fsdp": 3}, r"fsdp=3.*\(product 6\)"),
+        ({"tensor": 16}, r"8; got tensor=16 \(product 16\); .*device_count=16$"),
+        ({"fsdp": 3}, r"got fsdp=3 \(product 6\)$"),
         ({"context": 0}, "mesh axis context: expected at least 1, got 0"),
         ({"data": -1}, "mesh axis data: expected at least 1, got -1"),
     ],
 )
-def test_impossible_meshes_are_named(asked: dict[str, int], words: str) -> None:
+def test_impossible_meshes_raise(sizes: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        axes.mesh(**asked)
+        axes.mesh(**sizes)
 
 
 MESH = {"data": 1, "fsdp": 2, "tensor": 2, "context": 2}
@@ -103,7 +105,7 @@ MESH = {"data": 1, "fsdp": 2, "tensor": 2, "context": 2}
         ("scale_DHK", (), "parameter", Spec()),
     ],
 )
-def test_place_follows_from_name(
+def test_placement_follows_from_the_name(
     name: str, shape: tuple[int, ...], role: str, spec: Spec
 ) -> None:
     mesh = axes.mesh(**MESH)
@@ -127,7 +129,7 @@ def test_rows_and_experts_share_the_expert_axis() -> None:
 
 
 @pytest.mark.parametrize("kind", [stack.Unrolled, stack.Scanned])
-def test_parameters_and_moments_lie_as_their_names_say(kind: type) -> None:
+def test_parameters_and_moments_are_sharded_by_name(kind: type) -> None:
     mesh = axes.mesh(fsdp=2, tensor=4)
     params = random_params(MODELS[0].make(stack=kind))
     optimizer = optax.adamw(1e-3)
@@ -155,7 +157,7 @@ def test_parameters_and_moments_lie_as_their_names_say(kind: type) -> None:
     assert here < whole / 4, (here, whole)
 
 
-def test_batches_lie_over_rows_and_positions() -> None:
+def test_batches_are_sharded_over_rows_and_positions() -> None:
     mesh = axes.mesh(data=2, fsdp=2, context=2)
     batch = text()
     placed = jax.device_put(batch, axes.batch_placement(mesh, batch))
@@ -163,14 +165,14 @@ def test_batches_lie_over_rows_and_positions() -> None:
     np.testing.assert_array_equal(placed["ids_BL"], batch["ids_BL"])
 
 
-def test_rows_that_cannot_be_divided_are_named() -> None:
+def test_rows_not_divisible_by_the_mesh_raise() -> None:
     batch = {"ids_BL": np.zeros((6, 4), np.int32)}
     words = "ids_BL: expected a number of rows divisible by 8.*got 6"
     with pytest.raises(ValueError, match=words):
         axes.batch_placement(axes.mesh(), batch)
 
 
-def test_constraints_hold_under_a_mesh_and_vanish_without() -> None:
+def test_constraints_apply_under_a_mesh_only() -> None:
     x_BLD = jnp.ones((8, 4, 6))
     assert axes.constrain(x_BLD, "BLD") is x_BLD
     assert axes.replicated(x_BLD) is x_BLD
@@ -189,3 +191,41 @@ def test_leaf_names_are_the_innermost() -> None:
         {"a": [{"w_DF": 1}, (2, 3)], "b_D": optax.TraceState(trace=4)}
     )[0]
     assert [axes.leaf_name(path) for path, _ in paths] == ["w_DF", "a", "a", "trace"]
+
+
+def test_eight_devices_of_one_name_the_flag_that_simulates_them() -> None:
+    words = r"devices, 1; got data=8 \(product 8\); .*XLA_FLAGS=.*device_count=8$"
+    with pytest.raises(ValueError, match=words):
+        axes.mesh(data=8, devices=jax.devices()[:1])
+
+
+@pytest.mark.parametrize("kind", [stack.Unrolled, stack.Scanned])
+def test_sown_arrays_are_in_the_order_of_eleven_layers(kind: type) -> None:
+    """Of layers 0 to 10, unrolled or scanned: layer 10 is the last, not the third."""
+    module = MODELS[0].make(stack=kind, depth=11)
+    params = random_params(module)
+    batch = text()
+    tokens = masks.packed(batch["segment_BL"], batch["position_BL"])
+
+    @jax.jit
+    def run(params: Any) -> Any:
+        arguments = {"params": params}, batch["ids_BL"], tokens
+        (x_BLD, _), kept = module.apply(*arguments, mutable="intermediates")
+        return x_BLD, kept["intermediates"]
+
+    _, kept = run(params)
+    streams = axes.sown(kept, "stream_BLD")
+    assert len(streams) == 11
+    if kind is stack.Unrolled:
+        for i, stream_BLD in enumerate(kept["stack"]["stream_BLD"]):
+            np.testing.assert_array_equal(streams[i], stream_BLD)
+    weights = axes.sown(kept, "weights_BHLM", within="attention")
+    layer = ("layers", "block") if kind is stack.Scanned else ("layers_10",)
+    last = kept["stack"]
+    for name in (*layer, "attention", "mixer", "weights_BHLM"):
+        last = last[name]
+    last = last[0][10] if kind is stack.Scanned else last[0]
+    assert len(weights) == 11
+    np.testing.assert_array_equal(weights[10], last)
+    with pytest.raises(ValueError, match="expected layers that sow logits_BLE, got"):
+        axes.sown(kept, "logits_BLE")

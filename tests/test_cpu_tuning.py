@@ -1,4 +1,4 @@
-"""The machine's settings are made where they should be, and nowhere else."""
+"""Allocator options and XLA flags are set on CPUs, and the user's stay."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALL = tuple(cpu_tuning.MALLOPT)
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU run whose user has chosen nothing."""
+    """A CPU run without settings of the user."""
     for name in list(os.environ):
         if name.startswith("MALLOC_") or name in (
             "GLIBC_TUNABLES",
@@ -26,7 +26,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(cpu_tuning, "_cpu_features", lambda: {"avx2", "avx512f"})
-    # This process runs other tests too: leave its allocator alone.
+    # This process runs other tests too: its allocator is left alone.
     monkeypatch.setattr(cpu_tuning, "_keep_memory", lambda: (ALL, ()))
 
 
@@ -37,43 +37,49 @@ def test_cpu_run_is_tuned() -> None:
     assert "XLA_FLAGS" not in os.environ
 
 
-def test_cpus_for_it_use_their_whole_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vectors_are_wide_on_recent_cpus_and_jaxlibs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(cpu_tuning, "_cpu_features", lambda: {"avx512_bf16"})
-    monkeypatch.setattr(cpu_tuning, "_jaxlib", lambda: (0, 12))
+    monkeypatch.setattr(cpu_tuning, "_jaxlib_version", lambda: (0, 12))
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
-    assert cpu_tuning.tune().flags == (cpu_tuning.WIDE,)
-    asked = "--xla_cpu_enable_fast_math=false --xla_cpu_prefer_vector_width=512"
-    assert os.environ["XLA_FLAGS"] == asked
+    assert cpu_tuning.tune().flags == (cpu_tuning.WIDE_VECTORS,)
+    expected = "--xla_cpu_enable_fast_math=false --xla_cpu_prefer_vector_width=512"
+    assert os.environ["XLA_FLAGS"] == expected
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=256")
     assert cpu_tuning.tune().flags == ()
     monkeypatch.delenv("XLA_FLAGS")
-    monkeypatch.setattr(cpu_tuning, "_jaxlib", lambda: (0, 10))
+    monkeypatch.setattr(cpu_tuning, "_jaxlib_version", lambda: (0, 10))
     assert cpu_tuning.tune().flags == ()
 
 
-def test_flags_said_to_be_known_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_tuning, "TAKEN", {})
+def test_accepted_flags_are_known_to_this_jaxlib(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu_tuning, "ACCEPTED", {})
     cpu_tuning.knows_flag.cache_clear()
-    assert cpu_tuning.knows_flag(cpu_tuning.WIDE)
+    assert cpu_tuning.knows_flag(cpu_tuning.WIDE_VECTORS)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's mallopt")
-def test_allocator_takes_the_options() -> None:
-    program = "from transformer import platform; print(platform._keep_memory()[0])"
-    done = subprocess.run(
+def test_allocator_accepts_the_options() -> None:
+    program = "from transformer import cpu_tuning as c; print(c._keep_memory()[0])"
+    process = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() in (str(ALL), "()")
+    assert process.stdout.strip() in (str(ALL), "()")
 
 
-def test_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tuning_is_turned_off_by_argument_or_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     off = cpu_tuning.Tuning(skipped=("turned off",))
     assert cpu_tuning.tune(enabled=False) == off
     monkeypatch.setenv(cpu_tuning.SWITCH, "0")
     assert cpu_tuning.tune() == off
 
 
-def test_accelerators_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerators_are_not_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
     assert cpu_tuning.tune(flags=["--xla_cpu_use_onednn=true"]).skipped
     assert cpu_tuning.compute_dtype() == "bfloat16"
@@ -88,7 +94,7 @@ def test_accelerators_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LD_PRELOAD", "/usr/lib/libtcmalloc_minimal.so.4"),
     ],
 )
-def test_users_allocator_stays(
+def test_allocator_of_the_user_stays(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -96,17 +102,17 @@ def test_users_allocator_stays(
     assert tuning.allocator == () and name in str(tuning)
 
 
-def test_users_flags_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_use_onednn=false")
     monkeypatch.setattr(cpu_tuning, "knows_flag", lambda flag: "nonsense" not in flag)
     known = "--xla_cpu_enable_fast_math=true"
-    asked = ["--xla_cpu_use_onednn=true", known, "--xla_nonsense=1"]
-    tuning = cpu_tuning.tune(flags=asked)
+    flags = ["--xla_cpu_use_onednn=true", known, "--xla_nonsense=1"]
+    tuning = cpu_tuning.tune(flags=flags)
     assert tuning.flags == (known,) and len(tuning.skipped) == 2
     assert os.environ["XLA_FLAGS"] == f"--xla_cpu_use_onednn=false {known}"
 
 
-def test_unknown_flags_are_found_out() -> None:
+def test_unknown_flags_are_recognized() -> None:
     assert cpu_tuning.knows_flag("--xla_cpu_enable_fast_math=true")
     assert not cpu_tuning.knows_flag("--xla_nonsense=1")
 

@@ -172,9 +172,7 @@ def test_every_verb_of_the_language_model(language_argv, capsys, monkeypatch):
     assert "prompt too long: expected at most 64 tokens" in refusal(
         "generate", workdir, long_prompt, "--new_tokens=4"
     )
-    assert "--depth: expected 1, with which the run in" in refusal(
-        workdir, "--depth=2"
-    )
+    assert "--depth: expected 1, with which the run in" in refusal(workdir, "--depth=2")
 
 
 # `run`
@@ -187,9 +185,7 @@ FLAGS = {"steps": 6, "width": 4, "learning_rate": 0.02}
 def finished_run(tmp_path_factory):
     """The folder and the state of a run in Python."""
     folder = tmp_path_factory.mktemp("run") / "run"
-    state = main.run(
-        tiny_experiment.experiment, folder, intervals=INTERVALS, **FLAGS
-    )
+    state = main.run(tiny_experiment.experiment, folder, intervals=INTERVALS, **FLAGS)
     return folder, state
 
 

@@ -18,6 +18,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from transformer.checks import at_least
+
 AXES = ("data", "fsdp", "tensor", "context", "expert")
 
 
@@ -131,8 +133,7 @@ def mesh(
     devices = jax.devices() if devices is None else devices
     others = {"fsdp": fsdp, "tensor": tensor, "context": context, "expert": expert}
     for axis, size in {**others, "data": 1 if data is None else data}.items():
-        if size < 1:
-            raise ValueError(f"mesh axis {axis}: expected at least 1, got {size}")
+        at_least(f"mesh axis {axis}", size, 1)
     rest = math.prod(others.values())
     size = rest * (max(1, len(devices) // rest) if data is None else data)
     if size != len(devices):

@@ -119,13 +119,13 @@ def arguments(
 ) -> dict[str, Any]:
     """`function`'s keywords from the flags; a flag that was not given has its value in
     `recorded`, where it is there."""
-    given = {
+    plain_values = {
         name: values[name].value
         if values[name].present
         else recorded.get(name, values[name].value)
         for name in parameters(function)
     }
-    return restore(function, given)
+    return restore(function, plain_values)
 
 
 def plain(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,66 @@ def from_net(
     )
 
 
+def patch_relevance(net: Any, params: Any, raw_BLP: jax.Array) -> jax.Array:
+    """Attention rollout from each patch to the pooled features, (B, L)."""
+    _, variables = vit.apply(net, params, raw_BLP, mutable="intermediates")
+    layers = attention_weights.self_attention_weights(variables["intermediates"])
+    return vit.pooling_of(net).patch_relevance(attention_rollout.rollout(layers))
+
+
+def blank_patch(tokens: patches.PatchTokenizer, data: records.Records) -> np.ndarray:
+    """A raw patch of the training images' median pixel."""
+    median = np.median(data.train["image"][:1000], axis=(0, 1, 2))
+    return tokens.encode(np.broadcast_to(np.uint8(median), tokens.shape))[0]
+
+
+def deletion_study(
+    net: Any,
+    tokens: patches.PatchTokenizer,
+    data: records.Records,
+    params: Any,
+    key: jax.Array,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Mean accuracy as patches are erased by attribution, and figures by file name: the
+    deletion curves, and images with their rollout, erased until the class changes."""
+    predict = jax.jit(partial(vit.apply, net, params))
+    image, label = data.validation["image"], data.validation["label"]
+    chosen = np.asarray(jax.random.permutation(key, len(image))[:DELETION_IMAGES])
+    image, label_B, raw_BLP = image[chosen], label[chosen], tokens.encode(image[chosen])
+    blank_P = blank_patch(tokens, data)
+    relevance_BL = jax.jit(partial(patch_relevance, net))(params, raw_BLP)
+    gradient_BL = input_gradients.gradient_times_input(predict, raw_BLP, blank_P)
+    scores = {
+        "rollout": relevance_BL,
+        "rollout_ascending": -relevance_BL,
+        "gradient_times_input": gradient_BL,
+        **deletion.baseline_scores(raw_BLP, blank_P, key),
+    }
+    curves = deletion.deletion_curves(
+        predict, raw_BLP, label_B, scores, blank_P=blank_P
+    )
+    shown = np.unique(label_B, return_index=True)[1][:SHOWN_CLASSES]
+    flip = deletion.erase_until_flip(
+        predict, raw_BLP[shown], relevance_BL[shown], blank_P
+    )
+    names = data.labels
+    ends = zip(flip.label, flip.count, strict=True)
+    heat = np.asarray(relevance_BL[shown]).reshape(-1, *tokens.grid)
+    rows = [
+        heatmaps.ImageRow("image", image[shown], [names[c] for c in label_B[shown]]),
+        heatmaps.ImageRow("rollout", image[shown], heat=heat),
+        heatmaps.ImageRow(
+            "erased",
+            tokens.decode(flip.remaining_BLP),
+            [f"{names[c]} after {count}" for c, count in ends],
+        ),
+    ]
+    return curves.mean_accuracy, {
+        "rollout.png": heatmaps.plot_rows(rows),
+        "deletion.png": heatmaps.plot_deletion_curves(curves),
+    }
+
+
 def report(
     net: Any,
     tokens: patches.PatchTokenizer,
@@ -59,39 +119,17 @@ def report(
     params: Any,
     key: jax.Array,
 ) -> dict[str, Any]:
-    """Numbers, and figures by file name."""
-    image, label = data.validation["image"], data.validation["label"]
+    """Numbers beside baselines on pixels, and figures, by file name."""
     train = data.train["image"], data.train["label"]
+    image, label = data.validation["image"], data.validation["label"]
     logits = from_net(net, tokens, params).logits(image)
-    chosen = np.asarray(jax.random.permutation(key, len(image))[:DELETION_IMAGES])
-    image_B, label_B = image[chosen], label[chosen]
-    raw_BLP = tokens.encode(image_B)
-    blank_P = blank_patch(tokens, data)
-    predict = jax.jit(partial(vit.apply, net, params))
-    relevance_BL = jax.jit(partial(patch_relevance, net))(params, raw_BLP)
-    scores = {
-        "rollout": relevance_BL,
-        "rollout_ascending": -relevance_BL,
-        "gradient_times_input": input_gradients.gradient_times_input(
-            predict, raw_BLP, blank_P
-        ),
-        **deletion.baseline_scores(raw_BLP, blank_P, key),
-    }
-    curves = deletion.deletion_curves(predict, raw_BLP, label_B, scores, blank_P=blank_P)
-    shown = np.unique(label_B, return_index=True)[1][:SHOWN_CLASSES]
-    flip = deletion.erase_until_flip(
-        predict, raw_BLP[shown], relevance_BL[shown], blank_P
-    )
-    names = [data.labels[c] for c in label_B[shown]]
+    deletion_accuracy, figures = deletion_study(net, tokens, data, params, key)
     return {
         "results.json": {
             "accuracy": float(np.mean(logits.argmax(1) == label)),
             **linear_probe.pixel_baselines(*train, image, label),
-            **{f"deletion_accuracy/{k}": v for k, v in curves.mean_accuracy.items()},
+            **{f"deletion_accuracy/{k}": v for k, v in deletion_accuracy.items()},
         },
         "mistakes.png": heatmaps.plot_mistakes(image, label, logits, data.labels),
-        "rollout.png": plot_rollout(
-            tokens, image_B[shown], names, relevance_BL[shown], flip, data.labels
-        ),
-        "deletion.png": heatmaps.plot_deletion_curves(curves),
+        **figures,
     }

@@ -108,7 +108,9 @@ def test_faulty_pairs_are_refused(tmp_path: Path, content: bytes, said: str) -> 
         ("", "expected labeled text, got none"),
         ("a\tx\nb\tx\n", "expected 2 labels or more, got x"),
         ("a\tx\nb\tx\nc\ty\n", "2 different texts or more with the label 'y'"),
-        ("a\tx\nb\tx\na\ty\nb\ty\n", "expected each text with one label"),
+        ("a\tx\na\tx\nb\ty\nc\ty\n", "more with the label 'x', one to hold out, got 1"),
+        # By sha256 d comes before f, f before c: x holds out f, y holds out d.
+        ("f\tx\nc\tx\nd\ty\nf\ty\n", "expected each text with one label"),
     ],
 )
 def test_faulty_labeled_text_is_refused(

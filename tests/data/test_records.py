@@ -21,7 +21,7 @@ def add_noise(row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
 
 
 def test_each_epoch_is_a_permutation_of_its_own() -> None:
-    made = records.shuffled(ARRAYS, batch_size=BATCH, seed=3)
+    made = records.training(ARRAYS, batch_size=BATCH, seed=3)
     assert made.rows_per_epoch == COUNT
     values = [
         value
@@ -31,15 +31,15 @@ def test_each_epoch_is_a_permutation_of_its_own() -> None:
     epochs = [tuple(values[i : i + COUNT]) for i in range(0, len(values), COUNT)]
     assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
     assert len(set(epochs)) == len(epochs)
-    other = records.shuffled(ARRAYS, batch_size=BATCH, seed=4)
+    other = records.training(ARRAYS, batch_size=BATCH, seed=4)
     assert other.batch(0, range(BATCH))["value"].tolist() != values[:BATCH]
 
 
 def test_a_row_does_not_depend_on_the_other_rows_of_its_batch() -> None:
-    made = records.shuffled(ARRAYS, batch_size=BATCH, prepare=add_noise)
+    made = records.training(ARRAYS, batch_size=BATCH, prepare=add_noise)
     whole = made.batch(7, range(BATCH))
     np.testing.assert_array_equal(whole["square"][:, 0], whole["value"] ** 2.0)
-    fresh = records.shuffled(ARRAYS, batch_size=BATCH, prepare=add_noise)
+    fresh = records.training(ARRAYS, batch_size=BATCH, prepare=add_noise)
     some = fresh.batch(7, [3, 1])
     for name, array in whole.items():
         np.testing.assert_array_equal(some[name], array[[3, 1]])
@@ -57,7 +57,7 @@ def test_a_row_does_not_depend_on_the_other_rows_of_its_batch() -> None:
 
 
 def test_an_ordered_split_has_every_example_once_and_padding_of_weight_0() -> None:
-    made = records.ordered(ARRAYS, batch_size=BATCH, prepare=add_noise)
+    made = records.evaluation(ARRAYS, batch_size=BATCH, prepare=add_noise)
     assert made.batches == 3
     batches = [made.batch(step, range(BATCH)) for step in range(made.batches)]
     joined = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
@@ -69,9 +69,9 @@ def test_an_ordered_split_has_every_example_once_and_padding_of_weight_0() -> No
 
 def test_arrays_that_make_no_batch_are_refused() -> None:
     with pytest.raises(ValueError, match="digits: expected examples for a batch of 11"):
-        records.shuffled(ARRAYS, batch_size=11, name="digits")
+        records.training(ARRAYS, batch_size=11, name="digits")
     with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
-        records.ordered(ARRAYS, batch_size=0)
+        records.evaluation(ARRAYS, batch_size=0)
     uneven = {**ARRAYS, "value": np.arange(3)}
     with pytest.raises(ValueError, match="one length, got {'value': 3, 'square': 10}"):
-        records.shuffled(uneven, batch_size=2)
+        records.training(uneven, batch_size=2)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transformer.data.shipped import build, builders, files, winds
+from transformer.data.shipped import MEMBERS, build, builders, files, winds
 from transformer.data.shipped.recipes import digits, emoji, en_pt, packages
 from transformer.data.sources import captions as caption_source
 from transformer.data.sources import fields as field_source
@@ -43,8 +43,8 @@ def test_the_shipped_files_are_small_and_all_recorded():
     whole = sorted(path for path in files.ROOT.rglob("*") if path.is_file())
     data = [path for path in whole if path.suffix not in (".py", ".pyc")]
     assert sum(path.stat().st_size for path in data) < 16_000_000
-    assert sorted({path.parent.name for path in data}) == sorted(files.MEMBERS)
-    for member in files.MEMBERS:
+    assert sorted({path.parent.name for path in data}) == sorted(MEMBERS)
+    for member in MEMBERS:
         record = files.record(member)
         hashes = {d["file"]: d["sha256"] for d in record.get("documents", [])}
         hashes |= record.get("files", {})
@@ -54,7 +54,7 @@ def test_the_shipped_files_are_small_and_all_recorded():
             files.read_verified(files.ROOT / member / name, sha256)
 
 
-@pytest.mark.parametrize("member", files.MEMBERS)
+@pytest.mark.parametrize("member", MEMBERS)
 def test_a_flipped_bit_is_refused(member, tmp_path, monkeypatch):
     shutil.copytree(files.ROOT / member, tmp_path / member)
     for file in (tmp_path / member).glob("*.xz"):
@@ -211,7 +211,7 @@ def test_tfds_gives_winds_and_keywords():
         assert got == one.keywords["pt"]
 
 
-@pytest.mark.parametrize("member", files.MEMBERS)
+@pytest.mark.parametrize("member", MEMBERS)
 def test_origin_and_licence_are_in_the_tfds_info(member, tmp_path):
     record, licence = files.record(member), files.licence(member)
     assert record["name"] == member and len(licence.split()) > 80

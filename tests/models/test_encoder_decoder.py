@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import ROWS, close, random_params
-from kinds import SYMBOLS, init_seq2seq, sentences, seq2seq
+from cases import DEPTH, ROWS, close, random_params
+from kinds import VOCAB_SIZE, init_seq2seq, sentences, seq2seq
 
+from transformer import axes
 from transformer.generation import decoding, logit_filters
 from transformer.models import decoder
 from transformer.network import block, masks, stack
@@ -49,13 +50,13 @@ def test_the_target_depends_on_the_whole_source_and_on_no_later_target() -> None
     run = jax.jit(features)
     base_LD = run(PARAMS, batch)[0]
     for place in range(12):
-        other = batch["source_BL"].at[0, place].add(1) % SYMBOLS
+        other = batch["source_BL"].at[0, place].add(1) % VOCAB_SIZE
         changed_LD = run(PARAMS, {**batch, "source_BL": other})[0]
         differs = np.abs(changed_LD - base_LD).max(-1) > 1e-6
         real = bool(batch["source_segment_BL"][0, place])
         assert differs.all() == differs.any() == real
     for place in range(TARGET_LENGTH):
-        other = batch["ids_BL"].at[0, place].add(1) % SYMBOLS
+        other = batch["ids_BL"].at[0, place].add(1) % VOCAB_SIZE
         changed_LD = run(PARAMS, {**batch, "ids_BL": other})[0]
         differs = np.abs(changed_LD - base_LD).max(-1) > 1e-6
         assert differs.tolist() == [False] * place + [True] * (TARGET_LENGTH - place)
@@ -101,9 +102,7 @@ def test_greedy_cached_decoding_is_the_argmax_of_the_full_model() -> None:
         memory = MODULE.apply(variables, *source, method="cache_memory")
 
         def empty_cache(*sizes: int) -> Any:
-            return block.join_caches(
-                MODULE.empty_cache(*sizes, jnp.float32), remembered
-            )
+            return block.join_caches(MODULE.empty_cache(*sizes, jnp.float32), memory)
 
         decode_fns = decoding.DecodeFns(
             lambda _, *rest: MODULE.apply(variables, *rest, method="decode"),
@@ -138,10 +137,12 @@ def test_cross_attention_weights_are_sown() -> None:
     source = batch["source_BL"], tokens_of(batch["source_segment_BL"])
     target = batch["ids_BL"], tokens_of(batch["target_segment_BL"])
     variables = {"params": PARAMS}
-    _, sown = MODULE.apply(variables, *source, *target, mutable="intermediates")
-    layers = sown["intermediates"]["decoder"]["stack"]
-    for layer in ("layers_0", "layers_1"):
-        (weights_BHLM,) = layers[layer]["cross_attention"]["weights_BHLM"]
+    _, collections = MODULE.apply(variables, *source, *target, mutable="intermediates")
+    layers = axes.sown(
+        collections["intermediates"], "weights_BHLM", within="cross_attention"
+    )
+    assert len(layers) == DEPTH
+    for weights_BHLM in layers:
         assert weights_BHLM.shape[-2:] == (TARGET_LENGTH, 12)
         np.testing.assert_allclose(weights_BHLM.sum(-1), 1.0, atol=1e-5)
         padding_BM = batch["source_segment_BL"] == 0

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from cases import MODELS, VOCABULARY, Case, name_of
+from cases import MODELS, VOCAB_SIZE, Case, name_of
 from kinds import KINDS
 
 
@@ -34,5 +34,5 @@ def test_four_rows_are_memorized(case: Case) -> None:
         return jax.lax.scan(step, start, length=200)[1]
 
     losses = train(case.init_params(module, jax.random.key(0)))
-    assert 0.5 < losses[0] < np.log(VOCABULARY) + 1
+    assert 0.5 < losses[0] < np.log(VOCAB_SIZE) + 1
     assert losses[-1] < 0.05, losses[-1]

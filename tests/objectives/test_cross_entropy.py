@@ -93,14 +93,14 @@ OBJECTIVES = {
         cross_entropy.label_smoothing(0.1), 0.01
     ),
 }
-UNCHUNKED = [partial(cross_entropy.chunked, o) for o in OBJECTIVES.values()]
+UNCHUNKED = [partial(cross_entropy.chunked_loss, o) for o in OBJECTIVES.values()]
 CHUNKED = {
     **{
         f"{name}, {chunks}": (unchunked, partial(unchunked, chunks=chunks))
         for name, unchunked in zip(OBJECTIVES, UNCHUNKED, strict=True)
         for chunks in (2, 6)
     },
-    "fused": (UNCHUNKED[0], partial(cross_entropy.fused, chunks=3)),
+    "fused": (UNCHUNKED[0], partial(cross_entropy.fused_cross_entropy, chunks=3)),
 }
 
 
@@ -131,7 +131,7 @@ def test_chunks_never_hold_all_logits() -> None:
 
     def memory(chunks: int) -> int:
         def total(x: jax.Array, w: jax.Array) -> jax.Array:
-            loss = cross_entropy.chunked(
+            loss = cross_entropy.chunked_loss(
                 cross_entropy.cross_entropy, x, w, targets, weight, chunks=chunks
             )
             return loss.total
@@ -145,7 +145,7 @@ def test_chunks_never_hold_all_logits() -> None:
 
 
 @pytest.mark.parametrize(
-    "loss", [UNCHUNKED[0], cross_entropy.fused], ids=["chunked", "fused"]
+    "loss", [UNCHUNKED[0], cross_entropy.fused_cross_entropy], ids=["chunked", "fused"]
 )
 def test_chunks_must_divide_the_row(loss: Any) -> None:
     with pytest.raises(ValueError, match="chunks: expected a divisor of 6, got 4"):
@@ -197,7 +197,9 @@ def test_fused_equals_unchunked(chunks: int, dtype: str) -> None:
     arguments = fused_arguments(dtype)
     x_BLD, w_VD = to_float32(arguments[:2])
     expected = value_and_grad(UNCHUNKED[0])(x_BLD, w_VD, *arguments[2:])
-    got = value_and_grad(partial(cross_entropy.fused, chunks=chunks))(*arguments)
+    got = value_and_grad(partial(cross_entropy.fused_cross_entropy, chunks=chunks))(
+        *arguments
+    )
     assert [g.dtype for g in got[1]] == [a.dtype for a in arguments[:2]]
     close(expected, to_float32(got), DTYPES[dtype])
 
@@ -211,14 +213,14 @@ def test_fused_on_a_mesh_equals_one_device() -> None:
     shardings = axes.placement(mesh, batch, role="activation")
     with jax.set_mesh(mesh):
         sharded = jax.device_put(batch, shardings)
-        fused = value_and_grad(partial(cross_entropy.fused, chunks=2))
+        fused = value_and_grad(partial(cross_entropy.fused_cross_entropy, chunks=2))
         got = fused(*(sharded[n] for n in names))
     close(expected, got)
 
 
 def test_fused_never_holds_all_logits() -> None:
     """float32 logits of one chunk, whatever the number of chunks."""
-    run = value_and_grad(partial(cross_entropy.fused, chunks=4))
+    run = value_and_grad(partial(cross_entropy.fused_cross_entropy, chunks=4))
     text = run.lower(*fused_arguments()).as_text()
     assert f"tensor<{ROWS}x{LENGTH // 4}x{VOCAB_SIZE}xf32>" in text
     assert f"tensor<{ROWS}x{LENGTH}x{VOCAB_SIZE}xf32>" not in text
@@ -260,3 +262,14 @@ def test_byte_count_is_that_of_the_weighted_targets() -> None:
     assert got.sums["bytes"] == (np.asarray(TARGETS) * np.asarray(WEIGHT)).sum()
     assert set(got.sums) == {"nats", "correct", "tokens", "bytes"}
     assert got.total == loss.total
+
+
+def test_label_loss_is_the_classification_of_the_logits_of_a_batch() -> None:
+    """The weights are those of the rows."""
+    logits_BV, batch = (
+        LOGITS[:, 0],
+        {"label_B": TARGETS[:, 0], "weight_B": WEIGHT[:, 0]},
+    )
+    loss = cross_entropy.label_loss(lambda params, batch: params * logits_BV)
+    want = cross_entropy.cross_entropy(2 * LOGITS[:, :1], TARGETS[:, :1], WEIGHT[:, :1])
+    close(want, loss(2.0, batch, jax.random.key(0)))

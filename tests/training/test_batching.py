@@ -1,13 +1,73 @@
-"""Threads ahead of a function: its values in order, its errors, and an end."""
+"""Batches on a mesh, and threads that make them ahead."""
 
 import itertools
 import threading
 import time
 import traceback
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import tiny_experiment
 
+from transformer import axes
 from transformer.training import batching
+
+MESHES = {
+    "data": {"data": 8},
+    "fsdp": {"fsdp": 8},
+    "tensor": {"tensor": 8},
+    "context": {"context": 8},
+    "all": {"data": 1, "fsdp": 2, "tensor": 2, "context": 2},
+}
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_sharded_batch_is_the_batch(name):
+    """As a whole, and in the part of each device."""
+    experiment = tiny_experiment.experiment()
+    mesh = axes.mesh(**MESHES[name])
+    sharded = batching.sharded_batches(experiment.batch, 8, mesh)(3)
+    expected = experiment.batch(3, range(8))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(sharded), expected)
+    for key, array in sharded.items():
+        for shard in array.addressable_shards:
+            np.testing.assert_array_equal(shard.data, expected[key][shard.index])
+
+
+def test_only_rows_of_addressable_devices_are_made():
+    """A process may address every other device of the mesh."""
+    calls = []
+
+    def batch(step, rows):
+        calls.append(list(rows))
+        return tiny_experiment.rows_of(0, step, rows)
+
+    mesh = axes.mesh(data=8)
+    shape = {"ids_BL": jax.ShapeDtypeStruct((16, 8), jnp.int32)}
+    shardings = axes.batch_placement(mesh, shape)
+
+    class OddDevices:
+        """A sharding of which this process addresses the odd devices."""
+
+        def addressable_devices_indices_map(self, shape):
+            every = shardings["ids_BL"].devices_indices_map(shape)
+            return {d: index for d, index in every.items() if d.id % 2}
+
+    rows = batching._local_rows(shape, {"ids_BL": OddDevices()})
+    assert rows == [2, 3, 6, 7, 10, 11, 14, 15]
+    batching.sharded_batches(batch, 16, mesh)(0)
+    assert calls == [[0], list(range(16))]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "microbatches", "sizes"),
+    [(12, 1, {"data": 8}), (8, 2, {"fsdp": 8}), (9, 2, {"tensor": 8})],
+)
+def test_batch_that_does_not_divide_is_refused(batch_size, microbatches, sizes):
+    with pytest.raises(ValueError, match=r"expected a multiple of .* got \d+"):
+        batching.check(batch_size, microbatches, axes.mesh(**sizes))
 
 
 def test_prefetch_is_the_function_in_order():
@@ -21,14 +81,14 @@ def test_prefetch_is_the_function_in_order():
     assert list(batching.prefetch(slow, range(0))) == []
 
 
-def test_prefetch_runs_ahead_but_not_away():
+def test_prefetch_is_at_most_depth_ahead():
     started = []
 
-    def note(step):
+    def record(step):
         started.append(step)
         return step
 
-    values = batching.prefetch(note, itertools.count(), depth=3)
+    values = batching.prefetch(record, itertools.count(), depth=3)
     wait_for(lambda: len(started) == 3)
     for expected in range(5):
         assert next(values) == expected
@@ -45,7 +105,7 @@ def wait_for(condition):
         time.sleep(0.001)
 
 
-def test_prefetch_raises_where_it_happened():
+def test_prefetch_raises_at_its_step_with_the_traceback():
     def fails(step):
         if step == 3:
             raise RuntimeError("row 3 is bad")
@@ -60,7 +120,7 @@ def test_prefetch_raises_where_it_happened():
     wait_for(lambda: not threads_alive())
 
 
-def test_prefetch_stops_cleanly():
+def test_close_ends_the_threads():
     values = batching.prefetch(lambda step: step, itertools.count(), threads=3)
     assert next(values) == 0 and threads_alive()
     values.close()

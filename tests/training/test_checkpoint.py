@@ -1,4 +1,4 @@
-"""What was saved comes back, bit for bit, or its damage is told and passed over."""
+"""A saved state is restored bit for bit; corrupt steps are skipped with a message."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import commands
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,14 +28,14 @@ MESHES: dict[str, dict[str, int]] = {
 }
 
 
-def made(step: int, optimizer: Any = None, mesh: str = "2 x 2 x 2") -> State:
-    """A state of several dtypes, all of its matrices different from step to step."""
+def make_state(step: int, optimizer: Any = None, mesh: str = "2 x 2 x 2") -> State:
+    """A state of several dtypes; its matrices differ between steps."""
     key = jax.random.key(step)
     params = {
         "mlp": {"w_up_DF": jax.random.normal(key, (32, 64)), "gain_D": jnp.ones(32)},
         "embedding_VD": jax.random.normal(key, (24, 32), jnp.bfloat16),
     }
-    optimizer = optimizer or optimizers.adamw(0.1)
+    optimizer = optimizer or optimizers.adamw(9)
     state = State(
         step=jnp.int32(step),
         params=params,
@@ -58,105 +59,101 @@ def assert_same(got: State, expected: State) -> None:
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-def restored(folder: Path, target: State) -> tuple[State, list[str]]:
+def restore(folder: Path, target: State) -> tuple[State, list[str]]:
     found = checkpoint.open_(folder, IDENTITY).restore(abstract(target))
     assert found is not None
     return found
 
 
 @pytest.fixture(scope="module")
-def saved_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder to which five steps were saved, of which three are kept."""
     folder = tmp_path_factory.mktemp("runs") / "checkpoints"
     saved = checkpoint.open_(folder, IDENTITY, keep=3)
     for step in range(1, 6):
-        saved.save(made(step))
+        saved.save(make_state(step))
     saved.close()
     return folder
 
 
 @pytest.fixture
-def folder(saved_once: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(saved_once, tmp_path / "checkpoints"))
+def folder(saved_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved_run, tmp_path / "checkpoints"))
 
 
 def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files(folder)}
-
-
 @pytest.mark.parametrize(
     "optimizer",
-    [optax.sgd(0.1), optimizers.adamw(0.1), optimizers.muon(0.1, 0.1)],
+    [optax.sgd(0.1), optimizers.adamw(9), optimizers.muon(0.1, 0.1)],
     ids=["sgd", "adamw", "muon"],
 )
-def test_what_was_saved_comes_back(tmp_path: Path, optimizer: Any) -> None:
+def test_restored_state_is_the_saved_one(tmp_path: Path, optimizer: Any) -> None:
     saved = checkpoint.open_(tmp_path / "new", IDENTITY)
-    assert saved.restore(abstract(made(0, optimizer))) is None
-    assert not (tmp_path / "new").exists(), "reading must create nothing"
-    saved.save(made(1, optimizer))
+    assert saved.restore(abstract(make_state(0, optimizer))) is None
+    assert not (tmp_path / "new").exists(), "restoring must create nothing"
+    saved.save(make_state(1, optimizer))
     saved.close()
-    state, messages = restored(tmp_path / "new", made(0, optimizer))
-    assert_same(state, made(1, optimizer))
+    state, messages = restore(tmp_path / "new", make_state(0, optimizer))
+    assert_same(state, make_state(1, optimizer))
     assert messages == []
 
 
-def test_donated_buffers_are_saved_as_they_were(tmp_path: Path) -> None:
-    saved, state = checkpoint.open_(tmp_path, IDENTITY), made(1)
+def test_donated_buffers_are_saved_with_their_old_values(tmp_path: Path) -> None:
+    saved, state = checkpoint.open_(tmp_path, IDENTITY), make_state(1)
     overwrite = jax.jit(
         lambda s: jax.tree.map(lambda a: a + a.dtype.type(1), s), donate_argnums=0
     )
     saved.save(state)
     overwrite(state)
     saved.close()
-    assert_same(restored(tmp_path, made(0))[0], made(1))
+    assert_same(restore(tmp_path, make_state(0))[0], make_state(1))
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_restored_on_another_mesh_is_the_same(saved_once: Path, mesh: str) -> None:
-    target = made(0, mesh=mesh)
-    state, _ = restored(saved_once, target)
-    assert_same(state, made(5))
-    assert checksums(state) == checksums(made(5))
-    places = jax.tree.map(lambda a, b: a.sharding == b.sharding, state, target)
-    assert jax.tree.all(places)
+def test_state_restored_on_another_mesh_is_the_same(saved_run: Path, mesh: str) -> None:
+    target = make_state(0, mesh=mesh)
+    state, _ = restore(saved_run, target)
+    assert_same(state, make_state(5))
+    assert checksums(state) == checksums(make_state(5))
+    same = jax.tree.map(lambda a, b: a.sharding == b.sharding, state, target)
+    assert jax.tree.all(same)
 
 
-def test_three_are_kept_and_none_is_overwritten(folder: Path) -> None:
+def test_newest_three_steps_are_kept_and_none_is_overwritten(folder: Path) -> None:
     saved = checkpoint.open_(folder, IDENTITY)
     assert saved.steps() == [3, 4, 5]
-    before = contents(folder)
-    other = made(6)._replace(step=made(5).step)
+    before = commands.contents(folder)
+    other = make_state(6)._replace(step=make_state(5).step)
     saved.save(other)
     saved.close()
-    assert contents(folder) == before
+    assert commands.contents(folder) == before
 
 
-def test_params_alone_are_one_line(saved_once: Path) -> None:
-    expected = made(5)
+def test_params_are_restored_alone(saved_run: Path) -> None:
+    expected = make_state(5)
     target = abstract(expected).params
-    params = checkpoint.restore_params(saved_once, IDENTITY, target)
+    params = checkpoint.restore_params(saved_run, IDENTITY, target)
     assert checksums(params) == checksums(expected.params)
-    empty = saved_once.parent / "empty"
-    with pytest.raises(ValueError, match="expected a sound checkpoint, got none"):
+    empty = saved_run.parent / "empty"
+    with pytest.raises(ValueError, match="expected an intact checkpoint, got none"):
         checkpoint.restore_params(empty, IDENTITY, target)
 
 
-def flipped(byte: float, bit: int) -> Callable[[bytes], bytes]:
-    def damage(content: bytes) -> bytes:
+def flip(byte: float, bit: int) -> Callable[[bytes], bytes]:
+    def corrupt(content: bytes) -> bytes:
         at = int(byte * (len(content) - 1))
         return content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
 
-    return damage
+    return corrupt
 
 
-DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
-    "first bit": flipped(0.0, 0),
-    "a bit in the middle": flipped(0.5, 3),
-    "last bit": flipped(1.0, 7),
+CORRUPTIONS: dict[str, Callable[[bytes], bytes | None]] = {
+    "first bit": flip(0.0, 0),
+    "a bit in the middle": flip(0.5, 3),
+    "last bit": flip(1.0, 7),
     "truncated": lambda content: content[: len(content) // 2],
     "emptied": lambda content: b"",
     "removed": lambda content: None,
@@ -167,87 +164,88 @@ def put(path: Path, content: bytes | None) -> None:
     path.unlink() if content is None else path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_of_any_file_is_told_and_passed_over(folder: Path, damage: str) -> None:
-    newest, expected = folder / "5", made(4)
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+def test_step_with_any_corrupt_file_is_skipped(folder: Path, corruption: str) -> None:
+    newest, expected = folder / "5", make_state(4)
     assert len(files(newest)) > 20
     for path in files(newest):
         content = path.read_bytes()
-        put(path, DAMAGES[damage](content))
-        state, messages = restored(folder, expected)
+        put(path, CORRUPTIONS[corruption](content))
+        state, messages = restore(folder, expected)
         path.write_bytes(content)
-        if path.name == "seal.json" and damage == "removed":
-            continue  # As SIGKILL leaves it: the arrays are verified all the same.
+        if path.name == "seal.json" and corruption == "removed":
+            continue  # As after SIGKILL: the arrays are verified without it.
         assert int(state.step) == 4 and len(messages) == 1, path
         assert str(newest) in messages[0] and path.name in messages[0], messages
         assert_same(state, expected)
-    assert_same(restored(folder, expected)[0], made(5))
+    assert_same(restore(folder, expected)[0], make_state(5))
 
 
-def test_a_damaged_step_is_set_aside_and_saved_anew(folder: Path) -> None:
+def test_corrupt_step_is_renamed_and_saved_again(folder: Path) -> None:
     path = folder / "5" / "meta" / "metadata"
-    path.write_bytes(flipped(0.5, 1)(path.read_bytes()))
+    path.write_bytes(flip(0.5, 1)(path.read_bytes()))
     saved = checkpoint.open_(folder, IDENTITY)
-    found = saved.restore(abstract(made(0)))
+    found = saved.restore(abstract(make_state(0)))
     assert found is not None and int(found[0].step) == 4
-    saved.save(made(5))
+    saved.save(make_state(5))
     saved.close()
-    assert (folder / "5.damaged" / "meta" / "metadata").exists()
-    state, messages = restored(folder, made(0))
-    assert_same(state, made(5))
+    assert (folder / "5.corrupt" / "meta" / "metadata").exists()
+    state, messages = restore(folder, make_state(0))
+    assert_same(state, make_state(5))
     assert messages == []
 
 
-def test_a_changed_description_is_damage_not_another_run(folder: Path) -> None:
+def test_changed_metadata_is_corruption_not_another_run(folder: Path) -> None:
     newest = folder / "5"
     path = newest / "meta" / "metadata"
     path.write_bytes(path.read_bytes().replace(b'"tiny"', b'"tinz"'))
     storage.write_digests(newest, "digests.json", files(newest / "params"))
     (newest / "seal.json").unlink()
-    state, messages = restored(folder, made(0))
+    state, messages = restore(folder, make_state(0))
     assert int(state.step) == 4 and "meta/metadata" in messages[0]
 
 
-def test_no_sound_step_is_an_error_that_names_each(folder: Path) -> None:
+def test_no_intact_step_is_an_error_that_names_each(folder: Path) -> None:
     for step in (3, 4, 5):
         (folder / str(step) / "params" / "_METADATA").unlink()
-    with pytest.raises(ValueError, match="expected a sound step, got none") as caught:
-        restored(folder, made(0))
+    with pytest.raises(ValueError, match="expected an intact step, got none") as caught:
+        restore(folder, make_state(0))
     assert all(
-        f"{folder / str(step)} is damaged" in str(caught.value) for step in (3, 5)
+        f"{folder / str(step)} is corrupt, skipped" in str(caught.value)
+        for step in (3, 5)
     )
 
 
-def test_an_unfinished_step_is_ignored_and_cleaned(folder: Path) -> None:
+def test_uncommitted_step_is_ignored_and_removed(folder: Path) -> None:
     unfinished = folder / "7.orbax-checkpoint-tmp"
     shutil.copytree(folder / "5", unfinished)
     (unfinished / "digests.json").unlink()
     saved = checkpoint.open_(folder, IDENTITY)
     assert saved.steps() == [3, 4, 5]
-    found = saved.restore(abstract(made(0)))
+    found = saved.restore(abstract(make_state(0)))
     assert found is not None and int(found[0].step) == 5 and found[1] == []
-    saved.save(made(6))
+    saved.save(make_state(6))
     saved.close()
     assert not unfinished.exists()
-    assert_same(restored(folder, made(0))[0], made(6))
+    assert_same(restore(folder, make_state(0))[0], make_state(6))
 
 
 @pytest.mark.parametrize(
     ("other", "message"),
     [
         (IDENTITY._replace(experiment="vast"), "experiment.*expected vast, got tiny"),
-        (IDENTITY._replace(fingerprint="RNN"), "architecture.*expected RNN, got MLP"),
+        (IDENTITY._replace(fingerprint="RNN"), "fingerprint.*expected RNN, got MLP"),
     ],
 )
-def test_another_runs_folder_is_refused(
+def test_folder_of_another_run_is_refused(
     folder: Path, other: checkpoint.Identity, message: str
 ) -> None:
-    before = contents(folder)
+    before = commands.contents(folder)
     with pytest.raises(ValueError, match=message):
         checkpoint.open_(folder, other)
     with pytest.raises(ValueError, match=message):
-        checkpoint.restore_params(folder, other, abstract(made(0)).params)
-    assert contents(folder) == before
+        checkpoint.restore_params(folder, other, abstract(make_state(0)).params)
+    assert commands.contents(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -259,12 +257,12 @@ def test_another_runs_folder_is_refused(
     ],
     ids=["dtype", "shape", "name"],
 )
-def test_a_leaf_of_another_kind_is_refused(
+def test_leaf_of_another_type_is_refused(
     folder: Path, change: Callable[[jax.Array], Any], message: str
 ) -> None:
-    target = made(0)
+    target = make_state(0)
     target.params["mlp"]["w_up_DF"] = change(target.params["mlp"]["w_up_DF"])
-    before = contents(folder)
+    before = commands.contents(folder)
     with pytest.raises(ValueError, match=f"params/mlp/w_up_DF: .*{message}"):
-        restored(folder, target)
-    assert contents(folder) == before
+        restore(folder, target)
+    assert commands.contents(folder) == before

@@ -1,4 +1,4 @@
-"""Saving that fails, and saving by several processes, in processes of their own."""
+"""Saves that fail, and saves of several processes, in child processes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from test_checkpoint import (
     abstract,
     assert_same,
     files,
-    flipped,
-    restored,
+    flip,
+    restore,
 )
-from test_fingerprint import large
+from test_checksum import large_state
 
 from transformer import axes
 from transformer.training import checkpoint
@@ -33,8 +33,8 @@ DEVICES = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_l
 
 def child(*argv: str) -> subprocess.Popen[str]:
     """This file as a program."""
-    tests = str(Path(__file__).parent)
-    paths = os.pathsep.join([tests, str(Path(tests).parent)])
+    here = Path(__file__).parent
+    paths = os.pathsep.join(map(str, (here, here.parent, here.parents[1])))
     return subprocess.Popen(
         [sys.executable, __file__, *argv],
         env={**os.environ, "PYTHONPATH": paths, "XLA_FLAGS": DEVICES},
@@ -44,8 +44,8 @@ def child(*argv: str) -> subprocess.Popen[str]:
     )
 
 
-def shared(step: int) -> State:
-    """A state over the devices of every process, made without any of them whole."""
+def sharded_state(step: int) -> State:
+    """A state over the devices of all processes; no process holds it whole."""
     mesh = axes.mesh(data=1, fsdp=2, tensor=jax.device_count() // 2)
     numbers = np.random.default_rng(step).random((64, 64), np.float32)
     state = State(
@@ -63,111 +63,111 @@ def shared(step: int) -> State:
     )
 
 
-def saves_with_others(folder: Path, port: str, process: int) -> None:
+def save_as_one_of_two(folder: Path, port: str, process: int) -> None:
     """Save steps 1 and 2, and restore the last, as one process of two."""
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
     saved = checkpoint.open_(folder, IDENTITY)
     for step in (1, 2):
-        saved.save(shared(step))
+        saved.save(sharded_state(step))
     assert saved.steps() == [1, 2]
-    found = saved.restore(abstract(shared(0)))
+    found = saved.restore(abstract(sharded_state(0)))
     saved.close()
     assert found is not None and found[1] == []
-    print("fingerprint", checksums(found[0]))
+    print("checksums", checksums(found[0]))
     jax.distributed.shutdown()
 
 
-def restores_with_others(folder: Path, port: str, process: int) -> None:
-    """Restore the newest sound step, as one process of two."""
+def restore_as_one_of_two(folder: Path, port: str, process: int) -> None:
+    """Restore the newest intact step, as one process of two."""
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
     saved = checkpoint.open_(folder, IDENTITY)
-    found = saved.restore(abstract(shared(0)))
+    found = saved.restore(abstract(sharded_state(0)))
     saved.close()
     assert found is not None
     state, messages = found
-    print("step", int(state.step), "fingerprint", checksums(state), "told", messages)
+    print("step", int(state.step), checksums(state), messages)
     jax.distributed.shutdown()
 
 
-def saves_to_a_full_disk(folder: Path) -> None:
-    """Two good saves, one that fails, and one more when there is room again."""
+def save_to_a_full_disk(folder: Path) -> None:
+    """Two saves, one that fails, and one more after space was freed."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     saved = checkpoint.open_(folder, IDENTITY)
     for step in (1, 2):
-        saved.save(large(step))
+        saved.save(large_state(step))
     saved.wait()
     unlimited = resource.RLIM_INFINITY
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, unlimited))
     try:
-        saved.save(large(3))
+        saved.save(large_state(3))
         saved.wait()
     except OSError as error:
-        print("told:", error.errno, error)
+        print("error:", error.errno, error)
     print("steps:", saved.steps())
     resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
-    saved.save(large(4))
+    saved.save(large_state(4))
     saved.close()
-    print("then:", saved.steps())
+    print("at last:", saved.steps())
 
 
-def test_a_full_disk_is_told_and_older_steps_stay(tmp_path: Path) -> None:
-    said = child("full", str(tmp_path / "new")).communicate(timeout=60)[0]
-    expected = f"told: 27 {tmp_path / 'new'}: step 3 could not be saved: File too large"
-    assert f"{expected}; steps on disk: [1, 2]\nsteps: [1, 2]" in said, said
-    assert said.rstrip().endswith("then: [1, 2, 4]"), said
-    assert_same(restored(tmp_path / "new", large(0))[0], large(4))
+def test_save_to_a_full_disk_raises_and_keeps_older_steps(tmp_path: Path) -> None:
+    output = child("full", str(tmp_path / "new")).communicate(timeout=60)[0]
+    error = f"error: 27 {tmp_path / 'new'}: step 3 could not be saved: File too large"
+    assert f"{error}; steps on disk: [1, 2]\nsteps: [1, 2]" in output, output
+    assert output.rstrip().endswith("at last: [1, 2, 4]"), output
+    assert_same(restore(tmp_path / "new", large_state(0))[0], large_state(4))
     assert all(path.name.isdigit() for path in (tmp_path / "new").iterdir())
 
 
-def test_a_file_in_place_of_the_folder_is_told(tmp_path: Path) -> None:
+def test_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match="expected a folder of checkpoints, got a fi"):
         checkpoint.open_(tmp_path / "file", IDENTITY)
     saved = checkpoint.open_(tmp_path / "file" / "below", IDENTITY)
     with pytest.raises(OSError, match="step 1 could not be saved: Not a directory"):
-        saved.save(large(1))
+        saved.save(large_state(1))
     assert saved.steps() == []
     assert [path.read_text() for path in files(tmp_path)] == ["mine"]
 
 
 def two_processes(what: str, folder: Path) -> list[str]:
-    """What both said, when both have ended well."""
+    """The outputs of two processes that end without error."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     two = [child(what, str(folder), port, str(number)) for number in range(2)]
-    said = [process.communicate(timeout=90)[0] for process in two]
-    assert [process.returncode for process in two] == [0, 0], said
-    return said
+    outputs = [process.communicate(timeout=90)[0] for process in two]
+    assert [process.returncode for process in two] == [0, 0], outputs
+    return outputs
 
 
-def test_two_processes_agree_to_pass_over_a_damaged_step(tmp_path: Path) -> None:
-    """A flipped bit in the newest step's arrays, which one of them finds."""
+def test_two_processes_agree_to_skip_a_corrupt_step(tmp_path: Path) -> None:
+    """One of them finds a flipped bit in the arrays of the newest step."""
     saved = checkpoint.open_(tmp_path / "new", IDENTITY)
     for step in (1, 2):
-        saved.save(shared(step))
+        saved.save(sharded_state(step))
     saved.close()
     arrays = [path for path in files(tmp_path / "new" / "2") if "params" in path.parts]
     largest = max(arrays, key=lambda path: path.stat().st_size)
-    largest.write_bytes(flipped(0.5, 3)(largest.read_bytes()))
-    told = f"step 1 fingerprint {checksums(shared(1))} told ['"
-    said = two_processes("damaged", tmp_path / "new")
-    assert all(told in text for text in said), said
-    assert any(largest.name in text for text in said), said
+    largest.write_bytes(flip(0.5, 3)(largest.read_bytes()))
+    expected = f"step 1 {checksums(sharded_state(1))} ['"
+    outputs = two_processes("restore", tmp_path / "new")
+    assert all(expected in output for output in outputs), outputs
+    assert any(largest.name in output for output in outputs), outputs
 
 
-def test_saved_by_two_processes_restored_by_one(tmp_path: Path) -> None:
-    said = two_processes("several", tmp_path / "new")
-    state, messages = restored(tmp_path / "new", shared(0))
+def test_one_process_restores_the_save_of_two(tmp_path: Path) -> None:
+    outputs = two_processes("save", tmp_path / "new")
+    state, messages = restore(tmp_path / "new", sharded_state(0))
     assert messages == []
-    assert_same(state, shared(2))
-    told = f"fingerprint {checksums(shared(2))}"
-    assert [told in text for text in said] == [True, True], said
+    assert_same(state, sharded_state(2))
+    expected = f"checksums {checksums(sharded_state(2))}"
+    assert all(expected in output for output in outputs), outputs
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "full":
-        saves_to_a_full_disk(Path(sys.argv[2]))
+        save_to_a_full_disk(Path(sys.argv[2]))
     else:
-        act = {"several": saves_with_others, "damaged": restores_with_others}
-        act[sys.argv[1]](Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+        acts = {"save": save_as_one_of_two, "restore": restore_as_one_of_two}
+        acts[sys.argv[1]](Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

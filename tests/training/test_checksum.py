@@ -1,4 +1,4 @@
-"""Fingerprints notice what Orbax does not."""
+"""Checksums detect the corruption that Orbax does not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_checkpoint import IDENTITY, assert_same, files, flipped, put, restored
+from test_checkpoint import IDENTITY, assert_same, files, flip, put, restore
 
 from transformer import axes
 from transformer.training import checkpoint, checkpoint_files
@@ -17,38 +17,38 @@ from transformer.training.checksum import checksums
 from transformer.training.update import State
 
 
-def large(step: int) -> State:
-    """One array of 64 KB, which Orbax stores as bytes without a check of its own."""
+def large_state(step: int) -> State:
+    """One array of 64 KB, which Orbax stores as bytes without a checksum."""
     params = {"w_DF": jax.random.normal(jax.random.key(step), (128, 128))}
     state = State(jnp.int32(step), params, (), jnp.zeros(2, jnp.uint32))
     return jax.device_put(state, axes.placement(axes.mesh(), state))
 
 
-# Where Orbax fails to decode one array it forgets the coroutines that read others.
+# Where Orbax fails to decode one array it does not await those that read others.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_fingerprints_alone_let_no_wrong_array_pass(
+def test_checksums_alone_detect_every_wrong_array(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint_files, "_broken_file", lambda folder: None)
-    saved, told = checkpoint.open_(tmp_path, IDENTITY), []
+    monkeypatch.setattr(checkpoint_files, "_first_mismatch", lambda folder: None)
+    saved, messages = checkpoint.open_(tmp_path, IDENTITY), []
     for step in (1, 2):
-        saved.save(large(step))
+        saved.save(large_state(step))
     saved.close()
     for path in [p for p in files(tmp_path / "2") if p.stat().st_size > 30_000]:
         content = path.read_bytes()
         for at in range(1, 10):
-            put(path, flipped(at / 10, at % 8)(content))
-            state, messages = restored(tmp_path, large(0))
-            assert_same(state, large(int(state.step)))
-            told += messages
+            put(path, flip(at / 10, at % 8)(content))
+            state, more = restore(tmp_path, large_state(0))
+            assert_same(state, large_state(int(state.step)))
+            messages += more
         put(path, content[:1000])
-        told += restored(tmp_path, large(0))[1]
+        messages += restore(tmp_path, large_state(0))[1]
         put(path, content)
-    assert "params/w_DF: its values are not those that were saved" in str(told), told
+    assert "params/w_DF: its values differ from those saved" in str(messages), messages
     gc.collect()
 
 
-def test_fingerprint_sees_every_bit_and_every_place() -> None:
+def test_checksum_depends_on_every_bit_and_position() -> None:
     tree = {"a_D": jnp.arange(6.0), "b": jnp.zeros((), jnp.int8)}
     numbers = [checksums(tree)]
     for at in range(6):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import inspect
+import pydoc
 import re
 from functools import partial
 from pathlib import Path
@@ -108,9 +108,16 @@ HELP = """\
 def test_flags_are_those_of_experiment_run_and_optimizer() -> None:
     """In this order, with the text of each."""
     assert flags.help_text(base) == HELP
-    docstring = inspect.getdoc(base) or ""
-    assert docstring.startswith("A line fitted to points.\n\nArgs:\n    depth: layers.")
-    assert inspect.getdoc(base) == inspect.cleandoc(docstring)
+
+
+def test_help_of_python_lists_slots_and_flags() -> None:
+    text = pydoc.plain(pydoc.render_doc(base))
+    assert "base(model:" in text and "optimizer:" in text
+    assert "    A line fitted to points.\n" in text
+    words = " ".join(text.split())
+    for name, explanation in flags.arg_docs(base).items():
+        assert f"{name}: {explanation}" in words
+    assert flags.arg_docs(base).keys() == flags.parameters(base).keys()
 
 
 def test_defaults_are_those_declared() -> None:
@@ -166,6 +173,7 @@ def test_derived_experiment_redefines_a_flag() -> None:
         return base(depth=2 * depth, **rest)
 
     assert deeper().net == "linear 20" and deeper(depth=1).net == "linear 2"
+    assert flags.defaults(deeper)["depth"] == 10
 
 
 def test_derived_experiment_has_the_slots() -> None:
@@ -176,7 +184,9 @@ def test_derived_experiment_has_the_slots() -> None:
         return base(**rest)
 
     assert other().optimizer == ("lion", 5, 0.2, 0.6)
-    assert flags.defaults(other)["b1"] == 0.6 and "momentum" not in flags.defaults(other)
+    assert flags.defaults(other)["b1"] == 0.6 and "momentum" not in flags.defaults(
+        other
+    )
     for changed in (fill(derived, optimizer=lion), partial(derived, optimizer=lion)):
         made = changed(experts=2, b1=0.7)
         assert made.fingerprint == "2 lines"
@@ -192,7 +202,10 @@ UNKNOWN = {
     "flag": (lambda: base(dpeth=3), KNOWN),
     "inherited flag": (lambda: derived(dpeth=3), "workdir; got dpeth"),
     "slot": (lambda: fill(base, attention=1), "among model, optimizer; got attention"),
-    "declared default": (lambda: declare(width=3)(base_of()), "got width"),
+    "declared default": (
+        lambda: declare(width=3, steps=1, batch_size=1)(base_of()),
+        "among batch_size, .*; got width",
+    ),
     "declared default of an own flag": (
         lambda: declare(depth=3, steps=1, batch_size=1)(base_of()),
         "among batch_size, .*; got depth",

@@ -1,4 +1,4 @@
-"""What befalls a run: killed, stopped, stuck, broken, out of disk, out of numbers."""
+"""Runs that are killed, stopped, stuck, broken, out of disk, or not finite."""
 
 import random
 import re
@@ -19,7 +19,7 @@ LONG = 100_000
 
 
 class Reference:
-    """The states that an uninterrupted run goes through, by step."""
+    """The states of an uninterrupted run, by step."""
 
     def __init__(self, experiment) -> None:
         self.experiment = experiment
@@ -27,28 +27,29 @@ class Reference:
         with jax.set_mesh(self.mesh):
             self._advance = loop.jit_update(experiment, self.mesh)
             self._state = update.init_sharded_state(experiment, self.mesh)
-        self._after = [jax.device_get(self._state)]
+        self._states = [jax.device_get(self._state)]
 
     def after(self, step: int) -> update.State:
-        while len(self._after) <= step:
+        while len(self._states) <= step:
             batch = self.experiment.batch(
-                len(self._after) - 1, range(self.experiment.batch_size)
+                len(self._states) - 1, range(self.experiment.batch_size)
             )
             with jax.set_mesh(self.mesh):
                 self._state, _ = self._advance(self._state, batch)
-            self._after.append(jax.device_get(self._state))
-        return self._after[step]
+            self._states.append(jax.device_get(self._state))
+        return self._states[step]
 
     def check(self, folder: Path) -> int:
-        """The newest committed step of a folder, restored, is what it should be."""
-        place = folder / loop.CHECKPOINTS
-        saved = checkpoint.open_(place, loop.identity(self.experiment))
-        newest = max(saved.steps())
+        """Check the newest committed state in a folder; return its step."""
+        checkpoints = checkpoint.open_(
+            folder / loop.CHECKPOINTS, loop.identity(self.experiment)
+        )
+        newest = max(checkpoints.steps())
         with jax.set_mesh(self.mesh):
-            state, passed_over = saved.restore(
+            state, skipped = checkpoints.restore(
                 update.state_shapes(self.experiment, self.mesh)
             )
-        assert passed_over == [] and int(state.step) == newest
+        assert skipped == [] and int(state.step) == newest
         expected = self.after(newest)
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), expected)
         return newest
@@ -59,23 +60,23 @@ def steps_in(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("kills", [20, pytest.param(150, marks=pytest.mark.slow)])
-def test_killed_at_random_moments(kills, tmp_path):
-    """Each child goes on where the one before was killed, saving at every step."""
-    chance = random.Random(kills)
+def test_run_killed_at_random_moments_resumes_exactly(kills, tmp_path):
+    """Each child resumes the run of the one before; every step is saved."""
+    rng = random.Random(kills)
     reference = Reference(tiny_experiment.experiment(steps=LONG))
-    folder, newest, begun = tmp_path / "run", -1, time.monotonic()
+    folder, newest, start = tmp_path / "run", -1, time.monotonic()
     argv = [f"--workdir={folder}", f"--steps={LONG}", "--checkpoint_every=1"]
     for kill in range(kills):
-        child = commands.Child(tmp_path / f"said{kill}.txt", *argv)
+        child = commands.Child(tmp_path / f"output{kill}.txt", *argv)
         child.await_true(lambda old=newest: max(steps_in(folder), default=-1) > old)
-        time.sleep(chance.uniform(0, 0.3))
+        time.sleep(rng.uniform(0, 0.3))
         child.signal(signal.SIGKILL)
         assert child.status() == -signal.SIGKILL
-        assert (kill == 0) == ("going on from" not in child.text)
+        assert (kill == 0) == ("resuming from" not in child.text)
         newest = reference.check(folder)
-    print(f"{kills} kills, {newest} steps, {time.monotonic() - begun:.0f} s")
-    told = [step for step, _ in commands.losses(folder)]
-    assert told[:newest] == list(range(1, newest + 1))
+    print(f"{kills} kills, {newest} steps, {time.monotonic() - start:.0f} s")
+    steps = [step for step, _ in commands.losses(folder)]
+    assert steps[:newest] == list(range(1, newest + 1))
 
 
 SIGTERMS = {
@@ -87,41 +88,41 @@ SIGTERMS = {
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("phase", SIGTERMS)
-def test_stopped_by_sigterm(phase, processes, tmp_path):
+def test_sigterm_saves_the_last_step_and_stops(phase, processes, tmp_path):
     argv, marker = SIGTERMS[phase]
-    # So that there is something to compile.
+    # An empty compilation cache.
     env = {"XDG_CACHE_HOME": str(tmp_path)} if phase == "compiling" else {}
     argv = [f"--steps={LONG}", "--checkpoint_every=100000", *argv]
     folder = tmp_path / "run"
     if processes == 1:
-        said, workdir = tmp_path / "said.txt", f"--workdir={folder}"
-        children = [commands.Child(said, workdir, *argv, env=env)]
+        output, workdir = tmp_path / "output.txt", f"--workdir={folder}"
+        children = [commands.Child(output, workdir, *argv, env=env)]
     else:
         children = commands.start_processes(folder, *argv, env=env)
-    # Probing the shape of a batch says "evaluating" once more.
+    # The first "evaluating" is of the batch whose shapes are taken.
     children[0].await_text(marker, 2 if phase == "evaluating" else 1)
     children[-1].signal(signal.SIGTERM)
     statuses = [child.status() for child in children]
     assert statuses == [faults.TERMINATED] * processes, children[0].text
-    assert "stopped by SIGTERM; all that was reached is saved" in children[0].text
+    assert "stopped by SIGTERM; the last step is saved" in children[0].text
     assert "Traceback" not in "".join(child.text for child in children)
     (step,) = steps_in(folder)
     if processes == 1:
         Reference(tiny_experiment.experiment(steps=LONG)).check(folder)
     if phase == "evaluating":
-        # Two processes agree on a place to stop a little later.
+        # Two processes agree on a step a little later.
         assert step == 3 if processes == 1 else step >= 3
 
 
-def test_stopped_while_reporting_is_not_finished_and_finishes_when_run_again(tmp_path):
+def test_run_stopped_in_its_report_is_finished_by_the_next(tmp_path):
     folder = tmp_path / "run"
     argv = [f"--workdir={folder}", "--steps=6"]
-    child = commands.Child(tmp_path / "said.txt", *argv, "--report_pause=60")
+    child = commands.Child(tmp_path / "output.txt", *argv, "--report_pause=60")
     child.await_text("reporting", 1)
     child.signal(signal.SIGTERM)
-    begun = time.monotonic()
-    assert child.status() == faults.TERMINATED and time.monotonic() - begun < 20
-    assert "stopped by SIGTERM; all that was reached is saved" in child.text
+    start = time.monotonic()
+    assert child.status() == faults.TERMINATED and time.monotonic() - start < 20
+    assert "stopped by SIGTERM; the last step is saved" in child.text
     assert "Traceback" not in child.text and steps_in(folder) == [6]
     assert not {"finished.json", "samples.txt"} & {
         path.name for path in folder.iterdir()
@@ -149,48 +150,50 @@ FAILURES = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "on", "at", "seconds", "said"), FAILURES)
-def test_one_of_two_processes_fails(fault, on, at, seconds, said, tmp_path):
-    """All are gone within a minute, with a traceback, be it in the first batch or a
-    later one; waits are shortened unless the test is slow."""
+@pytest.mark.parametrize(("fault", "process", "step", "seconds", "message"), FAILURES)
+def test_fault_of_one_process_ends_both(
+    fault, process, step, seconds, message, tmp_path
+):
+    """Within a minute, with a traceback, in the first batch or a later one; the
+    watchdog is shortened unless the test is slow."""
     children = commands.start_processes(
         tmp_path / "run",
         f"--fault={fault}",
-        f"--fault_process={on}",
-        f"--fault_step={at}",
+        f"--fault_process={process}",
+        f"--fault_step={step}",
         "--log_every=1",
         env={
             "WATCHDOG_SECONDS": str(seconds),
             "HEARTBEAT_SECONDS": str(min(seconds, 30)),
         },
     )
-    if at:
+    if step:
         children[0].await_text("step      1")
-    begun = time.monotonic()
+    start = time.monotonic()
     assert all(child.status() != 0 for child in children)
-    # The death of the process that coordinates is noticed at once.
-    assert time.monotonic() - begun < (25 if (fault, on) == ("raise", 0) else 60)
-    text = children[on].text
-    assert said in text and re.search(r"Traceback|most recent call", text)
+    # The end of the coordinator ends the other at once.
+    assert time.monotonic() - start < (25 if (fault, process) == ("raise", 0) else 60)
+    text = children[process].text
+    assert message in text and re.search(r"Traceback|most recent call", text)
 
 
 @pytest.fixture(scope="module")
-def saved_run(tmp_path_factory):
-    """A folder whose run had no number in step 8, a step that is saved."""
-    folder = tmp_path_factory.mktemp("saved") / "run"
+def nan_run(tmp_path_factory):
+    """The folder of a run whose loss is not finite in step 8, which would be saved."""
+    folder = tmp_path_factory.mktemp("nan") / "run"
     argv = [
         f"--workdir={folder}",
         "--checkpoint_every=2",
         "--fault=nan",
         "--fault_step=7",
     ]
-    child = commands.Child(folder.parent / "said.txt", *argv)
+    child = commands.Child(folder.parent / "output.txt", *argv)
     assert child.status() == 1
     return folder, child
 
 
-def test_no_number_stops_before_saving(saved_run):
-    folder, child = saved_run
+def test_non_finite_loss_stops_before_saving(nan_run):
+    folder, child = nan_run
     (line,) = [line for line in child.text.splitlines() if "error" in line]
     assert "step 8: expected a finite loss, got nan" in line
     assert "first bad gradient: embedding_VD" in line
@@ -198,19 +201,19 @@ def test_no_number_stops_before_saving(saved_run):
     assert "Traceback" not in child.text
     assert steps_in(folder) == [2, 4, 6]
     assert [step for step, _ in commands.losses(folder)] == [1, 2, 3, 4, 5, 6, 7]
-    flags = {"fault": "nan", "at": 7}
+    flags = {"fault": "nan", "fault_step": 7}
     assert Reference(tiny_experiment.experiment(**flags)).check(folder) == 6
 
 
-def test_parameters_that_are_no_numbers_are_not_saved():
+def test_non_finite_parameters_are_refused():
     params = {"gain_D": np.ones(3), "w_DF": np.array([[1.0, np.inf]])}
     with pytest.raises(faults.NonFinite, match="step 4: .* got w_DF with values"):
-        faults.check_sound(4, params)
-    faults.check_sound(4, {"gain_D": np.ones(3)})
+        faults.check_params_finite(4, params)
+    faults.check_params_finite(4, {"gain_D": np.ones(3)})
 
 
-def test_a_full_disk_leaves_older_steps(tmp_path):
-    """Stands in for it: no file may grow beyond a size, reached in a later step."""
+def test_failing_write_keeps_older_steps(tmp_path):
+    """No file may grow beyond a size that a later step reaches."""
     folder = tmp_path / "run"
     argv = [f"--workdir={folder}", "--checkpoint_every=2", "--width=64"]
     first = commands.Child(tmp_path / "a.txt", *argv, "--fault=nan", "--fault_step=4")

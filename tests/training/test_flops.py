@@ -1,41 +1,60 @@
-"""Operations counted in the program against the formula."""
-
-from __future__ import annotations
-
-from functools import partial
-from typing import Any
+"""Floating-point operations, counted in the program."""
 
 import jax
+import jax.numpy as jnp
 import pytest
-from cases import DEPTH, FEATURES, HEADS, LENGTH, MODELS, ROWS
+import tiny_experiment
 
-from transformer.axes import leaf_name
-from transformer.network import stack
 from transformer.training import flops
 
-
-def training_flops(params: Any) -> float:
-    """Of one row, forward and backward: six a weight and token for the products (Kaplan
-    et al. 2020, arXiv 2001.08361, section 2.1; a tied embedding counts once), twelve a
-    head feature and pair of tokens for the attention matrix and its mixture."""
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    names = [(leaf_name(path), leaf) for path, leaf in leaves]
-    weights = sum(
-        leaf.size
-        for name, leaf in names
-        if name.startswith("w_") or name == "embedding_VD"
-    )
-    pairs = LENGTH * LENGTH
-    return 6.0 * weights * LENGTH + 12.0 * DEPTH * HEADS * FEATURES * pairs
+A = jnp.ones((4, 5, 6))
+B = jnp.ones((4, 6, 7))
+PRODUCT = 2.0 * 4 * 5 * 6 * 7
 
 
-@pytest.mark.parametrize("make_stack", [stack.Unrolled, stack.Scanned])
-def test_products_counted_in_the_program_are_those_of_the_formula(
-    make_stack: Any,
-) -> None:
-    """`dot_product_attention` computes every pair, whatever the mask."""
-    case = MODELS[0]
-    net = case.make(stack=make_stack, remat=stack.REMAT["products"])
-    params = jax.eval_shape(partial(case.init_params, net), jax.random.key(0))
-    program = jax.make_jaxpr(partial(case.loss, net))(params, case.batch(0))
-    assert 3 * flops.products(program.jaxpr) == ROWS * training_flops(params)
+def product(a, b):
+    return jnp.einsum("nij,njk->nik", a, b)
+
+
+def scan(a, b):
+    return jax.lax.scan(
+        lambda sum_, _: (sum_ + product(a, b), None), 0.0 * product(a, b), length=9
+    )[0]
+
+
+PROGRAMS = {
+    "product": (product, 1),
+    "jitted": (jax.jit(product), 1),
+    "rematerialized": (jax.checkpoint(lambda a, b: product(a, b)), 1),
+    "vector": (lambda a, b: jnp.sin(a).sum() + b.sum(), 0),
+    "scan of 9": (scan, 10),
+    "larger branch": (
+        lambda a, b: jax.lax.cond(
+            a[0, 0, 0] > 0,
+            lambda: product(a, b),
+            lambda: product(a, b) + product(2 * a, b),
+        ),
+        2,
+    ),
+    "gradient of one operand": (
+        lambda a, b: jax.grad(lambda a: product(a, b).sum())(a),
+        2,
+    ),
+    "gradient of both": (jax.grad(lambda a, b: product(a, b).sum(), (0, 1)), 3),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_products_of_a_program(name):
+    function, products = PROGRAMS[name]
+    program = jax.make_jaxpr(function)(A, B)
+    assert flops.products(program.jaxpr) == products * PRODUCT
+
+
+@pytest.mark.parametrize("batch_size", [4, 8])
+def test_row_of_an_experiment(batch_size):
+    """Three times the products of its three maps, at any batch size."""
+    width, length, vocab = 16, tiny_experiment.LENGTH, tiny_experiment.VOCAB
+    weights = 2 * width * 4 * width + width * vocab
+    made = tiny_experiment.experiment(width=width, batch_size=batch_size)
+    assert flops.per_row(made) == 3 * 2 * length * weights

@@ -1,4 +1,4 @@
-"""A disk that really fills up: a small file system, mounted for one test alone."""
+"""A disk that fills up: a small file system, mounted for one test."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SIZE = 2 << 20
 def disk(tmp_path: Path) -> Iterator[Path]:
     """The root of a file system of 2 MiB, which ends with the test.
 
-    It is mounted in a namespace of its own, so needs no rights and is seen by nobody
-    else but through the process that holds it.
+    It is mounted in a namespace of its own: that needs no rights, and only the process
+    that holds it shows it to others.
     """
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounts = f"mount -t tmpfs -o size={SIZE},mode=700 own '{place}' && echo ready; cat"
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounts = f"mount -t tmpfs -o size={SIZE},mode=700 own '{folder}' && echo ready; cat"
     try:
         holder = subprocess.Popen(
             ["unshare", "--map-root-user", "--mount", "sh", "-c", mounts],
@@ -39,33 +39,33 @@ def disk(tmp_path: Path) -> Iterator[Path]:
             text=True,
         )
     except FileNotFoundError:
-        pytest.skip("no unshare here, with which to mount a small disk")
+        pytest.skip("no unshare, which mounts the small disk")
     with holder:
         assert holder.stdout is not None
-        said = holder.stdout.readline()
-        if said == "ready\n":
-            yield Path(f"/proc/{holder.pid}/root{place}")
-    if said != "ready\n":
-        pytest.skip(f"no small disk can be mounted here: {said.strip()}")
+        output = holder.stdout.readline()
+        if output == "ready\n":
+            yield Path(f"/proc/{holder.pid}/root{folder}")
+    if output != "ready\n":
+        pytest.skip(f"no small disk can be mounted: {output.strip()}")
 
 
-def fill(disk: Path, *, but: int = 0) -> None:
-    """Others take all that is left, `but` so many bytes."""
+def fill(disk: Path, *, leave: int = 0) -> None:
+    """Fill the disk but for `leave` bytes."""
     with (disk / "others").open("ab", buffering=0) as file:
         try:
-            file.write(bytes(max(0, _left(disk) - but)))
+            file.write(bytes(max(0, _free_bytes(disk) - leave)))
         except OSError as error:
             assert error.errno == errno.ENOSPC
 
 
-def _left(disk: Path) -> int:
-    found = os.statvfs(disk)
-    return found.f_bavail * found.f_frsize
+def _free_bytes(disk: Path) -> int:
+    status = os.statvfs(disk)
+    return status.f_bavail * status.f_frsize
 
 
 @pytest.mark.timeout(20)
-def test_tensorboard_on_a_full_disk_does_not_stop_the_run_for_ever(disk):
-    """Its file is the first that cannot grow: its records are longer by far."""
+def test_tensorboard_on_a_full_disk_does_not_block_the_run(disk):
+    """Its file is the first that cannot grow, because its records are the longest."""
     log = metrics.Log(disk / "run", first=0, steps=9)
     numbers = {f"{i:02}": 0.5 for i in range(50)}
     log.write(1, "train", numbers)
@@ -81,35 +81,35 @@ def test_tensorboard_on_a_full_disk_does_not_stop_the_run_for_ever(disk):
 
 
 STEPS = 120
-# What a run tells while all is well.
-TOLD = re.compile("step|tracing$|evaluating$|reporting$")
-# Flags; how much room others leave; with what saved they take the rest as well; what
-# must be told beside the folder.
+# Output of a run without faults.
+ORDINARY = re.compile("step|tracing$|evaluating$|reporting$")
+# Flags; bytes left free; saved steps at which the rest is filled too; part of the
+# message.
 FILLS = {
     "saving": (["--checkpoint_every=10"], 400_000, None, "step 30 could not be saved"),
-    "telling": (["--checkpoint_every=60"], SIZE, [60], ""),
+    "logging": (["--checkpoint_every=60"], SIZE, [60], ""),
     "finishing": (["--checkpoint_every=500", "--report_pause=1"], SIZE, [STEPS], ""),
 }
 
 
 @pytest.mark.parametrize("when", FILLS)
-def test_a_disk_that_fills_up_stops_the_run_in_one_line(when, disk, tmp_path):
-    """What was saved stays; with room again, the same command finishes."""
-    flags, room, saved, what = FILLS[when]
+def test_disk_that_fills_up_stops_the_run_in_one_line(when, disk, tmp_path):
+    """Saved steps stay; with free space again, the same command finishes."""
+    flags, leave, saved, message = FILLS[when]
     folder = disk / "run"
     argv = [f"--workdir={folder}", f"--steps={STEPS}", "--pause=0.01", *flags]
-    fill(disk, but=room)
-    child = commands.Child(tmp_path / "said.txt", *argv)
+    fill(disk, leave=leave)
+    child = commands.Child(tmp_path / "output.txt", *argv)
     if saved is not None:
         child.await_true(lambda: steps_in(folder) == saved)
     while saved is not None and child.alive:
         fill(disk)
         time.sleep(0.01)
     assert child.status() == 1
-    told = [line for line in child.text.splitlines() if not TOLD.match(line)]
-    assert len(told) == 1 and told[0].startswith("error: "), child.text
-    assert "No space left on device" in told[0] and str(folder) in told[0]
-    assert what in told[0] and (what or "could not be saved" not in told[0])
+    lines = [line for line in child.text.splitlines() if not ORDINARY.match(line)]
+    assert len(lines) == 1 and lines[0].startswith("error: "), child.text
+    assert "No space left on device" in lines[0] and str(folder) in lines[0]
+    assert message in lines[0] and (message or "could not be saved" not in lines[0])
     names = {path.name for path in folder.iterdir()}
     assert not {"finished.json", "samples.txt"} & names
     assert not any(name.endswith(".partial") for name in names)
@@ -119,7 +119,7 @@ def test_a_disk_that_fills_up_stops_the_run_in_one_line(when, disk, tmp_path):
     (disk / "others").unlink()
     again = commands.Child(tmp_path / "again.txt", *argv)
     assert again.status() == 0, again.text
-    assert f"going on from step {newest}\n" in again.text
+    assert f"resuming from step {newest}\n" in again.text
     assert f"finished; see {folder}\n" in again.text
     assert [step for step, _ in commands.losses(folder)] == list(range(1, STEPS + 1))
     assert reference.check(folder) == STEPS

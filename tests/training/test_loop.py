@@ -1,4 +1,4 @@
-"""Resumed is uninterrupted, two processes are one, a run tells what it did."""
+"""Resumed runs equal uninterrupted ones, two processes one; files of a run."""
 
 import json
 import os
@@ -23,29 +23,30 @@ EVERY = ["--checkpoint_every=4", "--evaluate_every=8"]
 def state_of(folder: Path, experiment) -> update.State:
     """The newest state on disk, on the host."""
     mesh = axes.mesh(devices=jax.devices()[:1])
-    saved = checkpoint.open_(folder / loop.CHECKPOINTS, loop.identity(experiment))
+    checkpoints = checkpoint.open_(folder / loop.CHECKPOINTS, loop.identity(experiment))
     with jax.set_mesh(mesh):
-        state, passed_over = saved.restore(update.state_shapes(experiment, mesh))
-    assert passed_over == []
+        state, skipped = checkpoints.restore(update.state_shapes(experiment, mesh))
+    assert skipped == []
     return jax.device_get(state)
 
 
-def trained(folder: Path, *argv: str) -> commands.Child:
+def start_run(folder: Path, *argv: str) -> commands.Child:
+    """A child that trains in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     flags = [f"--workdir={folder}", f"--steps={STEPS}", *EVERY, *argv]
-    return commands.Child(folder / "said.txt", *flags)
+    return commands.Child(folder / "output.txt", *flags)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """The folder of a run from start to end."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    child = trained(folder)
+    child = start_run(folder)
     assert child.status() == 0, child.text
     return folder
 
 
-def test_a_finished_run_leaves_its_folder(uninterrupted):
+def test_finished_run_leaves_its_folder(uninterrupted):
     files = {file.name for file in uninterrupted.iterdir()}
     assert files == {
         "checkpoints",
@@ -53,15 +54,16 @@ def test_a_finished_run_leaves_its_folder(uninterrupted):
         "finished.json",
         "loss.png",
         "metrics.jsonl",
+        "output.txt",
         "results.json",
         "run.json",
-        "said.txt",
         "samples.txt",
         "tensorboard",
     }
-    told = (uninterrupted / "said.txt").read_text()
-    assert "right: 0.1235\nbaseline: none\n" in told
-    assert json.loads((uninterrupted / "results.json").read_text())["right"] == 0.123456
+    output = (uninterrupted / "output.txt").read_text()
+    assert "accuracy: 0.1235\nbaseline: none\n" in output
+    results = json.loads((uninterrupted / "results.json").read_text())
+    assert results == {"accuracy": 0.123456, "baseline": "none"}
     record = json.loads((uninterrupted / "run.json").read_text())
     assert record["flags"]["steps"] == STEPS and record["versions"]["jax"]
     source = Path(tiny_experiment.__file__).read_text()
@@ -70,10 +72,10 @@ def test_a_finished_run_leaves_its_folder(uninterrupted):
     assert steps == list(range(1, STEPS + 1))
     held_out = commands.losses(uninterrupted, "held_out")
     assert [step for step, _ in held_out] == [8, 16, 24, STEPS]
-    assert held_out[-1][1] < held_out[0][1] < np.log(tiny_experiment.SYMBOLS)
+    assert held_out[-1][1] < held_out[0][1] < np.log(tiny_experiment.VOCAB)
 
 
-def test_a_finished_run_says_so(uninterrupted, capsys, monkeypatch):
+def test_train_in_a_finished_folder_changes_nothing(uninterrupted, capsys, monkeypatch):
     before = commands.contents(uninterrupted)
     argv = [f"--workdir={uninterrupted}"]
     assert commands.exit_status(argv, monkeypatch) == 0
@@ -81,26 +83,27 @@ def test_a_finished_run_says_so(uninterrupted, capsys, monkeypatch):
     assert commands.contents(uninterrupted) == before
 
 
-def test_resumed_is_uninterrupted_bit_for_bit(uninterrupted, tmp_path):
-    """Killed twice, before and after the first checkpoint, without warning."""
+def test_resumed_run_equals_uninterrupted_bit_for_bit(uninterrupted, tmp_path):
+    """Killed twice, before and after the first checkpoint."""
     for marker in ("step      ", "step     10"):
-        child = trained(tmp_path, "--pause=0.05", "--log_every=2")
+        child = start_run(tmp_path, "--pause=0.05", "--log_every=2")
         child.await_text(marker)
         child.signal(signal.SIGKILL)
         assert child.status() == -signal.SIGKILL
     assert not (tmp_path / "finished.json").exists()
-    child = trained(tmp_path, "--pause=0.05")
+    child = start_run(tmp_path, "--pause=0.05")
     assert child.status() == 0, child.text
-    assert "going on from step" in child.text
-    expected = state_of(uninterrupted, tiny_experiment.experiment(steps=STEPS))
-    state = state_of(tmp_path, tiny_experiment.experiment(steps=STEPS))
+    assert "resuming from step" in child.text
+    experiment = tiny_experiment.experiment(steps=STEPS)
+    expected = state_of(uninterrupted, experiment)
+    state = state_of(tmp_path, experiment)
     jax.tree.map(np.testing.assert_array_equal, state, expected)
     for kind in ("train", "held_out"):
-        told = commands.losses(tmp_path, kind)
-        assert told == commands.losses(uninterrupted, kind)
+        losses = commands.losses(tmp_path, kind)
+        assert losses == commands.losses(uninterrupted, kind)
 
 
-def test_one_process_is_two(uninterrupted, tmp_path):
+def test_two_processes_equal_one(uninterrupted, tmp_path):
     children = commands.start_processes(
         tmp_path / "run", f"--steps={STEPS}", *EVERY, "--mesh=data:2,tensor:2"
     )
@@ -115,41 +118,73 @@ def test_one_process_is_two(uninterrupted, tmp_path):
         expected,
     )
     for kind in ("train", "held_out"):
-        told, one = (commands.losses(f, kind) for f in (folder, uninterrupted))
-        assert len(told) == len(one)
-        np.testing.assert_allclose(told, one, rtol=1e-5)
+        two, one = (commands.losses(f, kind) for f in (folder, uninterrupted))
+        assert len(two) == len(one)
+        np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
-def test_a_notebook_trains_without_a_command_line(tmp_path):
-    """And goes on from the state that it gets."""
+def test_train_returns_the_state_and_continues_it(tmp_path):
+    """Without a command line, as in a notebook."""
     experiment = tiny_experiment.experiment(steps=4)
     mesh = axes.mesh()
     state = loop.train(experiment, tmp_path, mesh=mesh)
     assert int(state.step) == 4
     longer = tiny_experiment.experiment(steps=6)
     assert int(loop.train(longer, tmp_path, mesh=mesh).step) == 6
-    told = [(record["step"], record["kind"]) for record in metrics.read(tmp_path)]
-    assert told == [*((step, "train") for step in range(1, 7)), (6, "held_out")]
+    records = [(record["step"], record["kind"]) for record in metrics.read(tmp_path)]
+    assert records == [*((step, "train") for step in range(1, 7)), (6, "held_out")]
 
 
-def test_another_architecture_is_refused(uninterrupted):
+def test_another_model_is_refused(uninterrupted):
     before = commands.contents(uninterrupted)
     with pytest.raises(ValueError, match="expected MLP of width 9, got MLP of width 8"):
         loop.check(tiny_experiment.experiment(width=9), uninterrupted, mesh=axes.mesh())
     assert commands.contents(uninterrupted) == before
 
 
-def test_a_whole_command_is_calm(tmp_path):
-    """A real command line, platform tuning and all: nothing on stderr, quick help."""
-    tests = Path(__file__).parent
+def test_command_line_prints_nothing_on_stderr(tmp_path):
+    """In a process of its own, tuned like any other."""
+    tests = Path(tiny_experiment.__file__).parent
     env = {"PYTHONPATH": f"{tests.parent}:{tests}", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "tiny_experiment", "--steps=3", "--workdir=run"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
         env={"HOME": str(tmp_path), "PATH": os.environ["PATH"], **env},
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert done.stdout.splitlines()[-1] == "finished; see run"
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    assert process.stdout.splitlines()[-1] == "finished; see run"
+
+
+def test_value_error_of_a_step_is_not_reported_as_bad_input(tmp_path):
+    """It keeps its traceback; steps saved before stay."""
+    experiment = tiny_experiment.experiment()
+
+    def batch(step, rows):
+        if step == 3:
+            raise ValueError("row of step 3 is bad")
+        return experiment.batch(step, rows)
+
+    mesh = axes.mesh(devices=jax.devices()[:1])
+    intervals = loop.Intervals(checkpoint=2)
+    folder = tmp_path / "new" / "run"
+    with pytest.raises(RuntimeError, match="training failed") as failure:
+        loop.train(
+            experiment._replace(batch=batch), folder, mesh=mesh, intervals=intervals
+        )
+    assert "row of step 3 is bad" in str(failure.value.__cause__)
+    assert checkpoint.steps(folder / loop.CHECKPOINTS) == [2]
+
+
+def test_finished_state_is_the_newest_or_refused(uninterrupted, tmp_path):
+    experiment = tiny_experiment.experiment(steps=STEPS)
+    mesh = axes.mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        state = loop.finished_state(experiment, uninterrupted, mesh)
+        params = loop.finished_params(experiment, uninterrupted, mesh)
+        with pytest.raises(ValueError, match="expected a checkpoint, got none"):
+            loop.finished_state(experiment, tmp_path, mesh)
+    assert int(state.step) == STEPS
+    jax.tree.map(np.testing.assert_array_equal, state.params, params)

@@ -38,7 +38,7 @@ def stack(layers):
 
 
 def changes(optimizer, params, gradients):
-    """The changes of two updates in a row."""
+    """The changes of two successive updates."""
     advance = jax.jit(lambda state: optimizer.update(gradients, state, params))
     first, state = advance(optimizer.init(params))
     second, _ = advance(state)
@@ -52,17 +52,16 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_scanned_is_unrolled(name):
-    """Stacked layers are updated like separate ones."""
+def test_scanned_layers_are_updated_like_unrolled_ones(name):
     params, gradients = random_layers(0), random_layers(1)
     optimizer = RECIPES[name]
     unrolled = changes(optimizer, {"layers": params}, {"layers": gradients})
     scanned = changes(optimizer, stack(params), stack(gradients))
-    for each, whole in zip(unrolled, scanned, strict=True):
-        for layer, expected in enumerate(each["layers"]):
+    for separate, stacked in zip(unrolled, scanned, strict=True):
+        for layer, expected in enumerate(separate["layers"]):
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
-                jax.tree.map(lambda a, i=layer: a[i], whole),
+                jax.tree.map(lambda a, i=layer: a[i], stacked),
                 expected,
             )
 
@@ -70,34 +69,34 @@ def test_scanned_is_unrolled(name):
 @pytest.mark.parametrize("scanned", [False, True])
 def test_muon_decays_matrices_only(scanned):
     params = stack(random_layers(0)) if scanned else random_layers(0)[0]
-    still = jax.tree.map(np.zeros_like, params)
-    change = changes(RECIPES["muon"], params, still)[0]
-    moved = {leaf for leaf, value in change.items() if np.abs(value).max() > 1e-6}
-    assert moved == MATRICES
+    zeros = jax.tree.map(np.zeros_like, params)
+    change = changes(RECIPES["muon"], params, zeros)[0]
+    changed = {leaf for leaf, value in change.items() if np.abs(value).max() > 1e-6}
+    assert changed == MATRICES
     for leaf in MATRICES:
         np.testing.assert_allclose(change[leaf], -0.01 * params[leaf], rtol=1e-4)
 
 
 def test_muon_orthogonalizes_inputs_by_outputs():
-    """The singular values of a matrix's change are alike, its heads merged."""
+    """The singular values of a matrix's change are similar, its heads merged."""
     change = changes(RECIPES["muon"], random_layers(0)[0], random_layers(1)[0])[0]
-    free = changes(
+    undecayed = changes(
         optimizers.muon(0.1, 0.01), random_layers(0)[0], random_layers(1)[0]
     )[0]
     for name, inputs in {"w_q_DHK": 8, "w_out_HKD": 8, "w_up_DF": 8}.items():
-        values = np.linalg.svd(free[name].reshape(inputs, -1), compute_uv=False)
+        values = np.linalg.svd(undecayed[name].reshape(inputs, -1), compute_uv=False)
         assert values.max() / values.min() < 2.0, (name, values)
-        assert not np.allclose(change[name], free[name])
-    loose = np.linalg.svd(free["embedding_VD"], compute_uv=False)
-    assert loose.max() / loose.min() > 2.0
+        assert not np.allclose(change[name], undecayed[name])
+    values = np.linalg.svd(undecayed["embedding_VD"], compute_uv=False)
+    assert values.max() / values.min() > 2.0
 
 
 def test_adam_updates_the_first_and_the_last_map():
     """Patches in, patches out and conditions; the router is for Muon."""
     shapes = {"w_in_PD": (4, 8), "w_out_DP": (8, 4), "w_JD": (3, 8), "w_r_DE": (8, 2)}
     params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
-    chosen = optimizers.matrix_dimensions(params)
-    assert [name for name, value in chosen.items() if value is not None] == ["w_r_DE"]
+    numbers = optimizers.matrix_dimensions(params)
+    assert [name for name, value in numbers.items() if value is not None] == ["w_r_DE"]
 
 
 def test_muon_refuses_unknown_dimensions():
@@ -105,7 +104,7 @@ def test_muon_refuses_unknown_dimensions():
         optimizers.matrix_dimensions({"w_x_DV": jnp.zeros((2, 3))})
 
 
-def test_adamw_is_the_one_of_optax():
+def test_adamw_equals_the_one_of_optax():
     params, gradients = random_layers(0)[0], random_layers(1)[0]
     schedule = optimizers.warmup_cosine(0.1, steps=4, warmup=1)
     expected = changes(

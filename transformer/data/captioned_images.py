@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from transformer import storage
 from transformer.data import records
+from transformer.data.images import augment as augmentation
 from transformer.data.images import patches
+from transformer.data.shuffling import EvaluationSplit, TrainingSplit
 from transformer.data.sources import captions as caption_source
 from transformer.data.text import documents, tokenizers
 from transformer.data.text.tokenizers import Tokenizer
@@ -85,6 +89,32 @@ class CaptionedImages(NamedTuple):
     patch_features: int
     length: int
 
+    @property
+    def patches(self) -> int:
+        """Patches of an image."""
+        return math.prod(self.grid)
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The sizes that a model needs: grid, patch_features, vocab_size."""
+        return {
+            "grid": self.grid,
+            "patch_features": self.patch_features,
+            "vocab_size": self.tokenizer.vocab_size,
+        }
+
+    @property
+    def row(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one row of raw patches, (1, L, P)."""
+        return jax.ShapeDtypeStruct((1, self.patches, self.patch_features), np.float32)
+
+    def prepare(
+        self, example: dict[str, np.ndarray], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """A `records.Prepare`: the image as `raw_BLP`, all else as it is."""
+        example = dict(example)
+        return {"raw_BLP": self.to_patches(example.pop("image")), **example}
+
     def to_patches(self, images: np.ndarray) -> np.ndarray:
         """8-bit images [..., rows, columns, channels] as raw patches [..., L, P]."""
         return patches.from_images(images, self.patch)
@@ -96,12 +126,44 @@ class CaptionedImages(NamedTuple):
     def encoder_rows(self, texts: Texts) -> dict[str, np.ndarray]:
         return encoder_rows(self.tokenizer, texts, self.length)
 
+    def encode(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+        """`ids_BL` and `segment_BL` of the encoder rows of texts."""
+        rows = self.encoder_rows(texts)
+        return rows["ids_BL"], rows["segment_BL"]
+
     def encoder_split(self, arrays: records.Arrays) -> dict[str, np.ndarray]:
         """The images of a split, and the encoder rows of their texts."""
         return {"image": arrays["image"], **self.encoder_rows(arrays["text"])}
 
     def decoder_rows(self, texts: Texts) -> dict[str, np.ndarray]:
         return decoder_rows(self.tokenizer, texts, self.length)
+
+    def decoder_split(self, arrays: records.Arrays) -> dict[str, np.ndarray]:
+        """The images of a split, and the decoder rows of their texts."""
+        return {"image": arrays["image"], **self.decoder_rows(arrays["text"])}
+
+    def splits(
+        self,
+        rows: Callable[[records.Arrays], dict[str, np.ndarray]],
+        *,
+        batch_size: int,
+        seed: int,
+        augment: float,
+    ) -> tuple[TrainingSplit, EvaluationSplit]:
+        """Both splits, with images as `raw_BLP`. rows: `encoder_split` or
+        `decoder_split`. augment: distortion of training images."""
+        distort = augmentation.random_distortion(augment)
+        train = records.training(
+            rows(self.data.train),
+            batch_size=batch_size,
+            seed=seed,
+            prepare=augmentation.chain(distort, self.prepare),
+            name=self.data.name,
+        )
+        held_out = records.evaluation(
+            rows(self.data.validation), batch_size=64, prepare=self.prepare
+        )
+        return train, held_out
 
 
 def load(

@@ -15,6 +15,7 @@ import numpy as np
 from transformer.data import records
 from transformer.data.images import patches
 from transformer.data.records import Fields
+from transformer.data.shuffling import EvaluationSplit, TrainingSplit
 
 PATCH = (5, 8)
 LEADS = (1, 3)
@@ -197,6 +198,23 @@ def prepare_forecast(climate: Climatology) -> records.Prepare:
         return {name: array.astype(np.float32) for name, array in arrays.items()}
 
     return prepare
+
+
+def splits(
+    climate: Climatology, *, batch_size: int, seed: int = 0
+) -> tuple[TrainingSplit, dict[str, EvaluationSplit]]:
+    """Rows of `prepare_forecast`: the training months, and by the name of the lead the
+    validation months in order, 12 a batch."""
+    rows, prepare = examples(climate), prepare_forecast(climate)
+    training = records.training(
+        rows["train"], batch_size=batch_size, seed=seed, prepare=prepare
+    )
+    validation = {}
+    for number, name in enumerate(LEAD_NAMES):
+        chosen = rows["validation"]["lead"] == number
+        part = {key: array[chosen] for key, array in rows["validation"].items()}
+        validation[name] = records.evaluation(part, batch_size=YEAR, prepare=prepare)
+    return training, validation
 
 
 def validation_anomalies(climate: Climatology) -> tuple[np.ndarray, np.ndarray]:

@@ -70,7 +70,7 @@ def identity(
     return row
 
 
-def shuffled(
+def training(
     arrays: Arrays,
     *,
     batch_size: int,
@@ -105,12 +105,12 @@ def shuffled(
     )
 
 
-def ordered(
+def evaluation(
     arrays: Arrays, *, batch_size: int, prepare: Prepare = identity
 ) -> EvaluationSplit:
     """Every example once, in order. `weight_B`, float32, is 1 for an example and 0 for
     the repetitions of the last one that fill the last batch. `prepare` as in
-    `shuffled`; its generator is seeded by the example."""
+    `training`; its generator is seeded by the example."""
     shuffling.require_positive(batch_size=batch_size)
     count = size(arrays)
 

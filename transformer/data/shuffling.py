@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from transformer import storage
+from transformer.checks import at_least
 
 Batch = dict[str, np.ndarray]
 BatchFn = Callable[[int, Sequence[int]], Batch]
@@ -50,8 +51,7 @@ def seed_from(*parts: Any) -> int:
 def require_positive(**sizes: int) -> None:
     """ValueError unless every size is at least 1."""
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}: expected at least 1, got {size}")
+        at_least(name, size, 1)
 
 
 def shuffled_order(rows: int, address: Callable[[int, int], Any], *, seed: int) -> Any:

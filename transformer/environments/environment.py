@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 
 class Environment(NamedTuple):
@@ -54,3 +56,26 @@ def play_episodes(
         return jax.lax.scan(step, environment.reset(reset_key), keys)[1]
 
     return jax.vmap(play)(jax.random.split(key, len(quality_B)), quality_B)
+
+
+def scripted_dataset(
+    environment: Environment,
+    policy: Callable[[Any, jax.Array, jax.Array], jax.Array],
+    key: jax.Array,
+    *,
+    episodes: int,
+    quality: tuple[float, float],
+) -> dict[str, np.ndarray]:
+    """Arrays of a decision transformer, numpy: the observations as int8 (indicators)
+    and actions of `play_episodes`, of qualities uniform between the two, and
+    `return_to_go_BT`, the sum of the rewards from each step on."""
+    quality_key, play_key = (jax.random.fold_in(key, i) for i in (0, 1))
+    low, high = quality
+    quality_B = jax.random.uniform(quality_key, (episodes,), minval=low, maxval=high)
+    play = jax.jit(partial(play_episodes, environment, policy))
+    observations, actions, rewards = jax.device_get(play(play_key, quality_B))
+    return {
+        "return_to_go_BT": rewards[:, ::-1].cumsum(1)[:, ::-1],
+        "observation_BTP": observations.astype(np.int8),
+        "action_BT": actions,
+    }

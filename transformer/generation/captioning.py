@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -125,3 +126,20 @@ def _batched_captions(
         batch = [captioner.detokenize(ids[1 : size - done]) for ids, size, done in rows]
         texts += batch[: len(part)]
     return texts
+
+
+def generate(
+    name_image: Callable[[Any, jax.Array, Path], str],
+    params: Any,
+    key: jax.Array,
+    *,
+    image: Path = Path("sample.png"),
+) -> str:
+    """Name an image: print the name, and return it.
+
+    Args:
+        image: the image's file, of any size; transparent pixels become white.
+    """
+    name = name_image(params, key, image)
+    print(f"{image}: {name}")
+    return name

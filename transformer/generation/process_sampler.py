@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer.checks import at_least
-from transformer.network import precision
 from transformer.processes.process import Process
 
 Predict = Callable[[jax.Array, jax.Array], jax.Array]
@@ -80,7 +79,6 @@ def class_sampler(
     predict: Callable[..., jax.Array],
     decode: Callable[[Any], np.ndarray],
     *,
-    compute_dtype: Any,
     like: Any,
     null_label: int,
     scale: float,
@@ -88,14 +86,14 @@ def class_sampler(
     """The function `sample(params, label, key, *, steps)`: 8-bit images of the classes
     `label` [N], by `sample_classes` in one compiled program.
 
-    predict(weights, label_B, x, t_B): the model. decode: from sampled rows to images.
+    predict(params, label_B, x, t_B): the model. decode: from sampled rows to images.
     """
 
     @partial(jax.jit, static_argnames="steps")
     def rows(params: Any, label_B: jax.Array, key: jax.Array, steps: int) -> jax.Array:
         return sample_classes(
             process,
-            partial(predict, precision.cast_weights(params, compute_dtype)),
+            partial(predict, params),
             label_B,
             key,
             like=like,
@@ -108,3 +106,39 @@ def class_sampler(
         return decode(rows(params, jnp.asarray(label, jnp.int32), key, steps=steps))
 
     return sample
+
+
+def text_sampler(
+    process: Process,
+    predict: Callable[..., jax.Array],
+    encode: Callable[[Any], tuple[Any, Any]],
+    decode: Callable[[Any], np.ndarray],
+    *,
+    like: Any,
+    scale: float,
+) -> Callable[..., np.ndarray]:
+    """The function `sample(params, texts, key, *, steps)`: 8-bit images for the texts,
+    with classifier-free guidance, in one compiled program.
+
+    predict(params, text, x, t_B): the model. encode: texts to (ids_BL, segment_BL).
+    decode: from sampled rows to images. like: shape and dtype of one row.
+    """
+
+    @partial(jax.jit, static_argnames="steps")
+    def rows(
+        params: Any, text: Any, null_text: Any, key: jax.Array, steps: int
+    ) -> jax.Array:
+        null = jax.tree.map(lambda a, b: jnp.broadcast_to(b, a.shape), text, null_text)
+        both = partial(predict, params, text), partial(predict, params, null)
+        guide = classifier_free_guidance(*both, scale=scale)
+        shape = len(text[0]), *like.shape[1:]
+        rows = jax.ShapeDtypeStruct(shape, like.dtype)
+        return sample(process, guide, key, like=rows, steps=steps)
+
+    def sample_texts(
+        params: Any, texts: Any, key: jax.Array, *, steps: int
+    ) -> np.ndarray:
+        text, null_text = encode(texts), encode([""])
+        return decode(rows(params, text, null_text, key, steps=steps))
+
+    return sample_texts

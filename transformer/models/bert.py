@@ -34,7 +34,9 @@ class MaskedLM(nn.Module):
     def __call__(self, ids_BL: jax.Array, tokens: masks.TokenPositions) -> Readout:
         return self.encoder(ids_BL, tokens), self.unembedding_VD
 
-    def pooled(self, ids_BL: jax.Array, tokens: masks.TokenPositions) -> jax.Array:
+    def pooled_features(
+        self, ids_BL: jax.Array, tokens: masks.TokenPositions
+    ) -> jax.Array:
         """The mean of each row's features, (B, D)."""
         return encoder.mean_pooling(self.encoder(ids_BL, tokens), tokens)
 
@@ -64,3 +66,10 @@ def init_params(net: MaskedLM, key: jax.Array) -> Any:
     """The parameters, a nested dictionary of float32 arrays."""
     ids_BL = jnp.zeros((1, 1), jnp.int32)
     return net.init(key, ids_BL, masks.single_document(1))["params"]
+
+
+def apply(net: MaskedLM, params: Any, ids_BL: jax.Array, **options: Any) -> Any:
+    """`net.apply` with the positions of rows of one document; options: of
+    `flax.linen.Module.apply`, such as `method`."""
+    tokens = masks.single_document(ids_BL.shape[1])
+    return net.apply({"params": params}, ids_BL, tokens, **options)

@@ -3,14 +3,16 @@ al. 2021, arXiv 2103.00020, section 2.3)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from transformer.models import defaults, encoder, vit
+from transformer.network import masks
 from transformer.network.masks import TokenPositions
 from transformer.network.precision import linear
 
@@ -94,3 +96,35 @@ def clip(
         make_image_encoder=partial(project, make_encoder=make_image_encoder),
         make_text_encoder=partial(project, make_encoder=make_text_encoder),
     )
+
+
+def init_params(net: DualEncoder, key: jax.Array, *, like: Any) -> Any:
+    """The parameters; like: shape and dtype of a row of raw patches (1, L, P)."""
+    raw_BLP = jnp.zeros(like.shape, like.dtype)
+    one_BL = jnp.ones((1, 1), jnp.int32)
+    patches = masks.single_document(like.shape[1])
+    tokens = masks.single_document(1)
+    return net.init(key, raw_BLP, patches, one_BL, tokens)["params"]
+
+
+def apply(
+    net: DualEncoder, params: Any, batch: Mapping[str, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Embeddings (B, Z) of the batch's images `raw_BLP`, and of its texts `ids_BL`,
+    whose padding has `segment_BL` 0."""
+    images = encode_images(net, params, batch["raw_BLP"])
+    return images, encode_texts(net, params, batch["ids_BL"], batch["segment_BL"])
+
+
+def encode_images(net: DualEncoder, params: Any, raw_BLP: jax.Array) -> jax.Array:
+    """Embeddings (B, Z) of images."""
+    tokens = masks.single_document(raw_BLP.shape[1])
+    return net.apply({"params": params}, raw_BLP, tokens, method="encode_image")
+
+
+def encode_texts(
+    net: DualEncoder, params: Any, ids_BL: jax.Array, segment_BL: jax.Array
+) -> jax.Array:
+    """Embeddings (B, Z) of texts, one document a row."""
+    tokens = masks.packed(segment_BL, jnp.arange(segment_BL.shape[1])[None])
+    return net.apply({"params": params}, ids_BL, tokens, method="encode_text")

@@ -73,7 +73,7 @@ class Decoder(nn.Module):
         conditioning: Conditioning = UNCONDITIONED,
     ) -> Readout:
         """Features of whole rows: ids (B, L) int32 and their positions."""
-        x_BLD = self.stack(self._embed(ids_BL, tokens), tokens, conditioning)
+        x_BLD = self.stack(self._embedding(ids_BL, tokens), tokens, conditioning)
         return self.final_norm(x_BLD), self.unembedding_VD
 
     def decode(
@@ -81,7 +81,7 @@ class Decoder(nn.Module):
     ) -> tuple[Readout, Any]:
         """Features of the next tokens of each row, and the cache with their keys and
         values."""
-        x_BLD, cache = self.stack.decode(self._embed(ids_BL, tokens), cache, tokens)
+        x_BLD, cache = self.stack.decode(self._embedding(ids_BL, tokens), cache, tokens)
         return (self.final_norm(x_BLD), self.unembedding_VD), cache
 
     @nn.nowrap
@@ -94,7 +94,7 @@ class Decoder(nn.Module):
         """Keys and values of the memory in every layer that cross-attends."""
         return self.stack.cache_memory(memory)
 
-    def _embed(self, ids_BL: jax.Array, tokens: TokenPositions) -> jax.Array:
+    def _embedding(self, ids_BL: jax.Array, tokens: TokenPositions) -> jax.Array:
         x_BLD = constrain(replicated(self.embedding_VD)[ids_BL], "BLD")
         x_BLD = self.embedding_norm(self.position(x_BLD, tokens.position_BL))
         return constrain(x_BLD, "BLD")

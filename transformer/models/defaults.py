@@ -23,7 +23,7 @@ from transformer.network import block as block_
 from transformer.network import mlp as mlp_
 from transformer.network import norms, positions
 from transformer.network import stack as stack_
-from transformer.network.kernels import activations, flash_attention, row_attention
+from transformer.network.kernels import activations, row_attention
 from transformer.network.kernels import norms as norm_kernels
 from transformer.network.masks import Mask
 
@@ -51,6 +51,8 @@ def row_blocked_kernel(block: int) -> attention_.Kernel:
 def flash_kernel(block: int) -> attention_.Kernel:
     """Softmax attention in tiles of `block` queries and keys, with memory linear in the
     length and without the tiles that the mask excludes: for long rows."""
+    from transformer.network.kernels import flash_attention
+
     return partial(flash_attention.flash_attention, block=block)
 
 
@@ -94,12 +96,14 @@ def attention(
     )
 
 
-def mlp(*, width: int, output_init: Init = ZERO) -> Make:
-    """An MLP of 4 * `width` hidden features."""
+def mlp(
+    *, width: int, hidden_features: int | None = None, output_init: Init = ZERO
+) -> Make:
+    """An MLP of `hidden_features`, 4 * `width` if None."""
     return partial(
         mlp_.MLP,
         width=width,
-        hidden_features=4 * width,
+        hidden_features=hidden_features or 4 * width,
         activation=relu_squared,
         weight_init=fan_in_init(),
         output_init=output_init,

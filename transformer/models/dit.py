@@ -17,7 +17,16 @@ import jax.numpy as jnp
 
 from transformer.axes import replicated
 from transformer.models import defaults
-from transformer.network import biases, block, masks, mlp, norms, positions
+from transformer.network import (
+    biases,
+    block,
+    embeddings,
+    masks,
+    mlp,
+    norms,
+    positions,
+    precision,
+)
 from transformer.network.precision import linear
 
 Make = Callable[[], nn.Module]
@@ -154,6 +163,19 @@ def dit(
     )
 
 
+def patch_dit(*, patch_features: int, **options: Any) -> DiT:
+    """A `dit` of raw patches (B, L, P), P `patch_features`, such as velocities; options
+    as there."""
+    make_embed = partial(embeddings.PatchEmbedding, features=patch_features)
+    return dit(make_embed=make_embed, output_features=patch_features, **options)
+
+
+def token_dit(*, vocab_size: int, **options: Any) -> DiT:
+    """A `dit` of token ids (B, L) to logits (B, L, V); options as there."""
+    make_embed = partial(embeddings.TokenEmbedding, vocab_size=vocab_size)
+    return dit(make_embed=make_embed, output_features=vocab_size, **options)
+
+
 def init_params(net: DiT, key: jax.Array, *, like: Any) -> Any:
     """The parameters for rows of the shape and dtype of `like`."""
     x = jnp.zeros(like.shape, like.dtype)
@@ -163,9 +185,16 @@ def init_params(net: DiT, key: jax.Array, *, like: Any) -> Any:
 
 
 def predict(
-    net: DiT, params: Any, label: Any, x: jax.Array, t_B: jax.Array
+    net: DiT,
+    params: Any,
+    label: Any,
+    x: jax.Array,
+    t_B: jax.Array,
+    *,
+    compute_dtype: Any = jnp.float32,
 ) -> jax.Array:
     """The prediction (B, L, P) for rows `x` at times t_B under the condition `label`,
     in the argument order of `generation.process_sampler`."""
+    weights = precision.cast_weights(params, compute_dtype)
     tokens = masks.single_document(x.shape[1])
-    return net.apply({"params": params}, x, t_B, label, tokens)
+    return net.apply({"params": weights}, x, t_B, label, tokens)

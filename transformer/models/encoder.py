@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,7 +14,7 @@ from transformer.models import defaults
 from transformer.network import biases, embeddings, masks, norms, positions
 from transformer.network.block import UNCONDITIONED, Conditioning
 from transformer.network.masks import TokenPositions
-from transformer.network.precision import einsum_f32, linear
+from transformer.network.precision import cast_weights, einsum_f32, linear
 
 Make = Callable[[], nn.Module]
 # (features x_BLD, tokens) -> one vector a row, (B, D).
@@ -129,6 +130,49 @@ class Classifier(nn.Module):
     ) -> jax.Array:
         """The pooled features (B, D), the input of the linear map."""
         return self.pool(self.encoder(inputs, tokens, conditioning), tokens)
+
+
+def text_classifier(
+    *,
+    classes: int,
+    vocab_size: int,
+    depth: int = 2,
+    width: int | None = None,
+    make_attention: defaults.MakeOfWidth | None = None,
+    make_mlp: defaults.MakeOfWidth | None = None,
+) -> Classifier:
+    """A classifier of texts: a `text_encoder` of `width` (32 * depth if None), the mean
+    of its features, and a linear map to `classes`. Slots and errors as there."""
+    width = defaults.HEAD_FEATURES * depth if width is None else width
+    make_encoder = text_encoder(
+        depth=depth,
+        width=width,
+        vocab_size=vocab_size,
+        make_attention=make_attention,
+        make_mlp=make_mlp,
+    )
+    return Classifier(classes=classes, width=width, make_encoder=make_encoder)
+
+
+def text_logits(
+    net: Classifier, compute_dtype: str = "float32"
+) -> Callable[[Any, Any], jax.Array]:
+    """The function (params, batch) -> float32 logits (B, V) of a `text_classifier`, for
+    the arrays `ids_BL` and `segment_BL` of a batch."""
+
+    def logits(params: Any, batch: Any) -> jax.Array:
+        index_BL = jnp.arange(batch["ids_BL"].shape[1], dtype=jnp.int32)[None]
+        tokens = masks.packed(batch["segment_BL"], index_BL)
+        weights = cast_weights(params, compute_dtype)
+        return net.apply({"params": weights}, batch["ids_BL"], tokens)
+
+    return logits
+
+
+def init_params(net: Classifier, key: jax.Array) -> Any:
+    """The parameters of a `text_classifier`, a nested dictionary of float32 arrays."""
+    ids_BL = jnp.zeros((1, 1), jnp.int32)
+    return net.init(key, ids_BL, masks.single_document(1))["params"]
 
 
 class TokenRegressor(nn.Module):

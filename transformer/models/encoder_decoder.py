@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -161,3 +161,22 @@ def init_params(net: nn.Module, key: jax.Array) -> Any:
     """The parameters of a text-to-text model, a nested dictionary of float32 arrays."""
     ids_BL, tokens = jnp.zeros((1, 1), jnp.int32), masks.single_document(1)
     return net.init(key, ids_BL, tokens, ids_BL, tokens)["params"]
+
+
+def init_image_to_text(net: EncoderDecoder, key: jax.Array, *, like: Any) -> Any:
+    """The parameters; like: shape and dtype of a row of raw patches (1, L, P)."""
+    raw_BLP, patches = jnp.zeros(like.shape), masks.single_document(like.shape[1])
+    ids_BL, tokens = jnp.zeros((1, 1), jnp.int32), masks.single_document(1)
+    return net.init(key, raw_BLP, patches, ids_BL, tokens)["params"]
+
+
+def apply_image_to_text(
+    net: EncoderDecoder, params: Any, batch: Mapping[str, Any], **options: Any
+) -> Any:
+    """The readout of the batch's texts (`ids_BL`, `segment_BL`, one document a row)
+    given its images (`raw_BLP`). options: of `net.apply`."""
+    patches = masks.single_document(batch["raw_BLP"].shape[1])
+    segment_BL = batch["segment_BL"]
+    tokens = masks.packed(segment_BL, jnp.arange(segment_BL.shape[1])[None])
+    inputs = batch["raw_BLP"], patches, batch["ids_BL"], tokens
+    return net.apply({"params": params}, *inputs, **options)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.models import decoder, defaults
-from transformer.network import masks, positions
+from transformer.network import masks, positions, precision
 
 
 def image_gpt(
@@ -42,7 +42,9 @@ def image_gpt(
         width=width,
         make_attention=make_attention,
         make_mlp=make_mlp,
-        make_position=partial(positions.Learned, length=side * side + 1, deviation=1.0),
+        make_position=partial(
+            positions.Learned, length=side * side + 1, deviation=1.0
+        ),
     )
 
 
@@ -54,10 +56,13 @@ def predict(
     t_B: jax.Array,
     *,
     gray_levels: int,
+    compute_dtype: Any = jnp.float32,
 ) -> jax.Array:
     """Logits (B, L, V) of each pixel from the class and the pixels before it; the token
     of a class is gray_levels + label. The time t_B of a process plays no part."""
+    weights = precision.cast_weights(params, compute_dtype)
     first_B1 = gray_levels + label_B[:, None]
     inputs_BL = jnp.concatenate([first_B1, ids_BL[:, :-1]], axis=1)
     tokens = masks.single_document(ids_BL.shape[1])
-    return decoder.logits(net.apply({"params": params}, inputs_BL, tokens))
+    readout: Any = net.apply({"params": weights}, inputs_BL, tokens)
+    return decoder.logits(readout)

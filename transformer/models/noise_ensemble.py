@@ -7,12 +7,24 @@ sequence, so that a member is one consistent field and not a field of independen
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from transformer.network import masks
+from transformer.models import defaults, encoder
+from transformer.network import (
+    attention,
+    block,
+    embeddings,
+    masks,
+    mlp,
+    norms,
+    positions,
+    stack,
+)
 from transformer.network.block import Conditioning
 
 
@@ -39,6 +51,57 @@ def sample_members(
     tokens = masks.single_document(raw_BLP.shape[1])
     out_BLP = net.apply({"params": params}, repeated_BLP, tokens, conditioning)
     return out_BLP.reshape(members, rows, *out_BLP.shape[1:])
+
+
+def forecaster(
+    *,
+    depth: int,
+    width: int,
+    grid: tuple[int, int],
+    input_features: int,
+    output_features: int,
+    condition_features: int,
+    head_features: int = defaults.HEAD_FEATURES,
+) -> encoder.TokenRegressor:
+    """Patches of a map on a sphere to patches: adaLN-Zero blocks under a condition with
+    noise in it, learned positions, and rotary ones that close in longitude. Zero at
+    first."""
+    heads = width // head_features
+    make_attention = partial(
+        attention.Attention,
+        width=width,
+        heads=heads,
+        groups=heads,
+        head_features=head_features,
+        mask=masks.full(),
+        rotate=positions.axial(grid, periodic=[1]),
+        make_mixer=defaults.row_blocked(512),
+    )
+    make_mlp = partial(
+        mlp.MLP, width=width, hidden_features=2 * width, activation=defaults.gelu
+    )
+    make_stack = partial(
+        stack.Unrolled,
+        depth=depth,
+        make_block=lambda make, layer: make(
+            make_attention=make_attention,
+            make_mlp=make_mlp,
+            make_norm=partial(norms.AdaLNZero, width, condition_features),
+            residual=block.adaln_zero,
+        ),
+    )
+    make_embed = partial(
+        embeddings.PatchEmbedding,
+        features=input_features,
+        width=width,
+        make_position=partial(positions.Learned, length=math.prod(grid)),
+    )
+    make_encoder = partial(
+        encoder.Encoder, make_embed=make_embed, make_stack=make_stack
+    )
+    return encoder.TokenRegressor(
+        output_features=output_features, width=width, make_encoder=make_encoder
+    )
 
 
 def init_params(

@@ -19,6 +19,7 @@ from transformer.network import (
     factorized_attention,
     masks,
     positions,
+    precision,
     stack,
 )
 
@@ -94,3 +95,12 @@ def init_params(net: encoder.TokenRegressor, key: jax.Array, *, length: int) -> 
     """The parameters for rows of `length` tubelets."""
     raw_BLP = jnp.zeros((1, length, net.output_features))
     return net.init(key, raw_BLP, masks.single_document(length))["params"]
+
+
+def apply(
+    net: encoder.TokenRegressor, params: Any, raw_BLP: jax.Array, *, compute_dtype: Any
+) -> jax.Array:
+    """Predictions (B, L, P) for the next frame's tubelets."""
+    weights = precision.cast_weights(params, compute_dtype)
+    tokens = masks.single_document(raw_BLP.shape[1])
+    return net.apply({"params": weights}, raw_BLP, tokens)

@@ -18,7 +18,7 @@ from transformer.network import embeddings, masks, positions
 class Pooling(NamedTuple):
     """How the features of all tokens become one vector.
 
-    extra_tokens: how many stand before the patches. embed(make_embed, width): the
+    extra_tokens: how many precede the patches. embed(make_embed, width): the
     embedding with those. pool: of the features. patch_relevance: from the relevance
     (B, L, M) of input tokens M to output tokens L
     (`interpretability/attention_rollout.py`), that of each patch to the vector, (B, S).

@@ -58,7 +58,7 @@ def attention_weights(
         scores_BHLM = soft_cap * jnp.tanh(scores_BHLM / soft_cap)
     if bias is not None:
         scores_BHLM = scores_BHLM + bias(queries, keys)
-    allowed_BHLM = jnp.asarray(mask.allowed(queries, keys))[:, None]
+    allowed_BHLM = jnp.asarray(mask.allowed_pairs(queries, keys))[:, None]
     scores_BHLM = jnp.where(allowed_BHLM, scores_BHLM, -jnp.inf)
     # A row without an allowed key has maximum -inf; 0 in its place avoids NaN.
     max_BHLM = jnp.max(scores_BHLM, axis=-1, keepdims=True)
@@ -130,7 +130,15 @@ def jax_attention(
             f"attention.jax_attention has no soft cap: expected soft_cap=None, got "
             f"{soft_cap}; use dot_product_attention or another kernel"
         )
-    return jax.nn.dot_product_attention(
+    features = v_BMGK.shape[-1]
+    if features != k_BMGK.shape[-1]:
+        # jax has one number of features for all; zeros change no score and no value.
+        wider = max(features, k_BMGK.shape[-1])
+        q_BLHK, k_BMGK, v_BMGK = (
+            jnp.pad(a, ((0, 0), (0, 0), (0, 0), (0, wider - a.shape[-1])))
+            for a in (q_BLHK, k_BMGK, v_BMGK)
+        )
+    y_BLHK = jax.nn.dot_product_attention(
         q_BLHK,
         k_BMGK,
         v_BMGK,
@@ -139,6 +147,7 @@ def jax_attention(
         implementation=implementation,
         **masks.to_jax_kwargs(mask, queries, keys),
     )
+    return y_BLHK[..., :features] if y_BLHK.shape[-1] != features else y_BLHK
 
 
 class Softmax(nn.Module):

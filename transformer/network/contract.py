@@ -120,6 +120,7 @@ def _batch(width: int) -> dict[str, jax.Array]:
     }
 
 
+@partial(jax.jit, static_argnums=0)
 def _value_and_grad(module: nn.Module, params: Any, batch: dict[str, Any]) -> Any:
     """A random projection of the features, and its gradient by the parameters."""
 
@@ -128,7 +129,7 @@ def _value_and_grad(module: nn.Module, params: Any, batch: dict[str, Any]) -> An
         y_BLD = module.apply({"params": params}, batch["x_BLD"], tokens)
         return jnp.sum(jnp.asarray(y_BLD) * batch["direction_BLD"])
 
-    return jax.jit(jax.value_and_grad(projection))(params, batch)
+    return jax.value_and_grad(projection)(params, batch)
 
 
 def _require_equal(theorem: str, expected: Any, got: Any, limit: float = 1e-4) -> None:

@@ -40,7 +40,7 @@ def quadratic_linear_attention(
     weights_BHLM = einsum_f32(
         "BLHK,BMHK->BHLM", feature_map(q_BLHK), feature_map(k_BMHK)
     )
-    allowed_BHLM = jnp.asarray(mask.allowed(queries, keys))[:, None]
+    allowed_BHLM = jnp.asarray(mask.allowed_pairs(queries, keys))[:, None]
     weights_BHLM = jnp.where(allowed_BHLM, weights_BHLM, 0.0)
     total_BHLM = jnp.maximum(weights_BHLM.sum(-1, keepdims=True), 1e-6)
     y_BLHU = einsum_f32("BHLM,BMHU->BLHU", weights_BHLM / total_BHLM, v_BMHU)

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer.checks import at_least
+
 
 class TokenPositions(NamedTuple):
     """The positions of a row's tokens; B = 1 broadcasts to all rows.
@@ -92,7 +94,7 @@ class Mask:
         name = "" if self.rule in signs else self.rule.__name__.strip("_")
         return f"{name}({signs.get(self.rule, ', ').join(map(repr, self.arguments))})"
 
-    def allowed(self, queries: TokenPositions, keys: TokenPositions) -> Any:
+    def allowed_pairs(self, queries: TokenPositions, keys: TokenPositions) -> Any:
         """bool (B, L, M): True where the query may attend to the key."""
         q = TokenPositions(*(a[:, :, None] for a in queries))
         k = TokenPositions(*(a[:, None, :] for a in keys))
@@ -116,7 +118,7 @@ class Mask:
         keys = [
             TokenPositions(k_BM, k_BM, f(k_BM)) for f in (np.ones_like, np.zeros_like)
         ]
-        above, below = (self.allowed(queries, tokens)[0] for tokens in keys)
+        above, below = (self.allowed_pairs(queries, tokens)[0] for tokens in keys)
         return above, below
 
     def count(self, queries: int, keys: int | None = None, *, block: int = 1) -> int:
@@ -176,8 +178,8 @@ def _window(q: TokenPositions, k: TokenPositions, before: int, after: int) -> An
 
 def window(before: int, after: int = 0) -> Mask:
     """Each token attends to itself, `before` tokens before it and `after` after it."""
-    _at_least("window before", before, 0)
-    _at_least("window after", after, 0)
+    at_least("window before", before, 0)
+    at_least("window after", after, 0)
     return Mask(_window, (before, after), before + 1)
 
 
@@ -188,7 +190,7 @@ def _prefix(q: TokenPositions, k: TokenPositions, length: int) -> Any:
 def prefix(length: int) -> Mask:
     """All attend to the first `length` tokens; `prefix(n) | causal()` is the prefix
     language model of Raffel et al. 2020 (arXiv 1910.10683, figure 4)."""
-    return Mask(_prefix, (_at_least("prefix length", length, 0),))
+    return Mask(_prefix, (at_least("prefix length", length, 0),))
 
 
 def _segments(q: TokenPositions, k: TokenPositions) -> Any:
@@ -223,7 +225,7 @@ def block_sparse(layout: Sequence[Sequence[int]], block: int) -> Mask:
     """`layout[i][j]`: whether the queries of block i attend to the keys of block j;
     none outside the layout (Child et al. 2019, arXiv 1904.10509; Zaheer et al. 2020,
     arXiv 2007.14062)."""
-    _at_least("block", block, 1)
+    at_least("block", block, 1)
     rows = tuple(tuple(bool(cell) for cell in row) for row in layout)
     if len({len(row) for row in rows}) != 1:
         lengths = [len(row) for row in rows]
@@ -237,7 +239,7 @@ def _strided(q: TokenPositions, k: TokenPositions, stride: int) -> Any:
 
 def strided(stride: int) -> Mask:
     """Each token attends to every `stride`-th one from itself (Child et al. 2019)."""
-    return Mask(_strided, (_at_least("stride", stride, 1),))
+    return Mask(_strided, (at_least("stride", stride, 1),))
 
 
 def dilated(before: int, dilation: int) -> Mask:
@@ -252,7 +254,7 @@ def _global_tokens(q: TokenPositions, k: TokenPositions, count: int) -> Any:
 
 def global_tokens(count: int) -> Mask:
     """The first `count` tokens attend to all and all to them (Longformer)."""
-    return Mask(_global_tokens, (_at_least("global tokens", count, 0),))
+    return Mask(_global_tokens, (at_least("global tokens", count, 0),))
 
 
 def _neighborhood(
@@ -269,13 +271,7 @@ def _neighborhood(
 def neighborhood(shape: Sequence[int], radius: int) -> Mask:
     """Tokens on a grid (rows x columns, or frames x rows x columns, last fastest)
     attend to those at most `radius` away along every dimension."""
-    return Mask(_neighborhood, (tuple(shape), _at_least("radius", radius, 0)))
-
-
-def _at_least(what: str, value: int, least: int) -> int:
-    if value < least:
-        raise ValueError(f"{what}: expected at least {least}, got {value}")
-    return value
+    return Mask(_neighborhood, (tuple(shape), at_least("radius", radius, 0)))
 
 
 def to_jax_kwargs(
@@ -296,7 +292,7 @@ def to_jax_kwargs(
             before, after = named[_window].arguments
             out["local_window_size"] = (before, 0 if out["is_causal"] else after)
         return out
-    return {"mask": jnp.asarray(mask.allowed(queries, keys))[:, None]}
+    return {"mask": jnp.asarray(mask.allowed_pairs(queries, keys))[:, None]}
 
 
 def _conjuncts(mask: Mask) -> list[Mask]:

@@ -43,3 +43,11 @@ def clip_loss(
     correct = jnp.sum((pair_B >= logits_BC.max(1)) * weight_B)
     rows = weight_B.sum()
     return Loss(total, rows, {"nats": total, "correct": correct, "rows": rows})
+
+
+def pair_metrics(loss: Loss) -> dict[str, float]:
+    """Mean loss, and the fraction of rows whose partner is the nearest of the batch."""
+    return {
+        "loss": float(loss.sums["nats"]) / float(loss.weight),
+        "accuracy": float(loss.sums["correct"]) / float(loss.sums["rows"]),
+    }

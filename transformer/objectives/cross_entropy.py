@@ -1,9 +1,10 @@
 """Cross-entropy of tokens and labels, and two ways that never hold all logits at once.
 
 An `Objective` takes float32 logits (B, L, V), int32 targets (B, L) and float32 weights
-(B, L), and returns a `Loss` in nats: sums, not means. `chunked` computes any objective
-from features and unembedding in chunks of each row, and its logits again in the
-backward pass; `fused` does so for the cross-entropy alone, and computes them once.
+(B, L), and returns a `Loss` in nats: sums, not means. `chunked_loss` computes any
+objective from features and unembedding in chunks of each row, and its logits again in
+the backward pass; `fused_cross_entropy` does so for the cross-entropy alone, and
+computes them once.
 """
 
 from __future__ import annotations
@@ -48,6 +49,19 @@ def classification(
     return objective(logits_BV[:, None], label_B[:, None], weight_B[:, None])
 
 
+def label_loss(
+    logits: Callable[[Any, Any], jax.Array], *, objective: Objective = cross_entropy
+) -> Callable[[Any, Any, jax.Array], Loss]:
+    """The loss (params, batch, key) -> `classification` of logits(params, batch), for
+    the arrays `label_B` and `weight_B` of a batch."""
+
+    def loss(params: Any, batch: Any, key: jax.Array) -> Loss:
+        labels = batch["label_B"], batch["weight_B"]
+        return classification(logits(params, batch), *labels, objective=objective)
+
+    return loss
+
+
 def label_smoothing(amount: float) -> Objective:
     """Cross-entropy against (1 - amount) on the target and amount / V on every token
     of the vocabulary (Szegedy et al. 2015, arXiv 1512.00567, section 7). The sum `nats`
@@ -79,7 +93,7 @@ def z_loss(objective: Objective, coefficient: float) -> Objective:
     return objective_with_z_loss
 
 
-def chunked(
+def chunked_loss(
     objective: Objective,
     x_BLD: jax.Array,
     w_VD: jax.Array,
@@ -187,7 +201,7 @@ def _fused_backward(einsum, chunks, saved, gradients):
 _fused_sums.defvjp(_fused_forward, _fused_backward)
 
 
-def fused(
+def fused_cross_entropy(
     x_BLD: jax.Array,
     w_VD: jax.Array,
     targets_BL: jax.Array,
@@ -246,3 +260,10 @@ def token_metrics(loss: Loss) -> dict[str, float]:
     if "bytes" in loss.sums:
         metrics["bits_per_byte"] = bits_per_byte(loss)
     return metrics
+
+
+def pixel_metrics(loss: Loss, *, pixels_per_token: int = 1) -> dict[str, float]:
+    """`token_metrics` of images, and bits per pixel."""
+    metrics = token_metrics(loss)
+    bits = metrics["loss"] / math.log(2) / pixels_per_token
+    return {**metrics, "bits_per_pixel": bits}

@@ -47,3 +47,15 @@ def error_and_spread(
         "variance": jnp.sum(variance_BLP * weight_BLP),
         "weight": weight_BLP.sum(),
     }
+
+
+def ensemble_metrics(loss: Loss, *, scale: float = 1.0) -> dict[str, float]:
+    """Of a `crps`, in units of the fields (`scale` of their scale): rmse of the
+    ensemble mean, crps, and spread, the members' standard deviation."""
+    sums = {name: float(value) for name, value in loss.sums.items()}
+    return {
+        "loss": float(loss.total) / float(loss.weight),
+        "rmse": scale * (sums["squared_error"] / sums["weight"]) ** 0.5,
+        "crps": scale * sums["crps"] / sums["weight"],
+        "spread": scale * (sums["variance"] / sums["weight"]) ** 0.5,
+    }

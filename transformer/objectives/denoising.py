@@ -7,7 +7,9 @@ fields.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,3 +75,51 @@ def drop_labels(
     classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, algorithm 1)."""
     uniform_B = jax.random.uniform(jax.random.fold_in(key, 2), label_B.shape)
     return jnp.where(uniform_B < rate, null_label, label_B)
+
+
+def drop_texts(
+    text: tuple[jax.Array, jax.Array],
+    null_text: tuple[Any, Any],
+    key: jax.Array,
+    *,
+    rate: float,
+) -> tuple[jax.Array, jax.Array]:
+    """As `drop_labels`, of texts (ids_BL, segment_BL); `null_text` has one row."""
+    one_B = jnp.ones(len(text[0]), jnp.int32)
+    keep_B = drop_labels(one_B, key, rate=rate, null_label=0) > 0
+    ids_BL, segment_BL = (
+        jnp.where(keep_B[:, None], a_BL, null_BL)
+        for a_BL, null_BL in zip(text, null_text, strict=True)
+    )
+    return ids_BL, segment_BL
+
+
+def class_conditional_loss(
+    compare: Compare,
+    predict: Callable[..., jax.Array],
+    params: Any,
+    batch: Mapping[str, jax.Array],
+    key: jax.Array,
+    *,
+    process: Process,
+    inputs: str,
+    null_label: int,
+    label_dropout: float = 0.0,
+) -> Loss:
+    """`denoising_loss` of the rows batch[inputs] given their classes `label_B`, after
+    `drop_labels`. predict(params, label_B, x, t_B): the model."""
+    label_B = drop_labels(
+        batch["label_B"], key, rate=label_dropout, null_label=null_label
+    )
+    conditional = partial(predict, params, label_B)
+    weight_B = batch["weight_B"]
+    return denoising_loss(
+        process, compare, conditional, batch[inputs], key, weight_B=weight_B
+    )
+
+
+def squared_error_metrics(loss: Loss) -> dict[str, float]:
+    """Mean loss and mean squared error."""
+    weight = float(loss.weight)
+    error = float(loss.sums["squared_error"]) / weight
+    return {"loss": float(loss.total) / weight, "squared_error": error}

@@ -7,7 +7,7 @@ coefficient * total is added to the main total.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -47,12 +47,12 @@ def router_z_loss(logits_BLE: jax.Array, weight_BL: jax.Array) -> Loss:
     return Loss(total, weight_BL.sum(), {})
 
 
-def router_outputs(routing: Any) -> Iterator[dict[str, jax.Array]]:
-    """The arrays by name that each layer sowed in the collection `routing`, the first
-    layer first, for unrolled stacks and scanned ones."""
+def router_outputs(routing: Any) -> list[dict[str, jax.Array]]:
+    """What each layer's router sowed in the collection `routing`, by name, the first
+    layer first: logits_BLE, chosen_BLE and kept_BL of `network.moe.experts`."""
     names = "logits_BLE", "chosen_BLE", "kept_BL"
-    for layer in zip(*(sown(routing, name) for name in names), strict=True):
-        yield dict(zip(names, layer, strict=True))
+    layers = zip(*(sown(routing, name) for name in names), strict=True)
+    return [dict(zip(names, layer, strict=True)) for layer in layers]
 
 
 def router_losses(

@@ -18,3 +18,8 @@ class Loss(NamedTuple):
     total: jax.Array
     weight: jax.Array
     sums: dict[str, jax.Array]
+
+
+def mean_loss(loss: Loss) -> dict[str, float]:
+    """Metrics of an objective without further sums: `loss`, total / weight."""
+    return {"loss": float(loss.total) / float(loss.weight)}

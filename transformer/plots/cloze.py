@@ -1,67 +1,19 @@
-"""Texts with gaps filled by a model, as text and as a figure."""
+"""A figure of texts with gaps that a model has filled in."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from transformer.generation.fill_in import Gap, Passage
 
 COLUMNS, POINTS = 84, 9.4
 # A character's width over its height in the monospaced font.
 ASPECT = 0.602
 CORRECT, WRONG, MISSED, PLAIN = "#1a7f37", "#c4302b", "#9a9a9a", "#202020"
-
-
-class Gap(NamedTuple):
-    """The true text of a gap, and the model's."""
-
-    true: str
-    predicted: str
-
-
-Passage = Sequence[str | Gap]
-
-
-def join_pieces(pieces: Sequence[np.ndarray], marks: Sequence[int]) -> np.ndarray:
-    """Pieces of token ids with a mark in each gap between them, int32."""
-    between = [np.asarray([mark]) for mark in marks] + [np.zeros(0, int)]
-    pairs = zip(pieces, between, strict=True)
-    return np.concatenate([part for pair in pairs for part in pair]).astype(np.int32)
-
-
-def passage(
-    pieces: Sequence[np.ndarray],
-    true: Sequence[np.ndarray],
-    predicted: Sequence[np.ndarray],
-    decode: Callable[[Any], str],
-) -> list[str | Gap]:
-    """The passage of pieces of token ids, with the true and the predicted ids of each
-    gap between them."""
-    gaps = [Gap(decode(t), decode(p)) for t, p in zip(true, predicted, strict=True)]
-    parts = [
-        part for pair in zip(map(decode, pieces), gaps, strict=False) for part in pair
-    ]
-    return [*parts, decode(pieces[-1])]
-
-
-def marked_text(parts: Passage) -> str:
-    """The passage as text, a gap as [predicted|true], or [text] where they agree."""
-
-    def text(part: str | Gap) -> str:
-        if isinstance(part, str):
-            return part
-        if part.predicted == part.true:
-            return f"[{part.predicted}]"
-        return f"[{part.predicted}|{part.true}]"
-
-    return "".join(map(text, parts))
-
-
-def filled_text(parts: Passage) -> str:
-    """The passage with the predicted text in its gaps."""
-    return "".join(part if isinstance(part, str) else part.predicted for part in parts)
 
 
 def plot_passages(passages: Sequence[Passage]) -> Any:

@@ -162,8 +162,8 @@ class Checkpoints:
             folder = self.folder / str(step)
             try:
                 meta, parts = checkpoint_files.load_verified(folder, arrays)
-            except CorruptCheckpoint as damage:
-                messages.append(f"{folder} is corrupt, skipped: {damage}")
+            except CorruptCheckpoint as error:
+                messages.append(f"{folder} is corrupt, skipped: {error}")
                 self._corrupt.append(step)
                 continue
             for name in ("step", "key"):
@@ -223,8 +223,8 @@ def restore_params(folder: Path, identity: Identity, abstract_params: Any) -> An
             return checkpoint_files.load_verified(path, {"params": abstract_params})[1][
                 "params"
             ]
-        except CorruptCheckpoint as damage:
-            messages.append(f"; {folder / str(step)} is corrupt: {damage}")
+        except CorruptCheckpoint as error:
+            messages.append(f"; {folder / str(step)} is corrupt: {error}")
     raise ValueError(
         f"{folder}: expected an intact checkpoint, got none{''.join(messages)}"
     )

@@ -82,13 +82,13 @@ def load_verified(
     _agree(_first_mismatch(folder) if jax.process_index() == 0 else None)
     found = meta(folder)
     _check_leaves(folder, found["leaves"], targets)
-    parts, damage = {}, None
+    parts, fault = {}, None
     try:
         for name, target in targets.items():
             parts[name] = _read(folder / name, target)
     except Exception as error:  # A corrupt file fails with any error of its decoder.
-        damage = str(error).strip() or type(error).__name__
-    _agree(damage)
+        fault = str(error).strip() or type(error).__name__
+    _agree(fault)
     for name, number in checksums(parts).items():
         if found["checksums"][name] != number:
             raise CorruptCheckpoint(f"{name}: its values differ from those saved")
@@ -104,14 +104,14 @@ def _first_mismatch(folder: Path) -> str | None:
     )
 
 
-def _agree(damage: str | None) -> None:
-    """Raise CorruptCheckpoint on every process if one found `damage`."""
-    corrupt = damage is not None
+def _agree(fault: str | None) -> None:
+    """Raise CorruptCheckpoint on every process if one found `fault`."""
+    corrupt = fault is not None
     if jax.process_count() > 1:
         flags = multihost_utils.process_allgather(np.array([corrupt]))
         corrupt = bool(np.any(flags))
     if corrupt:
-        raise CorruptCheckpoint(damage or "found by another process")
+        raise CorruptCheckpoint(fault or "found by another process")
 
 
 def _check_leaves(folder: Path, got: dict[str, str], targets: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What an array is, in one number that does not depend on where it lies."""
+"""Checksums of arrays that do not depend on their sharding."""
 
 from __future__ import annotations
 

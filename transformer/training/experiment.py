@@ -106,3 +106,34 @@ class Experiment(NamedTuple):
     net: Any = None
     tokenizer: Any = None
     data: Any = None
+
+    @classmethod
+    def of_run(
+        cls,
+        run: Run,
+        optimizer: Optimizer,
+        splits: tuple[Any, Any],
+        *,
+        loss: LossFn,
+        metrics: Metrics,
+        validation_loss: LossFn | None = None,
+        **fields: Any,
+    ) -> Experiment:
+        """The experiment of `run` on the pair `splits`: training rows, and held-out
+        rows for the evaluation `validation`.
+
+        validation_loss: `loss` if None. fields: the other fields of an Experiment.
+        """
+        train, held_out = splits
+        evaluation = Evaluation.of_split(held_out, validation_loss or loss, metrics)
+        return cls(
+            batch=train.batch,
+            batch_size=run.batch_size,
+            optimizer=optimizer(run.steps),
+            steps=run.steps,
+            seed=run.seed,
+            loss=loss,
+            metrics=metrics,
+            evaluations={"validation": evaluation},
+            **fields,
+        )

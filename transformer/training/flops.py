@@ -42,7 +42,7 @@ def products(program: Any) -> float:
             total += 2.0 * pairs * math.prod(equation.outvars[0].aval.shape)
             continue
         if name == "ffi_call" and settings["target_name"] == ONEDNN_PRODUCT:
-            # (..., L, K) x (..., K, M), however they lie: two for each of L K M.
+            # (..., L, K) x (..., K, M) in any layout: two for each of L K M.
             columns = equation.outvars[0].aval.shape[-1]
             total += 2.0 * columns * math.prod(equation.invars[0].aval.shape)
             continue

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from transformer.checks import at_least
 from transformer.training import batching, checkpoint, evaluation, faults
 from transformer.training.experiment import Experiment
 from transformer.training.step_log import StepLogger
@@ -74,8 +75,7 @@ def check(
         **{f"{name}_every": steps for name, steps in intervals._asdict().items()},
     }
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name}: expected at least 1, got {count}")
+        at_least(name, count, 1)
     batching.check(experiment.batch_size, experiment.accumulate, mesh)
     for held_out in experiment.evaluations.values():
         batching.check(held_out.batch_size, 1, mesh)

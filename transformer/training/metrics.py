@@ -164,6 +164,7 @@ def table(folders: Sequence[Path | str]) -> str:
     """
     columns = [_summary(Path(folder)) for folder in folders]
     keys = list(dict.fromkeys(key for column in columns for key in column))
+    keys.sort(key=lambda key: not key.startswith("--"))
     rows = [["", *(str(folder) for folder in folders)]]
     for key in keys:
         cells = [column.get(key, "") for column in columns]

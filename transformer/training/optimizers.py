@@ -24,6 +24,7 @@ INPUTS_OUTPUTS = {
     "DGK": ("D", "GK"),
     "HKD": ("HK", "D"),
     "DF": ("D", "F"),
+    "DZ": ("D", "Z"),
     "FD": ("F", "D"),
     "EDF": ("D", "F"),
     "EFD": ("F", "D"),

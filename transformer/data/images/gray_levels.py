@@ -5,6 +5,7 @@ A token is a pixel, or a patch x patch block of pixels as the digits of one numb
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -84,6 +85,16 @@ class QuantizedImages(NamedTuple):
     def grid(self) -> tuple[int, int]:
         """Tokens down and across an image."""
         return self.side // self.patch, self.side // self.patch
+
+    @property
+    def length(self) -> int:
+        """Tokens of an image, L."""
+        return math.prod(self.grid)
+
+    @property
+    def row(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one row, (1, L)."""
+        return jax.ShapeDtypeStruct((1, self.length), np.int32)
 
     def images(self, ids: np.ndarray) -> np.ndarray:
         """The 8-bit images of tokens [N, L], resized to their full side."""

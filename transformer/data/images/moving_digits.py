@@ -6,9 +6,12 @@ All motion is by whole pixels, so the past determines the future exactly.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from transformer.data.images import patches
 
 
 class Motion(NamedTuple):
@@ -99,3 +102,73 @@ def _block_sums(error: np.ndarray, block: int) -> np.ndarray:
     rows, columns, _ = error.shape
     blocks = error.reshape(rows // block, block, columns // block, block, -1)
     return blocks.sum((1, 3, 4))
+
+
+class VideoTokenizer(NamedTuple):
+    """Videos of `frames` frames of `side` x `side` pixels as rows of raw tubelets, one
+    frame deep and `patch` pixels wide, numpy, and back."""
+
+    frames: int
+    side: int
+    patch: int
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of a tubelet."""
+        return 1, self.patch, self.patch
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Tubelets down and across a frame. ValueError unless they fill it."""
+        return patches.grid((self.side, self.side), self.size[1:])
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return math.prod(self.grid)
+
+    @property
+    def length(self) -> int:
+        """Tokens of a video."""
+        return self.frames * self.tokens_per_frame
+
+    def encode(self, video: np.ndarray) -> np.ndarray:
+        """8-bit [..., frames, rows, columns, 1] to gray values from 0 to 1
+        [..., L, P]."""
+        return patches.cut(video.astype(np.float32) / 255, self.size)
+
+    def decode(self, raw_BLP: Any) -> np.ndarray:
+        """The inverse, clipped: [B, L, P] to 8-bit [B, frames, rows, columns, 1]."""
+        shape = self.frames, self.side, self.side
+        pixels = patches.join(np.asarray(raw_BLP), shape, self.size)
+        return np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
+
+    def prepare(
+        self,
+        digits: np.ndarray,
+        example: dict[str, np.ndarray],
+        rng: np.random.Generator,
+        *,
+        sprites: int,
+        max_speed: int,
+        known: int,
+    ) -> dict[str, np.ndarray]:
+        """A `records.Prepare` once `digits` [N, h, w, 1] are bound: a video of the
+        example's digit and `sprites` - 1 others as `raw_BLP`, and its straight motion
+        after `known` frames, through the walls, as `straight_BLP`."""
+        others = digits[rng.integers(len(digits), size=sprites - 1)]
+        images = np.concatenate([example["image"][None], others])
+        room = self.side - images.shape[1]
+        motion = random_motion(rng, sprites, room=room, max_speed=max_speed)
+        at = positions(motion, self.frames, room=room)
+        straight = no_bounce(motion, known, self.frames, room=room)
+        return {
+            "raw_BLP": self.encode(render(images, at, side=self.side)),
+            "straight_BLP": self.encode(render(images, straight, side=self.side)),
+        }
+
+    def random_video(self, digits: np.ndarray, seed: int, **motion: int) -> np.ndarray:
+        """One row of tubelets (1, L, P) of a video of `digits`; motion: as of
+        `prepare`."""
+        rng = np.random.default_rng(seed)
+        example = {"image": digits[rng.integers(len(digits))]}
+        return self.prepare(digits, example, rng, **motion)["raw_BLP"][None]

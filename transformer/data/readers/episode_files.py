@@ -24,8 +24,8 @@ def _discrete_actions(path: Path, actions: np.ndarray) -> np.ndarray:
     wrong = np.flatnonzero((actions < 0) | (actions > MAX_ACTION))
     if len(wrong):
         raise ValueError(
-            f"{path}: expected actions from 0 to {MAX_ACTION}, got {actions[wrong[0]]} at "
-            f"step {wrong[0]}"
+            f"{path}: expected actions from 0 to {MAX_ACTION}, got "
+            f"{actions[wrong[0]]} at step {wrong[0]}"
         )
     return actions.astype(np.int32)
 

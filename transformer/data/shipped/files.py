@@ -13,7 +13,6 @@ import numpy as np
 from transformer import storage
 
 ROOT = Path(__file__).parent
-MEMBERS = ("austen", "digits", "emoji", "en_pt", "winds")
 
 
 class NamedEmoji(NamedTuple):

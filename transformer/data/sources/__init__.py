@@ -1,0 +1,34 @@
+"""One module for each kind of data, with one function `load(source)`.
+
+A source is the name of a shipped data set, else a path that exists, else a TFDS name (a
+folder called digits is given as ./digits). The shipped data sets are TFDS builders and
+take the same path as any other name. `held_out` is the fraction that becomes validation
+where the source has no such split. `load` raises ValueError, in one line, for a source
+that is missing, empty, unknown or malformed; it imports only the reader it needs.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from transformer.data.shipped import MEMBERS
+
+HELD_OUT = 0.05
+TFDS_NAME = re.compile(r"\w+(:\w+)?(/[\w.,=+-]+)*(:[\d.*]+)?")  # name/config:version
+
+
+def own_path(source: str | Path, what: str, held_out: float) -> Path | None:
+    """The path of the user's own data, or None if `source` is a name."""
+    if not 0 < held_out < 1:
+        raise ValueError(
+            f"held_out: expected a fraction between 0 and 1, got {held_out}"
+        )
+    path = Path(source).expanduser()
+    if source not in ("", *MEMBERS) and path.exists():
+        return path
+    if isinstance(source, Path) or not TFDS_NAME.fullmatch(source):
+        raise ValueError(
+            f"expected a file or folder of {what}, got none at {str(source)!r}"
+        )
+    return None

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformer.data.readers import caption_table
 from transformer.data.records import Records
-from transformer.data.sources.name import HELD_OUT, own_path
-from transformer.data.tfds import arrays
+from transformer.data.sources import HELD_OUT, own_path
 
 
 def load(
@@ -21,5 +19,9 @@ def load(
     """
     path = own_path(source, "images with captions", held_out)
     if path is not None:
+        from transformer.data.readers import caption_table
+
         return caption_table.read(path, held_out=held_out, language=language)
+    from transformer.data.tfds import arrays
+
     return arrays.captions(str(source), language=language, held_out=held_out)

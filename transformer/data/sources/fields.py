@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformer.data.readers import grid_files
 from transformer.data.records import Fields
-from transformer.data.shipped import winds
-from transformer.data.sources.name import HELD_OUT, own_path
+from transformer.data.sources import HELD_OUT, own_path
 
 
 def load(source: str | Path, *, held_out: float = HELD_OUT) -> Fields:
@@ -17,9 +15,13 @@ def load(source: str | Path, *, held_out: float = HELD_OUT) -> Fields:
     """
     path = own_path(source, "fields", held_out)
     if path is not None:
+        from transformer.data.readers import grid_files
+
         return grid_files.read(path, held_out=held_out)
     if source != "winds":
         raise ValueError(
             f"expected the shipped winds or a file of fields, got {source!r}"
         )
+    from transformer.data.shipped import winds
+
     return winds.load()

@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from transformer import storage
-from transformer.data.readers import label_table
 from transformer.data.records import Arrays, Records
-from transformer.data.sources.name import HELD_OUT, own_path
-from transformer.data.tfds import arrays
+from transformer.data.sources import HELD_OUT, own_path
 
 
 def load(source: str | Path, *, held_out: float = HELD_OUT) -> Records:
@@ -21,7 +19,11 @@ def load(source: str | Path, *, held_out: float = HELD_OUT) -> Records:
     """
     path = own_path(source, "labeled text", held_out)
     if path is not None:
+        from transformer.data.readers import label_table
+
         return label_table.read(path, held_out=held_out)
+    from transformer.data.tfds import arrays
+
     if source == "en_pt":
         return by_language(arrays.pairs("en_pt", held_out=held_out))
     return arrays.labeled_text(str(source), held_out=held_out)

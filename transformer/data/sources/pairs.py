@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformer.data.readers import sentence_table
 from transformer.data.records import Records
-from transformer.data.sources.name import HELD_OUT, own_path
-from transformer.data.tfds import arrays
+from transformer.data.sources import HELD_OUT, own_path
 
 
 def load(source: str | Path, *, held_out: float = HELD_OUT) -> Records:
@@ -18,5 +16,9 @@ def load(source: str | Path, *, held_out: float = HELD_OUT) -> Records:
     """
     path = own_path(source, "sentence pairs", held_out)
     if path is not None:
+        from transformer.data.readers import sentence_table
+
         return sentence_table.read(path, held_out=held_out)
+    from transformer.data.tfds import arrays
+
     return arrays.pairs(str(source), held_out=held_out)

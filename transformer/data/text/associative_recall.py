@@ -12,6 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from transformer.data import records
+from transformer.data.shuffling import EvaluationSplit, TrainingSplit
+from transformer.data.text import documents, tokenizers, windows
+
 
 class NeedleVocabulary(NamedTuple):
     """Tokens after those of a text: `keys` questions, `values` answers, and a needle
@@ -87,3 +91,35 @@ def insert_needles(
         "question_BL": is_question[:-1].astype(np.float32),
         "distance_BL": distance[:-1].astype(np.int32),
     }
+
+
+def splits(
+    text: documents.TextDataset,
+    tokenizer: tokenizers.Tokenizer,
+    vocabulary: NeedleVocabulary,
+    *,
+    length: int,
+    batch_size: int,
+    seed: int = 0,
+) -> tuple[TrainingSplit, EvaluationSplit]:
+    """Rows of `insert_needles` of `length` tokens: random windows of the train split,
+    and those of the validation split in order, 16 a batch. Errors as `text_length` and
+    `windows.cut_windows`."""
+    documents_ = windows.split_text(text, tokenizer.encode, tail_fraction=0.0)
+    train, held_out = (
+        windows.cut_windows(ids, length=text_length(vocabulary, length))
+        for ids in (documents_.train, documents_.validation)
+    )
+
+    def prepare(row: dict[str, np.ndarray], rng: np.random.Generator):
+        return insert_needles(train.random_window(row, rng), rng, vocabulary)
+
+    def prepare_held_out(row: dict[str, np.ndarray], rng: np.random.Generator):
+        return insert_needles(held_out.at(int(row["start"])), rng, vocabulary)
+
+    training = records.training(
+        train.rows, batch_size=batch_size, seed=seed, prepare=prepare, name=text.name
+    )
+    return training, records.evaluation(
+        held_out.rows, batch_size=16, prepare=prepare_held_out
+    )

@@ -21,6 +21,7 @@ from transformer.data.text.tokenizers import Tokenizer
 
 OPEN_ROWS = 256
 SIDES: tuple[str, str] = ("first", "second")
+Texts = Sequence[str] | np.ndarray
 
 
 class Pair(NamedTuple):
@@ -54,11 +55,11 @@ def sides(direction: str, languages: Sequence[str]) -> tuple[str, str]:
 
 
 def encode_pairs(
-    tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str]
+    tokenizer: Tokenizer, sources: Texts, targets: Texts
 ) -> list[Pair]:
     """The tokens of each pair."""
 
-    def encode(sentences: Sequence[str]) -> list[np.ndarray]:
+    def encode(sentences: Texts) -> list[np.ndarray]:
         encoded = tokenizer.encode_pieces(list(sentences))
         return [np.append(ids, tokenizer.end).astype(np.int32) for ids in encoded]
 
@@ -159,3 +160,25 @@ def validation(
         return shuffling.stack([packed_row(row, length, end=end) for row in padded])
 
     return EvaluationSplit(batch, batch_size, -(-len(rows) // batch_size))
+
+
+def splits(
+    data: records.Records,
+    sides: tuple[str, str],
+    tokenizer: Tokenizer,
+    *,
+    length: int,
+    batch_size: int,
+    seed: int = 0,
+) -> tuple[TrainingSplit, EvaluationSplit]:
+    """The `training` rows and the `validation` rows of `data`; sides: source and
+    target, of `sides`."""
+    train, held_out = (
+        encode_pairs(tokenizer, *(split[side] for side in sides))
+        for split in (data.train, data.validation)
+    )
+    rows: Any = {"end": tokenizer.end, "length": length, "batch_size": batch_size}
+    return (
+        training(train, **rows, seed=seed, name=data.name),
+        validation(held_out, **rows),
+    )

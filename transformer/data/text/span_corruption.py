@@ -28,8 +28,9 @@ def corrupt_spans(
 
     `source_BL`: the row with each span replaced by a sentinel, `sentinel` the first and
     one more each. `targets_BL`: each sentinel followed by its span, then `end`.
-    `ids_BL`: the targets shifted right, after an `end`. `span_weight_BL`: 1.0 where a
-    target is a token of the text. Without the first dimension; lengths follow from L.
+    `ids_BL`: the targets shifted right, after an `end`. `weight_BL`: 1.0;
+    `span_weight_BL`: 1.0 where a target is a token of the text, else 0.0. Without the
+    first dimension; lengths follow from L.
 
     corruption_rate: fraction of the tokens in spans. mean_span: tokens of a span.
     """
@@ -48,6 +49,7 @@ def corrupt_spans(
         "source_BL": np.concatenate(source).astype(np.int32),
         "ids_BL": np.roll(targets, 1),
         "targets_BL": targets,
+        "weight_BL": np.ones(len(targets), np.float32),
         "span_weight_BL": (targets < min(sentinel, end)).astype(np.float32),
     }
 

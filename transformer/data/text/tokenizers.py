@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from transformer import storage
+from transformer.checks import at_least
 from transformer.data.text import documents
 
 FILE = "tokenizer.json"
@@ -245,8 +246,7 @@ def bpe(text: documents.TextDataset, *, vocab_size: int) -> Tokenizer:
     vocab_size: all tokens, the 256 bytes and `end` included; there are fewer where the
     text has no more pairs to merge.
     """
-    if vocab_size < 257:
-        raise ValueError(f"vocab_size: expected at least 257, got {vocab_size}")
+    at_least("vocab_size", vocab_size, 257)
     library = _library()
     key = storage.short_hash(
         VERSION, library.__version__, text.identity, str(vocab_size)

@@ -11,8 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from transformer.data import records
 from transformer.data.records import Arrays
+from transformer.data.shuffling import Batch, EvaluationSplit, TrainingSplit
 from transformer.data.text import documents
+
+EVALUATION_ROWS = 64
+# (token ids of a window, rng) -> a row of the batch.
+PrepareWindow = Callable[[np.ndarray, np.random.Generator], Batch]
 
 
 class Windows(NamedTuple):
@@ -62,6 +68,11 @@ def cut_windows(texts: Sequence[np.ndarray], *, length: int) -> Windows:
     return Windows(ids, rows, length)
 
 
+def ids_only(ids: np.ndarray, rng: np.random.Generator) -> Batch:
+    """The default `prepare`: the array `ids_BL`."""
+    return {"ids_BL": ids}
+
+
 class TextSplits(NamedTuple):
     """Tokens of documents, int32 [length] each.
 
@@ -92,3 +103,42 @@ def split_text(
 
     tails = [ids[tail_start(ids) :] for ids in (*train, *validation)]
     return TextSplits([ids[: tail_start(ids)] for ids in train], validation, tails)
+
+
+def window_splits(
+    split: TextSplits,
+    *,
+    length: int,
+    batch_size: int,
+    seed: int = 0,
+    prepare: PrepareWindow = ids_only,
+    validation_prepare: PrepareWindow | None = None,
+    name: str = "text",
+) -> tuple[TrainingSplit, EvaluationSplit]:
+    """Training rows, each epoch a `random_window` near each adjacent window, shuffled;
+    and all adjacent windows of the validation texts, once and in order.
+
+    prepare makes a row of a window's tokens; validation_prepare: `prepare` if None.
+    ValueError where no document is as long as a window, or the windows are fewer than a
+    batch.
+    """
+    train, held_out = (
+        cut_windows(texts, length=length) for texts in (split.train, split.validation)
+    )
+    prepare_held_out = validation_prepare or prepare
+    return (
+        records.training(
+            train.rows,
+            batch_size=batch_size,
+            seed=seed,
+            prepare=lambda row, rng: prepare(train.random_window(row, rng), rng),
+            name=name,
+        ),
+        records.evaluation(
+            held_out.rows,
+            batch_size=EVALUATION_ROWS,
+            prepare=lambda row, rng: prepare_held_out(
+                held_out.at(int(row["start"])), rng
+            ),
+        ),
+    )

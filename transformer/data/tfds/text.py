@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 
 from transformer import storage
-from transformer.data.shipped import files
+from transformer.data.shipped import MEMBERS, files
 from transformer.data.text import documents
 
-SHIPPED = files.MEMBERS
 FORMAT = "array_record"
 READ_EXAMPLES = 64
 
@@ -141,7 +140,7 @@ def _tfds_builder(name: str) -> Any:
 
 def prepared_builder(name: str) -> Any:
     """The builder of a data set, prepared."""
-    return _shipped_builder(name) if name in SHIPPED else _tfds_builder(name)
+    return _shipped_builder(name) if name in MEMBERS else _tfds_builder(name)
 
 
 def pick_text_feature(name: str, found: list[str], wanted: str | None) -> str:
@@ -200,7 +199,7 @@ def identity(name: str, builder: Any, chosen: Any, held_out: float) -> str:
     division = sorted(ranges(builder, held_out).items())
     facts = repr([builder.info.full_name, chosen, division, sizes])
     return storage.short_hash(
-        facts, repr(files.record(name)) if name in SHIPPED else ""
+        facts, repr(files.record(name)) if name in MEMBERS else ""
     )
 
 

@@ -91,7 +91,7 @@ def apply_mask(
     keys: TokenPositions,
 ):
     """The scores, -inf at pairs that the mask excludes."""
-    allowed_BLM = jnp.asarray(score.mask.allowed(queries, keys))
+    allowed_BLM = jnp.asarray(score.mask.allowed_pairs(queries, keys))
     return jnp.where(allowed_BLM[:, None, :, None], scores_BGLRM, -jnp.inf)
 
 

@@ -1,0 +1,50 @@
+"""Which language is a sentence in, English or Portuguese?
+
+    python -m experiments.classify_sentences [--source=reviews.tsv --workdir=runs/mine]
+
+**99.57 %** of 3,262 held-out sentences in 70 s of CPU time; character n-grams: 99.51 %.
+"""
+
+from experiments.reports import classify_sentences as study
+from transformer import main
+from transformer.data.sources import labeled_text
+from transformer.data.text import labeled_rows
+from transformer.models import encoder
+from transformer.objectives import cross_entropy
+from transformer.training import declaration, optimizers
+from transformer.training.experiment import Experiment, Run
+
+
+@declaration.declare(steps=400, batch_size=64)
+def experiment(
+    run: Run,
+    model=encoder.text_classifier,
+    optimizer=optimizers.muon_wsd,
+    *,
+    source: str = "en_pt",
+) -> Experiment:
+    """A classifier of sentences.
+
+    Args:
+        source: en_pt, a TFDS name, or the path of a file of `text<tab>label` rows.
+    """
+    data = labeled_text.load(source)
+    tokens = labeled_rows.bpe(data)
+    net = model(classes=len(data.labels), vocab_size=tokens.vocab_size)
+    return Experiment.of_run(
+        run,
+        optimizer,
+        labeled_rows.splits(data, tokens, batch_size=run.batch_size, seed=run.seed),
+        fingerprint=f"text classifier, classes {', '.join(data.labels)}",
+        init=lambda key: encoder.init_params(net, key),
+        loss=cross_entropy.label_loss(encoder.text_logits(net, run.compute_dtype)),
+        metrics=cross_entropy.token_metrics,
+        report=lambda params, key: study.report(net, tokens, data, params),
+        net=net,
+        tokenizer=tokens,
+        data=data,
+    )
+
+
+if __name__ == "__main__":
+    main.main(experiment)

@@ -1,0 +1,58 @@
+"""Samples for held-out names, and their retrieval by a trained CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.reports import clip
+from transformer.data.captioned_images import CaptionedImages
+from transformer.evaluation import generated_images, retrieval
+from transformer.evaluation.baselines import tfidf
+from transformer.plots import caption_grid
+
+SHOWN, DRAWS = 30, 2
+
+
+def report(
+    sample: Callable[..., np.ndarray],
+    captions: CaptionedImages,
+    scorer: Path | None,
+    steps: int,
+    params: Any,
+    key: jax.Array,
+) -> dict[str, Any]:
+    """Recall of samples and of the tf-idf baseline, distance to training images, and
+    pairs of true image and sample."""
+    train, held = captions.data.train, captions.data.validation
+    samples = np.stack(
+        [
+            sample(params, held["text"], one, steps=steps)
+            for one in jax.random.split(key, DRAWS)
+        ]
+    )
+    encoder = clip.load_encoder(scorer)
+    names, real = encoder.texts(held["text"]), encoder.images(held["image"])
+    # The training image of the nearest name.
+    near = tfidf.nearest(list(train["text"]), list(held["text"])).index
+    shown = {"samples": samples, "tfidf_nn": train["image"][near][None]}
+    scores = {"image_to_text/real": real @ names.T}
+    for name, images in shown.items():
+        embeddings = np.stack([encoder.images(one) for one in images])
+        scores[f"image_to_text/{name}"] = embeddings @ names.T
+        scores[f"text_to_image/{name}"] = names @ embeddings.swapaxes(1, 2)
+        scores[f"image_to_image/{name}"] = embeddings @ real.T
+    results: dict[str, Any] = {"names": len(names), "chance": 1 / len(names)}
+    for name, score in scores.items():
+        for metric, number in retrieval.recall_at_k(retrieval.ranks(score)).items():
+            results[f"{name}/{metric}"] = number
+    for name, images in (("samples", samples[0]), ("real", held["image"])):
+        distance = generated_images.nn_distance(images, train["image"])
+        results[f"nn_distance/{name}"] = distance
+    chosen = np.asarray(jax.random.permutation(key, len(names)))[:SHOWN]
+    pairs = held["image"][chosen], samples[0][chosen], held["text"][chosen]
+    return {"results.json": results, "samples.png": caption_grid.plot_pairs(*pairs)}

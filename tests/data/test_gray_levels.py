@@ -1,0 +1,47 @@
+"""Images in a few gray levels as tokens and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from transformer.data.images import gray_levels
+from transformer.data.sources import images as image_source
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_images_of_few_gray_levels_round_trip(patch: int) -> None:
+    images = RNG.choice([0, 85, 170, 255], (3, 4, 4, 1)).astype(np.uint8)
+    symbols = gray_levels.quantize(images, 4, patch=patch)
+    assert symbols.shape == (3, 16 // patch**2) and symbols.dtype == np.int32
+    assert symbols.max() < 4 ** (patch**2)
+    back = gray_levels.dequantize(symbols, 4, 4, patch=patch)
+    np.testing.assert_array_equal(back, images)
+
+
+def test_a_pixel_becomes_its_nearest_gray_level() -> None:
+    images = np.array([0, 42, 43, 127, 128, 255], np.uint8).reshape(1, 2, 3, 1)
+    assert gray_levels.quantize(images, 4).tolist() == [[0, 0, 1, 1, 2, 3]]
+    small = gray_levels.downsample(images.repeat(2, 1).repeat(2, 2), 2)
+    np.testing.assert_array_equal(small, images)
+    assert gray_levels.downsample(images[:, :, :2], 2).item() == round(
+        (0 + 42 + 127 + 128) / 4
+    )
+    flat = np.full((1, 3, 3, 1), 170, np.uint8)
+    assert (gray_levels.resize(flat, 6, 6) == 170).all()
+
+
+def test_images_that_do_not_divide_are_refused() -> None:
+    images = np.zeros((2, 6, 6, 1), np.uint8)
+    with pytest.raises(ValueError, match="multiples of 4, got 6 x 6"):
+        gray_levels.downsample(images, 4)
+    with pytest.raises(ValueError, match="got 1 levels in patches of 1"):
+        gray_levels.quantize(images, 1)
+    with pytest.raises(ValueError, match="got 8 levels in patches of 3"):
+        gray_levels.quantize(images, 8, patch=3)
+    data = image_source.load("digits")
+    wide = {"image": data.train["image"][:, :, :14], "label": data.train["label"]}
+    with pytest.raises(ValueError, match="digits: expected square.* got 28 x 14 x 1"):
+        gray_levels.quantize_records(data._replace(train=wide), gray_levels=4, shrink=2)

@@ -1,0 +1,38 @@
+"""Rows of labeled texts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from transformer.data.records import Records
+from transformer.data.text import labeled_rows, tokenizers
+
+TEXT = np.array(["ab", "abcdef", ""], object)
+LABEL = np.array([1, 0, 1], np.int32)
+DATA = Records("three", "0", *({"text": TEXT, "label": LABEL},) * 2, ("no", "yes"))
+
+
+def test_texts_are_padded_or_cut_off() -> None:
+    rows = labeled_rows.encode(tokenizers.bytes_(), DATA.train, length=4)
+    a, b, c, d = b"abcd"
+    assert rows["ids_BL"].tolist() == [[a, b, 0, 0], [a, b, c, d], [0, 0, 0, 0]]
+    assert rows["segment_BL"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]
+    assert rows["label_B"].tolist() == [1, 0, 1]
+
+
+def test_both_splits_have_the_rows_and_their_labels() -> None:
+    train, held_out = labeled_rows.splits(
+        DATA, tokenizers.bytes_(), batch_size=2, length=4
+    )
+    pairs = {0: 6, 1: 2}
+    batch = held_out.batch(0, range(2))
+    assert batch["label_B"].tolist() == [1, 0] and held_out.batches == 2
+    assert held_out.batch(1, range(2))["weight_B"].tolist() == [1, 0]
+    for label, size in zip(
+        batch["label_B"], batch["segment_BL"].sum(1).tolist(), strict=True
+    ):
+        assert size == min(4, pairs[int(label)])
+    assert train.batch(0, range(2))["ids_BL"].shape == (2, 4)
+    with pytest.raises(ValueError, match="three: expected examples for a batch of 4"):
+        labeled_rows.splits(DATA, tokenizers.bytes_(), batch_size=4)

@@ -1,0 +1,56 @@
+"""Masked language modeling and span corruption: training, evaluation, filling gaps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import short_training
+
+from experiments import mlm, span_corruption
+from experiments.reports import mlm as report
+from transformer.generation import fill_in
+
+RNG = np.random.default_rng(0)
+LENGTH = 32
+TINY: Any = {
+    "depth": 1,
+    "width": 64,
+    "sequence_length": LENGTH,
+    "batch_size": 8,
+    "vocab_size": 300,
+    "steps": 24,
+    "dtype": "float32",
+}
+
+
+@pytest.mark.parametrize("file", [mlm, span_corruption])
+def test_training_lowers_the_loss_and_gaps_are_filled(
+    file: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Evaluation is on 15 % of each of 64 rows: 5 of 32 tokens."""
+    experiment = file.experiment(**TINY)
+    params, losses = trained = short_training.train(experiment)
+    assert len(losses) == 24 and trained.ratio(4) < 0.9
+    held_out = experiment.evaluations["validation"]
+    batch, key = held_out.batch(0, range(64)), jax.random.key(0)
+    loss = jax.jit(held_out.loss)(params, batch, key)
+    assert float(loss.sums["tokens"]) == 64 * 5
+    assert 0 < held_out.metrics(loss)["loss"] < 6
+    prompt = "It is a * universally acknowledged, that a * must be."
+    assert experiment.generate is not None
+    text = experiment.generate(params, key, prompt=prompt)
+    assert capsys.readouterr().out == text + "\n"
+    start, middle, end = prompt.replace(" *", "*").split("*")
+    assert text.startswith(start) and middle in text and text.endswith(end)
+
+
+def test_masked_tokens_and_the_pieces_between_them_are_the_text() -> None:
+    ids = RNG.integers(0, 99, LENGTH)
+    pieces, removed = report.mask_tokens(ids, RNG)
+    assert len(removed) == len(pieces) - 1 == 5
+    joined = fill_in.join_pieces(pieces, [int(part[0]) for part in removed])
+    np.testing.assert_array_equal(joined, ids)
+    assert all(len(part) == 1 for part in removed)

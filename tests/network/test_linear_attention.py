@@ -1,0 +1,76 @@
+"""Linear attention by chunks equals its definition, in whole rows and from a cache."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.network import attention, contract, linear_attention, masks
+
+
+def random_qkv(length: int, heads: int = 2) -> list[jax.Array]:
+    keys = jax.random.split(jax.random.key(0), 3)
+    return [2 * jax.random.normal(key, (2, length, heads, 8)) for key in keys]
+
+
+def arguments(length: int) -> dict[str, Any]:
+    tokens = masks.single_document(length)
+    return {"mask": masks.causal(), "queries": tokens, "keys": tokens}
+
+
+def by_chunks(*qkv: jax.Array, **changes: Any) -> jax.Array:
+    where = {**arguments(qkv[0].shape[1]), "scale": 1.0, "chunk": 16, **changes}
+    return linear_attention.linear_attention(*qkv, **where)
+
+
+def by_definition(*qkv: jax.Array) -> jax.Array:
+    where = arguments(qkv[0].shape[1])
+    return linear_attention.quadratic_linear_attention(*qkv, **where)
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 50])
+def test_chunks_equal_the_definition(length: int) -> None:
+    """Values and gradients."""
+    qkv = random_qkv(length)
+
+    def run(function: Any) -> Any:
+        def total(*qkv: jax.Array) -> Any:
+            y = function(*qkv)
+            return jnp.sin(y).sum(), y
+
+        return jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(*qkv)
+
+    ((_, expected), grads), ((_, got), got_grads) = run(by_definition), run(by_chunks)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    for a, b in zip(grads, got_grads, strict=True):
+        np.testing.assert_allclose(b, a, atol=1e-4)
+
+
+def test_other_masks_and_grouped_keys_raise() -> None:
+    q, k, v = random_qkv(8)
+    with pytest.raises(ValueError, match=r"expected the mask causal\(\).*window"):
+        by_chunks(q, k, v, mask=masks.causal() & masks.window(3))
+    with pytest.raises(ValueError, match="keys of the queries' shape"):
+        by_chunks(q, k[:, :, :1], v[:, :, :1])
+
+
+def test_linear_attention_decodes_as_it_trains() -> None:
+    """The whole contract, with values wider than keys."""
+    contract.check_attention(
+        partial(
+            attention.Attention,
+            width=32,
+            heads=4,
+            groups=4,
+            head_features=8,
+            value_features=12,
+            mask=masks.causal(),
+            make_mixer=partial(linear_attention.LinearAttention, chunk=5),
+        ),
+        width=32,
+    )
