@@ -69,7 +69,7 @@ def our_burst(shape: shapes.Shape, dtype: str) -> Burst:
     params = jax_gpt.params(shape, shapes.weights(shape))
     narrow = jax.jit(fns.cast_weights)(params)
     # Cache slots as in `text_model`: 256 tokens, doubled when they are full.
-    least = room = min(256, shape.length)
+    least = cache_length = min(256, shape.length)
 
     @jax.jit
     def prefill(weights: Any) -> tuple[Any, decoding.DecodeState]:
@@ -79,7 +79,7 @@ def our_burst(shape: shapes.Shape, dtype: str) -> Burst:
             weights, start(weights, *prompt, jax.random.key(0))
         )
 
-    grow = jax.jit(partial(decoding.grow_cache, fns), static_argnames="room")
+    grow = jax.jit(partial(decoding.grow_cache, fns), static_argnames="cache_length")
     advance = jax.jit(
         partial(decoding.decode, fns, choose=logit_filters.greedy),
         donate_argnums=1,
@@ -87,18 +87,18 @@ def our_burst(shape: shapes.Shape, dtype: str) -> Burst:
     weights, state = prefill(narrow)
 
     def burst(tokens: int) -> list[int]:
-        nonlocal state, room
+        nonlocal state, cache_length
         before = int(state.length_B[0])
-        while room < min(before + tokens, shape.length):
-            room = min(2 * room, shape.length)
-            state = grow(state, room=room)
+        while cache_length < min(before + tokens, shape.length):
+            cache_length = min(2 * cache_length, shape.length)
+            state = grow(state, cache_length=cache_length)
         state = advance(weights, state, tokens=tokens)
         return np.asarray(state.ids_BL)[0, before : before + tokens].tolist()
 
     # Compilation is not timed: the whole length once, then from the start.
-    while room < shape.length:
-        burst(room)
-    (weights, state), room = prefill(narrow), least
+    while cache_length < shape.length:
+        burst(cache_length)
+    (weights, state), cache_length = prefill(narrow), least
     return burst
 
 

@@ -42,7 +42,7 @@ def model(
     fast_gelu = fast_activations.gelu_recompute if recompute else fast_activations.gelu
     activation = fast_gelu if fast else mlp.gelu
     compute = fast_norms.layer_norm if fast else norms.layer_norm
-    make_norm = partial(norms.LayerNorm, compute=compute)
+    make_norm = partial(norms.LayerNorm, implementation=compute)
 
     def make_block(make: Callable[..., block.Block], layer: int) -> block.Block:
         return make(
@@ -50,10 +50,10 @@ def model(
                 attention.Attention,
                 width=shape.width,
                 heads=shape.heads,
-                groups=shape.heads,
+                kv_heads=shape.heads,
                 head_features=shape.width // shape.heads,
                 mask=masks.causal(),
-                make_mixer=partial(attention.Softmax, kernel=kernel),
+                make_mixer=partial(attention.SoftmaxAttention, kernel=kernel),
                 einsum=einsum,
             ),
             make_mlp=partial(
@@ -69,8 +69,10 @@ def model(
     return decoder.Decoder(
         vocab_size=shape.vocab_size,
         width=shape.width,
-        make_stack=partial(stack.Unrolled, depth=shape.depth, make_block=make_block),
-        make_position=partial(positions.Learned, length=shape.length),
+        make_stack=partial(
+            stack.UnrolledStack, depth=shape.depth, make_block=make_block
+        ),
+        make_position=partial(positions.LearnedPositions, length=shape.length),
         make_norm=make_norm,
         unembed=decoder.tied_embedding,
     )

@@ -74,13 +74,13 @@ def experiment(
     """
     options: Any = {"language": language, "patch": patch, "vocab_size": vocab_size}
     captions = captioned_images.load(source, **options, workdir=run.workdir)
-    tokens = captions.tokenizer
+    tokenizer = captions.tokenizer
     # The last id of the model is the mask of word dropout.
-    model_sizes = {**captions.sizes, "vocab_size": tokens.vocab_size + 1}
+    model_sizes = {**captions.sizes, "vocab_size": tokenizer.vocab_size + 1}
     net = model(**model_sizes, depth=depth, decoder_depth=decoder_depth, width=width)
     sizes: Any = {"batch_size": run.batch_size, "seed": run.seed, "augment": augment}
     splits = captions.splits(captions.decoder_split, **sizes)
-    mask = partial(cross_entropy.word_dropout, mask_id=tokens.vocab_size)
+    mask = partial(cross_entropy.word_dropout, mask_id=tokenizer.vocab_size)
 
     def loss(objective: Any, dropout: float, params: Any, batch: Any, key: Any) -> Loss:
         weights = precision.cast_weights(params, run.compute_dtype)
@@ -92,23 +92,25 @@ def experiment(
 
     smooth = cross_entropy.label_smoothing(label_smoothing)
     captioner = captioning.from_net(
-        net, tokens, max_tokens=captions.length, compute_dtype=run.compute_dtype
+        net, tokenizer, max_tokens=captions.length, compute_dtype=run.compute_dtype
     )
-    return Experiment.of_run(
+    return Experiment.from_run(
         run,
         optimizer,
         splits,
         fingerprint=f"captions {depth} + {decoder_depth} x {width}, patch {patch}",
-        init=partial(encoder_decoder.init_image_to_text, net, like=captions.row),
+        init=partial(
+            encoder_decoder.init_image_to_text, net, like=captions.abstract_row
+        ),
         loss=partial(loss, smooth, word_dropout),
         metrics=cross_entropy.token_metrics,
         validation_loss=partial(loss, cross_entropy.cross_entropy, 0.0),
         report=partial(report, net, captions, captioner),
         generate=partial(captioning.generate, partial(name_image, captions, captioner)),
-        extra_files={"tokenizer.json": tokens.to_bytes()},
+        extra_files={"tokenizer.json": tokenizer.to_bytes()},
         tokens_per_row=captions.patches + captions.length,
         net=net,
-        tokenizer=tokens,
+        tokenizer=tokenizer,
         data=captions,
     )
 

@@ -70,10 +70,10 @@ def experiment(
     """
     data = image_source.load(source)
     classes = len(data.labels)
-    tokens = patches.PatchTokenizer(data.train["image"].shape[1:], (patch, patch))
+    tokenizer = patches.PatchTokenizer(data.train["image"].shape[1:], (patch, patch))
     net = model(
-        grid=tokens.grid,
-        patch_features=tokens.features,
+        grid=tokenizer.grid,
+        patch_features=tokenizer.features,
         classes=classes,
         depth=depth,
         width=width,
@@ -81,10 +81,10 @@ def experiment(
     )
     sizes: Any = {"batch_size": run.batch_size, "seed": run.seed, "name": data.name}
     distort = augmentation.random_distortion(augment)
-    prepare = augmentation.chain(distort, tokens.prepare)
+    prepare = augmentation.chain(distort, tokenizer.prepare)
     train = records.training(data.train, **sizes, prepare=prepare)
     held_out = records.evaluation(
-        data.validation, batch_size=256, prepare=tokens.prepare
+        data.validation, batch_size=256, prepare=tokenizer.prepare
     )
 
     def loss(
@@ -99,7 +99,7 @@ def experiment(
     unsmoothed = partial(loss, cross_entropy.cross_entropy)
     return Experiment(
         fingerprint=f"ViT {depth} x {width}, patch {patch}, {pool}, {classes} classes",
-        init=partial(vit.init_params, net, like=tokens.row),
+        init=partial(vit.init_params, net, like=tokenizer.abstract_row),
         loss=partial(loss, cross_entropy.label_smoothing(LABEL_SMOOTHING)),
         batch=train.batch,
         batch_size=run.batch_size,
@@ -107,11 +107,13 @@ def experiment(
         steps=run.steps,
         seed=run.seed,
         metrics=metrics,
-        evaluations={"validation": Evaluation.of_split(held_out, unsmoothed, metrics)},
-        report=partial(report, net, tokens, data),
-        tokens_per_row=tokens.length + vit.POOLINGS[pool].extra_tokens,
+        evaluations={
+            "validation": Evaluation.from_split(held_out, unsmoothed, metrics)
+        },
+        report=partial(report, net, tokenizer, data),
+        tokens_per_row=tokenizer.length + vit.POOLINGS[pool].extra_tokens,
         net=net,
-        tokenizer=tokens,
+        tokenizer=tokenizer,
         data=data,
     )
 

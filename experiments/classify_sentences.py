@@ -29,19 +29,19 @@ def experiment(
         source: en_pt, a TFDS name, or the path of a file of `text<tab>label` rows.
     """
     data = labeled_text.load(source)
-    tokens = labeled_rows.bpe(data)
-    net = model(classes=len(data.labels), vocab_size=tokens.vocab_size)
-    return Experiment.of_run(
+    tokenizer = labeled_rows.bpe(data)
+    net = model(classes=len(data.labels), vocab_size=tokenizer.vocab_size)
+    return Experiment.from_run(
         run,
         optimizer,
-        labeled_rows.splits(data, tokens, batch_size=run.batch_size, seed=run.seed),
+        labeled_rows.splits(data, tokenizer, batch_size=run.batch_size, seed=run.seed),
         fingerprint=f"text classifier, classes {', '.join(data.labels)}",
         init=lambda key: encoder.init_params(net, key),
         loss=cross_entropy.label_loss(encoder.text_logits(net, run.compute_dtype)),
         metrics=cross_entropy.token_metrics,
-        report=lambda params, key: study.report(net, tokens, data, params),
+        report=lambda params, key: study.report(net, tokenizer, data, params),
         net=net,
-        tokenizer=tokens,
+        tokenizer=tokenizer,
         data=data,
     )
 

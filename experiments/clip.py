@@ -72,6 +72,8 @@ def experiment(
     captions = captioned_images.load(source, **options, workdir=run.workdir)
     net = model(**captions.sizes, depth=depth, text_depth=text_depth, width=width)
     sizes: Any = {"batch_size": run.batch_size, "seed": run.seed, "augment": augment}
+    # The loss compares the pairs of a batch: the same size in training and evaluation.
+    sizes["evaluation_batch_size"] = run.batch_size
     splits = captions.splits(captions.encoder_split, **sizes)
 
     def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> Loss:
@@ -81,12 +83,12 @@ def experiment(
             *embeddings, batch["weight_B"], temperature=temperature
         )
 
-    return Experiment.of_run(
+    return Experiment.from_run(
         run,
         optimizer,
         splits,
         fingerprint=f"CLIP {depth} + {text_depth} x {width}, patch {patch}, {language}",
-        init=partial(clip.init_params, net, like=captions.row),
+        init=partial(clip.init_params, net, like=captions.abstract_row),
         loss=loss,
         metrics=contrastive.pair_metrics,
         report=partial(report, net, captions),

@@ -44,7 +44,7 @@ RETURN_INPUTS = {
 
 
 def logits(net: Any, dtype: str, name: str, params: Any, *inputs: Any) -> jax.Array:
-    """Of the model `name`, (B, T, V). inputs: those of the net."""
+    """Action logits (B, T, V) of the model `name`. inputs: as of the net."""
     return_to_go_BT, *others = inputs
     returns_BT = RETURN_INPUTS[name](return_to_go_BT)
     weights = precision.cast_weights(params[name], dtype)
@@ -100,7 +100,7 @@ def experiment(
         return joint.joint_loss({name: loss_of(name) for name in RETURN_INPUTS})
 
     train = records.training(data.train, batch_size=run.batch_size, seed=run.seed)
-    return Experiment.of_run(
+    return Experiment.from_run(
         run,
         optimizer,
         (train, records.evaluation(data.validation, batch_size=100)),

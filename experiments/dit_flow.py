@@ -67,18 +67,18 @@ def experiment(
     """
     data = image_source.load(source)
     classes = len(data.labels)
-    tokens = patches.PatchTokenizer(data.train["image"].shape[1:], (patch, patch))
+    tokenizer = patches.PatchTokenizer(data.train["image"].shape[1:], (patch, patch))
     net = model(
-        grid=tokens.grid,
-        patch_features=tokens.features,
+        grid=tokenizer.grid,
+        patch_features=tokenizer.features,
         classes=classes,
         depth=depth,
         width=width,
     )
     sizes: Any = {"batch_size": run.batch_size, "seed": run.seed, "name": data.name}
-    train = records.training(data.train, **sizes, prepare=tokens.prepare)
+    train = records.training(data.train, **sizes, prepare=tokenizer.prepare)
     held_out = records.evaluation(
-        data.validation, batch_size=250, prepare=tokens.prepare
+        data.validation, batch_size=250, prepare=tokenizer.prepare
     )
     predict = partial(dit.predict, net, compute_dtype=run.compute_dtype)
     loss = partial(
@@ -89,11 +89,17 @@ def experiment(
         inputs="raw_BLP",
         null_label=classes,
     )
-    sampling: Any = {"like": tokens.row, "null_label": classes, "scale": guidance}
-    sample = process_sampler.class_sampler(PROCESS, predict, tokens.decode, **sampling)
+    sampling: Any = {
+        "like": tokenizer.abstract_row,
+        "null_label": classes,
+        "scale": guidance,
+    }
+    sample = process_sampler.class_sampler(
+        PROCESS, predict, tokenizer.decode, **sampling
+    )
     return Experiment(
         fingerprint=f"DiT {depth} x {width}, patch {patch}, {classes} classes",
-        init=partial(dit.init_params, net, like=tokens.row),
+        init=partial(dit.init_params, net, like=tokenizer.abstract_row),
         loss=partial(loss, label_dropout=0.1),
         batch=train.batch,
         batch_size=run.batch_size,
@@ -101,12 +107,12 @@ def experiment(
         steps=run.steps,
         seed=run.seed,
         metrics=mean_loss,
-        evaluations={"validation": Evaluation.of_split(held_out, loss, mean_loss)},
+        evaluations={"validation": Evaluation.from_split(held_out, loss, mean_loss)},
         report=partial(report, sample, data, classifier, guidance),
         generate=partial(terminal_images.generate, sample),
-        tokens_per_row=tokens.length,
+        tokens_per_row=tokenizer.length,
         net=net,
-        tokenizer=tokens,
+        tokenizer=tokenizer,
         data=data,
     )
 

@@ -5,12 +5,12 @@ predicts pixels one by one generate digits?
     python -m experiments.image_gpt generate --digits=2026
 
 Digits of 14 x 14 pixels, each the mean of four, in 4 gray levels; 0.8 M parameters; a
-row is the class, then one pixel after another. Held-out digits need **0.337 bits** a
-pixel. Baselines conditioned on the class: independent pixels 0.645, the better of two
-mixtures of such images 0.546; all in one PNG 0.897. A classifier with 98.2 % accuracy
-on such held-out digits assigns **94.2 %** of 500 samples to their class. Fréchet
-distance in its features from the training digits: 0.106; baseline, as many held-out
-digits: 0.084. 3 min 38 s on two cores, 240 s of CPU time.
+row is the class, then one pixel after another. Held-out digits need **0.337 bits per
+pixel**. Baselines conditioned on the class: independent pixels 0.645, the better of
+two mixtures of such images 0.546; all in one PNG 0.897. A classifier with 98.2 %
+accuracy on such held-out digits assigns **94.2 %** of 500 samples to their class.
+Fréchet distance in its features from the training digits: 0.106; baseline, as many
+held-out digits: 0.084. 3 min 38 s on two cores, 240 s of CPU time.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ def experiment(
         classifier: run folder of experiments.classify_images; default: trained once.
     """
     data = image_source.load(source)
-    tokens = gray.quantize_records(data, gray_levels=gray_levels, shrink=2)
+    tokenizer = gray.quantize_records(data, gray_levels=gray_levels, factor=2)
     vocab_size = gray_levels + len(data.labels)
-    net = model(side=tokens.side, vocab_size=vocab_size, depth=depth, width=width)
+    net = model(side=tokenizer.side, vocab_size=vocab_size, depth=depth, width=width)
     sizes: Any = {"batch_size": run.batch_size, "seed": run.seed, "name": data.name}
-    train = records.training(tokens.train, **sizes)
-    held_out = records.evaluation(tokens.validation, batch_size=250)
-    generator = pixel_model.from_net(net, tokens, compute_dtype=run.compute_dtype)
+    train = records.training(tokenizer.train, **sizes)
+    held_out = records.evaluation(tokenizer.validation, batch_size=250)
+    generator = pixel_model.from_net(net, tokenizer, compute_dtype=run.compute_dtype)
     process = autoregressive.process(choose=generator.choose)
     predict = partial(
         image_gpt.predict, net, gray_levels=gray_levels, compute_dtype=run.compute_dtype
@@ -92,7 +92,8 @@ def experiment(
 
     metrics = cross_entropy.pixel_metrics
     return Experiment(
-        fingerprint=f"decoder {depth} x {width}, {tokens.length} of {vocab_size} ids",
+        fingerprint=f"decoder {depth} x {width}, "
+        f"{tokenizer.length} of {vocab_size} ids",
         init=partial(decoder.init_params, net),
         loss=loss,
         batch=train.batch,
@@ -101,12 +102,12 @@ def experiment(
         steps=run.steps,
         seed=run.seed,
         metrics=metrics,
-        evaluations={"validation": Evaluation.of_split(held_out, loss, metrics)},
+        evaluations={"validation": Evaluation.from_split(held_out, loss, metrics)},
         report=partial(report, net, generator, classifier),
         generate=partial(pixel_model.generate, generator),
-        tokens_per_row=tokens.length,
+        tokens_per_row=tokenizer.length,
         net=net,
-        tokenizer=tokens,
+        tokenizer=tokenizer,
         data=data,
     )
 

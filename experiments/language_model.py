@@ -39,7 +39,7 @@ def report(model: text_model.TextModel, params: Any, key: jax.Array) -> dict[str
 
 
 def benchmark_decoding(model: text_model.TextModel, params: Any) -> dict[str, float]:
-    """Tokens decoded a second, and the limit by memory bandwidth."""
+    """Tokens decoded per second, and the limit by memory bandwidth."""
     from experiments.reports import language_model
 
     return language_model.measure_decoding(model, params)
@@ -52,7 +52,7 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     depth: int = 3,
-    text: str = "austen",
+    source: str = "austen",
     tokenizer: Literal["bpe", "characters", "bytes"] = "bpe",
     vocab_size: int = 2048,
     sequence_length: int = 256,
@@ -63,19 +63,19 @@ def experiment(
 
     Args:
         depth: blocks, and heads; the width is 64 times as much.
-        text: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
+        source: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
         tokenizer: byte-level BPE trained on the text, its characters, or bytes.
         vocab_size: tokens of the BPE.
         sequence_length: tokens of a row.
     """
-    source = text_source.load(text)
-    tokens = tokenizers.for_text(
-        tokenizer, source, vocab_size=vocab_size, folder=run.workdir
+    text = text_source.load(source)
+    text_tokenizer = tokenizers.for_text(
+        tokenizer, text, vocab_size=vocab_size, folder=run.workdir
     )
-    net = model(depth=depth, vocab_size=tokens.vocab_size)
+    net = model(depth=depth, vocab_size=text_tokenizer.vocab_size)
     sizes: Any = {"length": sequence_length, "batch_size": run.batch_size}
-    train = packing.training(source, tokens, **sizes, seed=run.seed)
-    held_out = packing.validation(source, tokens, **sizes)
+    train = packing.training(text, text_tokenizer, **sizes, seed=run.seed)
+    held_out = packing.validation(text, text_tokenizer, **sizes)
     dtype = run.compute_dtype
 
     def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> Loss:
@@ -84,27 +84,27 @@ def experiment(
         x_BLD, w_VD = net.apply({"params": weights}, batch["ids_BL"], positions)
         targets = batch["targets_BL"], batch["weight_BL"]
         nats = cross_entropy.fused_cross_entropy(x_BLD, w_VD, *targets, chunks=CHUNKS)
-        return cross_entropy.add_byte_count(nats, *targets, tokens.bytes_V)
+        return cross_entropy.add_byte_count(nats, *targets, text_tokenizer.bytes_V)
 
     generator = text_model.from_net(
-        net, tokens, sequence_length=sequence_length, compute_dtype=dtype
+        net, text_tokenizer, sequence_length=sequence_length, compute_dtype=dtype
     )
-    return Experiment.of_run(
+    return Experiment.from_run(
         run,
         optimizer,
         (train, held_out),
-        fingerprint=f"decoder of depth {depth}, {tokens.vocab_size} tokens",
+        fingerprint=f"decoder of depth {depth}, {text_tokenizer.vocab_size} tokens",
         init=partial(decoder.init_params, net),
         loss=loss,
         metrics=cross_entropy.token_metrics,
         report=partial(report, generator),
         generate=partial(text_model.generate, generator),
         benchmarks={"decode": partial(benchmark_decoding, generator)},
-        extra_files={"tokenizer.json": tokens.to_bytes()},
+        extra_files={"tokenizer.json": text_tokenizer.to_bytes()},
         tokens_per_row=sequence_length,
         net=net,
-        tokenizer=tokens,
-        data=source,
+        tokenizer=text_tokenizer,
+        data=text,
     )
 
 

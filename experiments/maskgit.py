@@ -69,18 +69,20 @@ def experiment(
         classifier: run folder of experiments.classify_images; default: trained once.
     """
     data = image_source.load(source)
-    tokens = gray.quantize_records(data, gray_levels=gray_levels, shrink=2, patch=patch)
-    mask_id, classes = tokens.vocab_size, len(data.labels)
+    tokenizer = gray.quantize_records(
+        data, gray_levels=gray_levels, factor=2, patch=patch
+    )
+    mask_id, classes = tokenizer.vocab_size, len(data.labels)
     net = model(
-        grid=tokens.grid,
+        grid=tokenizer.grid,
         vocab_size=mask_id + 1,
         classes=classes,
         depth=depth,
         width=width,
     )
     sizes: Any = {"batch_size": run.batch_size, "seed": run.seed, "name": data.name}
-    train = records.training(tokens.train, **sizes)
-    held_out = records.evaluation(tokens.validation, batch_size=250)
+    train = records.training(tokenizer.train, **sizes)
+    held_out = records.evaluation(tokenizer.validation, batch_size=250)
     process = masked_diffusion.process(
         mask_id=mask_id, temperature=temperature, choice_temperature=choice_temperature
     )
@@ -94,11 +96,17 @@ def experiment(
     )
     bound = partial(loss, process=masked_diffusion.elbo(mask_id=mask_id))
     metrics = partial(cross_entropy.pixel_metrics, pixels_per_token=patch * patch)
-    sampling: Any = {"like": tokens.row, "null_label": classes, "scale": guidance}
-    sample = process_sampler.class_sampler(process, predict, tokens.images, **sampling)
+    sampling: Any = {
+        "like": tokenizer.abstract_row,
+        "null_label": classes,
+        "scale": guidance,
+    }
+    sample = process_sampler.class_sampler(
+        process, predict, tokenizer.decode, **sampling
+    )
     return Experiment(
         fingerprint=f"DiT {depth} x {width}, {mask_id} tokens, {classes} classes",
-        init=partial(dit.init_params, net, like=tokens.row),
+        init=partial(dit.init_params, net, like=tokenizer.abstract_row),
         loss=partial(loss, process=process, label_dropout=0.1),
         batch=train.batch,
         batch_size=run.batch_size,
@@ -106,12 +114,12 @@ def experiment(
         steps=run.steps,
         seed=run.seed,
         metrics=metrics,
-        evaluations={"validation": Evaluation.of_split(held_out, bound, metrics)},
-        report=partial(report, sample, tokens, classifier, guidance),
+        evaluations={"validation": Evaluation.from_split(held_out, bound, metrics)},
+        report=partial(report, sample, tokenizer, classifier, guidance),
         generate=partial(terminal_images.generate, sample),
-        tokens_per_row=tokens.length,
+        tokens_per_row=tokenizer.length,
         net=net,
-        tokenizer=tokens,
+        tokenizer=tokenizer,
         data=data,
     )
 

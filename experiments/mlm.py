@@ -52,7 +52,7 @@ def experiment(
     model: Callable[..., Any] = bert.bert,
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
-    text: str = "austen",
+    source: str = "austen",
     depth: int = 4,
     width: int = 192,
     vocab_size: int = 2048,
@@ -62,20 +62,20 @@ def experiment(
     """A masked language model; the slot `model` is called as `bert.bert`.
 
     Args:
-        text: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
+        source: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
         depth: blocks.
         width: features of a token, 64 for each head.
         vocab_size: tokens of the BPE.
         sequence_length: tokens of a row.
         mask_ratio: fraction of the tokens masked in training; 0.15 in evaluation.
     """
-    source = text_source.load(text)
+    text = text_source.load(source)
     folder = run.workdir
-    tokens = tokenizers.for_text("bpe", source, vocab_size=vocab_size, folder=folder)
-    parts = windows.split_text(source, tokens.encode, tail_fraction=TAIL)
+    tokenizer = tokenizers.for_text("bpe", text, vocab_size=vocab_size, folder=folder)
+    parts = windows.split_text(text, tokenizer.encode, tail_fraction=TAIL)
     sizes: Any = {"length": sequence_length, "batch_size": run.batch_size}
-    splits = windows.window_splits(parts, **sizes, seed=run.seed, name=source.name)
-    mask_id, dtype = tokens.vocab_size, run.compute_dtype
+    splits = windows.window_splits(parts, **sizes, seed=run.seed, name=text.name)
+    mask_id, dtype = tokenizer.vocab_size, run.compute_dtype
     net = model(vocab_size=mask_id + 1, depth=depth, width=width)
 
     def apply(params: Any, ids_BL: jax.Array) -> Any:
@@ -96,8 +96,8 @@ def experiment(
         )
 
     fill = fill_in.fill_masks(lambda *x: decoder.logits(apply(*x)), mask_id=mask_id)
-    filler = fill_in.FillIn(fill, tokens)
-    made = Experiment.of_run(
+    filler = fill_in.FillIn(fill, tokenizer)
+    made = Experiment.from_run(
         run,
         optimizer,
         splits,
@@ -107,10 +107,10 @@ def experiment(
         validation_loss=partial(loss, EVALUATION_RATIO),
         metrics=cross_entropy.token_metrics,
         generate=partial(fill_in.generate, filler),
-        extra_files={"tokenizer.json": tokens.to_bytes()},
+        extra_files={"tokenizer.json": tokenizer.to_bytes()},
         tokens_per_row=sequence_length,
         net=net,
-        tokenizer=tokens,
+        tokenizer=tokenizer,
         data=parts,
     )
     return made._replace(report=partial(report, made, filler, dtype))

@@ -3,9 +3,9 @@
     python -m experiments.moe
     python -m experiments.moe generate --prompt="It is a truth"
 
-Both are trained in one run, on the same batches, with equal operations a token: two of
-16 experts of 128 features and a router, against 264 features. Bits per byte of the
-whole of *Emma*: 1.686; baseline, the dense model: 1.727. 5 min 7 s on two shared cores
+Both are trained in one run, on the same batches, with equal operations per token: two
+of 16 experts of 128 features and a router, against 264 features. Bits per byte of all
+of *Emma*: 1.686; baseline, the dense model: 1.727. 5 min 7 s on two shared cores
 (398 s of CPU time). `experts.png`: the tokens of each expert. More: LOG.md.
 """
 
@@ -48,7 +48,7 @@ def forward(
 
 
 def metrics(loss: Loss) -> dict[str, float]:
-    """Bits per byte of both models, and the sums of `router_losses` a token."""
+    """Bits per byte of both models, and `router_losses` per token."""
     sums, weight = loss.sums, float(loss.weight)
     moe = loss._replace(sums={**sums, "nats": sums["moe_nats"]})
     return {
@@ -99,8 +99,7 @@ def experiment(
     def report(params: Any, key: jax.Array) -> dict[str, Any]:
         from experiments.reports import moe as study
 
-        usage = study.expert_usage(losses, held_out, moe.tokenizer.vocab_size)
-        files = study.report(usage, moe.tokenizer, params, experts_per_token)
+        files = study.report(losses, held_out, moe.tokenizer, params, experts_per_token)
         return {**moe.report(params["moe"], key), **files}
 
     held_out = moe.evaluations["validation"]._replace(loss=loss, metrics=metrics)

@@ -47,7 +47,7 @@ def experiment(
     model: Callable[..., Any] = t5.t5,
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
-    text: str = "austen",
+    source: str = "austen",
     depth: int = 3,
     width: int = 192,
     vocab_size: int = 2048,
@@ -57,18 +57,18 @@ def experiment(
     """Span corruption; the slot `model` is called as `t5.t5`.
 
     Args:
-        text: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
+        source: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
         depth: blocks of encoder and decoder each.
         width: features of a token, 64 for each head.
         vocab_size: tokens of the BPE.
         sequence_length: tokens of a row before its corruption.
         corruption_rate: fraction of the tokens that is removed; 0.15 in evaluation.
     """
-    source, folder = text_source.load(text), run.workdir
-    tokens = tokenizers.for_text("bpe", source, vocab_size=vocab_size, folder=folder)
-    parts = windows.split_text(source, tokens.encode, tail_fraction=mlm.TAIL)
-    sentinel, dtype = tokens.vocab_size, run.compute_dtype
-    ends: Any = {"sentinel": sentinel, "end": tokens.end}
+    text, folder = text_source.load(source), run.workdir
+    tokenizer = tokenizers.for_text("bpe", text, vocab_size=vocab_size, folder=folder)
+    parts = windows.split_text(text, tokenizer.encode, tail_fraction=mlm.TAIL)
+    sentinel, dtype = tokenizer.vocab_size, run.compute_dtype
+    ends: Any = {"sentinel": sentinel, "end": tokenizer.end}
     corrupt = partial(span_corruption.corrupt_spans, mean_span=3.0, **ends)
     corrupt_held_out = partial(corrupt, corruption_rate=mlm.EVALUATION_RATIO)
     splits = windows.window_splits(
@@ -96,8 +96,8 @@ def experiment(
         span_corruption.predicted_spans,
     )
     fill = fill_in.fill_spans(logits, spans, sentinels=t5.SENTINELS, **ends)
-    filler = fill_in.FillIn(fill, tokens)
-    made = Experiment.of_run(
+    filler = fill_in.FillIn(fill, tokenizer)
+    made = Experiment.from_run(
         run,
         optimizer,
         splits,
@@ -107,10 +107,10 @@ def experiment(
         validation_loss=partial(loss, "span_weight_BL", sentinel),
         metrics=cross_entropy.token_metrics,
         generate=partial(fill_in.generate, filler),
-        extra_files={"tokenizer.json": tokens.to_bytes()},
+        extra_files={"tokenizer.json": tokenizer.to_bytes()},
         tokens_per_row=sequence_length,
         net=net,
-        tokenizer=tokens,
+        tokenizer=tokenizer,
         data=parts,
     )
     return made._replace(report=partial(report, corrupt_held_out, made, filler, dtype))

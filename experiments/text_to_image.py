@@ -94,15 +94,15 @@ def experiment(
         predict,
         captions.encode,
         captions.to_images,
-        like=captions.row,
+        like=captions.abstract_row,
         scale=guidance,
     )
-    return Experiment.of_run(
+    return Experiment.from_run(
         run,
         optimizer,
         splits,
         fingerprint=f"text-to-image DiT {depth} x {width}, patch {patch}, {language}",
-        init=partial(text_to_image.init_params, net, like=captions.row),
+        init=partial(text_to_image.init_params, net, like=captions.abstract_row),
         loss=partial(loss, 0.1),
         validation_loss=partial(loss, 0.0),
         metrics=mean_loss,

@@ -79,10 +79,10 @@ def experiment(
     data = pair_source.load(source)
     sides = sentence_pairs.sides(direction, data.labels)
     texts, folder = sentence_pairs.pair_documents(data), run.workdir
-    tokens = tokenizers.for_text("bpe", texts, vocab_size=vocab_size, folder=folder)
+    tokenizer = tokenizers.for_text("bpe", texts, vocab_size=vocab_size, folder=folder)
     rows: Any = {"length": sequence_length, "batch_size": run.batch_size}
-    splits = sentence_pairs.splits(data, sides, tokens, **rows, seed=run.seed)
-    net = model(depth=depth, width=width, vocab_size=tokens.vocab_size)
+    splits = sentence_pairs.splits(data, sides, tokenizer, **rows, seed=run.seed)
+    net = model(depth=depth, width=width, vocab_size=tokenizer.vocab_size)
     dtype = run.compute_dtype
 
     def loss(
@@ -93,10 +93,10 @@ def experiment(
         nats = cross_entropy.chunked_loss(
             objective, x_BLD, w_VD, *targets, chunks=CHUNKS
         )
-        return cross_entropy.add_byte_count(nats, *targets, tokens.bytes_V)
+        return cross_entropy.add_byte_count(nats, *targets, tokenizer.bytes_V)
 
-    translator = translation.from_net(net, tokens, compute_dtype=dtype)
-    return Experiment.of_run(
+    translator = translation.from_net(net, tokenizer, compute_dtype=dtype)
+    return Experiment.from_run(
         run,
         optimizer,
         splits,
@@ -107,10 +107,10 @@ def experiment(
         metrics=cross_entropy.token_metrics,
         report=partial(report, net, translator, data, sides, sequence_length),
         generate=partial(translation.generate, translator),
-        extra_files={"tokenizer.json": tokens.to_bytes()},
+        extra_files={"tokenizer.json": tokenizer.to_bytes()},
         tokens_per_row=2 * sequence_length,
         net=net,
-        tokenizer=tokens,
+        tokenizer=tokenizer,
         data=data,
     )
 

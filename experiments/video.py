@@ -5,11 +5,11 @@
 
 Two digits move and bounce in 24 x 24 pixels; tubelets of 4 x 4 in one frame, attention
 within frames and along time in alternate blocks, 6 blocks of width 128, 1.3 M
-parameters, 1000 steps. Squared error a pixel on 256 videos of held-out digits, 1, 5 and
-10 frames ahead: **0.011, 0.029, 0.035**. Baselines: the last frame again 0.060, 0.091,
-0.057; block motion compensation 0.040, 0.072, 0.061; each digit moved by its true
-velocity without walls 0.017, 0.076, 0.067. 9 min 7 s on two busy cores, 396 s of CPU
-time.
+parameters, 1000 steps. Squared error per pixel on 256 videos of held-out digits, 1, 5
+and 10 frames ahead: **0.011, 0.029, 0.035**. Baselines: the last frame again 0.060,
+0.091, 0.057; block motion compensation 0.040, 0.072, 0.061; each digit moved by its
+true velocity without walls 0.017, 0.076, 0.067. 9 min 7 s on two busy cores, 396 s of
+CPU time.
 """
 
 from __future__ import annotations
@@ -67,50 +67,50 @@ def experiment(
         width: features of a token, 32 for each head.
     """
     data = image_source.load(source)
-    tokens = moving_digits.VideoTokenizer(FRAMES, SIDE, patch)
+    tokenizer = moving_digits.VideoTokenizer(FRAMES, SIDE, patch)
     train, held = (
         gray_levels.downsample(part["image"], 2)
         for part in (data.train, data.validation)
     )
     sizes: Any = {"patch_features": patch**2, "depth": depth, "width": width}
-    net = model(frames=FRAMES, grid=tokens.grid, **sizes)
+    net = model(frames=FRAMES, grid=tokenizer.grid, **sizes)
     predict = partial(video.apply, net, compute_dtype=run.compute_dtype)
-    frame_L = jnp.arange(tokens.length) // tokens.tokens_per_frame
+    frame_L = jnp.arange(tokenizer.length) // tokenizer.tokens_per_frame
     # The velocity shows in two frames; before that the next one is unknown.
     counted_L = (frame_L >= 1) & (frame_L < FRAMES - 1)
 
     def loss(params: Any, batch: dict[str, Any], key: jax.Array) -> Loss:
         raw_BLP = batch["raw_BLP"]
-        next_BLP = jnp.roll(raw_BLP, -tokens.tokens_per_frame, axis=1)
+        next_BLP = jnp.roll(raw_BLP, -tokenizer.tokens_per_frame, axis=1)
         weight_BL = counted_L[None] * batch["weight_B"][:, None]
         logits_BLP = predict(params, raw_BLP)
         return denoising.pixel_cross_entropy(logits_BLP, next_BLP, weight_BL)
 
     continue_video = frame_prediction.continuation(
-        predict, known=KNOWN, tokens_per_frame=tokens.tokens_per_frame
+        predict, known=KNOWN, tokens_per_frame=tokenizer.tokens_per_frame
     )
-    held_video = partial(tokens.random_video, held, **MOTION)
-    prepare = partial(partial, tokens.prepare, **MOTION)
+    held_video = partial(tokenizer.random_video, held, **MOTION)
+    prepare = partial(partial, tokenizer.prepare, **MOTION)
     options: Any = {"batch_size": run.batch_size, "seed": run.seed, "name": data.name}
     training = records.training({"image": train}, **options, prepare=prepare(train))
     held_out = records.evaluation(
         {"image": held[:EVALUATED]}, batch_size=32, prepare=prepare(held)
     )
-    return Experiment.of_run(
+    return Experiment.from_run(
         run,
         optimizer,
         (training, held_out),
         fingerprint=f"video {depth} x {width}, {FRAMES} frames, patch {patch}",
-        init=partial(video.init_params, net, length=tokens.length),
+        init=partial(video.init_params, net, length=tokenizer.length),
         loss=loss,
         metrics=denoising.squared_error_metrics,
-        report=partial(report, tokens, held_out, continue_video),
+        report=partial(report, tokenizer, held_out, continue_video),
         generate=partial(
-            frame_prediction.generate, held_video, continue_video, tokens.decode
+            frame_prediction.generate, held_video, continue_video, tokenizer.decode
         ),
-        tokens_per_row=tokens.length,
+        tokens_per_row=tokenizer.length,
         net=net,
-        tokenizer=tokens,
+        tokenizer=tokenizer,
         data=data._replace(train={"image": train}, validation={"image": held}),
     )
 

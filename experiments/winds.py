@@ -43,7 +43,7 @@ def experiment(
     model: Callable[..., Any] = noise_ensemble.forecaster,
     optimizer: Optimizer = optimizers.adamw,
     *,
-    fields: str = "winds",
+    source: str = "winds",
     depth: int = 2,
     width: int = 128,
     members: int = 2,
@@ -51,12 +51,12 @@ def experiment(
     """Forecasts of fields on the sphere, one and three months ahead.
 
     Args:
-        fields: the shipped winds, or the path of a NetCDF or npz file.
+        source: the shipped winds, or the path of a NetCDF or npz file.
         depth: blocks.
         width: features of a token, 32 for each head.
         members: of the ensemble in training; 32 in evaluation.
     """
-    series = field_source.load(fields)
+    series = field_source.load(source)
     grid = climate_fields.patch_grid(series)
     weight = climate_fields.area_weight(series, grid)
     climate = climate_fields.fit_climatology(series, grid, weight)
@@ -106,7 +106,7 @@ def experiment(
         seed=run.seed,
         metrics=metrics,
         evaluations={
-            name: Evaluation.of_split(split, evaluation_loss, metrics)
+            name: Evaluation.from_split(split, evaluation_loss, metrics)
             for name, split in held_out.items()
         },
         report=report,

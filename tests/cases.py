@@ -104,7 +104,7 @@ def _language(
     residual: block.ResidualOrder,
     norm: Callable[[], nn.Module],
     decoder_arguments: dict[str, Any],
-    stack: Callable[..., nn.Module] = stack.Unrolled,
+    stack: Callable[..., nn.Module] = stack.UnrolledStack,
     remat: Any = stack.REMAT["none"],
     kernel: attention.Kernel = attention.dot_product_attention,
     einsum: precision.Einsum = precision.einsum_f32,
@@ -116,10 +116,12 @@ def _language(
         heads=HEADS,
         head_features=FEATURES,
         mask=mask,
-        make_mixer=partial(attention.Softmax, kernel=kernel, **mixer_arguments),
+        make_mixer=partial(
+            attention.SoftmaxAttention, kernel=kernel, **mixer_arguments
+        ),
         make_bias=make_bias,
         einsum=einsum,
-        **{"groups": HEADS, **attention_arguments},
+        **{"kv_heads": HEADS, **attention_arguments},
     )
 
     def make_block(block: Any, layer: int) -> Any:
@@ -175,7 +177,7 @@ def language_model(
     return Case(name, make, text, next_token, mask)
 
 
-LEARNED = {"make_position": partial(positions.Learned, length=LENGTH)}
+LEARNED = {"make_position": partial(positions.LearnedPositions, length=LENGTH)}
 ROTARY = {"rotate": positions.rotary()}
 
 # The models that stand for all: every theorem is stated for each.
@@ -186,7 +188,7 @@ MODELS = [
     language_model(
         "modern",
         make_mlp=mlp.GatedMLP,
-        attention={**ROTARY, "groups": 2, "head_norm": norms.HeadRMSNorm},
+        attention={**ROTARY, "kv_heads": 2, "head_norm": norms.HeadRMSNorm},
         decoder={
             "unembed": decoder.untied_embedding,
             "make_embedding_norm": norms.RMSNorm,
@@ -197,7 +199,7 @@ MODELS = [
         mask=masks.causal() & masks.window(4),
         residual=block.post_norm,
         norm=norms.LayerNorm,
-        attention={"groups": 1},
+        attention={"kv_heads": 1},
         mixer={"bias": positions.alibi(HEADS), "soft_cap": 5.0},
     ),
 ]
@@ -214,8 +216,10 @@ VARIANTS = [
     language_model(
         "interpolated", attention={"rotate": positions.rotary(interpolation=2.0)}
     ),
-    language_model("sinusoidal", decoder={"make_position": positions.Sinusoidal}),
-    language_model("multi-query", attention={**ROTARY, "groups": 1}),
+    language_model(
+        "sinusoidal", decoder={"make_position": positions.SinusoidalPositions}
+    ),
+    language_model("multi-query", attention={**ROTARY, "kv_heads": 1}),
     language_model("soft-cap", attention=ROTARY, mixer={"soft_cap": 1.0}),
     language_model("alibi", mixer={"bias": positions.alibi(HEADS)}),
     language_model("rolling", mask=masks.window(3), attention=ROTARY),

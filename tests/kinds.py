@@ -39,10 +39,10 @@ def make_attention(
         attention.Attention,
         width=WIDTH,
         heads=HEADS,
-        groups=HEADS,
+        kv_heads=HEADS,
         head_features=FEATURES,
         mask=mask,
-        make_mixer=partial(attention.Softmax, kernel=kernel),
+        make_mixer=partial(attention.SoftmaxAttention, kernel=kernel),
         **arguments,
     )
 
@@ -53,7 +53,7 @@ make_mlp = partial(mlp.MLP, width=WIDTH, hidden_features=2 * WIDTH)
 def make_stack(
     make_attention: Any,
     *,
-    stack: Any = stack.Unrolled,
+    stack: Any = stack.UnrolledStack,
     remat: Any = stack.REMAT["none"],
     depth: int = DEPTH,
     kind: Any = block.Block,

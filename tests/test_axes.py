@@ -52,13 +52,13 @@ def test_letters_have_words_and_known_mesh_axes() -> None:
 def test_data_axis_has_the_remaining_devices(
     sizes: dict[str, int], shape: tuple[int, ...]
 ) -> None:
-    mesh = axes.mesh(**sizes)
+    mesh = axes.make_mesh(**sizes)
     assert mesh.axis_names == axes.AXES and mesh.devices.shape == shape
     assert axes.batch_shards(mesh) == shape[0] * shape[1] * shape[4]
 
 
 def test_mesh_over_a_part_of_the_devices() -> None:
-    mesh = axes.mesh(tensor=2, devices=jax.devices()[4:])
+    mesh = axes.make_mesh(tensor=2, devices=jax.devices()[4:])
     assert mesh.devices.shape == (2, 1, 2, 1, 1)
     assert mesh.devices.ravel().tolist() == jax.devices()[4:]
 
@@ -75,7 +75,7 @@ def test_mesh_over_a_part_of_the_devices() -> None:
 )
 def test_impossible_meshes_raise(sizes: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        axes.mesh(**sizes)
+        axes.make_mesh(**sizes)
 
 
 MESH = {"data": 1, "fsdp": 2, "tensor": 2, "context": 2}
@@ -108,9 +108,9 @@ MESH = {"data": 1, "fsdp": 2, "tensor": 2, "context": 2}
 def test_placement_follows_from_the_name(
     name: str, shape: tuple[int, ...], role: str, spec: Spec
 ) -> None:
-    mesh = axes.mesh(**MESH)
+    mesh = axes.make_mesh(**MESH)
     leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
-    placed = axes.placement(mesh, {"layer": {name: leaf}}, role=role)
+    placed = axes.shardings(mesh, {"layer": {name: leaf}}, role=role)
     assert placed["layer"][name].spec == spec
     assert placed["layer"][name].is_equivalent_to(
         jax.sharding.NamedSharding(mesh, spec), len(shape)
@@ -118,25 +118,25 @@ def test_placement_follows_from_the_name(
 
 
 def test_rows_and_experts_share_the_expert_axis() -> None:
-    mesh = axes.mesh(data=2, fsdp=2, expert=2)
+    mesh = axes.make_mesh(data=2, fsdp=2, expert=2)
     tree = {
         "x_BLD": jax.ShapeDtypeStruct((8, 4, 4), jnp.float32),
         "x_EBCD": jax.ShapeDtypeStruct((2, 8, 4, 4), jnp.float32),
     }
-    placed = axes.placement(mesh, tree, role="activation")
+    placed = axes.shardings(mesh, tree, role="activation")
     assert placed["x_BLD"].spec[0] == ("data", "fsdp", "expert")
     assert placed["x_EBCD"].spec[:2] == ("expert", ("data", "fsdp"))
 
 
-@pytest.mark.parametrize("kind", [stack.Unrolled, stack.Scanned])
+@pytest.mark.parametrize("kind", [stack.UnrolledStack, stack.ScannedStack])
 def test_parameters_and_moments_are_sharded_by_name(kind: type) -> None:
-    mesh = axes.mesh(fsdp=2, tensor=4)
+    mesh = axes.make_mesh(fsdp=2, tensor=4)
     params = random_params(MODELS[0].make(stack=kind))
     optimizer = optax.adamw(1e-3)
     state = jax.eval_shape(optimizer.init, params)
-    placed = jax.device_put(params, axes.placement(mesh, params))
-    moments = axes.placement(mesh, state)[0]
-    layer = ("layers_0",) if kind is stack.Unrolled else ("layers", "block")
+    placed = jax.device_put(params, axes.shardings(mesh, params))
+    moments = axes.shardings(mesh, state)[0]
+    layer = ("layers_0",) if kind is stack.UnrolledStack else ("layers", "block")
     for tree in (placed, moments.mu, moments.nu):
         tree = tree["stack"]
         for name in layer:
@@ -158,9 +158,9 @@ def test_parameters_and_moments_are_sharded_by_name(kind: type) -> None:
 
 
 def test_batches_are_sharded_over_rows_and_positions() -> None:
-    mesh = axes.mesh(data=2, fsdp=2, context=2)
+    mesh = axes.make_mesh(data=2, fsdp=2, context=2)
     batch = text()
-    placed = jax.device_put(batch, axes.batch_placement(mesh, batch))
+    placed = jax.device_put(batch, axes.batch_shardings(mesh, batch))
     assert placed["ids_BL"].addressable_shards[0].data.shape == (2, 8)
     np.testing.assert_array_equal(placed["ids_BL"], batch["ids_BL"])
 
@@ -169,20 +169,20 @@ def test_rows_not_divisible_by_the_mesh_raise() -> None:
     batch = {"ids_BL": np.zeros((6, 4), np.int32)}
     words = "ids_BL: expected a number of rows divisible by 8.*got 6"
     with pytest.raises(ValueError, match=words):
-        axes.batch_placement(axes.mesh(), batch)
+        axes.batch_shardings(axes.make_mesh(), batch)
 
 
 def test_constraints_apply_under_a_mesh_only() -> None:
     x_BLD = jnp.ones((8, 4, 6))
     assert axes.constrain(x_BLD, "BLD") is x_BLD
-    assert axes.replicated(x_BLD) is x_BLD
-    mesh = axes.mesh(data=4, context=2)
+    assert axes.replicate(x_BLD) is x_BLD
+    mesh = axes.make_mesh(data=4, context=2)
     with jax.set_mesh(mesh):
-        run = jax.jit(lambda x: (axes.constrain(x * 2, "BLD"), axes.replicated(x * 3)))
+        run = jax.jit(lambda x: (axes.constrain(x * 2, "BLD"), axes.replicate(x * 3)))
         divided, gathered = run(x_BLD)
     assert divided.addressable_shards[0].data.shape == (2, 2, 6)
     assert gathered.addressable_shards[0].data.shape == (8, 4, 6)
-    with jax.set_mesh(axes.mesh(devices=jax.devices()[:1])):
+    with jax.set_mesh(axes.make_mesh(devices=jax.devices()[:1])):
         assert axes.constrain(x_BLD, "BLD") is x_BLD
 
 
@@ -196,10 +196,10 @@ def test_leaf_names_are_the_innermost() -> None:
 def test_eight_devices_of_one_name_the_flag_that_simulates_them() -> None:
     words = r"devices, 1; got data=8 \(product 8\); .*XLA_FLAGS=.*device_count=8$"
     with pytest.raises(ValueError, match=words):
-        axes.mesh(data=8, devices=jax.devices()[:1])
+        axes.make_mesh(data=8, devices=jax.devices()[:1])
 
 
-@pytest.mark.parametrize("kind", [stack.Unrolled, stack.Scanned])
+@pytest.mark.parametrize("kind", [stack.UnrolledStack, stack.ScannedStack])
 def test_sown_arrays_are_in_the_order_of_eleven_layers(kind: type) -> None:
     """Of layers 0 to 10, unrolled or scanned: layer 10 is the last, not the third."""
     module = MODELS[0].make(stack=kind, depth=11)
@@ -214,18 +214,18 @@ def test_sown_arrays_are_in_the_order_of_eleven_layers(kind: type) -> None:
         return x_BLD, kept["intermediates"]
 
     _, kept = run(params)
-    streams = axes.sown(kept, "stream_BLD")
+    streams = axes.sown_arrays(kept, "stream_BLD")
     assert len(streams) == 11
-    if kind is stack.Unrolled:
+    if kind is stack.UnrolledStack:
         for i, stream_BLD in enumerate(kept["stack"]["stream_BLD"]):
             np.testing.assert_array_equal(streams[i], stream_BLD)
-    weights = axes.sown(kept, "weights_BHLM", within="attention")
-    layer = ("layers", "block") if kind is stack.Scanned else ("layers_10",)
+    weights = axes.sown_arrays(kept, "weights_BHLM", within="attention")
+    layer = ("layers", "block") if kind is stack.ScannedStack else ("layers_10",)
     last = kept["stack"]
     for name in (*layer, "attention", "mixer", "weights_BHLM"):
         last = last[name]
-    last = last[0][10] if kind is stack.Scanned else last[0]
+    last = last[0][10] if kind is stack.ScannedStack else last[0]
     assert len(weights) == 11
     np.testing.assert_array_equal(weights[10], last)
     with pytest.raises(ValueError, match="expected layers that sow logits_BLE, got"):
-        axes.sown(kept, "logits_BLE")
+        axes.sown_arrays(kept, "logits_BLE")

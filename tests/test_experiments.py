@@ -31,8 +31,8 @@ def test_every_experiment_traces(name):
         # A flag of both would be taken for the experiment's.
         assert not set(asked) & set(inspect.signature(make).parameters)
     assert experiment.seed == 3
-    mesh = axes.mesh()
-    state = update.state_shapes(experiment, mesh)
+    mesh = axes.make_mesh()
+    state = update.abstract_state(experiment, mesh)
     batch = experiment.batch(0, range(experiment.batch_size))
     after, told = jax.eval_shape(
         lambda *given: update.update(experiment, *given), state, batch

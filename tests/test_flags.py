@@ -64,9 +64,9 @@ def test_recorded_values_are_the_defaults():
 
 def test_restore_inverts_plain():
     arguments = {**flags.defaults(every_kind), "folder": Path("a/b")}
-    plain = flags.plain(arguments)
+    plain = flags.to_json(arguments)
     assert plain["folder"] == "a/b"
-    assert flags.restore(every_kind, plain) == arguments
+    assert flags.from_json(every_kind, plain) == arguments
 
 
 def test_help_is_the_docstring():

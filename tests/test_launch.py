@@ -17,7 +17,7 @@ MESHES = {
 
 @pytest.mark.parametrize("text", MESHES)
 def test_mesh_of_text(text):
-    shape = launch.mesh(text).shape
+    shape = launch.parse_mesh(text).shape
     assert {axis: size for axis, size in shape.items() if size > 1} == MESHES[text]
 
 
@@ -34,7 +34,7 @@ BAD_MESHES = {
 @pytest.mark.parametrize("text", BAD_MESHES)
 def test_bad_mesh_is_refused(text):
     with pytest.raises(ValueError, match=BAD_MESHES[text]):
-        launch.mesh(text)
+        launch.parse_mesh(text)
 
 
 def test_half_a_cluster_is_refused():

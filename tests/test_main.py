@@ -54,7 +54,7 @@ BAD_FLAGS = {
     "impossible mesh": (["--mesh=tensor:3"], "number of devices, 8; got"),
     "no folder to generate from": (["generate"], "expected the folder of a run"),
     "no folder to evaluate": (["evaluate"], "expected the folder of a run"),
-    "missing text": (["--text=/no/such.txt"], "/no/such.txt"),
+    "missing text": (["--source=/no/such.txt"], "/no/such.txt"),
     "no steps": (["--steps=0"], "steps: expected at least 1, got 0"),
     "no interval": (["--log_every=0"], "log_every: expected at least 1, got 0"),
     "rows for no mesh": (["--batch_size=9"], "expected a multiple of 8"),
@@ -82,7 +82,7 @@ BAD_TEXTS = {
 def test_bad_texts_are_refused_in_one_line(case, tmp_path, capsys, monkeypatch):
     content, expected = BAD_TEXTS[case]
     (tmp_path / "text.txt").write_bytes(content)
-    argv = [f"--text={tmp_path / 'text.txt'}", f"--workdir={tmp_path / 'run'}"]
+    argv = [f"--source={tmp_path / 'text.txt'}", f"--workdir={tmp_path / 'run'}"]
     argv += ["--tokenizer=bytes"]
     assert expected in commands.refusal(argv, capsys, monkeypatch, run=LANGUAGE_MODEL)
     assert commands.contents(tmp_path).keys() == {"text.txt"}
@@ -142,7 +142,7 @@ def language_argv(tmp_path_factory):
     lines = [f"It is a truth that {i} is less than {i + 1}.\n\n" for i in range(400)]
     (folder / "text.txt").write_text("".join(lines))
     flags = "--depth=1 --sequence_length=64 --tokenizer=bytes --batch_size=8 --steps=2"
-    paths = [f"--text={folder / 'text.txt'}", f"--workdir={folder / 'run'}"]
+    paths = [f"--source={folder / 'text.txt'}", f"--workdir={folder / 'run'}"]
     return [*flags.split(), "--dtype=float32", *paths]
 
 
@@ -183,10 +183,12 @@ FLAGS = {"steps": 6, "width": 4, "learning_rate": 0.02}
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
-    """The folder and the state of a run in Python."""
+    """Folder and state of a run in Python, and the SIGTERM handlers around it."""
     folder = tmp_path_factory.mktemp("run") / "run"
+    before = signal.getsignal(signal.SIGTERM)
     state = main.run(tiny_experiment.experiment, folder, intervals=INTERVALS, **FLAGS)
-    return folder, state
+    handlers = before, signal.getsignal(signal.SIGTERM)
+    return SimpleNamespace(folder=folder, state=state, handlers=handlers)
 
 
 def assert_equal(a, b):
@@ -200,12 +202,12 @@ def records(folder):
 
 def test_run_equals_the_command_line(finished_run, tmp_path, capsys, monkeypatch):
     """Bit for bit: parameters, optimizer state, metrics, record and report."""
-    folder, state = finished_run
+    folder, state = finished_run.folder, finished_run.state
     argv = [f"--{name}={value}" for name, value in FLAGS.items()]
     argv += ["--log_every=2", "--evaluate_every=4", "--checkpoint_every=2"]
     assert commands.exit_status([f"--workdir={tmp_path}", *argv], monkeypatch) == 0
     experiment = tiny_experiment.experiment(**FLAGS)
-    mesh = main.launch.mesh("")
+    mesh = main.launch.parse_mesh("")
     with jax.set_mesh(mesh):
         assert_equal(loop.finished_state(experiment, tmp_path, mesh), state)
     assert records(tmp_path) == records(folder)
@@ -220,7 +222,7 @@ def test_run_equals_the_command_line(finished_run, tmp_path, capsys, monkeypatch
 
 
 def test_second_run_returns_the_state_and_changes_nothing(finished_run):
-    folder, state = finished_run
+    folder, state = finished_run.folder, finished_run.state
     before = commands.contents(folder)
     assert_equal(main.run(tiny_experiment.experiment, folder), state)
     assert_equal(main.run(tiny_experiment.experiment, folder, width=4), state)
@@ -228,17 +230,16 @@ def test_second_run_returns_the_state_and_changes_nothing(finished_run):
 
 
 def test_run_refuses_another_flag_than_recorded(finished_run):
-    folder, _ = finished_run
+    folder = finished_run.folder
     with pytest.raises(ValueError, match="--width: expected 4, with which the run in"):
         main.run(tiny_experiment.experiment, folder, width=8)
     with pytest.raises(TypeError, match="expected parameters among .*; got wdith"):
         main.run(tiny_experiment.experiment, folder, wdith=4)
 
 
-def test_run_restores_the_signal_handler(tmp_path):
-    handler = signal.getsignal(signal.SIGTERM)
-    main.run(tiny_experiment.experiment, tmp_path, steps=1)
-    assert signal.getsignal(signal.SIGTERM) is handler
+def test_run_restores_the_signal_handler(finished_run):
+    before, after = finished_run.handlers
+    assert after is before
 
 
 def lion(steps: int, *, lion_rate: float = 1e-3) -> optax.GradientTransformation:
@@ -267,7 +268,7 @@ def test_run_takes_a_slot(tmp_path):
 def test_another_optimizer_in_an_old_folder_is_refused(
     finished_run, capsys, monkeypatch
 ):
-    folder, _ = finished_run
+    folder = finished_run.folder
     message = "the folder is of a run with another optimizer"
     with pytest.raises(ValueError, match=message):
         main.run(tiny_experiment.experiment, folder, optimizer=lion)

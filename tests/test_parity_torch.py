@@ -88,7 +88,7 @@ def make_attention(mask: masks.Mask) -> attention.Attention:
     return attention.Attention(
         width=WIDTH,
         heads=HEADS,
-        groups=HEADS,
+        kv_heads=HEADS,
         head_features=FEATURES,
         mask=mask,
         make_bias=biases.zero_init_bias,

@@ -24,7 +24,8 @@ AXES = ("data", "fsdp", "tensor", "context", "expert")
 
 
 class Dimension(NamedTuple):
-    """One dimension: its word, Turner's symbol, and its mesh axes in both roles."""
+    """One dimension: its word, its symbol in Turner (2023), and its mesh axes in both
+    roles."""
 
     word: str
     turner: str
@@ -92,7 +93,7 @@ def _natural(text: str) -> tuple[tuple[int, str], ...]:
     return tuple((int(p), "") if p.isdigit() else (-1, p) for p in parts)
 
 
-def sown(collection: Any, name: str, *, within: str = "") -> list[jax.Array]:
+def sown_arrays(collection: Any, name: str, *, within: str = "") -> list[jax.Array]:
     """The arrays that layers sowed as `name` in a collection of flax's `apply`, one per
     layer, the first layer first; unrolled and scanned stacks alike.
 
@@ -116,7 +117,7 @@ def sown(collection: Any, name: str, *, within: str = "") -> list[jax.Array]:
     return [layer for _, layers in ordered for layer in layers]
 
 
-def mesh(
+def make_mesh(
     *,
     data: int | None = None,
     fsdp: int = 1,
@@ -163,7 +164,7 @@ def _partition(
     return PartitionSpec(*entries)
 
 
-def placement(mesh: Mesh, tree: Any, *, role: str = "parameter") -> Any:
+def shardings(mesh: Mesh, tree: Any, *, role: str = "parameter") -> Any:
     """A NamedSharding for every leaf of `tree`, from the leaf's own name.
 
     For parameters, optimizer states, batches and caches, concrete or abstract. Leading
@@ -181,8 +182,8 @@ def placement(mesh: Mesh, tree: Any, *, role: str = "parameter") -> Any:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def batch_placement(mesh: Mesh, batch: Any) -> Any:
-    """`placement` of activations: rows over data, positions over context.
+def batch_shardings(mesh: Mesh, batch: Any) -> Any:
+    """`shardings` of activations: rows over data, positions over context.
 
     Raises ValueError when the rows cannot be divided evenly: a batch silently
     replicated on every device would make a slow run that looks like a fast one.
@@ -197,7 +198,7 @@ def batch_placement(mesh: Mesh, batch: Any) -> Any:
             )
 
     jax.tree_util.tree_map_with_path(check, batch)
-    return placement(mesh, batch, role="activation")
+    return shardings(mesh, batch, role="activation")
 
 
 def batch_shards(mesh: Mesh) -> int:
@@ -217,7 +218,7 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def replicated(x: jax.Array) -> jax.Array:
+def replicate(x: jax.Array) -> jax.Array:
     """`x` replicated on every device of the mesh; the identity where none is set.
 
     For an embedding table before its lookup: a gather from a sharded table makes the

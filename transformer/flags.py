@@ -125,18 +125,18 @@ def arguments(
         else recorded.get(name, values[name].value)
         for name in parameters(function)
     }
-    return restore(function, plain_values)
+    return from_json(function, plain_values)
 
 
-def plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def to_json(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments as JSON holds them: paths as text."""
     return {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()}
 
 
-def restore(
+def from_json(
     function: Callable[..., Any], recorded: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The inverse of `plain` for `function`'s flags."""
+    """The inverse of `to_json` for `function`'s flags."""
     kinds = {name: p.annotation for name, p in parameters(function).items()}
     return {
         name: Path(value)

@@ -66,7 +66,7 @@ def is_multiprocess() -> bool:
     return jax is not None and jax.distributed.is_initialized()
 
 
-def mesh(text: str) -> Any:
+def parse_mesh(text: str) -> Any:
     """The mesh of a text such as data:2,tensor:4. ValueError for another form."""
     from transformer import axes
 
@@ -79,4 +79,4 @@ def mesh(text: str) -> Any:
                 f"{', '.join(axes.AXES)}; got {part!r} in {text!r}"
             )
         sizes[axis] = int(size)
-    return axes.mesh(**sizes)
+    return axes.make_mesh(**sizes)

@@ -95,7 +95,7 @@ def run(
     from transformer.training import declaration, faults, loop
     from transformer.training import workdir as folder
 
-    workdir, mesh = Path(workdir), mesh or axes.mesh()
+    workdir, mesh = Path(workdir), mesh or axes.make_mesh()
     slots = {
         k: arguments.pop(k) for k in declaration.slots(experiment) if k in arguments
     }
@@ -104,7 +104,7 @@ def run(
     _check_recorded(arguments, recorded, workdir)
     defaults = flags.defaults(experiment)
     defaults |= {name: recorded[name] for name in defaults if name in recorded}
-    chosen = flags.restore(experiment, {**defaults, **arguments})
+    chosen = flags.from_json(experiment, {**defaults, **arguments})
     with jax.set_mesh(mesh), faults.restore_sigterm_handler():
         value = _make(experiment, chosen, workdir)
         if folder.last_step(workdir) is not None:
@@ -180,7 +180,7 @@ def _recorded_flags(workdir: Path, name: str) -> dict[str, Any]:
 def _check_recorded(
     arguments: Mapping[str, Any], recorded: Mapping[str, Any], workdir: Path
 ) -> None:
-    for flag, value in flags.plain(arguments).items():
+    for flag, value in flags.to_json(arguments).items():
         if flag in recorded and value != recorded[flag]:
             raise ValueError(
                 f"--{flag}: expected {recorded[flag]}, with which the run in {workdir} "
@@ -223,7 +223,7 @@ def _execute(command: Command, make: ExperimentFn) -> int:
             f"{command.workdir}: expected the folder of a run, got none; train first, "
             "or choose another --workdir"
         )
-    mesh = launch.mesh(command.common["mesh"])
+    mesh = launch.parse_mesh(command.common["mesh"])
     try:
         with jax.set_mesh(mesh):
             value = _make(make, command.experiment, command.workdir)
@@ -256,7 +256,7 @@ def _run(
     recorded = {k: v for k, v in arguments.items() if k != "workdir"}
     loop.check(experiment, workdir, mesh=mesh, intervals=intervals)
     source = folder.source_of(make)
-    folder.write_record(workdir, experiment, flags.plain(recorded), source)
+    folder.write_record(workdir, experiment, flags.to_json(recorded), source)
     faults.install_sigterm_handler()
     state = loop.train(experiment, workdir, mesh=mesh, intervals=intervals)
     faults.terminate_at_once()

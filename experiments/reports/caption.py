@@ -55,7 +55,9 @@ def name_images(
     similarity = retrieval.negative_squared_distance(images, train["image"])
     distance = -similarity / train["image"][0].size
     raw_BLP = captions.to_patches(images)
-    samples = captioning.sample_captions(captioner, params, raw_BLP, key, draws=SAMPLES)
+    samples = captioning.sample_captions(
+        captioner, params, raw_BLP, key, samples_per_image=SAMPLES
+    )
     by_model = [minimum_bayes_risk.from_samples(texts) for texts in samples]
     by_neighbors = [
         minimum_bayes_risk.from_neighbors(

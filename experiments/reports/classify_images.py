@@ -34,8 +34,8 @@ SHOWN_CLASSES = 10
 def load_classifier(folder: Path | None = None) -> image_classifier.ImageClassifier:
     """The classifier of the run in `folder`; if None, of the default run, which is
     trained once (three minutes) and cached."""
-    identity = image_source.load("digits").identity
-    version = storage.short_hash(identity, workdir.source_of(vit.classifier))
+    fingerprint = image_source.load("digits").fingerprint
+    version = storage.short_hash(fingerprint, workdir.source_of(vit.classifier))
     made, params = pretrained.load_or_train(
         classify_images.experiment, folder, version=version
     )
@@ -43,12 +43,12 @@ def load_classifier(folder: Path | None = None) -> image_classifier.ImageClassif
 
 
 def from_net(
-    net: Any, tokens: patches.PatchTokenizer, params: Any
+    net: Any, tokenizer: patches.PatchTokenizer, params: Any
 ) -> image_classifier.ImageClassifier:
     """The network with these parameters as functions of 8-bit images."""
     apply = partial(vit.apply, net)
     return image_classifier.from_apply(
-        apply, params, raw=tokens.encode, shape=tokens.shape
+        apply, params, raw=tokenizer.encode, shape=tokenizer.shape
     )
 
 
@@ -59,15 +59,15 @@ def patch_relevance(net: Any, params: Any, raw_BLP: jax.Array) -> jax.Array:
     return vit.pooling_of(net).patch_relevance(attention_rollout.rollout(layers))
 
 
-def blank_patch(tokens: patches.PatchTokenizer, data: records.Records) -> np.ndarray:
+def blank_patch(tokenizer: patches.PatchTokenizer, data: records.Records) -> np.ndarray:
     """A raw patch of the training images' median pixel."""
     median = np.median(data.train["image"][:1000], axis=(0, 1, 2))
-    return tokens.encode(np.broadcast_to(np.uint8(median), tokens.shape))[0]
+    return tokenizer.encode(np.broadcast_to(np.uint8(median), tokenizer.shape))[0]
 
 
 def deletion_study(
     net: Any,
-    tokens: patches.PatchTokenizer,
+    tokenizer: patches.PatchTokenizer,
     data: records.Records,
     params: Any,
     key: jax.Array,
@@ -77,8 +77,12 @@ def deletion_study(
     predict = jax.jit(partial(vit.apply, net, params))
     image, label = data.validation["image"], data.validation["label"]
     chosen = np.asarray(jax.random.permutation(key, len(image))[:DELETION_IMAGES])
-    image, label_B, raw_BLP = image[chosen], label[chosen], tokens.encode(image[chosen])
-    blank_P = blank_patch(tokens, data)
+    image, label_B, raw_BLP = (
+        image[chosen],
+        label[chosen],
+        tokenizer.encode(image[chosen]),
+    )
+    blank_P = blank_patch(tokenizer, data)
     relevance_BL = jax.jit(partial(patch_relevance, net))(params, raw_BLP)
     gradient_BL = input_gradients.gradient_times_input(predict, raw_BLP, blank_P)
     scores = {
@@ -96,13 +100,13 @@ def deletion_study(
     )
     names = data.labels
     ends = zip(flip.label, flip.count, strict=True)
-    heat = np.asarray(relevance_BL[shown]).reshape(-1, *tokens.grid)
+    heat = np.asarray(relevance_BL[shown]).reshape(-1, *tokenizer.grid)
     rows = [
         heatmaps.ImageRow("image", image[shown], [names[c] for c in label_B[shown]]),
         heatmaps.ImageRow("rollout", image[shown], heat=heat),
         heatmaps.ImageRow(
             "erased",
-            tokens.decode(flip.remaining_BLP),
+            tokenizer.decode(flip.remaining_BLP),
             [f"{names[c]} after {count}" for c, count in ends],
         ),
     ]
@@ -114,7 +118,7 @@ def deletion_study(
 
 def report(
     net: Any,
-    tokens: patches.PatchTokenizer,
+    tokenizer: patches.PatchTokenizer,
     data: records.Records,
     params: Any,
     key: jax.Array,
@@ -122,8 +126,8 @@ def report(
     """Numbers beside baselines on pixels, and figures, by file name."""
     train = data.train["image"], data.train["label"]
     image, label = data.validation["image"], data.validation["label"]
-    logits = from_net(net, tokens, params).logits(image)
-    deletion_accuracy, figures = deletion_study(net, tokens, data, params, key)
+    logits = from_net(net, tokenizer, params).logits(image)
+    deletion_accuracy, figures = deletion_study(net, tokenizer, data, params, key)
     return {
         "results.json": {
             "accuracy": float(np.mean(logits.argmax(1) == label)),

@@ -17,12 +17,12 @@ MISTAKES = 20
 
 
 def report(
-    net: encoder.Classifier, tokens: tokenizers.Tokenizer, data: Records, params: Any
+    net: encoder.Classifier, tokenizer: tokenizers.Tokenizer, data: Records, params: Any
 ) -> dict[str, Any]:
     """Held-out accuracies, and the mistakes, the most confident first."""
     train, held_out = data.train, data.validation
     text, label = held_out["text"], held_out["label"]
-    rows = labeled_rows.encode(tokens, held_out, length=labeled_rows.LENGTH)
+    rows = labeled_rows.encode(tokenizer, held_out, length=labeled_rows.LENGTH)
     logits = jax.jit(encoder.text_logits(net))
     logits_BV = image_classifier.map_batches(
         lambda index: logits(params, {name: a[index] for name, a in rows.items()}),

@@ -54,7 +54,7 @@ def report(
     of_data = np.asarray(data.train["return_to_go_BT"])[:, 0]
     best = np.full(len(targets), of_data.max())
 
-    def returns(name: str, key: jax.Array, targets: np.ndarray) -> np.ndarray:
+    def returns(name: str, key: jax.Array, targets: np.ndarray) -> Any:
         return rollout(policy, name, params, key, targets).rewards.sum(1)
 
     reached = returns("conditioned", target_key, targets)

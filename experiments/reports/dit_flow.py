@@ -35,7 +35,7 @@ def report(
             data.train["image"],
             held_out["image"],
             held_out["label"],
-            each=SAMPLES_PER_CLASS,
+            per_class=SAMPLES_PER_CLASS,
         ),
         steps=SAMPLING_STEPS,
     )

@@ -27,10 +27,10 @@ MIXTURE_COMPONENTS = (10, 20)
 COMPLETIONS = 6
 
 
-def bits_per_pixel(net: Any, tokens: QuantizedImages, params: Any) -> float:
+def bits_per_pixel(net: Any, tokenizer: QuantizedImages, params: Any) -> float:
     """Cross-entropy of the held-out images given their classes, in float32."""
-    predict = partial(image_gpt.predict, net, gray_levels=tokens.gray_levels)
-    held_out = tokens.validation
+    predict = partial(image_gpt.predict, net, gray_levels=tokenizer.gray_levels)
+    held_out = tokenizer.validation
 
     @jax.jit
     def nats(params: Any, ids_BL: jax.Array, label_B: jax.Array) -> jax.Array:
@@ -47,22 +47,22 @@ def bits_per_pixel(net: Any, tokens: QuantizedImages, params: Any) -> float:
     return total / math.log(2) / held_out["ids_BL"].size
 
 
-def baselines(tokens: QuantizedImages) -> dict[str, float]:
+def baselines(tokenizer: QuantizedImages) -> dict[str, float]:
     """Bits per pixel of a PNG of all held-out images, and of codes conditioned on the
     class: independent pixels, and the mixture that is best on the held-out images."""
-    train, held_out = tokens.train, tokens.validation
+    train, held_out = tokenizer.train, tokenizer.validation
     mixture_bits = partial(
         pixel_codes.mixture_bits,
         train["ids_BL"],
         train["label_B"],
         held_out["ids_BL"],
         held_out["label_B"],
-        levels=tokens.gray_levels,
+        levels=tokenizer.gray_levels,
         smoothing=0.1,
     )
     return {
         "bits_per_pixel/png": pixel_codes.png_bits(
-            held_out["ids_BL"], tokens.gray_levels, tokens.side
+            held_out["ids_BL"], tokenizer.gray_levels, tokenizer.side
         ),
         "bits_per_pixel/independent": mixture_bits(components=1),
         "bits_per_pixel/mixture": min(
@@ -75,8 +75,8 @@ def completions(
     generator: pixel_model.PixelModel, params: Any, key: jax.Array
 ) -> np.ndarray:
     """A sheet: a held-out image of each class, its upper half, and completions."""
-    tokens = generator.tokenizer
-    held_out = tokens.validation
+    tokenizer = generator.tokenizer
+    held_out = tokenizer.validation
     label, chosen = np.unique(held_out["label_B"], return_index=True)
     ids = held_out["ids_BL"][chosen]
     half = ids.shape[1] // 2
@@ -85,8 +85,8 @@ def completions(
     samples = pixel_model.sample(
         generator, params, label[again], key, ids[again, :half]
     )
-    real = (tokens.images(rows) for rows in (ids, upper))
-    return image_grid.sheet(np.stack([*real, *np.split(samples, COMPLETIONS)]))
+    real = (tokenizer.decode(rows) for rows in (ids, upper))
+    return image_grid.make_grid(np.stack([*real, *np.split(samples, COMPLETIONS)]))
 
 
 def report(
@@ -97,22 +97,22 @@ def report(
     key: jax.Array,
 ) -> dict[str, Any]:
     """Numbers, and pictures by file name."""
-    tokens = generator.tokenizer
+    tokenizer = generator.tokenizer
     study = generated_images.evaluate_samples(
         classify_images.load_classifier(classifier),
         lambda label, steps: pixel_model.sample(generator, params, label, key),
-        generated_images.gray_reference_set(tokens, each=SAMPLES_PER_CLASS),
-        steps=(tokens.length,),
+        generated_images.gray_reference_set(tokenizer, per_class=SAMPLES_PER_CLASS),
+        steps=(tokenizer.length,),
     )
     completion_key = jax.random.fold_in(key, 1)
     return {
         "results.json": {
-            "bits_per_pixel": bits_per_pixel(net, tokens, params),
-            **baselines(tokens),
+            "bits_per_pixel": bits_per_pixel(net, tokenizer, params),
+            **baselines(tokenizer),
             **generated_images.results(study),
         },
-        "samples.png": image_grid.class_sheet(
-            study.samples[tokens.length], study.reference.label
+        "samples.png": image_grid.class_grid(
+            study.samples[tokenizer.length], study.reference.label
         ),
         "completions.png": completions(generator, params, completion_key),
     }

@@ -26,7 +26,7 @@ def samples(model: text_model.TextModel, params: Any, key: jax.Array) -> str:
 
 
 def measure_decoding(model: text_model.TextModel, params: Any) -> dict[str, float]:
-    """Tokens decoded a second, and the fraction of the memory bandwidth limit."""
+    """Tokens decoded per second, and the fraction of the memory bandwidth limit."""
     return decode_speed.decode_speed(
         model.fns,
         params,

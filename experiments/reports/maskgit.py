@@ -20,7 +20,7 @@ SAMPLES_PER_CLASS = 50
 
 def report(
     sample: Callable[..., np.ndarray],
-    tokens: QuantizedImages,
+    tokenizer: QuantizedImages,
     classifier: Path | None,
     guidance: float,
     params: Any,
@@ -30,7 +30,7 @@ def report(
     study = generated_images.evaluate_samples(
         classify_images.load_classifier(classifier),
         lambda label, steps: sample(params, label, key, steps=steps),
-        generated_images.gray_reference_set(tokens, each=SAMPLES_PER_CLASS),
+        generated_images.gray_reference_set(tokenizer, per_class=SAMPLES_PER_CLASS),
         steps=SAMPLING_STEPS,
     )
     figures = sample_quality.figures(study, name=f"guidance {guidance:g}")

@@ -61,7 +61,7 @@ def study(
     remove: Remove,
     experiment: Experiment,
     model: fill_in.FillIn,
-    pooled: Callable[[Any, jax.Array], jax.Array],
+    pooled_features: Callable[[Any, jax.Array], jax.Array],
     params: Any,
     key: jax.Array,
 ) -> dict[str, Any]:
@@ -72,13 +72,13 @@ def study(
     """
     parts: windows.TextSplits = experiment.data
     measure = experiment.evaluations["validation"]
-    accuracy = measure.metrics(evaluation.total_loss(measure, params, axes.mesh()))
+    accuracy = measure.metrics(evaluation.total_loss(measure, params, axes.make_mesh()))
     # The n-gram counts include the tails, on which the model is not trained.
     known = [*parts.train, *parts.tails[: len(parts.train)]]
     vocab_size = model.tokenizer.vocab_size
     counts = ngram.ngram_accuracies(known, parts.validation, vocab_size=vocab_size)
     probe = source_probe.source_probe_accuracy(
-        pooled,
+        pooled_features,
         {"trained": params, "random": experiment.init(key)},
         parts.tails,
         length=PROBE_LENGTH,
@@ -102,8 +102,8 @@ def report(
 ) -> dict[str, Any]:
     """`study` of a masked language model."""
 
-    def pooled(params: Any, ids_BL: jax.Array) -> jax.Array:
+    def pooled_features(params: Any, ids_BL: jax.Array) -> jax.Array:
         weights = precision.cast_weights(params, compute_dtype)
         return bert.apply(experiment.net, weights, ids_BL, method="pooled_features")
 
-    return study(mask_tokens, experiment, model, pooled, params, key)
+    return study(mask_tokens, experiment, model, pooled_features, params, key)

@@ -19,8 +19,8 @@ from transformer.training.experiment import Evaluation
 def expert_usage(
     forward: Callable[..., Any], held_out: Evaluation, vocab_size: int
 ) -> Evaluation:
-    """`held_out` that sums pairs: the Loss, and how often each token chose each expert
-    of each layer, (N, E, V).
+    """`held_out` with a second sum beside its Loss: how often each token chose each
+    expert of each layer, (N, E, V).
 
     forward(params, batch, key) -> the Loss and the router outputs of each layer.
     """
@@ -35,13 +35,15 @@ def expert_usage(
 
 
 def report(
-    usage: Evaluation,
+    forward: Callable[..., Any],
+    held_out: Evaluation,
     tokenizer: tokenizers.Tokenizer,
     params: Any,
     experts_per_token: int,
 ) -> dict[str, Any]:
-    """results.json and experts.png. usage: of `expert_usage`."""
-    loss, counts_NEV = evaluation.total_loss(usage, params, axes.mesh())
+    """results.json and experts.png. forward: as of `expert_usage`."""
+    usage = expert_usage(forward, held_out, tokenizer.vocab_size)
+    loss, counts_NEV = evaluation.total_loss(usage, params, axes.make_mesh())
     metrics = usage.metrics(loss)
     load_NE = counts_NEV.sum(-1) / counts_NEV.sum(-1).mean(-1, keepdims=True)
     dense, moe = (metrics[f"bits_per_byte/{name}"] for name in ("dense", "moe"))
@@ -69,8 +71,7 @@ def active_params(params: Any, experts_per_token: int) -> int:
 def typical_tokens(
     counts_EV: np.ndarray, spellings: list[str], count: int = 10
 ) -> list[str]:
-    """The tokens that each expert receives more than its share of: those of the largest
-    n log(p(e|v) / p(e))."""
+    """The most overrepresented tokens of each expert, by n log(p(e|v) / p(e))."""
     total_V, total_E = counts_EV.sum(0), counts_EV.sum(1)
     expected_EV = np.outer(total_E / total_E.sum(), total_V)
     gain_EV = counts_EV * np.log(np.maximum(counts_EV, 1e-9) / (expected_EV + 1e-9))

@@ -34,8 +34,8 @@ def report(
         removed = span_corruption.predicted_spans(row["targets_BL"], sentinel, end)
         return span_corruption.uncorrupted_pieces(row["source_BL"], sentinel), removed
 
-    def pooled(params: Any, ids_BL: jax.Array) -> jax.Array:
+    def pooled_features(params: Any, ids_BL: jax.Array) -> jax.Array:
         weights = precision.cast_weights(params, compute_dtype)
         return t5.pooled_features(experiment.net, weights, ids_BL)
 
-    return mlm.study(remove, experiment, model, pooled, params, key)
+    return mlm.study(remove, experiment, model, pooled_features, params, key)

@@ -44,8 +44,8 @@ def report(
 
 
 def measure_costs(patterns: Patterns) -> Costs:
-    """Of each pattern at each length, and of full attention with the whole matrix in
-    memory, at all but the longest."""
+    """The costs of each pattern at each length, and of full attention with the whole
+    matrix in memory at all but the longest."""
     matrix = {
         length: attention_cost.cost(
             attention.dot_product_attention, masks.causal(), length

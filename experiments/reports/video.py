@@ -19,19 +19,23 @@ BLOCK, MAX_SPEED = 6, 2
 Batch = dict[str, np.ndarray]
 
 
-def frame(tokens: moving_digits.VideoTokenizer, video: Any, number: int) -> np.ndarray:
+def frame(
+    tokenizer: moving_digits.VideoTokenizer, video: Any, number: int
+) -> np.ndarray:
     """The tubelets of one frame [B, S, P]."""
-    size = tokens.tokens_per_frame
+    size = tokenizer.tokens_per_frame
     return np.asarray(video[:, number * size : (number + 1) * size])
 
 
 def motion_compensation(
-    tokens: moving_digits.VideoTokenizer, video: np.ndarray, ahead: int
+    tokenizer: moving_digits.VideoTokenizer, video: np.ndarray, ahead: int
 ) -> np.ndarray:
     """The frame `ahead` after the known ones, by block motion, as tubelets."""
-    shape = 1, tokens.side, tokens.side
+    shape = 1, tokenizer.side, tokenizer.side
     previous, last = (
-        patches.join(frame(tokens, video, KNOWN + n), shape, tokens.size)[:, 0]
+        patches.unpatchify(
+            frame(tokenizer, video, KNOWN + n), shape, tokenizer.tubelet_size
+        )[:, 0]
         for n in (-2, -1)
     )
     options: Any = {"block": BLOCK, "max_speed": MAX_SPEED}
@@ -39,21 +43,21 @@ def motion_compensation(
         moving_digits.block_motion(*pair, ahead, **options)[None]
         for pair in zip(previous, last, strict=True)
     ]
-    return patches.cut(np.stack(frames), tokens.size)
+    return patches.patchify(np.stack(frames), tokenizer.tubelet_size)
 
 
 def errors(
-    tokens: moving_digits.VideoTokenizer, predicted: Any, batch: Batch
+    tokenizer: moving_digits.VideoTokenizer, predicted: Any, batch: Batch
 ) -> dict[str, np.ndarray]:
-    """Squared error a pixel of each video [B], by frames ahead and method."""
+    """Squared error per pixel of each video [B], by frames ahead and method."""
     true, found = batch["raw_BLP"], {}
     for ahead in AHEAD:
-        target = frame(tokens, true, KNOWN + ahead - 1)
+        target = frame(tokenizer, true, KNOWN + ahead - 1)
         methods = {
-            "model": frame(tokens, predicted, KNOWN + ahead - 1),
-            "last_frame": frame(tokens, true, KNOWN - 1),
-            "block_motion": motion_compensation(tokens, true, ahead),
-            "true_velocity": frame(tokens, batch["straight_BLP"], ahead - 1),
+            "model": frame(tokenizer, predicted, KNOWN + ahead - 1),
+            "last_frame": frame(tokenizer, true, KNOWN - 1),
+            "block_motion": motion_compensation(tokenizer, true, ahead),
+            "true_velocity": frame(tokenizer, batch["straight_BLP"], ahead - 1),
         }
         for name, value in methods.items():
             error = np.square(value - target).mean((1, 2))
@@ -62,22 +66,23 @@ def errors(
 
 
 def strips(
-    tokens: moving_digits.VideoTokenizer, predicted: Any, batch: Batch, count: int
+    tokenizer: moving_digits.VideoTokenizer, predicted: Any, batch: Batch, count: int
 ) -> np.ndarray:
-    """For each video rows of true frames, predicted ones, and straight motion."""
-    known = batch["raw_BLP"][:, : KNOWN * tokens.tokens_per_frame]
+    """A grid: for each video a row of true frames, one of predicted frames, and one
+    with each digit moved by its true velocity without walls."""
+    known = batch["raw_BLP"][:, : KNOWN * tokenizer.tokens_per_frame]
     straight = np.concatenate([known, batch["straight_BLP"]], axis=1)
     rows = [
-        tokens.decode(video)[:count][:, list(SHOWN_FRAMES)]
+        tokenizer.decode(video)[:count][:, list(SHOWN_FRAMES)]
         for video in (batch["raw_BLP"], predicted, straight)
     ]
-    side = tokens.side
+    side = tokenizer.side
     frames = np.stack(rows, axis=1).reshape(-1, len(SHOWN_FRAMES), side, side, 1)
-    return image_grid.sheet(frames, zoom=3)
+    return image_grid.make_grid(frames, zoom=3)
 
 
 def report(
-    tokens: moving_digits.VideoTokenizer,
+    tokenizer: moving_digits.VideoTokenizer,
     held_out: Any,
     continue_video: Callable[[Any, Any], jax.Array],
     params: Any,
@@ -88,16 +93,16 @@ def report(
     for step in range(held_out.batches):
         batch = held_out.batch(step, range(held_out.batch_size))
         predicted = np.asarray(continue_video(params, batch["raw_BLP"]))
-        found.append(errors(tokens, predicted, batch))
+        found.append(errors(tokenizer, predicted, batch))
         pairs.append((predicted, batch))
     numbers = {
         name: float(np.concatenate([part[name] for part in found]).mean())
         for name in found[0]
     }
     predicted, batch = pairs[0]
-    videos = np.stack([tokens.decode(batch["raw_BLP"]), tokens.decode(predicted)])
+    videos = np.stack([tokenizer.decode(batch["raw_BLP"]), tokenizer.decode(predicted)])
     return {
         "results.json": numbers,
-        "strips.png": strips(tokens, predicted, batch, 3),
+        "strips.png": strips(tokenizer, predicted, batch, 3),
         "video.gif": image_grid.gif(videos[:, :4], known=KNOWN),
     }

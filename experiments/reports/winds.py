@@ -17,8 +17,9 @@ from transformer.objectives import crps
 
 
 class Forecasts(NamedTuple):
-    """Of a validation split: its metrics in m/s, and [months, L, P] of the truth, the
-    ensemble's mean and its standard deviation, in units of the climatology's scale."""
+    """Forecasts of a validation split: its metrics in m/s, and [months, L, P] of the
+    truth, the ensemble's mean and its standard deviation, in units of the climatology's
+    scale."""
 
     metrics: dict[str, float]
     truth: np.ndarray
@@ -29,7 +30,7 @@ class Forecasts(NamedTuple):
 def predict_split(
     predict: Callable[..., Any], split: EvaluationSplit, key: jax.Array, *, scale: float
 ) -> Forecasts:
-    """predict(batch, key) -> members (I, B, L, P), Loss."""
+    """The `Forecasts` of a split. predict(batch, key): members (I, B, L, P), Loss."""
     losses, parts = [], []
     for step in range(split.batches):
         batch = split.batch(step, range(split.batch_size))
@@ -100,7 +101,7 @@ def plot_maps(
         positive = values is forecasts.deviation
         limit = 3.0 if positive else 6.0
         image = axes.imshow(
-            climate.scale * grid.join(values[month])[0],
+            climate.scale * grid.unpatchify(values[month])[0],
             extent=edges,
             origin="lower",
             cmap="viridis" if positive else "RdBu_r",

@@ -33,7 +33,7 @@ def test_images_are_warped_by_the_drawn_amounts():
 
     np.testing.assert_array_equal(warp(shift=2)[2:, 2:], image[:-2, :-2, 0])
     np.testing.assert_array_equal(warp(shift=2)[0, 0], image[0, 0, 0])
-    np.testing.assert_array_equal(warp(bend=1)[:-1, :-1], image[1:, 1:, 0])
+    np.testing.assert_array_equal(warp(elastic=1)[:-1, :-1], image[1:, 1:, 0])
     np.testing.assert_array_equal(warp(rotation=180), image[::-1, ::-1, 0])
     np.testing.assert_array_equal(warp(rotation=90), np.rot90(image[..., 0], -1))
     doubled = warp(scale=np.log(2))
@@ -55,7 +55,7 @@ def test_distortions_depend_only_on_the_generator_and_stay_small():
 
 
 def test_thin_and_color_images_are_warped():
-    move = augment.random_affine(shift=1, rotation=10, bend=1)
+    move = augment.random_affine(shift=1, rotation=10, elastic=1)
     for shape in [(1, 5, 1), (5, 1, 3), (7, 4, 3)]:
         image = np.full(shape, 200, np.uint8)
         made = move({"image": image}, np.random.default_rng(0))["image"]

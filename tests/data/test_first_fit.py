@@ -83,6 +83,6 @@ def test_only_documents_longer_than_a_row_are_divided():
 
 def test_stretches_are_full_rows_and_remainders():
     """Documents of 5, 9, 2 and 4 tokens in rows of 4 places."""
-    starts, sizes = first_fit.stretches(np.array([0, 5, 14, 16, 20]), 4)
+    starts, sizes = first_fit.segments(np.array([0, 5, 14, 16, 20]), 4)
     assert starts.tolist() == [0, 5, 9, 14, 16]
     assert sizes.tolist() == [4, 4, 4, 1, 3]

@@ -44,4 +44,4 @@ def test_images_that_do_not_divide_are_refused() -> None:
     data = image_source.load("digits")
     wide = {"image": data.train["image"][:, :, :14], "label": data.train["label"]}
     with pytest.raises(ValueError, match="digits: expected square.* got 28 x 14 x 1"):
-        gray_levels.quantize_records(data._replace(train=wide), gray_levels=4, shrink=2)
+        gray_levels.quantize_records(data._replace(train=wide), gray_levels=4, factor=2)

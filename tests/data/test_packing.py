@@ -127,7 +127,7 @@ def test_an_epoch_reads_disjoint_windows(novel, monkeypatch, cached_rows):
     monkeypatch.setattr(shuffling, "_CACHED_ROWS", cached_rows)
     tokenizer = tokenizers.characters(novel)
     rows = packing.training(novel, tokenizer, length=16, batch_size=1, seed=0)
-    total = len(packing.tokens(novel, tokenizer, split="train").tokens)
+    total = len(packing.tokenize_split(novel, tokenizer, split="train").tokens)
     count = rows.rows_per_epoch
     assert total - 2 * 16 <= count * 16 < total
     starts = np.array([rows.order[i] for i in range(3 * count)]).reshape(3, count)
@@ -153,7 +153,7 @@ def test_caching_a_permutation_changes_nothing(novel, monkeypatch):
 
 def test_targets_follow_their_tokens(novel):
     tokenizer = tokenizers.characters(novel)
-    codes = packing.tokens(novel, tokenizer, split="train").tokens
+    codes = packing.tokenize_split(novel, tokenizer, split="train").tokens
     after = dict(zip(codes[:-1].tolist(), codes[1:].tolist(), strict=True))
     for kind, rows in supplies(novel).items():
         batch = rows.batch(2, range(8))

@@ -17,12 +17,12 @@ GRIDS = [
 
 def test_patches_run_in_reading_order_with_channels_fastest():
     pixels = np.arange(2 * 4 * 2).reshape(2, 4, 2)
-    raw = patches.cut(pixels, (2, 2))
+    raw = patches.patchify(pixels, (2, 2))
     np.testing.assert_array_equal(
         raw, [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]]
     )
-    film = patches.cut(np.arange(2 * 2 * 2).reshape(2, 2, 2, 1), (2, 1, 2))
-    np.testing.assert_array_equal(film, [[0, 1, 4, 5], [2, 3, 6, 7]])
+    video = patches.patchify(np.arange(2 * 2 * 2).reshape(2, 2, 2, 1), (2, 1, 2))
+    np.testing.assert_array_equal(video, [[0, 1, 4, 5], [2, 3, 6, 7]])
 
 
 @pytest.mark.parametrize("module", [np, jnp])
@@ -30,27 +30,27 @@ def test_patches_run_in_reading_order_with_channels_fastest():
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3)], ids=str)
 def test_join_is_the_inverse_of_cut(module, shape, size, lead):
     pixels = module.arange(np.prod((*lead, *shape, 3))).reshape(*lead, *shape, 3)
-    raw = patches.cut(pixels, size)
+    raw = patches.patchify(pixels, size)
     places = patches.grid(shape, size)
     assert raw.shape == (*lead, np.prod(places), np.prod(size) * 3)
-    back = patches.join(raw, shape, size)
+    back = patches.unpatchify(raw, shape, size)
     assert isinstance(back, type(pixels)) and back.dtype == pixels.dtype
     np.testing.assert_array_equal(back, pixels)
-    np.testing.assert_array_equal(patches.cut(back, size), raw)
+    np.testing.assert_array_equal(patches.patchify(back, size), raw)
 
 
 def test_shapes_that_do_not_divide_are_refused():
     pixels, raw = np.zeros((6, 4, 1)), np.zeros((6, 4))
     with pytest.raises(ValueError, match="multiple of the patch 4 x 2, got 6 x 4"):
-        patches.cut(pixels, (4, 2))
+        patches.patchify(pixels, (4, 2))
     with pytest.raises(ValueError, match="expected 3 dimensions of pixels"):
-        patches.cut(pixels, (2, 2, 2))
+        patches.patchify(pixels, (2, 2, 2))
     with pytest.raises(ValueError, match="multiple of the patch"):
         patches.grid((6, 4), (2, 2, 2))
     with pytest.raises(ValueError, match="expected 4 patches of a multiple of 6"):
-        patches.join(raw, (6, 4), (3, 2))
+        patches.unpatchify(raw, (6, 4), (3, 2))
     with pytest.raises(ValueError, match="expected 6 patches of a multiple of 4"):
-        patches.join(raw[:, :3], (6, 4), (2, 2))
+        patches.unpatchify(raw[:, :3], (6, 4), (2, 2))
 
 
 def test_images_round_trip_through_raw_patches():
@@ -61,3 +61,19 @@ def test_images_round_trip_through_raw_patches():
     assert back.dtype == np.uint8
     np.testing.assert_array_equal(back, images)
     assert patches.to_images(raw * 2, (16, 16), (4, 4)).max() == 255
+
+
+def test_patch_tokenizer_round_trips_images_of_its_shape():
+    tokens = patches.PatchTokenizer((4, 6, 3), (2, 3))
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3)).astype(np.uint8)
+    raw = tokens.encode(images)
+    assert (tokens.grid, tokens.length, tokens.features) == ((2, 2), 4, 18)
+    assert (
+        raw.shape[1:] == tokens.abstract_row.shape[1:]
+        and raw.dtype == tokens.abstract_row.dtype
+    )
+    np.testing.assert_array_equal(tokens.decode(raw), images)
+    example = {"image": images[0], "label": np.int32(7)}
+    row = tokens.prepare(example, np.random.default_rng(0))
+    assert set(row) == {"raw_BLP", "label_B"} and row["label_B"] == 7
+    np.testing.assert_array_equal(row["raw_BLP"], raw[0])

@@ -74,9 +74,9 @@ def test_images_are_read_and_split_by_class(tmp_path: Path) -> None:
     # In another folder it is the same data with the same split.
     (tmp_path / "here").rename(tmp_path / "there")
     again = image_source.load(tmp_path / "there", held_out=0.2)
-    assert again.identity == made.identity and rows(again) == found
+    assert again.fingerprint == made.fingerprint and rows(again) == found
     draw(tmp_path / "there/a/1.png")
-    assert image_source.load(tmp_path / "there").identity != made.identity
+    assert image_source.load(tmp_path / "there").fingerprint != made.fingerprint
 
 
 def test_existing_image_splits_are_used(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_the_order_of_the_file_system_does_not_matter(
         episode_source.load(tmp_path / "episodes"),
     )
     for one, other in zip(before, after, strict=True):
-        assert (one.identity, one.labels) == (other.identity, other.labels)
+        assert (one.fingerprint, one.labels) == (other.fingerprint, other.labels)
         for split in ("train", "validation"):
             np.testing.assert_equal(getattr(one, split), getattr(other, split))
 
@@ -154,7 +154,7 @@ def test_pairs_are_read_and_no_sentence_is_in_both_splits(tmp_path: Path) -> Non
     assert len(held) == 3 and not train & held
     (tmp_path / "pairs.tsv").rename(tmp_path / "renamed.tsv")
     again = pair_source.load(tmp_path / "renamed.tsv", held_out=0.1)
-    assert again.identity == made.identity
+    assert again.fingerprint == made.fingerprint
     for split in ("train", "validation"):
         (tmp_path / "both").mkdir(exist_ok=True)
         (tmp_path / "both" / f"{split}.tsv").write_text(f"{split}\tx\n")
@@ -274,7 +274,7 @@ def test_netcdf_4_and_zarr_are_read_as_netcdf_3(tmp_path: Path, kind: str) -> No
     for name in ("values", "time", "latitude", "longitude", "variables", "units"):
         np.testing.assert_array_equal(getattr(made, name), getattr(expected, name))
     again = field_source.load(path)
-    assert again.identity == made.identity != expected.identity
+    assert again.fingerprint == made.fingerprint != expected.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -351,3 +351,16 @@ def test_episodes_are_read_and_padded(tmp_path: Path) -> None:
                 np.testing.assert_allclose(part[name][row, :length], array, rtol=1e-6)
                 assert not part[name][row, length:].any()
     assert not by_length
+
+
+def test_a_resized_image_keeps_its_aspect_ratio_and_is_padded_with_white(
+    tmp_path: Path,
+) -> None:
+    """A tall gray one with a transparent border."""
+    tall = np.zeros((64, 32, 2), np.uint8)
+    tall[8:56, 8:24, 1] = 255
+    Image.fromarray(tall, "LA").save(tmp_path / "tall.png")
+    resized = own_files.resized_image(tmp_path / "tall.png", (32, 32, 3))
+    assert resized.shape == (32, 32, 3) and resized[0, 0].tolist() == [255, 255, 255]
+    rows, columns = np.nonzero((resized < 128).all(-1))
+    assert np.ptp(rows) == 23 and np.ptp(columns) == 7

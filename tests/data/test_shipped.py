@@ -213,7 +213,7 @@ def test_tfds_gives_winds_and_keywords():
 
 @pytest.mark.parametrize("member", MEMBERS)
 def test_origin_and_licence_are_in_the_tfds_info(member, tmp_path):
-    record, licence = files.record(member), files.licence(member)
+    record, licence = files.record(member), files.license(member)
     assert record["name"] == member and len(licence.split()) > 80
     assert all(len(line) <= 120 for line in licence.split("\n"))
     (builder,) = (

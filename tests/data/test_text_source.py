@@ -140,10 +140,10 @@ def test_the_identity_changes_with_the_bytes(tmp_path):
     seen = set()
     for content in (LINES, LINES.replace("fox", "dog"), LINES + "x"):
         file.write_text(content)
-        seen.add(text_source.load(file).identity)
+        seen.add(text_source.load(file).fingerprint)
     file.write_text(LINES)
-    assert len(seen) == 3 and text_source.load(file).identity in seen
-    assert text_source.load(file, held_out=0.5).identity not in seen
+    assert len(seen) == 3 and text_source.load(file).fingerprint in seen
+    assert text_source.load(file, held_out=0.5).fingerprint not in seen
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 1 << 16])

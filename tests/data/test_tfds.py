@@ -242,7 +242,7 @@ def test_a_second_start_decodes_nothing(monkeypatch):
     monkeypatch.delattr(text, "examples")
     second = caption_source.load("picture_probe"), image_source.load("picture_probe")
     for one, two in zip(first, second, strict=True):
-        assert one.identity == two.identity
+        assert one.fingerprint == two.fingerprint
         for split in documents.SPLITS:
             there, again = getattr(one, split), getattr(two, split)
             assert list(there) == list(again)
@@ -254,11 +254,11 @@ def test_a_second_start_decodes_nothing(monkeypatch):
 
 def test_the_identity_changes_with_features_and_split():
     seen = {
-        image_source.load("picture_probe").identity,
-        image_source.load("picture_probe", held_out=0.3).identity,
-        caption_source.load("picture_probe").identity,
-        caption_source.load("picture_probe", language="file").identity,
-        image_source.load("tensor_probe").identity,
+        image_source.load("picture_probe").fingerprint,
+        image_source.load("picture_probe", held_out=0.3).fingerprint,
+        caption_source.load("picture_probe").fingerprint,
+        caption_source.load("picture_probe", language="file").fingerprint,
+        image_source.load("tensor_probe").fingerprint,
     }
     assert len(seen) == 5
 

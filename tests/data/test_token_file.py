@@ -22,12 +22,12 @@ def test_damaged_tokens_are_encoded_again(home, tmp_path):
     (tmp_path / "text").write_text("some words\n" * 100)
     text = text_source.load(tmp_path / "text")
     tokenizer = tokenizers.bytes_()
-    before = np.array(packing.tokens(text, tokenizer, split="train").tokens)
+    before = np.array(packing.tokenize_split(text, tokenizer, split="train").tokens)
     (file,) = home.rglob("tokens.bin")
     data = bytearray(file.read_bytes())
     data[100] ^= 1
     file.write_bytes(data)
-    after = packing.tokens(text, tokenizer, split="train").tokens
+    after = packing.tokenize_split(text, tokenizer, split="train").tokens
     np.testing.assert_array_equal(before, after)
 
 
@@ -38,7 +38,7 @@ def test_tokens_have_the_narrowest_dtype_of_the_vocabulary(tmp_path, vocab_size,
     (tmp_path / "text").write_text("some words\n" * 100)
     text = text_source.load(tmp_path / "text")
     tokenizer = tokenizers.bytes_()._replace(vocab_size=vocab_size, end=vocab_size - 1)
-    split = packing.tokens(text, tokenizer, split="train")
+    split = packing.tokenize_split(text, tokenizer, split="train")
     assert isinstance(split.tokens, np.memmap) and split.tokens.dtype == dtype
     assert split.tokens[-1] == vocab_size - 1
     assert split.offsets.tolist() == [0, len(split.tokens)]

@@ -17,6 +17,6 @@ def test_the_exponent_of_a_power_law_is_recovered() -> None:
 
 def test_a_cost_counts_at_least_the_score_matrix() -> None:
     cost = attention_cost.cost(
-        attention.dot_product_attention, masks.causal(), 64, rounds=1
+        attention.dot_product_attention, masks.causal(), 64, repeats=1
     )
     assert cost.seconds > 0 and cost.bytes > 64 * 64 * 4 * 4

@@ -40,7 +40,7 @@ def test_a_study_has_the_quality_of_each_number_of_steps() -> None:
     held_out = np.clip(
         60 + 120 * label[:, None, None, None] + RNG.normal(0, 20, (20, 4, 4, 1)), 0, 255
     ).astype(np.uint8)
-    reference = generated_images.reference_set(held_out, held_out, label, each=5)
+    reference = generated_images.reference_set(held_out, held_out, label, per_class=5)
     assert reference.label.tolist() == [0] * 5 + [1] * 5
 
     def sample(label: np.ndarray, steps: int) -> np.ndarray:
@@ -63,11 +63,11 @@ def test_a_study_has_the_quality_of_each_number_of_steps() -> None:
 
 def test_quantized_images_are_compared_with_quantized_images() -> None:
     data = image_source.load("digits")
-    quantized = gray_levels.quantize_records(data, gray_levels=4, shrink=2)
+    quantized = gray_levels.quantize_records(data, gray_levels=4, factor=2)
     few = quantized._replace(
         train={name: a[:50] for name, a in quantized.train.items()},
         validation={name: a[:200] for name, a in quantized.validation.items()},
     )
-    reference = generated_images.gray_reference_set(few, each=3)
+    reference = generated_images.gray_reference_set(few, per_class=3)
     assert reference.label.tolist() == [c for c in range(10) for _ in range(3)]
     assert reference.held_out.shape == (30, 28, 28, 1) and len(reference.train) == 50

@@ -16,7 +16,7 @@ def test_the_most_frequent_token_of_a_context_is_predicted() -> None:
     tables = [ngram.count_ngrams(c, ids[2:-1], vocab_size=4) for c in contexts]
     queries = [np.array([0 * 4 + 1, 2 * 4 + 2]), np.array([1, 2]), np.array([0, 0])]
     assert ngram.backoff_predict(tables, queries).tolist() == [2, 0]
-    assert ngram.backoff_predict(tables, queries, least=99).tolist() == [3, 3]
+    assert ngram.backoff_predict(tables, queries, min_count=99).tolist() == [3, 3]
     cycle = [np.tile(np.arange(4), 50)]
     accuracy = ngram.ngram_accuracies(cycle, cycle, vocab_size=4)
     assert accuracy == {"accuracy/trigram": 1.0, "accuracy/both_neighbors": 1.0}

@@ -20,9 +20,9 @@ def test_a_mixture_sums_to_one_and_every_round_fits_better() -> None:
     every = np.array(list(itertools.product(range(3), repeat=4)))
     hot, all_hot = pixel_codes.one_hot(ids, 3), pixel_codes.one_hot(every, 3)
     nats = []
-    for rounds in (1, 2, 4, 30):
+    for iterations in (1, 2, 4, 30):
         mixture = pixel_codes.fit_mixture(
-            ids, 3, components=2, smoothing=0.01, rounds=rounds
+            ids, 3, components=2, smoothing=0.01, iterations=iterations
         )
         total = np.exp(pixel_codes.log_probability(mixture, all_hot)).sum()
         assert total == pytest.approx(1, abs=1e-9)

@@ -47,10 +47,13 @@ def test_patches_that_do_not_fill_the_image_are_refused() -> None:
         classify_images.experiment(patch=5)
 
 
-@derive(classify_images.experiment, **TINY, steps=2)
+DEFAULT = classify_images.experiment
+
+
+@derive(DEFAULT, **TINY, steps=2)
 def tiny(**rest: Any) -> Any:
     """The experiment with other defaults."""
-    return classify_images.experiment(**rest)
+    return DEFAULT(**rest)
 
 
 def test_the_default_classifier_is_trained_once(
@@ -58,7 +61,10 @@ def test_the_default_classifier_is_trained_once(
 ) -> None:
     """In the cache folder. Its logits are the linear map of its features."""
     images = image_source.load("digits").validation["image"][:300]
-    monkeypatch.setattr(report.classify_images, "experiment", tiny)
+    monkeypatch.setattr(classify_images, "experiment", tiny)
+    for folder in storage.cache_home().iterdir():
+        if folder.name != "pretrained":
+            (tmp_path / folder.name).symlink_to(folder)
     monkeypatch.setattr(storage, "cache_home", lambda: tmp_path)
     classifier = report.load_classifier()
     logits, features = classifier.logits(images), classifier.features(images)
@@ -67,7 +73,7 @@ def test_the_default_classifier_is_trained_once(
     monkeypatch.setattr(loop, "train", None)
     for again in (report.load_classifier(), report.load_classifier(folder)):
         np.testing.assert_array_equal(again.logits(images), logits)
-    params = loop.finished_params(tiny(), folder, axes.mesh())
+    params = loop.finished_params(tiny(), folder, axes.make_mesh())
     unembedding = params["unembedding_VD"], params["b_V"]
     expected = features @ unembedding[0].T + unembedding[1][None]
     np.testing.assert_allclose(logits, expected, atol=1e-4)

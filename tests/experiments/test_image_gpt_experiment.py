@@ -1,4 +1,4 @@
-"""The experiment of autoregressive images (tests/models/test_image_gpt.py: its model)."""
+"""Autoregressive images; their model is tested in tests/models/test_image_gpt.py."""
 
 from __future__ import annotations
 

@@ -1,50 +1,82 @@
-"""Drawings that follow a name."""
+"""The text-to-image experiment: samples follow the text."""
 
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from test_match import TINY, trained
+import short_training
+from cases import close
+from PIL import Image
 
 from experiments import text_to_image
+from transformer.models import dit
+from transformer.objectives import denoising
 
 RNG = np.random.default_rng(0)
+TINY: Any = {
+    **{"depth": 1, "text_depth": 1, "width": 32, "patch": 8, "vocab_size": 300},
+    **{"seed": 1, "dtype": "float32"},
+}
 
 
-def test_drawings_follow_the_name_and_no_name_is_a_name() -> None:
-    made = text_to_image.experiment(
-        **TINY, names_depth=1, batch_size=16, steps=20, dtype="float32"
+def test_training_lowers_the_loss_and_the_prediction_depends_on_the_text(
+    tmp_path: Path,
+) -> None:
+    made = text_to_image.experiment(**TINY, batch_size=16, steps=20)
+    trained = short_training.train(made)
+    assert trained.ratio(3) < 0.8
+    sample = partial(
+        made.generate,
+        trained.params,
+        jax.random.key(0),
+        text="red apple; red apple; blue heart",
+        sampling_steps=2,
+        output=tmp_path / "sample.png",
     )
-    params = trained(made, 20, 0.8)
-    model = made.report.args[0]
-    texts = ["red apple", "red apple", "blue heart"]
-    draw = partial(model.images, params, texts, steps=2)
-    first, again = draw(jax.random.key(0)), draw(jax.random.key(0))
+    first, again, other = sample(), sample(), sample(sample_seed=1)
     assert first.shape == (3, 32, 32, 3) and first.dtype == np.uint8
     np.testing.assert_array_equal(first, again)
-    x_BLP = jnp.broadcast_to(
-        jax.random.normal(jax.random.key(2), (1, 16, 192)), (3, 16, 192)
-    )
-    rows = model.of.encoder_rows(["red apple", "blue heart", ""])
-    text = rows["ids_BL"], rows["segment_BL"]
-    opened = jax.tree.map(lambda a: a + 0.05 * RNG.normal(size=a.shape), params)
+    assert (first != other).any() and (first[0] != first[1]).any()
+    with Image.open(tmp_path / "sample.png") as file:
+        assert file.size == (3 * 32 * 4, 32 * 4)
+    x_BLP = jax.random.normal(jax.random.key(2), (1, 16, 192))
+    x_BLP = jnp.broadcast_to(x_BLP, (3, 16, 192))
+    text = made.data.encode(["red apple", "blue heart", ""])
+    # Output projections start at zero, and move little in 20 steps.
+    params = jax.tree.map(lambda a: a + 0.05 * RNG.normal(size=a.shape), trained.params)
 
     @jax.jit
     @partial(jax.grad, has_aux=True)
-    def slopes(params: Any) -> Any:
-        said = model.predict(params, text, x_BLP, jnp.full(3, 0.5))
-        return said.sum(), said
+    def gradient(params: Any) -> Any:
+        prediction = dit.predict(made.net, params, text, x_BLP, jnp.full(3, 0.5))
+        return prediction.sum(), prediction
 
-    slope, said = jax.device_get(slopes(opened))
+    slope, prediction = jax.device_get(gradient(params))
     for leaf in jax.tree.leaves(slope["stack"]["layers_0"]["cross_attention"]):
-        assert leaf.any(), "each block reads the text"
+        assert leaf.any(), "each block attends to the text"
     for one, other in ((0, 1), (0, 2), (1, 2)):
-        assert np.abs(said[one] - said[other]).max() > 1e-3
-    batch = {name: jnp.asarray(a) for name, a in rows.items()}
-    forgotten = model.forgotten(batch, jax.random.key(0), 1.0)
-    for array, kept in zip(forgotten, rows.values(), strict=True):
-        np.testing.assert_array_equal(array, kept[[2, 2, 2]])
+        assert np.abs(prediction[one] - prediction[other]).max() > 1e-3
+
+
+def test_a_tenth_of_the_texts_is_dropped_in_training_only() -> None:
+    """The training loss is the validation loss of the batch after `drop_texts`."""
+    made = text_to_image.experiment(**TINY, batch_size=16)
+    batch, key = made.batch(0, range(16)), jax.random.key(0)
+    text = batch["ids_BL"], batch["segment_BL"]
+    null_text = made.data.encode([""])
+    ids_BL, segment_BL = denoising.drop_texts(text, null_text, key, rate=0.1)
+    dropped = {**batch, "ids_BL": ids_BL, "segment_BL": segment_BL}
+    rows = (np.asarray(ids_BL) != batch["ids_BL"]).any(1)
+    assert 0 < rows.sum() < 8
+    params = jax.tree.map(
+        lambda a: a + 0.05 * RNG.normal(size=a.shape), made.init(jax.random.key(0))
+    )
+    validation = jax.jit(made.evaluations["validation"].loss)
+    expected = validation(params, dropped, key)
+    close(expected, jax.jit(made.loss)(params, batch, key))
+    assert float(validation(params, batch, key).total) != float(expected.total)

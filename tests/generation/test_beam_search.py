@@ -215,7 +215,7 @@ def test_scanned_layers_find_the_same_hypotheses(search_result: Any) -> None:
         half: {**inner, "stack": stack.stack_layer_params(inner["stack"])}
         for half, inner in params.items()
     }
-    module = seq2seq(stack=stack.Scanned)
+    module = seq2seq(stack=stack.ScannedStack)
     found = jax.jit(partial(hypotheses, module=module))(stacked, batch)
     np.testing.assert_array_equal(unrolled.ids_BIL, found.ids_BIL)
     np.testing.assert_allclose(unrolled.score_BI, found.score_BI, rtol=1e-4)

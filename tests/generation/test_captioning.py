@@ -67,7 +67,11 @@ def test_a_mask_token_is_not_part_of_a_caption(captioner: Any) -> None:
 def test_samples_depend_on_the_image_and_the_key_alone(captioner: Any) -> None:
     model, params = captioner
     sample = partial(
-        captioning.sample_captions, model, params, key=jax.random.key(0), draws=4
+        captioning.sample_captions,
+        model,
+        params,
+        key=jax.random.key(0),
+        samples_per_image=4,
     )
     one, again = sample(RAW_BLP, batch_size=4), sample(RAW_BLP[:2], batch_size=4)
     assert one[:2] == again and [len(texts) for texts in one] == [4, 4, 4]

@@ -23,7 +23,9 @@ CACHED = [
         case._replace(make=partial(case.make, depth=1))
         for case in VARIANTS[len(MODELS) :]
     ),
-    MODERN._replace(name="scanned", make=partial(MODERN.make, stack=stack.Scanned)),
+    MODERN._replace(
+        name="scanned", make=partial(MODERN.make, stack=stack.ScannedStack)
+    ),
     MODERN._replace(name="remat", make=partial(MODERN.make, remat=stack.REMAT["all"])),
 ]
 LENGTHS = np.array([LENGTH, 9, 5], np.int32)
@@ -59,7 +61,7 @@ def with_more_room(module: Any, caches: Any) -> Any:
     """`caches` with room for LENGTH tokens."""
     blank = decoding.DecodeState(*[jnp.zeros((len(LENGTHS), 1))] * 7)
     state = blank._replace(cache=caches)
-    return decoding.grow_cache(decode_fns(module), state, room=LENGTH).cache
+    return decoding.grow_cache(decode_fns(module), state, cache_length=LENGTH).cache
 
 
 ROOMS = [pytest.param(case, LENGTH, id=case.name) for case in CACHED] + [
@@ -69,8 +71,8 @@ ROOMS = [pytest.param(case, LENGTH, id=case.name) for case in CACHED] + [
 ]
 
 
-@pytest.mark.parametrize(("case", "room"), ROOMS)
-def test_cached_decoding_equals_the_full_forward(case: Case, room: int) -> None:
+@pytest.mark.parametrize(("case", "cache_length"), ROOMS)
+def test_cached_decoding_equals_the_full_forward(case: Case, cache_length: int) -> None:
     """Ragged rows, decoded four tokens at a time (a prefix mask of four in one chunk),
     then one by one, in a cache of full length or one that grows. The rolling cache of a
     window is shorter than the row."""
@@ -83,7 +85,7 @@ def test_cached_decoding_equals_the_full_forward(case: Case, room: int) -> None:
         whole_BLD, _ = module.apply(
             {"params": params}, ids_BL, masks.single_document(LENGTH)
         )
-        caches = module.empty_cache(len(LENGTHS), room, 4, jnp.float32)
+        caches = module.empty_cache(len(LENGTHS), cache_length, 4, jnp.float32)
         go_on = partial(decode_rows, module, params, ids_BL)
         first_BLD, caches = go_on(caches, start=0, stop=8, by=4)
         caches = with_more_room(module, caches)
@@ -93,7 +95,7 @@ def test_cached_decoding_equals_the_full_forward(case: Case, room: int) -> None:
     whole_BLD, cached_BLD, caches = run(params)
     if case.mask.max_lookback is not None:
         slots = jax.tree.leaves(caches)[0].shape[-2]
-        assert min(room, case.mask.max_lookback + 3) <= slots < LENGTH
+        assert min(cache_length, case.mask.max_lookback + 3) <= slots < LENGTH
     for row, length in enumerate(LENGTHS):
         close(whole_BLD[row, :length], cached_BLD[row, :length], 2e-5)
 
@@ -155,8 +157,8 @@ def test_the_chunk_size_of_prefill_does_not_matter(chunk: int) -> None:
     np.testing.assert_array_equal(expected.ids_BL, got.ids_BL)
 
 
-@pytest.mark.parametrize(("burst", "room"), [(3, 256), (2, 10)])
-def test_streamed_bursts_equal_one_program(burst: int, room: int) -> None:
+@pytest.mark.parametrize(("burst", "cache_length"), [(3, 256), (2, 10)])
+def test_streamed_bursts_equal_one_program(burst: int, cache_length: int) -> None:
     expected = generate(1, "categorical")
     module = MODERN.make()
     bursts = text_model.stream_tokens(
@@ -167,7 +169,7 @@ def test_streamed_bursts_equal_one_program(burst: int, room: int) -> None:
         choose=CHOOSE["categorical"],
         new_tokens=8,
         burst=burst,
-        room=room,
+        cache_length=cache_length,
     )
     rows = [sum(parts, []) for parts in zip(*bursts, strict=True)]
     for row, prompt in enumerate(RAGGED):
@@ -205,11 +207,11 @@ def test_a_sharded_cache_equals_a_single_one(shape: dict[str, int]) -> None:
         choose=logit_filters.greedy,
         new_tokens=8,
     )
-    mesh = axes.mesh(**shape)
+    mesh = axes.make_mesh(**shape)
     with jax.set_mesh(mesh):
-        params = jax.device_put(params, axes.placement(mesh, params))
+        params = jax.device_put(params, axes.shardings(mesh, params))
         prompt = {"ids_BL": ids_BL, "length_B": length_B}
-        prompt = jax.device_put(prompt, axes.batch_placement(mesh, prompt))
+        prompt = jax.device_put(prompt, axes.batch_shardings(mesh, prompt))
         state = jax.jit(run)(params, *prompt.values(), jax.random.key(0))
     expected = generate(1, "greedy", chunk=8)
     np.testing.assert_array_equal(state.ids_BL[:4], expected.ids_BL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,4 +75,54 @@ def test_class_samples_are_guided_away_from_the_null_label() -> None:
             got - noise_BLP,
             jnp.broadcast_to(velocity_B[:, None, None], got.shape),
             atol=1e-5,
+        )
+
+
+def test_class_sampler_decodes_samples_of_the_classes() -> None:
+    like = jax.ShapeDtypeStruct((1, 2, 3), jnp.float32)
+    options = {"like": like, "null_label": 2, "scale": 3.0}
+
+    def predict(params: float, label_B: jax.Array, x: jax.Array, t: jax.Array) -> Any:
+        return params * x + label_B[:, None, None]
+
+    process = flow_matching.process()
+    sample = process_sampler.class_sampler(
+        process, predict, lambda rows: -np.asarray(rows), **options
+    )
+    expected = process_sampler.sample_classes(
+        process, partial(predict, 0.5), jnp.asarray([1, 0]), KEY, steps=3, **options
+    )
+    got = sample(0.5, [1, 0], KEY, steps=3)
+    np.testing.assert_allclose(-got, expected, atol=1e-5)
+
+
+def test_text_samples_are_guided_away_from_the_null_text() -> None:
+    """Where the velocity is a text's first id, a row moves by null + scale (id - null).
+    Padding is part of the text that the model receives."""
+
+    def predict(shift: float, text: Any, x_BLP: jax.Array, t_B: jax.Array) -> jax.Array:
+        ids_BL, segment_BL = text
+        speed_B = shift + ids_BL[:, 0] + 10.0 * (segment_BL.sum(1) == 0)
+        return jnp.broadcast_to(speed_B[:, None, None], x_BLP.shape)
+
+    def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Id 2 and no segment for no text."""
+        ids_BL = np.array([[len(text) or 2, 0] for text in texts])
+        return ids_BL, np.array([[len(text) > 0] * 2 for text in texts])
+
+    like = jax.ShapeDtypeStruct((1, 2, 3), jnp.float32)
+    sample = process_sampler.text_sampler(
+        flow_matching.process(), predict, encode, np.asarray, like=like, scale=3.0
+    )
+    noise_BLP = flow_matching.gaussian_noise(
+        jax.random.fold_in(KEY, 0), jax.ShapeDtypeStruct((2, 2, 3), jnp.float32)
+    )
+    for steps in (1, 7):
+        got = sample(0.5, ["a", "abcde"], KEY, steps=steps)
+        null, text_B = 12.5, np.array([1.5, 5.5])
+        velocity_B = null + 3 * (text_B - null)
+        np.testing.assert_allclose(
+            got - noise_BLP,
+            np.broadcast_to(velocity_B[:, None, None], got.shape),
+            atol=1e-4,
         )

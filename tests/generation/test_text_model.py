@@ -67,7 +67,7 @@ class Characters(NamedTuple):
     def encode(self, text: str) -> list[int]:
         return [ord(c) for c in text]
 
-    def stream(self) -> Any:
+    def decode_stream(self) -> Any:
         return lambda *token, final=False: "" if final else chr(*token)
 
 

@@ -62,7 +62,7 @@ def main() -> None:
 
     assert loop and workdir, "what the verb train imports"
     imported_by_training = project_modules()
-    mesh = launch.mesh("")
+    mesh = launch.parse_mesh("")
     with jax.set_mesh(mesh):
         experiment, construct = entered_files(language_model.experiment)
         rows = range(experiment.batch_size)

@@ -37,7 +37,7 @@ def test_scanned_layers_equal_unrolled_layers() -> None:
     body = stack.stack_layer_params(params["encoder"]["stack"])
     scanned = {**params, "encoder": {**params["encoder"], "stack": body}}
     found = []
-    for net, weights in ((module, params), (vit(stack=stack.Scanned), scanned)):
+    for net, weights in ((module, params), (vit(stack=stack.ScannedStack), scanned)):
         apply = jax.jit(partial(net.apply, mutable="intermediates"))
         _, kept = apply({"params": weights}, raw, masks.single_document(9))
         layers = attention_weights.self_attention_weights(kept["intermediates"])

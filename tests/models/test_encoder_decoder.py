@@ -14,7 +14,7 @@ from kinds import VOCAB_SIZE, init_seq2seq, sentences, seq2seq
 
 from transformer import axes
 from transformer.generation import decoding, logit_filters
-from transformer.models import decoder
+from transformer.models import decoder, encoder_decoder
 from transformer.network import block, masks, stack
 
 MODULE = seq2seq()
@@ -62,7 +62,7 @@ def test_the_target_depends_on_the_whole_source_and_on_no_later_target() -> None
         assert differs.tolist() == [False] * place + [True] * (TARGET_LENGTH - place)
 
 
-@pytest.mark.parametrize("kind", [stack.Unrolled, stack.Scanned])
+@pytest.mark.parametrize("kind", [stack.UnrolledStack, stack.ScannedStack])
 def test_cached_decoding_equals_the_full_forward(kind: Any) -> None:
     """Ragged sources and ragged rows, three tokens at once and then one by one."""
     batch = sentences(2)
@@ -138,7 +138,7 @@ def test_cross_attention_weights_are_sown() -> None:
     target = batch["ids_BL"], tokens_of(batch["target_segment_BL"])
     variables = {"params": PARAMS}
     _, collections = MODULE.apply(variables, *source, *target, mutable="intermediates")
-    layers = axes.sown(
+    layers = axes.sown_arrays(
         collections["intermediates"], "weights_BHLM", within="cross_attention"
     )
     assert len(layers) == DEPTH
@@ -157,3 +157,26 @@ def test_a_decoder_block_without_a_memory_is_refused() -> None:
 
     with pytest.raises(ValueError, match="expected conditioning.memory, got None"):
         MODULE.apply({"params": PARAMS}, method=alone)
+
+
+def test_texts_of_a_batch_of_images_do_not_depend_on_padding() -> None:
+    """A row is a document, at positions from 0, given the image of the row."""
+    rng = np.random.default_rng(0)
+    like = jax.ShapeDtypeStruct((1, 4, 6), np.float32)
+    net = encoder_decoder.image_to_text(
+        grid=(2, 2), patch_features=6, depth=1, decoder_depth=1, width=32, vocab_size=20
+    )
+    init = partial(encoder_decoder.init_image_to_text, like=like)
+    params = random_params(net, init_params=init)
+    batch = {
+        "raw_BLP": rng.normal(size=(2, 4, 6)).astype(np.float32),
+        "ids_BL": rng.integers(1, 20, (2, 5)),
+        "segment_BL": (np.arange(5) < np.array([[5], [3]])).astype(np.int32),
+    }
+    run = jax.jit(partial(encoder_decoder.apply_image_to_text, net))
+    x_BLD, w_VD = run(params, batch)
+    assert w_VD.shape == (20, 32)
+    source, target = masks.single_document(4), masks.single_document(3)
+    inputs = batch["raw_BLP"][1:], source, batch["ids_BL"][1:, :3], target
+    readout = jax.jit(net.apply)({"params": params}, *inputs)
+    close(readout[0][0], x_BLD[1, :3], 2e-5)

@@ -81,7 +81,7 @@ def stack_layers(tree: Any) -> Any:
 @every_model
 def test_scanned_layers_equal_unrolled_layers(case: Case) -> None:
     _, params, (value, gradients) = reference(case)
-    module = case.make(stack=stack.Scanned)
+    module = case.make(stack=stack.ScannedStack)
     shapes = random_params(module, init_params=case.init_params)
     assert jax.tree.structure(shapes) == jax.tree.structure(stack_layers(params))
     got = value_and_grad(case, module, stack_layers(params), case.batch(0))
@@ -105,7 +105,7 @@ def test_remat_equals_none(case: Case, policy: str) -> None:
 def test_remat_equals_none_when_scanned() -> None:
     case = MODELS[1]
     _, params, (value, gradients) = reference(case)
-    module = case.make(stack=stack.Scanned, remat=stack.REMAT["all"])
+    module = case.make(stack=stack.ScannedStack, remat=stack.REMAT["all"])
     got = value_and_grad(case, module, stack_layers(params), case.batch(0))
     close((value, stack_layers(gradients)), got)
 
@@ -201,11 +201,11 @@ def test_padded_equals_unpadded(case: Case) -> None:
 )
 def test_eight_devices_equal_one(case: Case, shape: str) -> None:
     module, params, expected = reference(case)
-    mesh = axes.mesh(**MESHES[shape])
+    mesh = axes.make_mesh(**MESHES[shape])
     batch = case.batch(0)
     with jax.set_mesh(mesh):
-        params = jax.device_put(params, axes.placement(mesh, params))
-        batch = jax.device_put(batch, axes.batch_placement(mesh, batch))
+        params = jax.device_put(params, axes.shardings(mesh, params))
+        batch = jax.device_put(batch, axes.batch_shardings(mesh, batch))
         got = value_and_grad(case, module, params, batch)
     close(expected, got)
 
@@ -224,16 +224,16 @@ def test_training_on_eight_devices_equals_one() -> None:
 
     results = []
     for shape in ({"devices": jax.devices()[:1]}, {"fsdp": 2, "tensor": 2}):
-        mesh = axes.mesh(**shape)
+        mesh = axes.make_mesh(**shape)
         with jax.set_mesh(mesh):
-            params = jax.device_put(start, axes.placement(mesh, start))
+            params = jax.device_put(start, axes.shardings(mesh, start))
             abstract = jax.eval_shape(optimizer.init, params)
-            moments = axes.placement(mesh, abstract)
+            moments = axes.shardings(mesh, abstract)
             state = jax.jit(optimizer.init, out_shardings=moments)(params)
-            run = jax.jit(step, out_shardings=(axes.placement(mesh, params), moments))
+            run = jax.jit(step, out_shardings=(axes.shardings(mesh, params), moments))
             for seed in range(3):
                 batch = case.batch(seed)
-                batch = jax.device_put(batch, axes.batch_placement(mesh, batch))
+                batch = jax.device_put(batch, axes.batch_shardings(mesh, batch))
                 params, state = run(params, state, batch)
         results.append(jax.device_get(params))
     w_in = params["stack"]["layers_0"]["mlp"]["w_in_DF"]
@@ -256,7 +256,7 @@ def test_intermediates_do_not_change_the_result(case: Case) -> None:
     module, params, _ = reference(case)
     batch = case.batch(0)
     tokens = masks.packed(batch["segment_BL"], batch["position_BL"])
-    scanned = case.make(stack=stack.Scanned)
+    scanned = case.make(stack=stack.ScannedStack)
 
     @jax.jit
     def run(params: Any, stacked: Any) -> Any:
@@ -274,8 +274,8 @@ def test_intermediates_do_not_change_the_result(case: Case) -> None:
     np.testing.assert_array_equal(without_BLD, with_BLD)
     close(without_BLD, scan_BLD)
     for name in ("stream_BLD", "weights_BHLM"):
-        close(axes.sown(kept, name), axes.sown(scan_kept, name))
-    weights = axes.sown(kept, "weights_BHLM")
+        close(axes.sown_arrays(kept, name), axes.sown_arrays(scan_kept, name))
+    weights = axes.sown_arrays(kept, "weights_BHLM")
     rows_BHL = np.asarray(weights[0]).sum(-1)
     seen_BHL = np.broadcast_to((batch["segment_BL"] > 0)[:, None], rows_BHL.shape)
     np.testing.assert_allclose(rows_BHL, seen_BHL, atol=1e-5)

@@ -206,7 +206,7 @@ def test_bfloat16_inputs_have_float32_weights() -> None:
 
 
 def make(**settings_of: Any) -> attention.Attention:
-    settings = {"width": 16, "heads": 4, "groups": 2, "head_features": FEATURES}
+    settings = {"width": 16, "heads": 4, "kv_heads": 2, "head_features": FEATURES}
     return attention.Attention(**{**settings, "mask": masks.causal(), **settings_of})
 
 
@@ -222,7 +222,7 @@ def test_attention_module_equals_its_formula() -> None:
         head_norm=norms.HeadRMSNorm,
         rotate=positions.rotary(),
         make_bias=biases.zero_init_bias,
-        make_mixer=partial(attention.Softmax, soft_cap=2.0),
+        make_mixer=partial(attention.SoftmaxAttention, soft_cap=2.0),
     )
     params, x_BLD = random_params(module)
     got = jax.jit(module.apply)({"params": params}, x_BLD, PACKED)
@@ -244,7 +244,7 @@ def test_attention_module_equals_its_formula() -> None:
 
 def test_groups_divide_the_heads() -> None:
     with pytest.raises(ValueError, match="expected a divisor of heads=4, got 3"):
-        random_params(make(groups=3))
+        random_params(make(kv_heads=3))
 
 
 @pytest.mark.parametrize(

@@ -80,10 +80,10 @@ def test_kernel_on_a_mesh_equals_one_device(name: str) -> None:
     q, k, v = heads(64, rows=4)
     run = attention_with_gradients(KERNELS[name], 64, masks.causal())
     expected = jax.jit(run)(q, k, v)
-    mesh = axes.mesh(data=2, tensor=2, context=2)
+    mesh = axes.make_mesh(data=2, tensor=2, context=2)
     batch = {"q_BLHK": q, "k_BMGK": k, "v_BMGK": v}
     with jax.set_mesh(mesh):
-        places = axes.placement(mesh, batch, role="activation")
+        places = axes.shardings(mesh, batch, role="activation")
         spread = jax.device_put(batch, places)
         got = jax.jit(run)(*(spread[n] for n in ("q_BLHK", "k_BMGK", "v_BMGK")))
     close(expected, got)

@@ -16,11 +16,13 @@ from transformer.network import attention, contract, factorized_attention, masks
 Make = Callable[..., Any]
 
 
-def make_attention(make_mixer: Make = attention.Softmax, **changes: Any) -> Make:
+def make_attention(
+    make_mixer: Make = attention.SoftmaxAttention, **changes: Any
+) -> Make:
     settings: dict[str, Any] = {
         "width": 32,
         "heads": 4,
-        "groups": 2,
+        "kv_heads": 2,
         "head_features": 8,
         "mask": masks.causal(),
         "make_mixer": make_mixer,
@@ -36,7 +38,7 @@ class Scaled(nn.Module):
 
     @nn.compact
     def __call__(self, *qkv: jax.Array, in_order: bool, **where: Any) -> jax.Array:
-        y_BLHK = attention.Softmax()(*qkv, in_order=in_order, **where)
+        y_BLHK = attention.SoftmaxAttention()(*qkv, in_order=in_order, **where)
         return y_BLHK * self.factor(self, in_order)
 
 

@@ -29,7 +29,9 @@ class Differential(nn.Module):
         factor = jnp.exp(q1_K @ k1_K) - jnp.exp(q2_K @ k2_K) + lambda_init
         v_BMGK = v_BMGK.reshape(*v_BMGK.shape[:2], -1, 2 * v_BMGK.shape[-1])
         first_BLHK, second_BLHK = (
-            attention.Softmax()(q_BLHK[:, :, i::2], k_BMGK[:, :, i::2], v_BMGK, **where)
+            attention.SoftmaxAttention()(
+                q_BLHK[:, :, i::2], k_BMGK[:, :, i::2], v_BMGK, **where
+            )
             for i in (0, 1)
         )
         y_BLHK = norms.HeadRMSNorm(epsilon=1e-5)(first_BLHK - factor * second_BLHK)
@@ -48,7 +50,7 @@ def test_differential_attention_keeps_the_contract() -> None:
 
 
 def test_a_language_model_with_differential_attention_trains() -> None:
-    net = decoder.Decoder(16, 32, partial(stack.Unrolled, 2, make_block))
+    net = decoder.Decoder(16, 32, partial(stack.UnrolledStack, 2, make_block))
     ids_BL, tokens = jnp.arange(32)[None] % 7, masks.single_document(32)
     adam = optax.adam(1e-2)
 

@@ -66,7 +66,7 @@ def test_linear_attention_decodes_as_it_trains() -> None:
             attention.Attention,
             width=32,
             heads=4,
-            groups=4,
+            kv_heads=4,
             head_features=8,
             value_features=12,
             mask=masks.causal(),

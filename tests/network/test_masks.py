@@ -131,7 +131,7 @@ def test_counts_and_blocks_equal_those_of_the_matrix(
         blocks.full, [[part.all() for part in row] for row in parts]
     )
     count = sum(part.size for row in parts for part in row if part.any())
-    assert mask.count(length, block=block) == count
+    assert mask.num_scores(length, block=block) == count
     assert block > 1 or count == expected.sum()
 
 
@@ -155,7 +155,7 @@ def test_long_masks_are_counted_without_their_matrix() -> None:
     mask = masks.causal() & masks.window(99)
     blocks = mask.blocks(8000, 8000, query_block=100, key_block=100)
     assert blocks.computed.sum() == 2 * 80 - 1
-    assert masks.causal().count(1000) == 1000 * 1001 // 2
+    assert masks.causal().num_scores(1000) == 1000 * 1001 // 2
 
 
 @every_mask
@@ -255,11 +255,11 @@ def test_other_masks_become_arrays(mask: Mask) -> None:
 
 def test_draw_plots_the_matrix() -> None:
     mask = masks.causal() & masks.window(1)
-    axes = masks.draw(mask, 4)
+    axes = masks.plot(mask, 4)
     (image,) = axes.get_images()
     np.testing.assert_array_equal(image.get_array(), matrix("1000 1100 0110 0011"))
     assert axes.get_title() == repr(mask)
-    assert masks.draw(mask, 3, 5, axes=axes) is axes
+    assert masks.plot(mask, 3, 5, axes=axes) is axes
     assert axes.get_images()[1].get_array().shape == (3, 5)
 
 

@@ -89,7 +89,7 @@ def test_scanned_remat_layers_equal_unrolled_layers(reference: Any) -> None:
     """Scanned = unrolled and remat = none, in one."""
     case, params, (loss, grads) = reference
     one = {**params, "stack": stack.stack_layer_params(params["stack"])}
-    options = {"stack": stack.Scanned, "remat": stack.REMAT["weight_products"]}
+    options = {"stack": stack.ScannedStack, "remat": stack.REMAT["weight_products"]}
     got, got_grads = loss_and_grads(case, **options)(one, case.batch(0))
     expected = {**grads, "stack": stack.stack_layer_params(grads["stack"])}
     close((loss, expected), (got, got_grads))
@@ -113,11 +113,11 @@ MESHES = {
 @pytest.mark.parametrize("shape", MESHES.values(), ids=MESHES)
 def test_eight_devices_equal_one(reference: Any, shape: Any) -> None:
     case, params, expected = reference
-    mesh = axes.mesh(**shape)
+    mesh = axes.make_mesh(**shape)
     batch = case.batch(0)
     with jax.set_mesh(mesh):
-        params = jax.device_put(params, axes.placement(mesh, params))
-        batch = jax.device_put(batch, axes.batch_placement(mesh, batch))
+        params = jax.device_put(params, axes.shardings(mesh, params))
+        batch = jax.device_put(batch, axes.batch_shardings(mesh, batch))
         w_in = params["stack"]["layers_0"]["mlp"]["w_in_EDF"]
         assert w_in.addressable_shards[0].data.shape[0] == 4 // shape["expert"]
         close(expected, loss_and_grads(case)(params, batch))
@@ -140,10 +140,10 @@ def test_tokens_move_by_all_to_all() -> None:
         y_BLD: Any = layer.apply({"params": params}, x_BLD)
         return jnp.sum(jnp.square(y_BLD))
 
-    mesh = axes.mesh(expert=4, data=2)
+    mesh = axes.make_mesh(expert=4, data=2)
     with jax.set_mesh(mesh):
-        params = jax.device_put(params, axes.placement(mesh, params))
-        batch = jax.device_put(shapes, axes.batch_placement(mesh, shapes))
+        params = jax.device_put(params, axes.shardings(mesh, params))
+        batch = jax.device_put(shapes, axes.batch_shardings(mesh, shapes))
         lowered = jax.jit(jax.grad(total)).lower(params, batch["x_BLD"])
         program = (lowered.compile().as_text() or "").splitlines()
     gathered = [line for line in program if " all-gather(" in line]

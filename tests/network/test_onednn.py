@@ -113,7 +113,7 @@ def test_fused_cross_entropy_with_onednn_equals_xla() -> None:
 def test_flops_of_onednn_products_are_counted(subscripts: str) -> None:
     a, b = operands(subscripts, "float32")
     counts = [
-        flops.products(jax.make_jaxpr(partial(einsum, subscripts))(a, b).jaxpr)
+        flops.matmul_flops(jax.make_jaxpr(partial(einsum, subscripts))(a, b).jaxpr)
         for einsum in (precision.einsum_f32, onednn.einsum)
     ]
     assert counts[0] == counts[1] > 0

@@ -22,11 +22,11 @@ POSITIONS = jnp.asarray([[0, 1, 2, 3, 4], [0, 1, 0, 1, 2]])
 
 
 def test_embedding_positions_count_within_the_document() -> None:
-    got, p = apply_random(positions.Learned(length=5), X, POSITIONS)
+    got, p = apply_random(positions.LearnedPositions(length=5), X, POSITIONS)
     close(X + p["position_LD"][np.asarray(POSITIONS)], got)
     got, _ = apply_random(positions.NoPositions(), X, POSITIONS)
     close(X, got)
-    got, _ = apply_random(positions.Sinusoidal(theta=100.0), X, POSITIONS)
+    got, _ = apply_random(positions.SinusoidalPositions(theta=100.0), X, POSITIONS)
     angle = np.asarray(POSITIONS)[..., None] / 100.0 ** (np.arange(4) / 4)
     close(X + np.concatenate([np.sin(angle), np.cos(angle)], -1), got)
 
@@ -69,11 +69,11 @@ def test_rotary_interpolation_divides_positions() -> None:
     ("module", "width", "words"),
     [
         (
-            positions.Learned(length=4),
+            positions.LearnedPositions(length=4),
             8,
             "expected rows of at most 4 tokens, got 5",
         ),
-        (positions.Sinusoidal(), 7, "width: expected an even number, got 7"),
+        (positions.SinusoidalPositions(), 7, "width: expected an even number, got 7"),
     ],
 )
 def test_invalid_positions_raise(module: Any, width: int, words: str) -> None:

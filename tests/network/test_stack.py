@@ -32,7 +32,7 @@ def test_unrolled_layers_may_differ() -> None:
             return x_BLD
 
     _, p = apply_random(
-        stack.Unrolled(depth=3, make_block=make), X, masks.single_document(5)
+        stack.UnrolledStack(depth=3, make_block=make), X, masks.single_document(5)
     )
     shapes = [p[f"layers_{i}"]["mlp"]["w_in_DF"].shape for i in range(3)]
     assert shapes == [(8, 4), (8, 8), (8, 12)]
@@ -40,7 +40,7 @@ def test_unrolled_layers_may_differ() -> None:
 
 def layer_scale(layer: int) -> Any:
     """A mixer that depends on `layer`."""
-    return partial(attention.Softmax, soft_cap=1.0 + layer)
+    return partial(attention.SoftmaxAttention, soft_cap=1.0 + layer)
 
 
 @pytest.mark.parametrize("differs", [False, True], ids=["equal", "different"])
@@ -54,7 +54,7 @@ def test_scanned_requires_equal_blocks(differs: bool) -> None:
         )
         return block(make_attention, lambda: mlp.MLP(8, 8), norms.RMSNorm)
 
-    scanned = stack.Scanned(depth=3, make_block=make)
+    scanned = stack.ScannedStack(depth=3, make_block=make)
     run = partial(jax.eval_shape, scanned.init, jax.random.key(0), X)
     if not differs:
         run(masks.single_document(5))

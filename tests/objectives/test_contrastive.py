@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import numpy as np
+import pytest
 from cases import close
 
 from transformer import axes
@@ -39,6 +40,9 @@ def test_clip_loss_is_two_cross_entropies() -> None:
     assert float(loss.weight) == weight.sum()
     perfect = clip_loss(image, image, np.ones(8, np.float32))
     assert float(perfect.sums["correct"]) == 8
+    metrics = contrastive.pair_metrics(loss)
+    assert metrics["loss"] == pytest.approx(expected / weight.sum(), rel=1e-5)
+    assert metrics["accuracy"] == pytest.approx(image_correct / weight.sum())
 
 
 def test_rows_of_weight_zero_are_no_negatives() -> None:
@@ -59,9 +63,9 @@ def test_negatives_are_those_of_the_batch_on_any_number_of_devices() -> None:
         "weight_B": np.ones(8, np.float32),
     }
     expected = clip_loss(*arrays.values())
-    mesh = axes.mesh()
+    mesh = axes.make_mesh()
     with jax.set_mesh(mesh):
-        sharded = jax.device_put(arrays, axes.batch_placement(mesh, arrays))
+        sharded = jax.device_put(arrays, axes.batch_shardings(mesh, arrays))
         close(expected, clip_loss(*sharded.values()))
     halves = [clip_loss(*(a[i : i + 4] for a in arrays.values())) for i in (0, 4)]
     assert sum(float(half.total) for half in halves) < 0.9 * float(expected.total)

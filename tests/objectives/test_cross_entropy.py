@@ -207,10 +207,10 @@ def test_fused_equals_unchunked(chunks: int, dtype: str) -> None:
 def test_fused_on_a_mesh_equals_one_device() -> None:
     arguments = fused_arguments()
     expected = value_and_grad(UNCHUNKED[0])(*arguments)
-    mesh = axes.mesh(data=2, fsdp=2, tensor=2)
+    mesh = axes.make_mesh(data=2, fsdp=2, tensor=2)
     names = ("x_BLD", "w_VD", "targets_BL", "weight_BL")
     batch = dict(zip(names, arguments, strict=True))
-    shardings = axes.placement(mesh, batch, role="activation")
+    shardings = axes.shardings(mesh, batch, role="activation")
     with jax.set_mesh(mesh):
         sharded = jax.device_put(batch, shardings)
         fused = value_and_grad(partial(cross_entropy.fused_cross_entropy, chunks=2))
@@ -273,3 +273,12 @@ def test_label_loss_is_the_classification_of_the_logits_of_a_batch() -> None:
     loss = cross_entropy.label_loss(lambda params, batch: params * logits_BV)
     want = cross_entropy.cross_entropy(2 * LOGITS[:, :1], TARGETS[:, :1], WEIGHT[:, :1])
     close(want, loss(2.0, batch, jax.random.key(0)))
+
+
+def test_word_dropout_masks_any_token_but_the_first() -> None:
+    ids_BL, key = jnp.arange(2000).reshape(200, 10) % 250, jax.random.key(0)
+    dropped_BL = np.asarray(cross_entropy.word_dropout(ids_BL, key, 0.3, mask_id=250))
+    masked_BL = dropped_BL == 250
+    np.testing.assert_array_equal(dropped_BL[~masked_BL], ids_BL[~masked_BL])
+    assert not masked_BL[:, 0].any() and 0.25 < masked_BL[:, 1:].mean() < 0.35
+    assert not (cross_entropy.word_dropout(ids_BL, key, 0.0, mask_id=250) == 250).any()

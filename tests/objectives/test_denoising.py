@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from transformer.objectives import cross_entropy, denoising
+from transformer.objectives.loss import Loss
 from transformer.processes import flow_matching, masked_diffusion
 
 KEY = jax.random.key(0)
@@ -63,6 +65,67 @@ def test_labels_are_dropped_at_the_rate() -> None:
     for rate, count in ((0.0, 0), (1.0, 20_000)):
         dropped_B = denoising.drop_labels(label_B, KEY, rate=rate, null_label=7)
         assert int((dropped_B == 7).sum()) == count
+
+
+def test_class_conditional_loss_is_the_denoising_loss_given_the_labels() -> None:
+    """Those of the batch, or the null label where all are dropped."""
+    batch = {
+        "x_BLP": jax.random.normal(KEY, (3, 2, 4)),
+        "label_B": jnp.asarray([0, 1, 2]),
+        "weight_B": jnp.asarray([1.0, 1.0, 0.0]),
+    }
+
+    def predict(shift: Any, label_B: jax.Array, x: jax.Array, t: jax.Array) -> Any:
+        return x + shift + label_B[:, None, None]
+
+    for dropout, label_B in ((0.0, batch["label_B"]), (1.0, jnp.full(3, 5))):
+        expected = denoising.denoising_loss(
+            flow_matching.process(),
+            denoising.squared_error,
+            partial(predict, 0.5, label_B),
+            batch["x_BLP"],
+            KEY,
+            weight_B=batch["weight_B"],
+        )
+        got = denoising.class_conditional_loss(
+            denoising.squared_error,
+            predict,
+            0.5,
+            batch,
+            KEY,
+            process=flow_matching.process(),
+            inputs="x_BLP",
+            null_label=5,
+            label_dropout=dropout,
+        )
+        assert float(got.total) == float(expected.total)
+        assert float(got.weight) == float(expected.weight) == 4
+
+
+def test_a_dropped_text_is_the_null_text() -> None:
+    """Its ids and its segments, in the rows in which `drop_labels` drops a label."""
+    rng = np.random.default_rng(0)
+    text = rng.integers(3, 9, (40, 5)), rng.integers(1, 3, (40, 5))
+    null_text = np.array([[2, 0, 0, 0, 0]]), np.array([[1, 0, 0, 0, 0]])
+    for rate in (0.0, 0.4, 1.0):
+        dropped_B = denoising.drop_labels(
+            jnp.zeros(40, jnp.int32), KEY, rate=rate, null_label=1
+        )
+        assert rate - 0.2 < float(dropped_B.mean()) < rate + 0.2
+        expected = (
+            np.where(np.asarray(dropped_B)[:, None] == 1, null, a)
+            for a, null in zip(text, null_text, strict=True)
+        )
+        got = denoising.drop_texts(text, null_text, KEY, rate=rate)
+        for one, other in zip(expected, got, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_metrics_are_means_over_the_weight() -> None:
+    sums = {"squared_error": jnp.asarray(1.0)}
+    loss = Loss(jnp.asarray(6.0), jnp.asarray(4.0), sums)
+    metrics = denoising.squared_error_metrics(loss)
+    assert metrics == {"loss": 1.5, "squared_error": 0.25}
 
 
 def test_pixel_cross_entropy_is_least_at_the_gray_value() -> None:

@@ -12,7 +12,7 @@ RNG = np.random.default_rng(0)
 
 def test_every_image_is_in_its_place() -> None:
     images = RNG.integers(0, 256, (2, 3, 4, 5, 1)).astype(np.uint8)
-    sheet = image_grid.sheet(images, zoom=2, gap=1)
+    sheet = image_grid.make_grid(images, zoom=2, gap=1)
     assert sheet.shape == (2 * (2 * 5 - 1), 2 * (3 * 6 - 1), 3)
     for down, across in np.ndindex(2, 3):
         part = sheet[10 * down : 10 * down + 8 : 2, 12 * across : 12 * across + 10 : 2]
@@ -20,8 +20,8 @@ def test_every_image_is_in_its_place() -> None:
 
 
 def test_a_gif_is_a_gif() -> None:
-    films = RNG.integers(0, 256, (2, 1, 3, 4, 4, 1)).astype(np.uint8)
-    assert image_grid.gif(films, known=1)[:6] == b"GIF89a"
+    videos = RNG.integers(0, 256, (2, 1, 3, 4, 4, 1)).astype(np.uint8)
+    assert image_grid.gif(videos, known=1)[:6] == b"GIF89a"
 
 
 def test_a_pixel_is_two_characters() -> None:

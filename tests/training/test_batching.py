@@ -27,7 +27,7 @@ MESHES = {
 def test_sharded_batch_is_the_batch(name):
     """As a whole, and in the part of each device."""
     experiment = tiny_experiment.experiment()
-    mesh = axes.mesh(**MESHES[name])
+    mesh = axes.make_mesh(**MESHES[name])
     sharded = batching.sharded_batches(experiment.batch, 8, mesh)(3)
     expected = experiment.batch(3, range(8))
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(sharded), expected)
@@ -44,9 +44,9 @@ def test_only_rows_of_addressable_devices_are_made():
         calls.append(list(rows))
         return tiny_experiment.rows_of(0, step, rows)
 
-    mesh = axes.mesh(data=8)
+    mesh = axes.make_mesh(data=8)
     shape = {"ids_BL": jax.ShapeDtypeStruct((16, 8), jnp.int32)}
-    shardings = axes.batch_placement(mesh, shape)
+    shardings = axes.batch_shardings(mesh, shape)
 
     class OddDevices:
         """A sharding of which this process addresses the odd devices."""
@@ -67,7 +67,7 @@ def test_only_rows_of_addressable_devices_are_made():
 )
 def test_batch_that_does_not_divide_is_refused(batch_size, microbatches, sizes):
     with pytest.raises(ValueError, match=r"expected a multiple of .* got \d+"):
-        batching.check(batch_size, microbatches, axes.mesh(**sizes))
+        batching.check(batch_size, microbatches, axes.make_mesh(**sizes))
 
 
 def test_prefetch_is_the_function_in_order():

@@ -42,7 +42,7 @@ def make_state(step: int, optimizer: Any = None, mesh: str = "2 x 2 x 2") -> Sta
         optimizer_state=optimizer.init(params),
         key=jax.random.key_data(jax.random.key(7)),
     )
-    return jax.device_put(state, axes.placement(axes.mesh(**MESHES[mesh]), state))
+    return jax.device_put(state, axes.shardings(axes.make_mesh(**MESHES[mesh]), state))
 
 
 def abstract(state: State) -> State:

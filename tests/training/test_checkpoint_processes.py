@@ -46,7 +46,7 @@ def child(*argv: str) -> subprocess.Popen[str]:
 
 def sharded_state(step: int) -> State:
     """A state over the devices of all processes; no process holds it whole."""
-    mesh = axes.mesh(data=1, fsdp=2, tensor=jax.device_count() // 2)
+    mesh = axes.make_mesh(data=1, fsdp=2, tensor=jax.device_count() // 2)
     numbers = np.random.default_rng(step).random((64, 64), np.float32)
     state = State(
         step=np.int32(step),
@@ -59,7 +59,7 @@ def sharded_state(step: int) -> State:
             np.shape(a), place, lambda index: np.asarray(a)[index]
         ),
         state,
-        axes.placement(mesh, jax.tree.map(np.asarray, state)),
+        axes.shardings(mesh, jax.tree.map(np.asarray, state)),
     )
 
 

@@ -21,7 +21,7 @@ def large_state(step: int) -> State:
     """One array of 64 KB, which Orbax stores as bytes without a checksum."""
     params = {"w_DF": jax.random.normal(jax.random.key(step), (128, 128))}
     state = State(jnp.int32(step), params, (), jnp.zeros(2, jnp.uint32))
-    return jax.device_put(state, axes.placement(axes.mesh(), state))
+    return jax.device_put(state, axes.shardings(axes.make_mesh(), state))
 
 
 # Where Orbax fails to decode one array it does not await those that read others.

@@ -28,7 +28,7 @@ def test_run_optimizer_and_splits_fill_the_fields_of_an_experiment() -> None:
         counted.append(steps)
         return optax.identity()
 
-    made = Experiment.of_run(RUN, optimizer, SPLITS, **FIELDS, net="net")
+    made = Experiment.from_run(RUN, optimizer, SPLITS, **FIELDS, net="net")
     assert counted == [7]
     assert (made.batch, made.batch_size, made.steps, made.seed) == ("train", 2, 7, 5)
     validation = made.evaluations["validation"]
@@ -39,12 +39,12 @@ def test_run_optimizer_and_splits_fill_the_fields_of_an_experiment() -> None:
 
 def test_the_validation_loss_may_be_another() -> None:
     options = {**FIELDS, "validation_loss": "exact"}
-    made = Experiment.of_run(RUN, lambda steps: optax.identity(), SPLITS, **options)
+    made = Experiment.from_run(RUN, lambda steps: optax.identity(), SPLITS, **options)
     assert made.loss == "loss" and made.evaluations["validation"].loss == "exact"
 
 
 def test_unknown_fields_are_refused() -> None:
     with pytest.raises(TypeError, match="depth"):
-        Experiment.of_run(
+        Experiment.from_run(
             RUN, lambda steps: optax.identity(), SPLITS, **FIELDS, depth=3
         )

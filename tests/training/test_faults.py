@@ -23,7 +23,7 @@ class Reference:
 
     def __init__(self, experiment) -> None:
         self.experiment = experiment
-        self.mesh = axes.mesh(devices=jax.devices()[:1])
+        self.mesh = axes.make_mesh(devices=jax.devices()[:1])
         with jax.set_mesh(self.mesh):
             self._advance = loop.jit_update(experiment, self.mesh)
             self._state = update.init_sharded_state(experiment, self.mesh)
@@ -42,12 +42,12 @@ class Reference:
     def check(self, folder: Path) -> int:
         """Check the newest committed state in a folder; return its step."""
         checkpoints = checkpoint.open_(
-            folder / loop.CHECKPOINTS, loop.identity(self.experiment)
+            folder / loop.CHECKPOINTS, loop.checkpoint_identity(self.experiment)
         )
         newest = max(checkpoints.steps())
         with jax.set_mesh(self.mesh):
             state, skipped = checkpoints.restore(
-                update.state_shapes(self.experiment, self.mesh)
+                update.abstract_state(self.experiment, self.mesh)
             )
         assert skipped == [] and int(state.step) == newest
         expected = self.after(newest)

@@ -48,7 +48,7 @@ PROGRAMS = {
 def test_products_of_a_program(name):
     function, products = PROGRAMS[name]
     program = jax.make_jaxpr(function)(A, B)
-    assert flops.products(program.jaxpr) == products * PRODUCT
+    assert flops.matmul_flops(program.jaxpr) == products * PRODUCT
 
 
 @pytest.mark.parametrize("batch_size", [4, 8])

@@ -22,10 +22,12 @@ EVERY = ["--checkpoint_every=4", "--evaluate_every=8"]
 
 def state_of(folder: Path, experiment) -> update.State:
     """The newest state on disk, on the host."""
-    mesh = axes.mesh(devices=jax.devices()[:1])
-    checkpoints = checkpoint.open_(folder / loop.CHECKPOINTS, loop.identity(experiment))
+    mesh = axes.make_mesh(devices=jax.devices()[:1])
+    checkpoints = checkpoint.open_(
+        folder / loop.CHECKPOINTS, loop.checkpoint_identity(experiment)
+    )
     with jax.set_mesh(mesh):
-        state, skipped = checkpoints.restore(update.state_shapes(experiment, mesh))
+        state, skipped = checkpoints.restore(update.abstract_state(experiment, mesh))
     assert skipped == []
     return jax.device_get(state)
 
@@ -126,7 +128,7 @@ def test_two_processes_equal_one(uninterrupted, tmp_path):
 def test_train_returns_the_state_and_continues_it(tmp_path):
     """Without a command line, as in a notebook."""
     experiment = tiny_experiment.experiment(steps=4)
-    mesh = axes.mesh()
+    mesh = axes.make_mesh()
     state = loop.train(experiment, tmp_path, mesh=mesh)
     assert int(state.step) == 4
     longer = tiny_experiment.experiment(steps=6)
@@ -138,7 +140,9 @@ def test_train_returns_the_state_and_continues_it(tmp_path):
 def test_another_model_is_refused(uninterrupted):
     before = commands.contents(uninterrupted)
     with pytest.raises(ValueError, match="expected MLP of width 9, got MLP of width 8"):
-        loop.check(tiny_experiment.experiment(width=9), uninterrupted, mesh=axes.mesh())
+        loop.check(
+            tiny_experiment.experiment(width=9), uninterrupted, mesh=axes.make_mesh()
+        )
     assert commands.contents(uninterrupted) == before
 
 
@@ -167,7 +171,7 @@ def test_value_error_of_a_step_is_not_reported_as_bad_input(tmp_path):
             raise ValueError("row of step 3 is bad")
         return experiment.batch(step, rows)
 
-    mesh = axes.mesh(devices=jax.devices()[:1])
+    mesh = axes.make_mesh(devices=jax.devices()[:1])
     intervals = loop.Intervals(checkpoint=2)
     folder = tmp_path / "new" / "run"
     with pytest.raises(RuntimeError, match="training failed") as failure:
@@ -180,7 +184,7 @@ def test_value_error_of_a_step_is_not_reported_as_bad_input(tmp_path):
 
 def test_finished_state_is_the_newest_or_refused(uninterrupted, tmp_path):
     experiment = tiny_experiment.experiment(steps=STEPS)
-    mesh = axes.mesh(devices=jax.devices()[:1])
+    mesh = axes.make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
         state = loop.finished_state(experiment, uninterrupted, mesh)
         params = loop.finished_params(experiment, uninterrupted, mesh)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import tiny_experiment
 
-from transformer import axes, main
-from transformer.training import pretrained
+from transformer import axes, flags, main
+from transformer.training import metrics, pretrained, workdir
 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     """The folder of a finished run of width 4, on the device that loads it."""
     folder = tmp_path_factory.mktemp("pretrained") / "run"
-    mesh = axes.mesh(devices=jax.devices()[:1])
+    mesh = axes.make_mesh(devices=jax.devices()[:1])
     main.run(tiny_experiment.experiment, folder, mesh=mesh, width=4, steps=3)
     return folder
 
@@ -46,10 +46,12 @@ def test_default_run_is_trained_once(tmp_path, monkeypatch, capsys):
     _, again = load(None)
     assert message not in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, again, params)
+    (record,) = (tmp_path / "cache").rglob("run.json")
+    defaults = flags.defaults(tiny_experiment.experiment)
+    del defaults["workdir"]
+    assert workdir.read_record(record.parent)["flags"] == defaults
     assert experiment.fingerprint == tiny_experiment.experiment().fingerprint
-    mesh = axes.mesh(devices=jax.devices()[:1])
-    state = main.run(tiny_experiment.experiment, tmp_path / "run", mesh=mesh)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), params)
+    assert metrics.read(record.parent)[-1]["step"] == defaults["steps"]
     monkeypatch.setattr(pretrained.loop, "train", lambda *a, **k: print("trained"))
     with pytest.raises(ValueError, match="expected an intact checkpoint"):
         load(None, version="2")

@@ -26,7 +26,7 @@ def train(experiment: Experiment, mesh) -> update.State:
     """The state after STEPS steps on a mesh."""
     with jax.set_mesh(mesh):
         state = first_state()
-        state = jax.device_put(state, axes.placement(mesh, state))
+        state = jax.device_put(state, axes.shardings(mesh, state))
         batch_at = batching.sharded_batches(
             experiment.batch, experiment.batch_size, mesh
         )
@@ -37,7 +37,7 @@ def train(experiment: Experiment, mesh) -> update.State:
 
 
 def single_device() -> jax.sharding.Mesh:
-    return axes.mesh(devices=jax.devices()[:1])
+    return axes.make_mesh(devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_gradient_is_that_of_the_mean_loss():
 
 
 def test_state_is_made_sharded_by_the_names_of_its_leaves():
-    mesh = axes.mesh(data=2, fsdp=2, tensor=2)
+    mesh = axes.make_mesh(data=2, fsdp=2, tensor=2)
     state = update.init_sharded_state(EXPERIMENT, mesh)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), first_state())
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
@@ -126,4 +126,4 @@ def test_accumulation_equals_the_full_batch(expected, microbatches):
 )
 def test_eight_devices_equal_one(expected, name, microbatches):
     experiment = tiny_experiment.experiment(accumulate=microbatches)
-    assert_close(train(experiment, axes.mesh(**MESHES[name])), expected)
+    assert_close(train(experiment, axes.make_mesh(**MESHES[name])), expected)

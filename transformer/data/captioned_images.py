@@ -31,8 +31,8 @@ def caption_documents(captions: records.Records) -> documents.TextDataset:
         for text in getattr(captions, split)["text"]:
             yield from documents.pieces_of([text])
 
-    identity = storage.short_hash("captions", captions.identity)
-    return documents.TextDataset(captions.name, identity, pieces)
+    fingerprint = storage.short_hash("captions", captions.fingerprint)
+    return documents.TextDataset(captions.name, fingerprint, pieces)
 
 
 def decoder_rows(
@@ -91,12 +91,12 @@ class CaptionedImages(NamedTuple):
 
     @property
     def patches(self) -> int:
-        """Patches of an image."""
+        """The number of patches of an image, L."""
         return math.prod(self.grid)
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """The sizes that a model needs: grid, patch_features, vocab_size."""
+        """Keywords of a model: grid, patch_features, vocab_size."""
         return {
             "grid": self.grid,
             "patch_features": self.patch_features,
@@ -104,7 +104,7 @@ class CaptionedImages(NamedTuple):
         }
 
     @property
-    def row(self) -> jax.ShapeDtypeStruct:
+    def abstract_row(self) -> jax.ShapeDtypeStruct:
         """Shape and dtype of one row of raw patches, (1, L, P)."""
         return jax.ShapeDtypeStruct((1, self.patches, self.patch_features), np.float32)
 
@@ -149,6 +149,7 @@ class CaptionedImages(NamedTuple):
         batch_size: int,
         seed: int,
         augment: float,
+        evaluation_batch_size: int = 64,
     ) -> tuple[TrainingSplit, EvaluationSplit]:
         """Both splits, with images as `raw_BLP`. rows: `encoder_split` or
         `decoder_split`. augment: distortion of training images."""
@@ -161,7 +162,9 @@ class CaptionedImages(NamedTuple):
             name=self.data.name,
         )
         held_out = records.evaluation(
-            rows(self.data.validation), batch_size=64, prepare=self.prepare
+            rows(self.data.validation),
+            batch_size=evaluation_batch_size,
+            prepare=self.prepare,
         )
         return train, held_out
 

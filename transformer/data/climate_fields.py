@@ -30,16 +30,16 @@ class PatchGrid(NamedTuple):
     shape: tuple[int, int]
     padding: int
 
-    def cut(self, maps: np.ndarray) -> np.ndarray:
+    def patchify(self, maps: np.ndarray) -> np.ndarray:
         """[..., C, latitude, longitude] to raw patches [..., L, P]."""
         edges = [(0, 0)] * (maps.ndim - 2) + [(0, self.padding), (0, 0)]
         padded = np.pad(maps, edges)
-        return patches.cut(np.moveaxis(padded, -3, -1), PATCH)
+        return patches.patchify(np.moveaxis(padded, -3, -1), PATCH)
 
-    def join(self, raw: np.ndarray) -> np.ndarray:
-        """The inverse of `cut`."""
+    def unpatchify(self, raw: np.ndarray) -> np.ndarray:
+        """The inverse of `patchify`."""
         down, across = (n * p for n, p in zip(self.shape, PATCH, strict=True))
-        maps = np.moveaxis(patches.join(raw, (down, across), PATCH), -1, -3)
+        maps = np.moveaxis(patches.unpatchify(raw, (down, across), PATCH), -1, -3)
         return maps[..., : down - self.padding, :]
 
 
@@ -59,7 +59,7 @@ def area_weight(fields: Fields, grid: PatchGrid) -> np.ndarray:
     """The weight of each cell, [L, P]: the cosine of its latitude, 0 in the padding."""
     weight = np.cos(np.deg2rad(fields.latitude)).clip(0)
     maps = np.broadcast_to(weight[None, :, None], fields.values.shape[1:])
-    return grid.cut(maps).astype(np.float32)
+    return grid.patchify(maps).astype(np.float32)
 
 
 class Climatology(NamedTuple):
@@ -90,7 +90,7 @@ def anomaly_features(values: np.ndarray, mean: np.ndarray, now: int) -> np.ndarr
 def fit_climatology(fields: Fields, grid: PatchGrid, weight: np.ndarray) -> Climatology:
     """The climatology of the training years, and the regression of anomalies from the
     mean of *other* years: for each cell, shrunk toward one for all cells."""
-    values = grid.cut(fields.values)
+    values = grid.patchify(fields.values)
     years = fields.train_steps // YEAR
     yearly = values[: YEAR * years].reshape(years, YEAR, *values.shape[1:])
     apart = np.abs(np.arange(years)[:, None] - np.arange(years)) > 1
@@ -168,11 +168,13 @@ def _random_mean(
     return yearly[chosen].mean(0)
 
 
-def regression_forecast(climate: Climatology, month: int, number: int) -> np.ndarray:
-    """The regression's anomaly of a validation month at lead `number`, [L, P]."""
-    now = int(month) - LEADS[number]
+def regression_forecast(
+    climate: Climatology, month: int, lead_index: int
+) -> np.ndarray:
+    """The regression's anomaly of a validation month at LEADS[lead_index], [L, P]."""
+    now = int(month) - LEADS[lead_index]
     features = anomaly_features(climate.values, climate.means[-1], now)
-    return (climate.coefficients[number] * features).sum(0)
+    return (climate.coefficients[lead_index] * features).sum(0)
 
 
 def prepare_forecast(climate: Climatology) -> records.Prepare:

@@ -21,13 +21,13 @@ Prepare = Callable[[dict[str, np.ndarray], np.random.Generator], dict[str, np.nd
 class Records(NamedTuple):
     """Examples in two splits, `train` and `validation`.
 
-    name: the source as the user gave it, for messages. identity: a hash of the data.
+    name: the source as the user gave it, for messages. fingerprint: a hash of the data.
     train, validation: arrays by name; their first dimension is the example.
     labels: names of the classes that the array `label` counts from 0, if there is one.
     """
 
     name: str
-    identity: str
+    fingerprint: str
     train: Arrays
     validation: Arrays
     labels: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Records(NamedTuple):
 class Fields(NamedTuple):
     """A series of maps on a grid of latitudes and longitudes.
 
-    name: the source as the user gave it, for messages. identity: a hash of the data.
+    name: the source as the user gave it, for messages. fingerprint: a hash of the data.
     values: float32 [time, variable, latitude, longitude], NaN where missing.
     latitude, longitude: float32, degrees north and east.
     time: datetime64[D], or integers where the source has no dates.
@@ -45,7 +45,7 @@ class Fields(NamedTuple):
     """
 
     name: str
-    identity: str
+    fingerprint: str
     values: np.ndarray
     latitude: np.ndarray
     longitude: np.ndarray

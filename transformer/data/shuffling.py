@@ -21,7 +21,7 @@ _CACHED_ROWS = 1024
 
 
 class TrainingSplit(NamedTuple):
-    """An endless shuffled order of rows, each once an epoch.
+    """An endless shuffled order of rows, each once per epoch.
 
     batch: (step, rows of the global batch) -> those rows.
     order: grain.MapDataset of row addresses. read: addresses -> rows.
@@ -55,7 +55,7 @@ def require_positive(**sizes: int) -> None:
 
 
 def shuffled_order(rows: int, address: Callable[[int, int], Any], *, seed: int) -> Any:
-    """An endless grain.MapDataset, permuted anew each epoch: element i is
+    """An endless grain.MapDataset with another permutation each epoch; its elements are
     `address(epoch, row)`."""
     import grain
 

@@ -14,7 +14,7 @@ from transformer.network import masks
 
 
 class Cost(NamedTuple):
-    """Of a forward and backward pass: seconds, and bytes of temporary arrays."""
+    """Seconds of a forward and backward pass, and bytes of its temporary arrays."""
 
     seconds: float
     bytes: int
@@ -27,10 +27,10 @@ def cost(
     *,
     heads: int = 4,
     features: int = 32,
-    rounds: int = 3,
+    repeats: int = 3,
 ) -> Cost:
-    """The cost of `attend` for one row of `length` tokens, float32; the fastest of
-    `rounds`."""
+    """The cost of the kernel `attend` for one row of `length` tokens, float32; the
+    fastest of `repeats` measurements."""
     shape = 1, length, heads, features
     inputs = [jax.random.normal(jax.random.key(i), shape) for i in range(3)]
     tokens = masks.single_document(length)
@@ -42,7 +42,7 @@ def cost(
     compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*inputs).compile()
     jax.block_until_ready(compiled(*inputs))
     seconds = []
-    for _ in range(rounds):
+    for _ in range(repeats):
         start = time.perf_counter()
         jax.block_until_ready(compiled(*inputs))
         seconds.append(time.perf_counter() - start)

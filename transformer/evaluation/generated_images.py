@@ -22,23 +22,23 @@ class ReferenceSet(NamedTuple):
 
 
 def reference_set(
-    train: np.ndarray, held_out: np.ndarray, label: np.ndarray, *, each: int
+    train: np.ndarray, held_out: np.ndarray, label: np.ndarray, *, per_class: int
 ) -> ReferenceSet:
-    """The first `each` held-out images of each class; all, where there are fewer."""
-    by_class = [np.flatnonzero(label == c)[:each] for c in np.unique(label)]
+    """The first `per_class` held-out images of each class; all if there are fewer."""
+    by_class = [np.flatnonzero(label == c)[:per_class] for c in np.unique(label)]
     chosen = np.concatenate(by_class)
     return ReferenceSet(train, held_out[chosen], label[chosen])
 
 
-def gray_reference_set(quantized: Any, *, each: int) -> ReferenceSet:
+def gray_reference_set(quantized: Any, *, per_class: int) -> ReferenceSet:
     """`reference_set` of a `data.images.gray_levels.QuantizedImages`, as it quantizes
     them."""
     held_out = quantized.validation
     return reference_set(
-        quantized.images(quantized.train["ids_BL"]),
-        quantized.images(held_out["ids_BL"]),
+        quantized.decode(quantized.train["ids_BL"]),
+        quantized.decode(held_out["ids_BL"]),
         held_out["label_B"],
-        each=each,
+        per_class=per_class,
     )
 
 
@@ -54,7 +54,7 @@ class SampleQuality(NamedTuple):
 def sample_quality(
     classifier: Any, images: np.ndarray, label: np.ndarray, reference: np.ndarray
 ) -> SampleQuality:
-    """Of 8-bit images sampled for the classes `label` [N].
+    """The quality of 8-bit images sampled for the classes `label` [N].
 
     classifier: an `image_classifier.ImageClassifier`. reference: features [N, D] of the
     training images.
@@ -75,7 +75,7 @@ def nn_distance(images: np.ndarray, known: np.ndarray) -> float:
 
 
 class SampleStudy(NamedTuple):
-    """samples, quality: by the number of sampling steps, the last is the main one.
+    """samples, quality: by number of sampling steps; the last number is the main one.
     reference_quality: of the real held-out images."""
 
     samples: dict[int, np.ndarray]

@@ -59,7 +59,7 @@ def length_normalizer(length: Any, power: float) -> jax.Array:
 
 
 def gather_rows(cache: Any, row_B: jax.Array) -> Any:
-    """These rows of a cache. The name of each array says which dimension is B."""
+    """The rows `row_B` of a cache, along the dimension B in each array's name."""
 
     def gather(path: Any, leaf: jax.Array) -> jax.Array:
         return jnp.take(leaf, row_B, axis=_batch_dimension(path, leaf))

@@ -59,7 +59,7 @@ def decode_captions(
     *,
     choose: logit_filters.Choose = logit_filters.greedy,
 ) -> decoding.DecodeState:
-    """Token ids of a caption for each image, from `end` to `end`."""
+    """Token ids of a caption for each image, which starts and stops with `end`."""
     weights = captioner.fns.cast_weights(params)
     rows, length = raw_BLP.shape[:2]
     tokens = masks.single_document(length)
@@ -95,10 +95,10 @@ def sample_captions(
     raw_BLP: np.ndarray,
     key: jax.Array,
     *,
-    draws: int,
+    samples_per_image: int,
     batch_size: int = 64,
 ) -> list[list[str]]:
-    """`draws` sampled captions for each image."""
+    """`samples_per_image` sampled captions for each image."""
     choose = logit_filters.categorical()
     run = jax.jit(partial(decode_captions, captioner, choose=choose))
 
@@ -106,7 +106,7 @@ def sample_captions(
         one = partial(run, params, key=jax.random.fold_in(key, draw))
         return _batched_captions(captioner, one, raw_BLP, batch_size)
 
-    samples = [sample(draw) for draw in range(draws)]
+    samples = [sample(draw) for draw in range(samples_per_image)]
     return [list(texts) for texts in zip(*samples, strict=True)]
 
 

@@ -105,9 +105,9 @@ def prefill(
     rows, longest = ids_BL.shape
     chunk = min(chunk, longest)
     chunks = -(-longest // chunk)
-    room = longest + new_tokens
-    ids_BL = jnp.pad(ids_BL, ((0, 0), (0, max(room, chunks * chunk) - longest)))
-    cache = fns.empty_cache(rows, room, chunk)
+    cache_length = longest + new_tokens
+    ids_BL = jnp.pad(ids_BL, ((0, 0), (0, max(cache_length, chunks * chunk) - longest)))
+    cache = fns.empty_cache(rows, cache_length, chunk)
 
     def step(part: int, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         logits_BV, cache = carry
@@ -147,22 +147,22 @@ def float32_on_cpu(weights: Any, state: DecodeState) -> tuple[Any, DecodeState]:
     return jax.tree.map(widen, (weights, state))
 
 
-def grow_cache(fns: DecodeFns, state: DecodeState, *, room: int) -> DecodeState:
-    """`state` with room for rows of `room` tokens in all, prompt included.
+def grow_cache(fns: DecodeFns, state: DecodeState, *, cache_length: int) -> DecodeState:
+    """`state` with room for rows of `cache_length` tokens in all, prompt included.
 
     A step reads the whole cache, so a cache that grows with the text is faster than
     one of the final length. The rolling cache of a window does not grow.
     """
     rows, length = state.ids_BL.shape
     # One token at a time from here on: a window's cache needs no slots for a chunk.
-    target = jax.eval_shape(lambda: fns.empty_cache(rows, room, 1))
+    target = jax.eval_shape(lambda: fns.empty_cache(rows, cache_length, 1))
 
     def pad(old: jax.Array, new: jax.ShapeDtypeStruct) -> jax.Array:
         sizes = zip(old.shape, new.shape, strict=True)
         return jnp.pad(old, [(0, max(0, after - before)) for before, after in sizes])
 
     return state._replace(
-        ids_BL=jnp.pad(state.ids_BL, ((0, 0), (0, max(0, room - length)))),
+        ids_BL=jnp.pad(state.ids_BL, ((0, 0), (0, max(0, cache_length - length)))),
         cache=jax.tree.map(pad, state.cache, target),
     )
 

@@ -76,7 +76,7 @@ def filled_text(parts: Passage) -> str:
 
 
 def fill_masks(logits: Callable[[Any, jax.Array], jax.Array], *, mask_id: int) -> Fill:
-    """Fills each gap with the most likely token, all gaps at once.
+    """Fill each gap with the most likely token, all gaps at once.
 
     logits(params, ids_BL): (B, L, V) of the token at each position, masked where the id
     is `mask_id`, which is larger than all tokens' ids.
@@ -103,12 +103,12 @@ def fill_spans(
     end: int,
     tokens_per_span: int = 8,
 ) -> Fill:
-    """Fills each gap with a greedily decoded span.
+    """Fill each gap with a greedily decoded span.
 
     logits(params, source_BL, ids_BL): (B, L, V) of the next target token; the target
     starts after `end`. split(ids, sentinel, end, count=...): the spans of a target.
-    sentinel: the first of `sentinels` ids, one for each gap. tokens_per_span: room for
-    each, on average. ValueError for more gaps than sentinels.
+    sentinel: the first of `sentinels` ids, one for each gap. tokens_per_span: limit
+    for each, on average. ValueError for more gaps than sentinels.
     """
 
     def target(params: Any, source_BL: jax.Array, *, length: int) -> jax.Array:

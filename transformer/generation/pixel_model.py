@@ -29,7 +29,7 @@ def gray_only(gray_levels: int) -> logit_filters.Filter:
 class PixelModel(NamedTuple):
     """A decoder of pixels.
 
-    tokenizer: has `gray_levels`, `side` and `images`, as
+    tokenizer: has `gray_levels`, `side` and `decode`, as
     `data.images.gray_levels.QuantizedImages`. choose: a pixel from its logits.
     """
 
@@ -47,13 +47,13 @@ def from_net(net: Any, tokenizer: Any, *, compute_dtype: Any) -> PixelModel:
 
 
 def sample(
-    model: PixelModel, params: Any, label: Any, key: jax.Array, top: Any = None
+    model: PixelModel, params: Any, label: Any, key: jax.Array, prefix: Any = None
 ) -> np.ndarray:
-    """8-bit images of the classes `label` [N], each continuing its first pixels `top`
-    [N, ...] where they are given."""
+    """8-bit images of the classes `label` [N]; with `prefix` [N, ...], the tokens of
+    each image's first pixels, their completions."""
     tokenizer = model.tokenizer
     first = tokenizer.gray_levels + np.asarray(label, np.int32)[:, None]
-    prompt = first if top is None else np.concatenate([first, top], axis=1)
+    prompt = first if prefix is None else np.concatenate([first, prefix], axis=1)
     generate_rows = partial(
         decoding.generate,
         model.fns,
@@ -62,7 +62,7 @@ def sample(
     )
     lengths = np.full(len(prompt), prompt.shape[1], np.int32)
     ids = jax.jit(lambda *a: generate_rows(*a).ids_BL)(params, prompt, lengths, key)
-    return tokenizer.images(np.asarray(ids)[:, 1:])
+    return tokenizer.decode(np.asarray(ids)[:, 1:])
 
 
 def generate(

@@ -24,20 +24,22 @@ def stream_tokens(
     new_tokens: int,
     stop: Sequence[int] = (),
     burst: int = 8,
-    room: int = 256,
+    cache_length: int = 256,
 ) -> Iterator[list[list[int]]]:
     """The new tokens of each prompt, `burst` at a time, until all rows have stopped or
     have `new_tokens`.
 
-    One program fills the cache, one decodes a burst. The cache has `room` slots at
-    first and doubles whenever it is full; then the second program compiles again.
+    One program fills the cache, one decodes a burst. The cache has `cache_length` slots
+    at first and doubles whenever it is full; then the second program compiles again.
     """
     ids_BL, length_B = decoding.pad_prompts(prompts)
     longest = ids_BL.shape[1]
     most = longest + new_tokens
-    room = min(most, max(room, longest + burst))
-    prefill = jax.jit(partial(decoding.prefill, fns, new_tokens=room - longest))
-    grow_cache = jax.jit(partial(decoding.grow_cache, fns), static_argnames="room")
+    cache_length = min(most, max(cache_length, longest + burst))
+    prefill = jax.jit(partial(decoding.prefill, fns, new_tokens=cache_length - longest))
+    grow_cache = jax.jit(
+        partial(decoding.grow_cache, fns), static_argnames="cache_length"
+    )
     decode = jax.jit(
         partial(decoding.decode, fns, choose=choose, stop=stop), donate_argnums=1
     )
@@ -46,9 +48,9 @@ def stream_tokens(
     weights, state = jax.jit(decoding.float32_on_cpu)(weights, state)
     start_B = length_B
     for done in range(0, new_tokens, burst):
-        if room < min(most, longest + done + burst):
-            room = min(most, max(2 * room, longest + done + burst))
-            state = grow_cache(state, room=room)
+        if cache_length < min(most, longest + done + burst):
+            cache_length = min(most, max(2 * cache_length, longest + done + burst))
+            state = grow_cache(state, cache_length=cache_length)
         state = decode(weights, state, tokens=min(burst, new_tokens - done))
         ids_BL, length_B, done_B = jax.device_get(
             (state.ids_BL, state.length_B, state.done_B)
@@ -65,7 +67,8 @@ def stream_tokens(
 class TextModel(NamedTuple):
     """A language model with its tokenizer.
 
-    tokenizer: has `encode`, `stream` and `end`, as `data.text.tokenizers.Tokenizer`.
+    tokenizer: has `encode`, `decode_stream` and `end`, as
+    `data.text.tokenizers.Tokenizer`.
     sequence_length: tokens of a training row, the limit of prompt and new tokens.
     """
 
@@ -130,7 +133,7 @@ def stream_text(
 def _stream(
     model: TextModel, params: Any, ids: list[list[int]], key: jax.Array, **sampling: Any
 ) -> Iterator[list[str]]:
-    push = [model.tokenizer.stream() for _ in ids]
+    push = [model.tokenizer.decode_stream() for _ in ids]
     stop = (model.tokenizer.end,)
     for burst in stream_tokens(model.fns, params, ids, key, stop=stop, **sampling):
         yield [

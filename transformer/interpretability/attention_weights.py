@@ -7,14 +7,14 @@ from typing import Any
 
 import jax
 
-from transformer.axes import sown
+from transformer.axes import sown_arrays
 
 SOWN = "weights_BHLM"
 
 
 def _weights(intermediates: Any, module: str) -> list[jax.Array]:
     try:
-        return sown(intermediates, SOWN, within=module)
+        return sown_arrays(intermediates, SOWN, within=module)
     except ValueError as error:
         raise ValueError(
             f"expected {module} modules that sow {SOWN}, got none: this model's "

@@ -32,19 +32,19 @@ class AttentionPattern(NamedTuple):
 
 
 def full() -> AttentionPattern:
-    """All tokens before."""
+    """Causal attention to all tokens before, itself included."""
     return AttentionPattern(lambda length: masks.causal())
 
 
 def window(size: int) -> AttentionPattern:
-    """The last `size` tokens, itself included."""
+    """Causal attention to the last `size` tokens, itself included."""
     mask = masks.causal() & masks.window(size - 1)
     return AttentionPattern(lambda length: mask)
 
 
 def block_sparse(block: int) -> AttentionPattern:
-    """Its own block of tokens, the one before, the first, and one at random (BigBird,
-    Zaheer et al. 2020, arXiv 2007.14062, section 2)."""
+    """Causal attention to the token's own block, the one before, the first, and a
+    random one (BigBird, Zaheer et al. 2020, arXiv 2007.14062, section 2)."""
 
     def mask(length: int) -> Mask:
         count, rng = -(-length // block), np.random.default_rng(0)
@@ -58,7 +58,7 @@ def block_sparse(block: int) -> AttentionPattern:
 
 
 def strided(*, size: int, stride: int, global_tokens: int) -> AttentionPattern:
-    """The last `size` tokens, every token a multiple of `stride` before (Child et al.
+    """Causal attention to the last `size` tokens, every `stride`-th one (Child et al.
     2019, arXiv 1904.10509, section 4.2), and the first `global_tokens` of the row."""
     near = masks.window(size - 1)
     rule = near | masks.strided(stride) | masks.global_tokens(global_tokens)
@@ -67,7 +67,7 @@ def strided(*, size: int, stride: int, global_tokens: int) -> AttentionPattern:
 
 
 def linear() -> AttentionPattern:
-    """Linear attention to all tokens before (`network/linear_attention.py`)."""
+    """Causal linear attention (`network/linear_attention.py`)."""
     return AttentionPattern(
         lambda length: masks.causal(),
         linear_attention.LinearAttention,

@@ -3,7 +3,6 @@ position (BERT, Devlin et al. 2018, arXiv 1810.04805)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -13,8 +12,8 @@ import jax.numpy as jnp
 from transformer.models import defaults, encoder
 from transformer.models.decoder import Readout
 from transformer.network import masks
+from transformer.network.block import Make
 
-Make = Callable[[], nn.Module]
 HEAD_FEATURES = 64
 
 

@@ -3,7 +3,7 @@ al. 2021, arXiv 2103.00020, section 2.3)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,9 @@ import jax.numpy as jnp
 
 from transformer.models import defaults, encoder, vit
 from transformer.network import masks
+from transformer.network.block import Make
 from transformer.network.masks import TokenPositions
 from transformer.network.precision import linear
-
-Make = Callable[[], nn.Module]
 
 
 class ProjectedEncoder(nn.Module):
@@ -125,6 +124,6 @@ def encode_images(net: DualEncoder, params: Any, raw_BLP: jax.Array) -> jax.Arra
 def encode_texts(
     net: DualEncoder, params: Any, ids_BL: jax.Array, segment_BL: jax.Array
 ) -> jax.Array:
-    """Embeddings (B, Z) of texts, one document a row."""
+    """Embeddings (B, Z) of texts, one document per row."""
     tokens = masks.packed(segment_BL, jnp.arange(segment_BL.shape[1])[None])
     return net.apply({"params": params}, ids_BL, tokens, method="encode_text")

@@ -3,7 +3,6 @@ the actions so far (Chen et al. 2021, arXiv 2106.01345, section 3)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,9 +12,9 @@ import jax.numpy as jnp
 
 from transformer.models import defaults
 from transformer.network import embeddings, masks, positions
+from transformer.network.block import Make
 from transformer.network.precision import einsum_f32
 
-Make = Callable[[], nn.Module]
 # Return-to-go, observation, action.
 TOKENS_PER_STEP = 3
 

@@ -9,15 +9,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.axes import constrain, replicated
+from transformer.axes import constrain, replicate
 from transformer.models import defaults
 from transformer.network import masks, norms, positions
-from transformer.network.block import UNCONDITIONED, Conditioning
+from transformer.network.block import UNCONDITIONED, Conditioning, Make
 from transformer.network.kv_cache import Memory
 from transformer.network.masks import Mask, TokenPositions
 from transformer.network.precision import einsum_f32
 
-Make = Callable[[], nn.Module]
 # (features x_BLD, unembedding w_VD), whose product are the logits.
 Readout = tuple[jax.Array, jax.Array]
 HEAD_FEATURES = 64
@@ -95,7 +94,7 @@ class Decoder(nn.Module):
         return self.stack.cache_memory(memory)
 
     def _embedding(self, ids_BL: jax.Array, tokens: TokenPositions) -> jax.Array:
-        x_BLD = constrain(replicated(self.embedding_VD)[ids_BL], "BLD")
+        x_BLD = constrain(replicate(self.embedding_VD)[ids_BL], "BLD")
         x_BLD = self.embedding_norm(self.position(x_BLD, tokens.position_BL))
         return constrain(x_BLD, "BLD")
 

@@ -5,9 +5,9 @@ fast kernel: this file alone names `network/kernels`. Output maps into the resid
 stream start at zero, so that every layer is the identity at first; the other maps have
 deviation 1 / sqrt(inputs).
 
-The slots of the builders in this room, `make_attention` and `make_mlp`, are called with
-the keyword `width`: a module class, a `partial` of one, or what `attention` and `mlp`
-return all fit.
+The slots of the builders in this package, `make_attention` and `make_mlp`, are called
+with the keyword `width`: a module class, a `partial` of one, or what `attention` and
+`mlp` return all fit.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from transformer.network import block as block_
 from transformer.network import mlp as mlp_
 from transformer.network import norms, positions
 from transformer.network import stack as stack_
+from transformer.network.block import Make
 from transformer.network.kernels import activations, row_attention
 from transformer.network.kernels import norms as norm_kernels
 from transformer.network.masks import Mask
 
-Make = Callable[[], nn.Module]
 # make(width=...) -> module.
 MakeOfWidth = Callable[..., nn.Module]
 Init = nn.initializers.Initializer
@@ -39,8 +39,8 @@ fan_in_init: Any = partial(nn.initializers.variance_scaling, 1.0, "fan_in", "nor
 
 relu_squared = activations.relu_squared
 gelu = activations.gelu
-make_norm: Make = partial(norms.RMSNorm, compute=norm_kernels.rms_norm)
-make_head_norm: Make = partial(norms.HeadRMSNorm, compute=norm_kernels.rms_norm)
+make_norm: Make = partial(norms.RMSNorm, implementation=norm_kernels.rms_norm)
+make_head_norm: Make = partial(norms.HeadRMSNorm, implementation=norm_kernels.rms_norm)
 
 
 def row_blocked_kernel(block: int) -> attention_.Kernel:
@@ -58,7 +58,7 @@ def flash_kernel(block: int) -> attention_.Kernel:
 
 def row_blocked(block: int) -> attention_.MakeMixer:
     """The mixer of `row_blocked_kernel`."""
-    return partial(attention_.Softmax, kernel=row_blocked_kernel(block))
+    return partial(attention_.SoftmaxAttention, kernel=row_blocked_kernel(block))
 
 
 ROW_BLOCKED = row_blocked(128)
@@ -85,7 +85,7 @@ def attention(
         attention_.Attention,
         width=width,
         heads=heads,
-        groups=heads,
+        kv_heads=heads,
         head_features=head_features,
         mask=mask,
         rotate=rotate,
@@ -133,7 +133,7 @@ def stack(
         slots["make_cross_attention"] = partial(make_cross_attention, width=width)
         kind = block_.DecoderBlock
     return partial(
-        stack_.Unrolled,
+        stack_.UnrolledStack,
         depth=depth,
         make_block=lambda block, layer: block(**slots),
         block=kind,

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.axes import replicated
+from transformer.axes import replicate
 from transformer.models import defaults
 from transformer.network import (
     biases,
@@ -27,9 +27,8 @@ from transformer.network import (
     positions,
     precision,
 )
+from transformer.network.block import Make
 from transformer.network.precision import linear
-
-Make = Callable[[], nn.Module]
 
 
 def add_time_embedding(embedding_BLJ: jax.Array, t_B: jax.Array) -> jax.Array:
@@ -37,7 +36,7 @@ def add_time_embedding(embedding_BLJ: jax.Array, t_B: jax.Array) -> jax.Array:
     (section 3.2), through a SiLU. Call it in a module, which owns the MLP."""
     features = embedding_BLJ.shape[-1]
     zero_BLJ = jnp.zeros_like(embedding_BLJ)
-    wave_BLJ = positions.Sinusoidal()(zero_BLJ, 1000 * t_B[:, None])
+    wave_BLJ = positions.SinusoidalPositions()(zero_BLJ, 1000 * t_B[:, None])
     time_mlp = mlp.MLP(
         width=features,
         hidden_features=2 * features,
@@ -59,7 +58,7 @@ class Condition(nn.Module):
     def __call__(self, t_B: jax.Array, label_B: jax.Array) -> block.Conditioning:
         shape = self.classes + 1, self.features
         embedding_VJ = self.param("embedding_VJ", nn.initializers.normal(1.0), shape)
-        class_BLJ = replicated(embedding_VJ)[label_B][:, None]
+        class_BLJ = replicate(embedding_VJ)[label_B][:, None]
         return block.Conditioning(condition_BLJ=add_time_embedding(class_BLJ, t_B))
 
 

@@ -12,12 +12,11 @@ import jax.numpy as jnp
 
 from transformer.models import defaults
 from transformer.network import biases, embeddings, masks, norms, positions
-from transformer.network.block import UNCONDITIONED, Conditioning
+from transformer.network.block import UNCONDITIONED, Conditioning, Make
 from transformer.network.masks import TokenPositions
 from transformer.network.precision import cast_weights, einsum_f32, linear
 
-Make = Callable[[], nn.Module]
-# (features x_BLD, tokens) -> one vector a row, (B, D).
+# (features x_BLD, tokens) -> one vector per row, (B, D).
 Pool = Callable[[jax.Array, TokenPositions], jax.Array]
 
 

@@ -14,11 +14,10 @@ import jax.numpy as jnp
 from transformer.models import defaults, encoder, vit
 from transformer.models.decoder import Decoder, Readout, language_model
 from transformer.network import masks, positions
-from transformer.network.block import Conditioning
+from transformer.network.block import Conditioning, Make
 from transformer.network.kv_cache import Memory
 from transformer.network.masks import TokenPositions
 
-Make = Callable[[], nn.Module]
 HEAD_FEATURES = 64
 
 
@@ -173,7 +172,7 @@ def init_image_to_text(net: EncoderDecoder, key: jax.Array, *, like: Any) -> Any
 def apply_image_to_text(
     net: EncoderDecoder, params: Any, batch: Mapping[str, Any], **options: Any
 ) -> Any:
-    """The readout of the batch's texts (`ids_BL`, `segment_BL`, one document a row)
+    """The readout of the batch's texts (`ids_BL`, `segment_BL`, one document per row)
     given its images (`raw_BLP`). options: of `net.apply`."""
     patches = masks.single_document(batch["raw_BLP"].shape[1])
     segment_BL = batch["segment_BL"]

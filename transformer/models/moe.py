@@ -43,7 +43,7 @@ def expert_mlp(
 def dense_equivalent(
     *, width: int, experts: int, experts_per_token: int, expert_width: int
 ) -> defaults.MakeOfWidth:
-    """A `defaults.mlp` of as many operations a token as `expert_mlp`: as wide as the
+    """A `defaults.mlp` of as many operations per token as `expert_mlp`: as wide as the
     chosen experts, and as costly as the router, D E = 2 D (E / 2)."""
     hidden_features = experts_per_token * expert_width + experts // 2
     return defaults.mlp(width=width, hidden_features=hidden_features)

@@ -71,7 +71,7 @@ def forecaster(
         attention.Attention,
         width=width,
         heads=heads,
-        groups=heads,
+        kv_heads=heads,
         head_features=head_features,
         mask=masks.full(),
         rotate=positions.axial(grid, periodic=[1]),
@@ -81,7 +81,7 @@ def forecaster(
         mlp.MLP, width=width, hidden_features=2 * width, activation=defaults.gelu
     )
     make_stack = partial(
-        stack.Unrolled,
+        stack.UnrolledStack,
         depth=depth,
         make_block=lambda make, layer: make(
             make_attention=make_attention,
@@ -94,7 +94,7 @@ def forecaster(
         embeddings.PatchEmbedding,
         features=input_features,
         width=width,
-        make_position=partial(positions.Learned, length=math.prod(grid)),
+        make_position=partial(positions.LearnedPositions, length=math.prod(grid)),
     )
     make_encoder = partial(
         encoder.Encoder, make_embed=make_embed, make_stack=make_stack

@@ -4,7 +4,6 @@ embedding (GLIDE, Nichol et al. 2021, arXiv 2112.10741, section 2.2)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,9 +13,8 @@ import jax.numpy as jnp
 
 from transformer.models import defaults, dit, encoder
 from transformer.network import block, embeddings, masks, positions
+from transformer.network.block import Make
 from transformer.network.kv_cache import Memory
-
-Make = Callable[[], nn.Module]
 
 
 class TextTimeConditioning(nn.Module):

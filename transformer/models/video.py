@@ -70,7 +70,7 @@ def video_predictor(
         )
 
     make_position = partial(
-        positions.Learned, length=frames * math.prod(grid), deviation=0.1
+        positions.LearnedPositions, length=frames * math.prod(grid), stddev=0.1
     )
     make_embed = partial(
         embeddings.PatchEmbedding,
@@ -85,7 +85,7 @@ def video_predictor(
         make_encoder=partial(
             encoder.Encoder,
             make_embed=make_embed,
-            make_stack=partial(stack.Unrolled, depth=depth, make_block=make_block),
+            make_stack=partial(stack.UnrolledStack, depth=depth, make_block=make_block),
             make_norm=defaults.make_norm,
         ),
     )

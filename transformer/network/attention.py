@@ -5,8 +5,8 @@ Turner's section 2.1 with the letters of `axes`: A = softmax(Q K^T / sqrt(K)) is
 N x N attention matrix (here L x M), and the output is A V. `dot_product_attention` is
 that formula. Two slots:
 
-- a kernel (`Softmax.kernel`) is another implementation of the same formula, equal to
-  `dot_product_attention` by test: row-blocked, flash, jax's;
+- a kernel (`SoftmaxAttention.kernel`) is another implementation of the same formula,
+  equal to `dot_product_attention` by test: row-blocked, flash, jax's;
 - a mixer (`Attention.make_mixer`) is the function itself: softmax attention, linear
   attention, or one with parameters of its own.
 """
@@ -28,7 +28,7 @@ from transformer.network.precision import Einsum, einsum_f32
 
 # Same signature and result as `dot_product_attention`; whole rows in order only.
 Kernel = Callable[..., jax.Array]
-# Makes a module that is called as `Softmax` is.
+# Makes a module that is called as `SoftmaxAttention` is.
 MakeMixer = Callable[[], Any]
 
 
@@ -150,7 +150,7 @@ def jax_attention(
     return y_BLHK[..., :features] if y_BLHK.shape[-1] != features else y_BLHK
 
 
-class Softmax(nn.Module):
+class SoftmaxAttention(nn.Module):
     """Softmax attention, the default mixer. Sows `weights_BHLM` in `intermediates`.
 
     kernel: implementation for whole rows in order; cached keys use
@@ -208,11 +208,11 @@ class Attention(nn.Module):
 
     width: int
     heads: int
-    groups: int
+    kv_heads: int
     head_features: int
     mask: Mask
     value_features: int | None = None
-    make_mixer: MakeMixer = Softmax
+    make_mixer: MakeMixer = SoftmaxAttention
     rotate: positions.Rotate = positions.identity
     head_norm: Callable[..., nn.Module] = norms.Identity
     make_bias: biases.MakeBias = biases.no_bias
@@ -221,13 +221,14 @@ class Attention(nn.Module):
     output_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
 
     def setup(self) -> None:
-        if self.heads % self.groups:
+        if self.heads % self.kv_heads:
             raise ValueError(
-                f"groups: expected a divisor of heads={self.heads}, got {self.groups}"
+                f"kv_heads: expected a divisor of heads={self.heads}, "
+                f"got {self.kv_heads}"
             )
         q_shape = self.heads, self.head_features
-        k_shape = self.groups, self.head_features
-        v_shape = self.groups, self._value_features()
+        k_shape = self.kv_heads, self.head_features
+        v_shape = self.kv_heads, self._value_features()
         o_shape = self.heads, self._value_features(), self.width
         self.w_q_DHK = self.param("w_q_DHK", self.weight_init, (self.width, *q_shape))
         self.w_k_DGK = self.param("w_k_DGK", self.weight_init, (self.width, *k_shape))
@@ -318,8 +319,8 @@ class Attention(nn.Module):
             raise ValueError(f"{name} cannot decode from a cache: it has decodes=False")
         lookback = self.mask.max_lookback
         slots = length if lookback is None else min(length, lookback + chunk - 1)
-        k_BMGK = jnp.zeros((rows, self.groups, slots, self.head_features), dtype)
-        v_BMGK = jnp.zeros((rows, self.groups, slots, self._value_features()), dtype)
+        k_BMGK = jnp.zeros((rows, self.kv_heads, slots, self.head_features), dtype)
+        v_BMGK = jnp.zeros((rows, self.kv_heads, slots, self._value_features()), dtype)
         none_BM = jnp.zeros((rows, slots), jnp.int32)
         return KVCache(
             constrain(k_BMGK, "BMGK"),

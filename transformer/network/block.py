@@ -132,21 +132,27 @@ class Block(nn.Module):
 class DecoderCache(NamedTuple):
     """Caches of a decoder block: of its own row, and of the memory."""
 
-    own: KVCache
-    memory: KVCache
+    self_attention: KVCache
+    cross_attention: KVCache
 
 
-def join_caches(own: Any, memory: Any) -> Any:
+def join_caches(self_attention: Any, memory: Any) -> Any:
     """A `DecoderCache` per layer (one for all scanned layers) from a stack's
     `empty_cache` and its `cache_memory`."""
-    if isinstance(own, list):
-        return [DecoderCache(*pair) for pair in zip(own, memory, strict=True)]
-    return DecoderCache(own, memory)
+    if isinstance(self_attention, list):
+        return [
+            DecoderCache(*pair) for pair in zip(self_attention, memory, strict=True)
+        ]
+    return DecoderCache(self_attention, memory)
 
 
 def self_caches(caches: Any) -> Any:
     """The self-attention part of `join_caches`' result."""
-    return [c.own for c in caches] if isinstance(caches, list) else caches.own
+    return (
+        [c.self_attention for c in caches]
+        if isinstance(caches, list)
+        else caches.self_attention
+    )
 
 
 class DecoderBlock(nn.Module):
@@ -197,18 +203,24 @@ class DecoderBlock(nn.Module):
         tokens: TokenPositions,
         conditioning: Conditioning = UNCONDITIONED,
     ) -> tuple[jax.Array, DecoderCache]:
-        """As `Block.decode`; cross-attention uses `cache.memory`."""
+        """As `Block.decode`; cross-attention uses `cache.cross_attention`."""
         pre, post = self.residual
 
         def cross_attention(h_BLD: jax.Array) -> jax.Array:
-            return self.cross_attention.attend_cached(h_BLD, tokens, cache.memory)
+            return self.cross_attention.attend_cached(
+                h_BLD, tokens, cache.cross_attention
+            )
 
         add = partial(residual_sublayer, self.residual, conditioning=conditioning)
         h_BLD = pre(self.attention_norm, x_BLD, conditioning)
-        y_BLD, own = self.attention.decode(h_BLD, cache.own, tokens)
+        y_BLD, self_attention = self.attention.decode(
+            h_BLD, cache.self_attention, tokens
+        )
         x_BLD = post(self.attention_norm, x_BLD, y_BLD, conditioning)
         x_BLD = add(self.cross_attention_norm, x_BLD, cross_attention)
-        return add(self.mlp_norm, x_BLD, self.mlp), cache._replace(own=own)
+        return add(self.mlp_norm, x_BLD, self.mlp), cache._replace(
+            self_attention=self_attention
+        )
 
     def cache_memory(self, memory: Memory) -> KVCache:
         """Keys and values of the memory, computed once for all decoding steps."""

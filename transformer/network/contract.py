@@ -1,13 +1,13 @@
-"""The contract of a new attention, block or stack: theorems that hold for every one
-here.
+"""The contract of a new attention, block or stack: tests of the properties that all
+have here.
 
 `check_attention`, `check_block` and `check_stack` build a small model around one slot
-and raise AssertionError with the theorem and the largest difference for the first one
-that fails. For tests of own variants:
+and raise AssertionError with the property and the largest difference for the first
+one that fails. For tests of own variants:
 
     contract.check_attention(make_attention, width=32)
 
-Theorems: parameters are named after their dimensions; bfloat16 weights give bfloat16
+Properties: parameters are named after their dimensions; bfloat16 weights give bfloat16
 features; no token depends on a later one; cached decoding equals whole rows; scanned
 layers equal unrolled ones; remat equals none; eight devices equal one (skipped, with a
 printed line, where there are fewer).
@@ -36,7 +36,7 @@ MESH = {"fsdp": 2, "tensor": 2, "context": 2}
 def check_attention(
     make_attention: Make, *, width: int, causal: bool = True, decodes: bool = True
 ) -> None:
-    """All theorems for pre-norm blocks with this attention of `width` features.
+    """Check all properties of pre-norm blocks with this attention of `width` features.
 
     causal: whether the mask is causal. decodes: whether it decodes from a cache; if
     not, its `empty_cache` must raise ValueError.
@@ -58,9 +58,9 @@ def check_block(
     causal: bool = True,
     decodes: bool = True,
 ) -> None:
-    """All theorems for `depth` of these blocks; scanned layers are left out, with a
-    printed line, where make_block(block, layer) depends on the layer."""
-    make = partial(stack.Unrolled, depth, make_block, block=block)
+    """Check all properties of `depth` of these blocks; scanned layers are left out,
+    with a printed line, where make_block(block, layer) depends on the layer."""
+    make = partial(stack.UnrolledStack, depth, make_block, block=block)
     check_stack(make, width=width, causal=causal, decodes=decodes)
     params, batch = random_params(make(), width), _batch(width)
     value, grads = _value_and_grad(make(), params, batch)
@@ -72,7 +72,7 @@ def check_block(
     if layer is not None:
         print(f"scanned = unrolled: skipped, the block of layer {layer} differs")
         return
-    scanned = stack.Scanned(depth, make_block, block=block)
+    scanned = stack.ScannedStack(depth, make_block, block=block)
     got = _value_and_grad(scanned, stack.stack_layer_params(params), batch)
     expected = value, stack.stack_layer_params(grads)
     _require_equal("scanned = unrolled", expected, got)
@@ -85,8 +85,8 @@ def check_stack(
     causal: bool = True,
     decodes: bool = True,
 ) -> None:
-    """The theorems that need nothing but a stack: names, dtype, causality, cached =
-    whole, eight devices = one."""
+    """Check the properties of any stack: names, dtype, causality, cached = whole, eight
+    devices = one."""
     module = make_stack()
     params = random_params(module, width)
     _check_names(params)
@@ -132,7 +132,7 @@ def _value_and_grad(module: nn.Module, params: Any, batch: dict[str, Any]) -> An
     return jax.value_and_grad(projection)(params, batch)
 
 
-def _require_equal(theorem: str, expected: Any, got: Any, limit: float = 1e-4) -> None:
+def _require_equal(name: str, expected: Any, got: Any, limit: float = 1e-4) -> None:
     """AssertionError where a leaf differs by more than `limit` of its largest entry."""
     leaves = zip(
         jax.tree_util.tree_flatten_with_path(expected)[0],
@@ -144,7 +144,7 @@ def _require_equal(theorem: str, expected: Any, got: Any, limit: float = 1e-4) -
         difference = np.abs(a - b).max() / max(np.abs(a).max(), 1e-2)
         if not difference <= limit:
             raise AssertionError(
-                f"{theorem}: largest relative difference {difference:.1e} in "
+                f"{name}: largest relative difference {difference:.1e} in "
                 f"{axes.leaf_name(path) or 'the output'}, expected at most {limit:.0e}"
             )
 
@@ -218,9 +218,9 @@ def _check_sharding(module: nn.Module, params: Any, batch: dict[str, Any]) -> No
         print(f"eight devices = one: skipped, there are {len(devices)}")
         return
     expected = _value_and_grad(module, params, batch)
-    mesh = axes.mesh(**MESH, devices=devices[:8])
+    mesh = axes.make_mesh(**MESH, devices=devices[:8])
     with jax.set_mesh(mesh):
-        params = jax.device_put(params, axes.placement(mesh, params))
-        batch = jax.device_put(batch, axes.batch_placement(mesh, batch))
+        params = jax.device_put(params, axes.shardings(mesh, params))
+        batch = jax.device_put(batch, axes.batch_shardings(mesh, batch))
         got = _value_and_grad(module, params, batch)
     _require_equal("eight devices = one", expected, got)

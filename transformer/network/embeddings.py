@@ -7,18 +7,16 @@ space-time block of a video, fields on a part of the sphere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.axes import constrain, replicated
+from transformer.axes import constrain, replicate
 from transformer.network import biases, norms, positions
+from transformer.network.block import Make
 from transformer.network.masks import TokenPositions
 from transformer.network.precision import linear
 
-Make = Callable[[], nn.Module]
 SMALL = nn.initializers.normal(0.02)
 
 
@@ -35,7 +33,7 @@ class TokenEmbedding(nn.Module):
     def __call__(self, ids_BL: jax.Array, tokens: TokenPositions) -> jax.Array:
         shape = self.vocab_size, self.width
         embedding_VD = self.param("embedding_VD", self.weight_init, shape)
-        x_BLD = constrain(replicated(embedding_VD)[ids_BL], "BLD")
+        x_BLD = constrain(replicate(embedding_VD)[ids_BL], "BLD")
         x_BLD = self.make_position()(x_BLD, tokens.position_BL)
         return constrain(self.make_norm()(x_BLD), "BLD")
 

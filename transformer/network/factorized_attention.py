@@ -16,9 +16,8 @@ import flax.linen as nn
 import jax
 
 from transformer.axes import constrain
+from transformer.network.block import Make
 from transformer.network.masks import TokenPositions, single_document
-
-Make = Callable[[], nn.Module]
 
 
 class AxisFold(NamedTuple):

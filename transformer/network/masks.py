@@ -1,8 +1,8 @@
 """Attention masks: which query may attend to which key, as a small algebra.
 
 A mask is a value: `causal() & segments()`, `window(64) | global_tokens(4)`. It can be
-drawn, converted to an array, counted, divided into blocks (skipped, computed in full or
-in part), and converted to the arguments of `jax.nn.dot_product_attention`. It is
+plotted, converted to an array, counted, divided into blocks (skipped, computed in full
+or in part), and converted to the arguments of `jax.nn.dot_product_attention`. It is
 hashable, so a model that has one can be a static argument of `jax.jit`.
 
 In Turner's terms (arXiv 2304.10557, section 3) it selects the non-zero entries of the
@@ -57,8 +57,8 @@ def padded(ids_BL: Any, padding: int) -> TokenPositions:
     return TokenPositions(index_BL, index_BL, real_BL.astype(jnp.int32))
 
 
-class Blocks(NamedTuple):
-    """A mask in blocks, for kernels that skip masked blocks.
+class BlockMask(NamedTuple):
+    """A mask by blocks, for kernels that skip masked blocks.
 
     computed, full: bool (queries / block, keys / block), numpy: whether any entry of
     the block may be allowed, and whether all are allowed in any batch.
@@ -121,7 +121,9 @@ class Mask:
         above, below = (self.allowed_pairs(queries, tokens)[0] for tokens in keys)
         return above, below
 
-    def count(self, queries: int, keys: int | None = None, *, block: int = 1) -> int:
+    def num_scores(
+        self, queries: int, keys: int | None = None, *, block: int = 1
+    ) -> int:
         """The number of scores computed for one row in blocks of `block` x `block`;
         with block 1, the number of allowed entries of the matrix."""
         keys = queries if keys is None else keys
@@ -132,7 +134,7 @@ class Mask:
 
     def blocks(
         self, queries: int, keys: int, *, query_block: int, key_block: int
-    ) -> Blocks:
+    ) -> BlockMask:
         """The blocks to compute and those that need no mask, one row of blocks at a
         time: the whole matrix is never in memory."""
         edges = np.arange(0, keys, key_block)
@@ -142,7 +144,7 @@ class Mask:
             above, below = self._bounds(rows, range(keys))
             computed.append(np.logical_or.reduceat(above.any(0), edges))
             complete.append(np.logical_and.reduceat(below.all(0), edges))
-        return Blocks(np.stack(computed), np.stack(complete))
+        return BlockMask(np.stack(computed), np.stack(complete))
 
 
 def _both(q: TokenPositions, k: TokenPositions, a: Mask, b: Mask) -> Any:
@@ -158,7 +160,7 @@ def _full(q: TokenPositions, k: TokenPositions) -> Any:
 
 
 def full() -> Mask:
-    """Each token attends to each."""
+    """Each token attends to all tokens."""
     return Mask(_full)
 
 
@@ -301,7 +303,7 @@ def _conjuncts(mask: Mask) -> list[Mask]:
     return [mask]
 
 
-def draw(mask: Mask, queries: int, keys: int | None = None, *, axes: Any = None) -> Any:
+def plot(mask: Mask, queries: int, keys: int | None = None, *, axes: Any = None) -> Any:
     """Plot the mask, queries downward, keys to the right; returns the matplotlib
     axes."""
     from matplotlib.figure import Figure

@@ -35,28 +35,28 @@ def rms_norm(x_BLD: jax.Array, gain_D: jax.Array, *, epsilon: float) -> jax.Arra
 
 
 class LayerNorm(nn.Module):
-    """`layer_norm` with a learned gain and bias. compute: its implementation."""
+    """`layer_norm` with a learned gain and bias. implementation: of that formula."""
 
     epsilon: float = 1e-5
-    compute: Callable[..., jax.Array] = layer_norm
+    implementation: Callable[..., jax.Array] = layer_norm
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         gain_D = self.param("gain_D", nn.initializers.ones, x_BLD.shape[-1:])
         bias_D = self.param("bias_D", nn.initializers.zeros, x_BLD.shape[-1:])
-        return self.compute(x_BLD, gain_D, bias_D, epsilon=self.epsilon)
+        return self.implementation(x_BLD, gain_D, bias_D, epsilon=self.epsilon)
 
 
 class RMSNorm(nn.Module):
-    """`rms_norm` with a learned gain. compute: its implementation."""
+    """`rms_norm` with a learned gain. implementation: of the same formula."""
 
     epsilon: float = 1e-6
-    compute: Callable[..., jax.Array] = rms_norm
+    implementation: Callable[..., jax.Array] = rms_norm
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         gain_D = self.param("gain_D", nn.initializers.ones, x_BLD.shape[-1:])
-        return self.compute(x_BLD, gain_D, epsilon=self.epsilon)
+        return self.implementation(x_BLD, gain_D, epsilon=self.epsilon)
 
 
 class ZeroInitDense(nn.Module):
@@ -118,19 +118,19 @@ class AdaLNZero(nn.Module):
 
 class HeadRMSNorm(nn.Module):
     """RMS norm over the features of a head, for queries and keys (QK-norm, Henry et al.
-    2020, arXiv 2010.04245). compute: its implementation."""
+    2020, arXiv 2010.04245). implementation: of the same formula."""
 
     epsilon: float = 1e-6
-    compute: Callable[..., jax.Array] = rms_norm
+    implementation: Callable[..., jax.Array] = rms_norm
 
     @nn.compact
     def __call__(self, x_BLHK: jax.Array) -> jax.Array:
         gain_K = self.param("gain_K", nn.initializers.ones, x_BLHK.shape[-1:])
-        return self.compute(x_BLHK, gain_K, epsilon=self.epsilon)
+        return self.implementation(x_BLHK, gain_K, epsilon=self.epsilon)
 
 
 class Identity(nn.Module):
-    """No normalisation."""
+    """No normalization."""
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array) -> jax.Array:

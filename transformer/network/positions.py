@@ -29,14 +29,14 @@ class NoPositions(nn.Module):
         return x_BLD
 
 
-class Learned(nn.Module):
+class LearnedPositions(nn.Module):
     """One learned vector per position, `length` of them (GPT-2, BERT, ViT).
 
     Raises ValueError for longer rows, whose last tokens would share one vector.
     """
 
     length: int
-    deviation: float = 0.02
+    stddev: float = 0.02
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, position_BL: jax.Array) -> jax.Array:
@@ -46,12 +46,12 @@ class Learned(nn.Module):
                 f"got {x_BLD.shape[1]}"
             )
         shape = (self.length, x_BLD.shape[-1])
-        init = nn.initializers.normal(self.deviation)
+        init = nn.initializers.normal(self.stddev)
         position_LD = self.param("position_LD", init, shape)
         return x_BLD + position_LD[position_BL].astype(x_BLD.dtype)
 
 
-class Sinusoidal(nn.Module):
+class SinusoidalPositions(nn.Module):
     """Sines and cosines of falling frequency (Vaswani et al. 2017, section 3.5)."""
 
     theta: float = 10_000.0

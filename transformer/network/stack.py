@@ -42,11 +42,11 @@ REMAT: dict[str, Remat] = {
 MakeBlock = Callable[[Any, int], Any]
 
 # Collections in which layers sow: intermediate activations, and the choices of a
-# mixture's router. `axes.sown` collects them over the layers.
+# mixture's router. `axes.sown_arrays` collects them over the layers.
 SOWN_COLLECTIONS = ("intermediates", "routing")
 
 
-class Unrolled(nn.Module):
+class UnrolledStack(nn.Module):
     """`depth` blocks, each compiled separately: the fastest on a CPU, and layers may
     differ. make_block(remat(block), layer) makes the block of a layer."""
 
@@ -136,7 +136,7 @@ def first_unequal_layer(
     return next(unequal, None)
 
 
-class Scanned(nn.Module):
+class ScannedStack(nn.Module):
     """`depth` equal blocks as one scanned block whose parameters have a leading
     dimension N: compile time does not grow with depth. For accelerators and deep
     stacks.
@@ -153,8 +153,8 @@ class Scanned(nn.Module):
         layer = first_unequal_layer(self.make_block, self.block, self.depth)
         if layer is not None:
             raise ValueError(
-                f"Scanned: expected make_block to make equal blocks, got another for "
-                f"layer {layer} than for layer 0; use stack.Unrolled"
+                "ScannedStack: expected make_block to make equal blocks, got another "
+                f"for layer {layer} than for layer 0; use stack.UnrolledStack"
             )
         layers = {
             "variable_axes": {"params": 0, **dict.fromkeys(SOWN_COLLECTIONS, 0)},
@@ -177,7 +177,7 @@ class Scanned(nn.Module):
         tokens: TokenPositions,
         conditioning: Conditioning = UNCONDITIONED,
     ) -> jax.Array:
-        """As `Unrolled`; what layers sow has the leading dimension N."""
+        """As `UnrolledStack`; what layers sow has the leading dimension N."""
         x_BLD, _ = self.layers(x_BLD, tokens, conditioning)
         return x_BLD
 
@@ -188,7 +188,7 @@ class Scanned(nn.Module):
         tokens: TokenPositions,
         conditioning: Conditioning = UNCONDITIONED,
     ) -> tuple[jax.Array, Any]:
-        """As `Unrolled`; the caches are one, with the leading dimension N."""
+        """As `UnrolledStack`; the caches are one, with the leading dimension N."""
         return self.layers.decode(x_BLD, caches, tokens, conditioning)
 
     @nn.nowrap
@@ -198,7 +198,7 @@ class Scanned(nn.Module):
         return jax.tree.map(lambda a: jnp.stack([a] * self.depth), cache)
 
     def cache_memory(self, memory: Memory) -> KVCache:
-        """As `Unrolled`, with the leading dimension N."""
+        """As `UnrolledStack`, with the leading dimension N."""
         return self.layers.cache_memory(None, memory)[1]
 
 
@@ -233,6 +233,6 @@ class _Layer(nn.Module):
 
 
 def stack_layer_params(params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of an `Unrolled` stack in the form of a `Scanned` one."""
+    """The parameters of an `UnrolledStack` in the form of a `ScannedStack`."""
     layers = [params[f"layers_{i}"] for i in range(len(params))]
     return {"layers": {"block": jax.tree.map(lambda *a: jnp.stack(a), *layers)}}

@@ -44,8 +44,8 @@ def classification(
     *,
     objective: Objective = cross_entropy,
 ) -> Loss:
-    """`objective` of one label a row: logits (B, V), labels (B,) and weights (B,). The
-    sums are those of the objective, which counts each row as a token."""
+    """`objective` of one label per row: logits (B, V), labels (B,) and weights (B,).
+    The sums are those of the objective, which counts each row as a token."""
     return objective(logits_BV[:, None], label_B[:, None], weight_B[:, None])
 
 
@@ -135,7 +135,7 @@ def _einsum_f32(subscripts: str, *operands: jax.Array) -> jax.Array:
 
 
 def _chunk_sums(einsum: Einsum, x_BCD, w_VD, targets_BC, weight_BC):
-    """One chunk's nats and correct tokens, its nats a token, and the gradient of the
+    """One chunk's nats and correct tokens, its nats per token, and the gradient of the
     nats by the logits: softmax - one-hot, times the weight."""
     logits_BCV = einsum("BCD,VD->BCV", x_BCD, w_VD)
     max_BCV = logits_BCV.max(-1, keepdims=True)
@@ -183,12 +183,12 @@ def _fused_forward(einsum, chunks, x_BLD, w_VD, targets_BL, weight_BL):
         x_grads.append(einsum("BCV,VD->BCD", grad_BCV, w_VD).astype(x_BLD.dtype))
         w_grad_VD = w_grad_VD + einsum("BCV,BCD->VD", grad_BCV, x_BCD)
     x_grad_BLD = jnp.concatenate(x_grads, axis=1)
-    saved = x_grad_BLD, w_grad_VD.astype(w_VD.dtype), jnp.concatenate(nats, axis=1)
-    return (sum(totals), sum(corrects)), saved
+    residuals = x_grad_BLD, w_grad_VD.astype(w_VD.dtype), jnp.concatenate(nats, axis=1)
+    return (sum(totals), sum(corrects)), residuals
 
 
-def _fused_backward(einsum, chunks, saved, gradients):
-    x_grad_BLD, w_grad_VD, nats_BL = saved
+def _fused_backward(einsum, chunks, residuals, gradients):
+    x_grad_BLD, w_grad_VD, nats_BL = residuals
     scale, _ = gradients  # the count of correct tokens has no gradient
     return (
         (x_grad_BLD * scale).astype(x_grad_BLD.dtype),

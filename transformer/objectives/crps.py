@@ -50,8 +50,8 @@ def error_and_spread(
 
 
 def ensemble_metrics(loss: Loss, *, scale: float = 1.0) -> dict[str, float]:
-    """Of a `crps`, in units of the fields (`scale` of their scale): rmse of the
-    ensemble mean, crps, and spread, the members' standard deviation."""
+    """Metrics of a `crps` times `scale`, in units of the fields: rmse of the ensemble
+    mean, crps, and spread, the members' standard deviation."""
     sums = {name: float(value) for name, value in loss.sums.items()}
     return {
         "loss": float(loss.total) / float(loss.weight),

@@ -21,7 +21,7 @@ def joint_loss(losses: Mapping[str, Loss]) -> Loss:
 
 
 def joint_metrics(loss: Loss) -> dict[str, float]:
-    """Of a `joint_loss`: the sum, and nats/NAME and accuracy/NAME of a token."""
+    """Metrics of a `joint_loss`: the sum, and nats/NAME and accuracy/NAME per token."""
     weight = float(loss.weight)
     metrics = {"loss": float(loss.total) / weight}
     for key, value in loss.sums.items():

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from transformer.axes import sown
+from transformer.axes import sown_arrays
 from transformer.objectives.loss import Loss
 
 
@@ -51,7 +51,7 @@ def router_outputs(routing: Any) -> list[dict[str, jax.Array]]:
     """What each layer's router sowed in the collection `routing`, by name, the first
     layer first: logits_BLE, chosen_BLE and kept_BL of `network.moe.experts`."""
     names = "logits_BLE", "chosen_BLE", "kept_BL"
-    layers = zip(*(sown(routing, name) for name in names), strict=True)
+    layers = zip(*(sown_arrays(routing, name) for name in names), strict=True)
     return [dict(zip(names, layer, strict=True)) for layer in layers]
 
 

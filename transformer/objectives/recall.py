@@ -43,7 +43,7 @@ def recall_loss(
 
 
 def recall_metrics(loss: Loss) -> dict[str, float]:
-    """Of a `recall_loss`: bits_per_byte/NAME of the text and recall_accuracy/NAME."""
+    """Metrics of a `recall_loss`: bits_per_byte/NAME and recall_accuracy/NAME."""
     sums = {name: float(value) for name, value in loss.sums.items()}
     metrics = {"loss": float(loss.total) / float(loss.weight)}
     for name in [key.removeprefix("nats/") for key in sums if key.startswith("nats/")]:

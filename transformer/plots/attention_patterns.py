@@ -27,7 +27,7 @@ def plot_attention_patterns(
     across = 12 // len(patterns)
     for place, (name, mask) in enumerate(patterns.items()):
         axes = figure.add_subplot(grid[0, across * place : across * (place + 1)])
-        masks.draw(mask, 256, axes=axes)
+        masks.plot(mask, 256, axes=axes)
         axes.set(title=name, xlabel="", ylabel="", xticks=[], yticks=[])
     left, middle, right = (
         figure.add_subplot(grid[1, 4 * n : 4 * n + 4]) for n in range(3)

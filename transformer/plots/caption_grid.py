@@ -43,9 +43,9 @@ def plot_captions(captions: Sequence[CaptionedImage], *, across: int = 6) -> Any
     return figure
 
 
-def truncate(text: str, most: int = 27) -> str:
-    """The text, cut with an ellipsis where it is longer than `most`."""
-    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+def truncate(text: str, max_length: int = 27) -> str:
+    """The text, cut with an ellipsis where it is longer than `max_length`."""
+    return text if len(text) <= max_length else text[: max_length - 1].rstrip() + "…"
 
 
 def plot_word_heatmaps(
@@ -89,22 +89,22 @@ def plot_retrieval(
     images: np.ndarray,
     chosen: Sequence[int] | np.ndarray,
     *,
-    most: int = 5,
+    max_images: int = 5,
 ) -> Any:
-    """A matplotlib figure: for the chosen queries, their caption and the `most` best
-    images, the best first; the matching image is framed.
+    """A matplotlib figure: for the chosen queries, their caption and the best
+    `max_images` images, the best first; the matching image is framed.
 
     queries, keys: embeddings [N, D] of captions and images.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure((1.0 * most + 2.6, 0.95 * len(chosen)), layout="constrained")
-    ratios: Any = {"width_ratios": [2.6, *[1] * most]}
+    figure = Figure((1.0 * max_images + 2.6, 0.95 * len(chosen)), layout="constrained")
+    ratios: Any = {"width_ratios": [2.6, *[1] * max_images]}
     grid: Any = figure.subplots(
-        len(chosen), 1 + most, squeeze=False, gridspec_kw=ratios
+        len(chosen), 1 + max_images, squeeze=False, gridspec_kw=ratios
     )
     for axes, query in zip(grid, chosen, strict=True):
-        best = np.argsort(-(keys @ queries[query]))[:most]
+        best = np.argsort(-(keys @ queries[query]))[:max_images]
         style: Any = {"ha": "right", "va": "center", "fontsize": 10, "wrap": True}
         axes[0].text(1.0, 0.5, captions[query], **style)
         axes[0].axis("off")

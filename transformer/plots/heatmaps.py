@@ -64,12 +64,12 @@ def plot_mistakes(
     logits: np.ndarray,
     names: Sequence[str],
     *,
-    most: int = 20,
+    max_images: int = 20,
 ) -> Any:
     """A matplotlib figure of the 8-bit images [N, ...] whose label's logit is furthest
     below the largest logit [N, V], with the names of label and prediction."""
     own = logits[np.arange(len(label)), label]
-    worst = np.argsort(own - logits.max(1))[:most]
+    worst = np.argsort(own - logits.max(1))[:max_images]
     pairs = zip(label[worst].tolist(), logits[worst].argmax(1).tolist(), strict=True)
     captions = [f"{names[true]} → {names[predicted]}" for true, predicted in pairs]
     half = -(-len(worst) // 2)

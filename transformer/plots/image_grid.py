@@ -1,4 +1,4 @@
-"""Grids of images as one image, and films as a GIF."""
+"""Grids of images as one image, and videos as a GIF."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from io import BytesIO
 import numpy as np
 
 
-def sheet(images: np.ndarray, *, zoom: int = 3, gap: int = 1) -> np.ndarray:
+def make_grid(images: np.ndarray, *, zoom: int = 3, gap: int = 1) -> np.ndarray:
     """8-bit images [down, across, rows, columns, channels] as one image [..., 3]: each
     pixel `zoom` x `zoom`, `gap` such pixels of gray between images."""
     images = np.asarray(images)
@@ -20,24 +20,26 @@ def sheet(images: np.ndarray, *, zoom: int = 3, gap: int = 1) -> np.ndarray:
     return color.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
-def class_sheet(images: np.ndarray, label: np.ndarray, *, most: int = 10) -> np.ndarray:
-    """`sheet` with a row of up to `most` images for each class."""
-    rows = [images[label == c][:most] for c in np.unique(label)]
+def class_grid(
+    images: np.ndarray, label: np.ndarray, *, max_images: int = 10
+) -> np.ndarray:
+    """`make_grid` with a row of up to `max_images` images for each class."""
+    rows = [images[label == c][:max_images] for c in np.unique(label)]
     fewest = min(len(row) for row in rows)
-    return sheet(np.stack([row[:fewest] for row in rows]))
+    return make_grid(np.stack([row[:fewest] for row in rows]))
 
 
-def gif(films: np.ndarray, *, known: int, zoom: int = 4) -> bytes:
-    """8-bit films [down, across, frames, rows, columns, channels] side by side as a GIF
+def gif(videos: np.ndarray, *, known: int, zoom: int = 4) -> bytes:
+    """8-bit videos [down, across, frames, rows, columns, channels] in a grid as a GIF
     that loops. The progress bar changes color at frame `known`, the first predicted
     one."""
     from PIL import Image
 
     frames = []
-    for number in range(films.shape[2]):
-        picture = sheet(films[:, :, number], zoom=zoom)
+    for number in range(videos.shape[2]):
+        picture = make_grid(videos[:, :, number], zoom=zoom)
         bar = np.full((2 * zoom, picture.shape[1], 3), 64, np.uint8)
-        done = (number + 1) * picture.shape[1] // films.shape[2]
+        done = (number + 1) * picture.shape[1] // videos.shape[2]
         bar[:, :done] = (230, 140, 40) if number >= known else (90, 140, 220)
         frames.append(Image.fromarray(np.concatenate([picture, bar])))
     file = BytesIO()

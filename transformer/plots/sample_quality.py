@@ -12,15 +12,15 @@ from transformer.plots import image_grid
 
 
 def figures(study: SampleStudy, *, name: str = "samples") -> dict[str, Any]:
-    """By file name: samples of each class, the first of each class by sampling steps,
-    and `plot_quality_by_steps` with `name` in the legend."""
+    """Figures by file name: samples of each class, the first sample of each class by
+    sampling steps, and `plot_quality_by_steps` with `name` in the legend."""
     label = study.reference.label
     firsts = np.unique(label, return_index=True)[1]
     main = list(study.samples.values())[-1]
     by_steps = np.stack([images[firsts] for images in study.samples.values()])
     return {
-        "samples.png": image_grid.class_sheet(main, label),
-        "steps.png": image_grid.sheet(by_steps),
+        "samples.png": image_grid.class_grid(main, label),
+        "steps.png": image_grid.make_grid(by_steps),
         "quality.png": plot_quality_by_steps(
             {name: study.quality}, held_out=study.reference_quality
         ),

@@ -42,7 +42,7 @@ def sharded_batches(
         name: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype)
         for name, a in row.items()
     }
-    shardings = axes.batch_placement(mesh, shapes)
+    shardings = axes.batch_shardings(mesh, shapes)
     rows = _local_rows(shapes, shardings)
 
     def sharded_batch(step: int) -> Any:

@@ -32,7 +32,7 @@ class Seconds(NamedTuple):
     high: float
 
     def rate(self, amount: float) -> str:
-        """`amount` a second: the median and, in brackets, the quartiles."""
+        """`amount` per second: the median and, in brackets, the quartiles."""
         low, median, high = (_short(amount / s) for s in reversed(self))
         return f"{median}/s  [{low} to {high}]"
 
@@ -45,7 +45,7 @@ def _short(value: float) -> str:
 
 
 def measure_seconds(work: Callable[[], Any], *, repeats: int = 7) -> Seconds:
-    """Seconds of `work` until its result is ready, after one call to warm up."""
+    """Seconds of a call of `work` until its result is ready, after a warm-up call."""
     jax.block_until_ready(work())
     seconds = []
     for _ in range(repeats):
@@ -55,8 +55,8 @@ def measure_seconds(work: Callable[[], Any], *, repeats: int = 7) -> Seconds:
     return Seconds(*np.percentile(seconds, (25, 50, 75)))
 
 
-def product_peak(dtype: Any, *, size: int = 0) -> float:
-    """FLOP/s of the best square matrix product, float32 accumulated, on one device."""
+def matmul_peak(dtype: Any, *, size: int = 0) -> float:
+    """FLOP/s of the fastest square matmul, accumulated in float32, on one device."""
     size = size or (8192 if jax.default_backend() == "gpu" else 2048)
     a, b = (
         jax.random.normal(jax.random.key(i), (size, size), jnp.float32).astype(dtype)
@@ -68,8 +68,8 @@ def product_peak(dtype: Any, *, size: int = 0) -> float:
 
 
 def memory_bandwidth(*, megabytes: int = 512) -> float:
-    """Bytes read a second from memory by the best of a sum and a matrix-vector product
-    over an array far larger than the caches."""
+    """Bytes per second read from memory by the best of a sum and a matrix-vector
+    product over an array far larger than the caches."""
     rows = megabytes * 2**20 // (4 * 1024)
     w_VD = jax.random.normal(jax.random.key(0), (rows, 1024))
     x_D = jnp.ones((1024,))
@@ -106,7 +106,7 @@ def show(experiment: Experiment, mesh: Mesh) -> None:
     work = rows * flops.per_row(experiment)
     _line("model FLOPs", seconds.rate(work))
     for name in ("float32", "bfloat16"):
-        peak = product_peak(jnp.dtype(name)) * devices
+        peak = matmul_peak(jnp.dtype(name)) * devices
         ratio = work / seconds.median / peak
         _line(f"  of the {name} product peak", f"{ratio:.0%} of {_short(peak)}FLOP/s")
     _line("peak memory", f"{_peak_memory() / 2**20:.0f} MiB")

@@ -68,7 +68,9 @@ def check_identity(folder: Path, identity: Identity) -> None:
         raise ValueError(f"{folder}: expected a folder of checkpoints, got a file")
     for step in reversed(steps(folder)):
         try:
-            found = Identity(**checkpoint_files.meta(folder / str(step))["identity"])
+            found = Identity(
+                **checkpoint_files.read_metadata(folder / str(step))["identity"]
+            )
         except CorruptCheckpoint:
             continue
         for field, expected, got in zip(Identity._fields, identity, found, strict=True):

@@ -35,8 +35,8 @@ def orbax() -> Any:
 
 
 def metadata(state: State, identity: dict[str, str]) -> dict[str, Any]:
-    """The JSON beside the arrays. It has a digest of itself, because it is read before
-    any file is verified."""
+    """The JSON that is saved with the arrays. It has a digest of itself,
+    because it is read before any file is verified."""
     trees = {name: getattr(state, name) for name in ITEMS}
     meta = {
         "step": int(state.step),
@@ -57,8 +57,8 @@ def _leaf_type(leaf: Any) -> str:
     return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
 
 
-def meta(folder: Path) -> dict[str, Any]:
-    """The JSON of the step in `folder`. Raises CorruptCheckpoint."""
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """The `metadata` of the step in `folder`, verified. Raises CorruptCheckpoint."""
     path = folder / META / "metadata"
     name = f"{META}/{path.name}"
     try:
@@ -80,7 +80,7 @@ def load_verified(
     Raises CorruptCheckpoint; ValueError when shapes or dtypes differ from the targets'.
     """
     _agree(_first_mismatch(folder) if jax.process_index() == 0 else None)
-    found = meta(folder)
+    found = read_metadata(folder)
     _check_leaves(folder, found["leaves"], targets)
     parts, fault = {}, None
     try:

@@ -61,7 +61,7 @@ class Evaluation(NamedTuple):
     metrics: Metrics
 
     @classmethod
-    def of_split(cls, split: Any, loss: LossFn, metrics: Metrics) -> Evaluation:
+    def from_split(cls, split: Any, loss: LossFn, metrics: Metrics) -> Evaluation:
         """On all rows of `split`, which has `batch`, `batch_size` and `batches`."""
         return cls(split.batch, split.batch_size, split.batches, loss, metrics)
 
@@ -108,7 +108,7 @@ class Experiment(NamedTuple):
     data: Any = None
 
     @classmethod
-    def of_run(
+    def from_run(
         cls,
         run: Run,
         optimizer: Optimizer,
@@ -125,7 +125,7 @@ class Experiment(NamedTuple):
         validation_loss: `loss` if None. fields: the other fields of an Experiment.
         """
         train, held_out = splits
-        evaluation = Evaluation.of_split(held_out, validation_loss or loss, metrics)
+        evaluation = Evaluation.from_split(held_out, validation_loss or loss, metrics)
         return cls(
             batch=train.batch,
             batch_size=run.batch_size,

@@ -25,10 +25,10 @@ def per_row(experiment: Experiment) -> float:
     rows = experiment.batch_size
     batch = experiment.batch(0, range(rows))
     program = jax.make_jaxpr(experiment.loss)(params, batch, key)
-    return 3 * products(program.jaxpr) / rows
+    return 3 * matmul_flops(program.jaxpr) / rows
 
 
-def products(program: Any) -> float:
+def matmul_flops(program: Any) -> float:
     """Floating-point operations of a jaxpr's matrix products, two per multiplication: a
     scan's times its length, of branches the largest, of a loop of unknown length once.
     Opaque kernels are not counted."""
@@ -46,7 +46,7 @@ def products(program: Any) -> float:
             columns = equation.outvars[0].aval.shape[-1]
             total += 2.0 * columns * math.prod(equation.invars[0].aval.shape)
             continue
-        inner = [products(part) for part in _programs(settings)]
+        inner = [matmul_flops(part) for part in _programs(settings)]
         if name == "cond":
             total += max(inner, default=0.0)
         else:

@@ -15,8 +15,8 @@ from transformer.training.experiment import Experiment
 from transformer.training.step_log import StepLogger
 from transformer.training.update import (
     State,
+    abstract_state,
     init_sharded_state,
-    state_shapes,
     state_shardings,
     update,
 )
@@ -35,7 +35,7 @@ class Intervals(NamedTuple):
 DEFAULT_INTERVALS = Intervals()
 
 
-def identity(experiment: Experiment) -> checkpoint.Identity:
+def checkpoint_identity(experiment: Experiment) -> checkpoint.Identity:
     """The identity of the experiment's checkpoints."""
     return checkpoint.Identity(experiment.name, experiment.fingerprint)
 
@@ -50,7 +50,7 @@ def restore_or_init(experiment: Experiment, checkpoints: Any, mesh: Mesh) -> Sta
 
 
 def _restore(experiment: Experiment, checkpoints: Any, mesh: Mesh) -> State | None:
-    restored = checkpoints.restore(state_shapes(experiment, mesh))
+    restored = checkpoints.restore(abstract_state(experiment, mesh))
     if restored is None:
         return None
     state, skipped = restored
@@ -80,12 +80,14 @@ def check(
     for held_out in experiment.evaluations.values():
         batching.check(held_out.batch_size, 1, mesh)
     if (folder / CHECKPOINTS).exists():
-        checkpoint.open_(folder / CHECKPOINTS, identity(experiment)).close()
+        checkpoint.open_(folder / CHECKPOINTS, checkpoint_identity(experiment)).close()
 
 
 def finished_state(experiment: Experiment, folder: Path, mesh: Mesh) -> State:
     """The state of the newest intact checkpoint. ValueError where there is none."""
-    checkpoints = checkpoint.open_(folder / CHECKPOINTS, identity(experiment))
+    checkpoints = checkpoint.open_(
+        folder / CHECKPOINTS, checkpoint_identity(experiment)
+    )
     state = _restore(experiment, checkpoints, mesh)
     if state is None:
         raise ValueError(f"{checkpoints.folder}: expected a checkpoint, got none")
@@ -96,8 +98,8 @@ def finished_params(experiment: Experiment, folder: Path, mesh: Mesh) -> Any:
     """Parameters of the newest intact checkpoint. ValueError where there is none."""
     return checkpoint.restore_params(
         folder / CHECKPOINTS,
-        identity(experiment),
-        state_shapes(experiment, mesh).params,
+        checkpoint_identity(experiment),
+        abstract_state(experiment, mesh).params,
     )
 
 
@@ -124,7 +126,9 @@ def train(
     faults.NonFinite before anything after the last finite step is saved.
     """
     with jax.set_mesh(mesh):
-        checkpoints = checkpoint.open_(folder / CHECKPOINTS, identity(experiment))
+        checkpoints = checkpoint.open_(
+            folder / CHECKPOINTS, checkpoint_identity(experiment)
+        )
         state = restore_or_init(experiment, checkpoints, mesh)
         program: Any = None
         faults.arm_watchdog()

@@ -23,7 +23,7 @@ def load_or_train(
     version: text that changes when a default run would, such as the identity of the
     data. Trains on the first device.
     """
-    mesh = axes.mesh(devices=jax.local_devices()[:1])
+    mesh = axes.make_mesh(devices=jax.local_devices()[:1])
     values = flags.defaults(experiment)
 
     def train(empty: Path) -> None:
@@ -31,7 +31,7 @@ def load_or_train(
         print(f"training {default.name}, once", flush=True)
         source = workdir.source_of(experiment)
         recorded = {k: v for k, v in values.items() if k != "workdir"}
-        workdir.write_record(empty, default, flags.plain(recorded), source)
+        workdir.write_record(empty, default, flags.to_json(recorded), source)
         steps = default.steps
         intervals = loop.Intervals(log=100, evaluate=steps, checkpoint=steps)
         loop.train(default, empty, mesh=mesh, intervals=intervals)
@@ -41,7 +41,7 @@ def load_or_train(
         name = f"{flags.name_of(experiment)}-{storage.short_hash(*known)}"
         folder = storage.cached_folder(f"pretrained/{name}", train)
     record = workdir.read_record(folder)
-    chosen = flags.restore(experiment, (record or {}).get("flags", {}))
+    chosen = flags.from_json(experiment, (record or {}).get("flags", {}))
     if "workdir" in values:
         chosen["workdir"] = folder
     made = experiment(**chosen)

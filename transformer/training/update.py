@@ -44,19 +44,19 @@ def init_state(experiment: Experiment) -> State:
     )
 
 
-def state_shapes(experiment: Experiment, mesh: Mesh) -> State:
+def abstract_state(experiment: Experiment, mesh: Mesh) -> State:
     """Shapes, dtypes and shardings of the state, without computing it."""
     shapes = jax.eval_shape(lambda: init_state(experiment))
     return jax.tree.map(
         lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
         shapes,
-        axes.placement(mesh, shapes),
+        axes.shardings(mesh, shapes),
     )
 
 
 def state_shardings(experiment: Experiment, mesh: Mesh) -> State:
     """The sharding of each leaf of the state, which follows from the leaf's name."""
-    return jax.tree.map(lambda a: a.sharding, state_shapes(experiment, mesh))
+    return jax.tree.map(lambda a: a.sharding, abstract_state(experiment, mesh))
 
 
 def init_sharded_state(experiment: Experiment, mesh: Mesh) -> State:

@@ -34,15 +34,15 @@ def random_affine(
     shift: float = 0.0,
     rotation: float = 0.0,
     scale: float = 0.0,
-    bend: float = 0.0,
+    elastic: float = 0.0,
     name: str = "image",
 ) -> Prepare:
     """Warp the image `name` [rows, columns, channels], bilinear, in its own dtype;
     outside its edge the nearest pixel is repeated.
 
     shift: maximum in pixels, along each side. rotation: maximum in degrees, either way.
-    scale: each side's factor is exp(u), |u| at most this. bend: standard deviation, in
-    pixels, of a smooth displacement between 4 x 4 points (after Simard et al. 2003,
+    scale: each side's factor is exp(u), |u| at most this. elastic: standard deviation,
+    in pixels, of a smooth displacement between 4 x 4 points (after Simard et al. 2003,
     "Best Practices for Convolutional Neural Networks", section 2).
     """
 
@@ -55,7 +55,7 @@ def random_affine(
         cosine, sine = np.cos(angle), np.sin(angle)
         matrix = np.array([[cosine, -sine], [sine, cosine]]) / stretch
         offset = shift * rng.uniform(-1, 1, 2)
-        controls = bend * rng.standard_normal((2, CONTROLS, CONTROLS))
+        controls = elastic * rng.standard_normal((2, CONTROLS, CONTROLS))
         coordinates = _coordinates(image.shape[:2], matrix, offset, controls)
         return {**row, name: _sample(image, coordinates)}
 
@@ -66,7 +66,7 @@ def random_distortion(amount: float = 1.0) -> Prepare:
     """`random_affine` that keeps the class of a small image: at 1 shifts of 2 pixels,
     rotations of 12 degrees and scales of 12 % at most, bends of 1 pixel."""
     return random_affine(
-        shift=2 * amount, rotation=12 * amount, scale=0.12 * amount, bend=amount
+        shift=2 * amount, rotation=12 * amount, scale=0.12 * amount, elastic=amount
     )
 
 

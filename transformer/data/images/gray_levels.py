@@ -36,7 +36,8 @@ def resize(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 def quantize(images: np.ndarray, gray_levels: int, *, patch: int = 1) -> np.ndarray:
     """The tokens [N, L] int32 of 8-bit images [N, rows, columns, 1], each pixel the
-    nearest of `gray_levels` equally spaced levels; blocks in `patches.cut`'s order.
+    nearest of `gray_levels` equally spaced levels; blocks in the order of
+    `patches.patchify`.
 
     vocab_size is gray_levels ** (patch * patch). ValueError where it is above 65536.
     """
@@ -47,16 +48,16 @@ def quantize(images: np.ndarray, gray_levels: int, *, patch: int = 1) -> np.ndar
         )
     scaled = images.astype(np.float32) * (gray_levels - 1) / 255
     nearest = np.rint(scaled).astype(np.int32)
-    return patches.cut(nearest, (patch, patch)) @ _powers(gray_levels, patch)
+    return patches.patchify(nearest, (patch, patch)) @ _powers(gray_levels, patch)
 
 
 def dequantize(
     ids: np.ndarray, gray_levels: int, side: int, *, patch: int = 1
 ) -> np.ndarray:
-    """The 8-bit images [N, side, side, 1] of such tokens [N, L]."""
+    """The inverse: 8-bit images [N, side, side, 1] of tokens [N, L]."""
     digits = np.asarray(ids)[..., None] // _powers(gray_levels, patch) % gray_levels
     gray = np.rint(digits * (255 / (gray_levels - 1))).astype(np.uint8)
-    return patches.join(gray, (side, side), (patch, patch))
+    return patches.unpatchify(gray, (side, side), (patch, patch))
 
 
 def _powers(gray_levels: int, patch: int) -> np.ndarray:
@@ -88,24 +89,24 @@ class QuantizedImages(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Tokens of an image, L."""
+        """The number of tokens of an image, L."""
         return math.prod(self.grid)
 
     @property
-    def row(self) -> jax.ShapeDtypeStruct:
+    def abstract_row(self) -> jax.ShapeDtypeStruct:
         """Shape and dtype of one row, (1, L)."""
         return jax.ShapeDtypeStruct((1, self.length), np.int32)
 
-    def images(self, ids: np.ndarray) -> np.ndarray:
+    def decode(self, ids: np.ndarray) -> np.ndarray:
         """The 8-bit images of tokens [N, L], resized to their full side."""
         small = dequantize(ids, self.gray_levels, self.side, patch=self.patch)
         return resize(small, self.full_side, self.full_side)
 
 
 def quantize_records(
-    data: Records, *, gray_levels: int, shrink: int, patch: int = 1
+    data: Records, *, gray_levels: int, factor: int, patch: int = 1
 ) -> QuantizedImages:
-    """The images of `data`, each side divided by `shrink`. ValueError unless they are
+    """The images of `data`, each side divided by `factor`. ValueError unless they are
     square, of one channel, and divide into patches."""
     full_side, columns, channels = data.train["image"].shape[1:]
     if full_side != columns or channels != 1:
@@ -116,11 +117,11 @@ def quantize_records(
     train, validation = (
         {
             "ids_BL": quantize(
-                downsample(arrays["image"], shrink), gray_levels, patch=patch
+                downsample(arrays["image"], factor), gray_levels, patch=patch
             ),
             "label_B": arrays["label"],
         }
         for arrays in (data.train, data.validation)
     )
-    side = full_side // shrink
+    side = full_side // factor
     return QuantizedImages(train, validation, full_side, side, gray_levels, patch)

@@ -16,34 +16,38 @@ from transformer.data.images import patches
 
 class Motion(NamedTuple):
     """Positions of sprites at frame 0 and their velocities, in rows and columns: whole
-    pixels [sprites, 2] and pixels a frame [sprites, 2]."""
+    pixels [sprites, 2] and pixels per frame [sprites, 2]."""
 
     start: np.ndarray
     velocity: np.ndarray
 
 
 def random_motion(
-    rng: np.random.Generator, count: int, *, room: int, max_speed: int
+    rng: np.random.Generator, count: int, *, max_position: int, max_speed: int
 ) -> Motion:
-    """`count` sprites at uniform positions 0 to `room`, each moving along both
+    """`count` sprites at uniform positions 0 to `max_position`, each moving along both
     dimensions."""
-    start = rng.integers(0, room + 1, (count, 2))
+    start = rng.integers(0, max_position + 1, (count, 2))
     speed = rng.integers(1, max_speed + 1, (count, 2))
     return Motion(start, speed * rng.choice([-1, 1], (count, 2)))
 
 
-def positions(motion: Motion, frames: int, *, room: int) -> np.ndarray:
-    """[frames, sprites, 2]: each coordinate is reflected at 0 and `room`."""
+def positions(motion: Motion, frames: int, *, max_position: int) -> np.ndarray:
+    """[frames, sprites, 2]: each coordinate is reflected at 0 and `max_position`."""
     straight = motion.start + np.arange(frames)[:, None, None] * motion.velocity
-    return room - np.abs(room - straight % (2 * room))
+    return max_position - np.abs(max_position - straight % (2 * max_position))
 
 
-def no_bounce(motion: Motion, known: int, frames: int, *, room: int) -> np.ndarray:
-    """[frames - known, sprites, 2]: straight motion without walls after frame
-    `known`."""
+def no_bounce(
+    motion: Motion, known: int, frames: int, *, max_position: int
+) -> np.ndarray:
+    """[frames - known, sprites, 2]: linear extrapolation, without walls, of the motion
+    in the first `known` frames."""
     at = motion.start + (known - 1) * motion.velocity
-    here = room - np.abs(room - at % (2 * room))
-    velocity = np.where(at % (2 * room) < room, motion.velocity, -motion.velocity)
+    here = max_position - np.abs(max_position - at % (2 * max_position))
+    velocity = np.where(
+        at % (2 * max_position) < max_position, motion.velocity, -motion.velocity
+    )
     return here + np.arange(1, frames - known + 1)[:, None, None] * velocity
 
 
@@ -66,9 +70,9 @@ def render(sprites: np.ndarray, at: np.ndarray, *, side: int) -> np.ndarray:
     return video
 
 
-def translate(frame: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """A frame [rows, columns, channels] translated by whole pixels, filled with 0."""
-    (up, down), (left, right) = [(max(-int(n), 0), max(int(n), 0)) for n in by]
+def shift(frame: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """A frame [rows, columns, channels] shifted by whole pixels, filled with 0."""
+    (up, down), (left, right) = [(max(-int(n), 0), max(int(n), 0)) for n in offset]
     rows, columns = frame.shape[:2]
     out = np.zeros_like(frame)
     if up + down < rows and left + right < columns:
@@ -87,14 +91,12 @@ def block_motion(
     steps = np.arange(-max_speed, max_speed + 1)
     shifts = np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
     shifts = shifts[np.argsort(np.abs(shifts).sum(1), kind="stable")]
-    errors = [
-        _block_sums(np.square(last - translate(previous, v)), block) for v in shifts
-    ]
+    errors = [_block_sums(np.square(last - shift(previous, v)), block) for v in shifts]
     best = np.argmin(np.stack(errors), axis=0).repeat(block, 0).repeat(block, 1)
     out = np.zeros_like(last)
-    for number, shift in enumerate(shifts):
+    for number, displacement in enumerate(shifts):
         here = best == number
-        out[here] = translate(last, ahead * shift)[here]
+        out[here] = shift(last, ahead * displacement)[here]
     return out
 
 
@@ -113,14 +115,14 @@ class VideoTokenizer(NamedTuple):
     patch: int
 
     @property
-    def size(self) -> tuple[int, int, int]:
+    def tubelet_size(self) -> tuple[int, int, int]:
         """Frames, rows and columns of a tubelet."""
         return 1, self.patch, self.patch
 
     @property
     def grid(self) -> tuple[int, ...]:
         """Tubelets down and across a frame. ValueError unless they fill it."""
-        return patches.grid((self.side, self.side), self.size[1:])
+        return patches.grid((self.side, self.side), self.tubelet_size[1:])
 
     @property
     def tokens_per_frame(self) -> int:
@@ -128,18 +130,18 @@ class VideoTokenizer(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Tokens of a video."""
+        """The number of tokens of a video, L."""
         return self.frames * self.tokens_per_frame
 
     def encode(self, video: np.ndarray) -> np.ndarray:
         """8-bit [..., frames, rows, columns, 1] to gray values from 0 to 1
         [..., L, P]."""
-        return patches.cut(video.astype(np.float32) / 255, self.size)
+        return patches.patchify(video.astype(np.float32) / 255, self.tubelet_size)
 
     def decode(self, raw_BLP: Any) -> np.ndarray:
         """The inverse, clipped: [B, L, P] to 8-bit [B, frames, rows, columns, 1]."""
         shape = self.frames, self.side, self.side
-        pixels = patches.join(np.asarray(raw_BLP), shape, self.size)
+        pixels = patches.unpatchify(np.asarray(raw_BLP), shape, self.tubelet_size)
         return np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
 
     def prepare(
@@ -157,10 +159,12 @@ class VideoTokenizer(NamedTuple):
         after `known` frames, through the walls, as `straight_BLP`."""
         others = digits[rng.integers(len(digits), size=sprites - 1)]
         images = np.concatenate([example["image"][None], others])
-        room = self.side - images.shape[1]
-        motion = random_motion(rng, sprites, room=room, max_speed=max_speed)
-        at = positions(motion, self.frames, room=room)
-        straight = no_bounce(motion, known, self.frames, room=room)
+        max_position = self.side - images.shape[1]
+        motion = random_motion(
+            rng, sprites, max_position=max_position, max_speed=max_speed
+        )
+        at = positions(motion, self.frames, max_position=max_position)
+        straight = no_bounce(motion, known, self.frames, max_position=max_position)
         return {
             "raw_BLP": self.encode(render(images, at, side=self.side)),
             "straight_BLP": self.encode(render(images, straight, side=self.side)),

@@ -37,7 +37,7 @@ def grid(shape: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
     return tuple(pixels // patch for pixels, patch in zip(shape, size, strict=True))
 
 
-def cut(pixels: Array, size: Sequence[int]) -> Array:
+def patchify(pixels: Array, size: Sequence[int]) -> Array:
     """[..., *grid, channels] to raw patches [..., L, P]; the grid has as many
     dimensions as `size`. P is the product of `size` and the channels."""
     first = pixels.ndim - len(size) - 1
@@ -57,8 +57,8 @@ def cut(pixels: Array, size: Sequence[int]) -> Array:
     return patches_first.reshape(*lead, math.prod(counts), math.prod(size) * channels)
 
 
-def join(raw: Array, shape: Sequence[int], size: Sequence[int]) -> Array:
-    """The inverse of `cut`: raw patches [..., L, P] to [..., *shape, channels]."""
+def unpatchify(raw: Array, shape: Sequence[int], size: Sequence[int]) -> Array:
+    """The inverse of `patchify`: raw patches [..., L, P] to [..., *shape, channels]."""
     counts = grid(shape, size)
     channels, rest = divmod(raw.shape[-1], math.prod(size))
     if rest or not channels or raw.shape[-2] != math.prod(counts):
@@ -78,13 +78,13 @@ def join(raw: Array, shape: Sequence[int], size: Sequence[int]) -> Array:
 def from_images(images: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """8-bit images [..., rows, columns, channels], or videos, as raw patches
     [..., L, P] from -1 to 1, float32."""
-    return cut(images.astype(np.float32) / 127.5 - 1, size)
+    return patchify(images.astype(np.float32) / 127.5 - 1, size)
 
 
 def to_images(raw: Any, shape: Sequence[int], size: Sequence[int]) -> np.ndarray:
     """The 8-bit images of `shape` nearest to raw patches, numpy: the inverse of
     `from_images`."""
-    levels = np.rint((join(np.asarray(raw), shape, size) + 1) * 127.5)
+    levels = np.rint((unpatchify(np.asarray(raw), shape, size) + 1) * 127.5)
     return levels.clip(0, 255).astype(np.uint8)
 
 
@@ -102,16 +102,16 @@ class PatchTokenizer(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Patches of an image, L."""
+        """The number of patches of an image, L."""
         return math.prod(self.grid)
 
     @property
     def features(self) -> int:
-        """Features of a raw patch, P."""
+        """The number of features of a raw patch, P."""
         return math.prod(self.size) * self.shape[2]
 
     @property
-    def row(self) -> jax.ShapeDtypeStruct:
+    def abstract_row(self) -> jax.ShapeDtypeStruct:
         """Shape and dtype of one row, (1, L, P)."""
         return jax.ShapeDtypeStruct((1, self.length, self.features), np.float32)
 

@@ -44,7 +44,7 @@ def read(path: Path, *, held_out: float, language: str) -> Records:
     ValueError, naming file and row, for a missing image or caption, an image named
     twice, and images of different sizes."""
     listing = path / TABLE if path.is_dir() else path
-    rows = own_files.table(listing, columns=None)
+    rows = own_files.tsv_rows(listing, columns=None)
     if not rows:
         raise ValueError(f"{listing}: expected images and captions, got none")
     column = _column(listing, rows, language)
@@ -73,5 +73,5 @@ def read(path: Path, *, held_out: float, language: str) -> Records:
     }
     held = own_files.held_out(names, held_out)
     train, validation = own_files.split(arrays, held)
-    identity = own_files.identity(listing.parent, [listing, *files])
-    return Records(str(path), identity, train, validation)
+    fingerprint = own_files.fingerprint(listing.parent, [listing, *files])
+    return Records(str(path), fingerprint, train, validation)

@@ -103,4 +103,4 @@ def read(path: Path, *, held_out: float) -> Records:
     names = [file.relative_to(path).as_posix() for file in files]
     held = own_files.held_out(names, held_out)
     train, validation = own_files.split(arrays, held)
-    return Records(str(path), own_files.identity(path, files), train, validation)
+    return Records(str(path), own_files.fingerprint(path, files), train, validation)

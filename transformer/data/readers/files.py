@@ -41,12 +41,12 @@ def split(arrays: Arrays, held: np.ndarray) -> tuple[Arrays, Arrays]:
     return train, {name: array[held] for name, array in arrays.items()}
 
 
-def identity(root: Path, files: Iterable[Path]) -> str:
-    """A hash of the files: their names under `root` and `text_files.identity`."""
+def fingerprint(root: Path, files: Iterable[Path]) -> str:
+    """A hash of the files: their names under `root` and `text_files.fingerprint`."""
     listed = sorted(files)
     names = [path.relative_to(root).as_posix() for path in listed]
     spans = [text_files.Span(path, 0, path.stat().st_size) for path in listed]
-    return storage.short_hash(repr(names), text_files.identity(spans))
+    return storage.short_hash(repr(names), text_files.fingerprint(spans))
 
 
 def npz_arrays(
@@ -132,7 +132,7 @@ def images(paths: Sequence[Path]) -> np.ndarray:
     return pixels
 
 
-def table(path: Path, *, columns: int | None) -> list[list[str]]:
+def tsv_rows(path: Path, *, columns: int | None) -> list[list[str]]:
     """The rows of a UTF-8 file whose cells are divided by tabs.
 
     columns: their number; None for as many as in the first row, but at least 2.

@@ -91,7 +91,7 @@ def _fields(path: Path, found: dict[str, Any], held_out: float) -> Fields:
         )
     return Fields(
         name=str(path),
-        identity=_identity(path),
+        fingerprint=_fingerprint(path),
         values=values,
         latitude=_degrees(path, "latitude", facts["latitude"], 90),
         longitude=_degrees(path, "longitude", facts["longitude"], 360),
@@ -102,8 +102,10 @@ def _fields(path: Path, found: dict[str, Any], held_out: float) -> Fields:
     )
 
 
-def _identity(path: Path) -> str:
-    return files.identity(path, text_files.listing(path) if path.is_dir() else [path])
+def _fingerprint(path: Path) -> str:
+    return files.fingerprint(
+        path, text_files.listing(path) if path.is_dir() else [path]
+    )
 
 
 def read(path: Path, *, held_out: float) -> Fields:

@@ -80,5 +80,5 @@ def read(path: Path, *, held_out: float) -> Records:
                 )
             held[rows] = own_files.held_out([names[row] for row in rows], held_out)
         train, validation = own_files.split(arrays, held)
-    identity = own_files.identity(path, files)
-    return Records(str(path), identity, train, validation, labels)
+    fingerprint = own_files.fingerprint(path, files)
+    return Records(str(path), fingerprint, train, validation, labels)

@@ -1,4 +1,4 @@
-"""The user's own labeled text: a UTF-8 file, one `text<tab>label` a line.
+"""The user's own labeled text: a UTF-8 file, one `text<tab>label` per line.
 
     What a lovely day!<tab>positive
 
@@ -20,7 +20,7 @@ from transformer.data.text import documents
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Texts and their labels, arrays of strings."""
-    rows = own_files.table(path, columns=2)
+    rows = own_files.tsv_rows(path, columns=2)
     rows = rows[1:] if rows and rows[0][0].startswith("#") else rows
     if not rows:
         raise ValueError(f"{path}: expected labeled text, got none")
@@ -82,5 +82,5 @@ def read(path: Path, *, held_out: float) -> Records:
         train, validation = own_files.split(_arrays(text, label, classes), held)
         if len(set(train["label"])) < len(classes):
             raise ValueError(f"{path}: expected each text with one label, got several")
-    identity = own_files.identity(path, files)
-    return Records(str(path), identity, train, validation, classes)
+    fingerprint = own_files.fingerprint(path, files)
+    return Records(str(path), fingerprint, train, validation, classes)

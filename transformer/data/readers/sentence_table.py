@@ -20,7 +20,7 @@ from transformer.data.text import documents
 
 def _read(path: Path) -> tuple[Arrays, tuple[str, ...]]:
     """`first` and `second`, and the names of the columns."""
-    rows = own_files.table(path, columns=2)
+    rows = own_files.tsv_rows(path, columns=2)
     labels = ("first", "second")
     if rows and rows[0][0].startswith("#"):
         labels = (rows[0][0][1:].strip(), rows[0][1])
@@ -60,5 +60,5 @@ def read(path: Path, *, held_out: float) -> Records:
         held = np.array([sentence in out for sentence in arrays["first"]])
         train, validation = own_files.split(arrays, held)
         files = [path]
-    identity = own_files.identity(path, files)
-    return Records(str(path), identity, train, validation, labels)
+    fingerprint = own_files.fingerprint(path, files)
+    return Records(str(path), fingerprint, train, validation, labels)

@@ -85,8 +85,8 @@ def file_spans(files: list[Path]) -> list[Span]:
     return [span for span in found if span.stop]
 
 
-def divide(spans: list[Span], held_out: float) -> dict[str, list[Span]]:
-    """The spans before and after the cut at the last `held_out` of the bytes."""
+def split_spans(spans: list[Span], held_out: float) -> dict[str, list[Span]]:
+    """The training spans, and those of the last `held_out` of the bytes."""
     left = int(sum(span.stop for span in spans) * (1 - held_out))
     train, validation = [], []
     for path, _, stop in spans:
@@ -97,7 +97,7 @@ def divide(spans: list[Span], held_out: float) -> dict[str, list[Span]]:
     return {"train": train, "validation": validation}
 
 
-def identity(spans: list[Span]) -> str:
+def fingerprint(spans: list[Span]) -> str:
     """A hash of the files: of their bytes up to 64 MiB, else of path, size and time."""
     if sum(span.stop for span in spans) <= HASHED_BYTES:
         return storage.short_hash(*(storage.sha256(span.path) for span in spans))
@@ -111,7 +111,7 @@ def read(path: Path, *, held_out: float) -> documents.TextDataset:
         parts = {split: file_spans(listing(path / split)) for split in documents.SPLITS}
     else:
         files = listing(path) if path.is_dir() else [path]
-        parts = divide(file_spans(files), held_out)
+        parts = split_spans(file_spans(files), held_out)
     all_spans = [span for split in documents.SPLITS for span in parts[split]]
     if not all(parts.values()):
         got = sum(span.stop - span.start for span in all_spans)
@@ -128,5 +128,5 @@ def read(path: Path, *, held_out: float) -> documents.TextDataset:
     cuts = repr([(span.start, span.stop) for span in all_spans])
     files = file_spans(list(dict.fromkeys(span.path for span in all_spans)))
     return documents.TextDataset(
-        str(path), storage.short_hash(identity(files), cuts), pieces
+        str(path), storage.short_hash(fingerprint(files), cuts), pieces
     )

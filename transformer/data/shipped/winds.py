@@ -18,7 +18,7 @@ def load() -> Fields:
     values = integers.reshape(facts["shape"]) * facts["scale"] + facts["offset"]
     return Fields(
         name="winds",
-        identity=storage.short_hash(repr(facts)),
+        fingerprint=storage.short_hash(repr(facts)),
         values=values.astype(np.float32),
         latitude=np.array(facts["latitude"], np.float32),
         longitude=np.array(facts["longitude"], np.float32),

@@ -39,7 +39,7 @@ def by_language(pairs: Records) -> Records:
 
     return Records(
         name=pairs.name,
-        identity=storage.short_hash("by language", pairs.identity),
+        fingerprint=storage.short_hash("by language", pairs.fingerprint),
         train=both(pairs.train),
         validation=both(pairs.validation),
         labels=pairs.labels,

@@ -26,12 +26,12 @@ class TextDataset(NamedTuple):
     """Documents in two splits, `train` and `validation`.
 
     name: the source as the user gave it, for messages.
-    identity: a hash of the text, the cache key of all that is derived from it.
+    fingerprint: a hash of the text, the cache key of all that is derived from it.
     pieces: split -> the pieces of its documents, in a fixed order, read lazily.
     """
 
     name: str
-    identity: str
+    fingerprint: str
     pieces: Callable[[str], Iterator[Piece]]
 
 

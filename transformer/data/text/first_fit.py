@@ -2,7 +2,7 @@
 
 A document of n tokens (its `end` included) fills n - 1 places of a row: every token
 that has a next one, with that as its target. Documents go in their order into the first
-row with room for them; one longer than a row is cut into stretches of a row each. The
+row with room for them; one longer than a row is cut into segments of a row each. The
 packing is computed once, kept in the cache, and read in any order.
 """
 
@@ -24,11 +24,11 @@ VERSION = "1"
 OPEN_ROWS = 1024
 
 
-class Index(NamedTuple):
-    """The stretches of tokens in each row.
+class PackingIndex(NamedTuple):
+    """The segments of each row.
 
-    starts, sizes: [stretches] first token and number of places, row after row.
-    offsets: [rows + 1] the first stretch of each row, and the total.
+    starts, sizes: [segments] first token and number of places, row after row.
+    offsets: [rows + 1] the first segment of each row, and the total.
     """
 
     starts: np.ndarray
@@ -36,8 +36,8 @@ class Index(NamedTuple):
     offsets: np.ndarray
 
 
-def stretches(offsets: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and sizes of the stretches of documents that begin at `offsets`."""
+def segments(offsets: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and sizes of the segments of documents that begin at `offsets`."""
     places = np.diff(offsets) - 1
     counts = -(-places // length)
     document = np.repeat(np.arange(len(places)), counts)
@@ -47,7 +47,7 @@ def stretches(offsets: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def assign(sizes: np.ndarray, length: int, *, open_rows: int = OPEN_ROWS) -> np.ndarray:
-    """The row of each stretch: the first with room among the `open_rows` newest."""
+    """The row of each segment: the first with room among the `open_rows` newest."""
     room = np.full(len(sizes), length, np.int32)
     rows = np.empty(len(sizes), np.int64)
     used = 0
@@ -62,7 +62,7 @@ def assign(sizes: np.ndarray, length: int, *, open_rows: int = OPEN_ROWS) -> np.
 
 
 def _write_index(folder: Path, offsets: np.ndarray, length: int) -> None:
-    starts, sizes = stretches(offsets, length)
+    starts, sizes = segments(offsets, length)
     rows = assign(sizes, length)
     order = np.argsort(rows, kind="stable")
     counts = np.bincount(rows, minlength=1)
@@ -71,13 +71,15 @@ def _write_index(folder: Path, offsets: np.ndarray, length: int) -> None:
     np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(counts)]))
 
 
-def index(split: packing.Tokens, length: int) -> Index:
-    """The packing of a split into rows, from the cache or computed now."""
+def index(split: packing.TokenizedSplit, length: int) -> PackingIndex:
+    """The `PackingIndex` of a split, from the cache or computed now."""
     key = storage.short_hash(VERSION, split.key, str(length), str(OPEN_ROWS))
     folder = storage.cached_folder(
         f"first_fit/{key}", lambda empty: _write_index(empty, split.offsets, length)
     )
-    return Index(*(np.load(folder / f"{n}.npy", mmap_mode="r") for n in Index._fields))
+    return PackingIndex(
+        *(np.load(folder / f"{n}.npy", mmap_mode="r") for n in PackingIndex._fields)
+    )
 
 
 def _ramp(sizes: np.ndarray) -> np.ndarray:
@@ -86,10 +88,13 @@ def _ramp(sizes: np.ndarray) -> np.ndarray:
 
 
 def read_rows(
-    split: packing.Tokens, packed: Index, length: int, numbers: npt.ArrayLike
+    split: packing.TokenizedSplit,
+    packed: PackingIndex,
+    length: int,
+    row_indices: npt.ArrayLike,
 ) -> Batch:
-    """The rows of these numbers; those past the last are padding."""
-    rows = np.minimum(np.asarray(numbers, np.int64), len(packed.offsets) - 1)
+    """The rows at these indices; those past the last are padding."""
+    rows = np.minimum(np.asarray(row_indices, np.int64), len(packed.offsets) - 1)
     begin = packed.offsets[rows]
     counts = packed.offsets[np.minimum(rows + 1, len(packed.offsets) - 1)] - begin
     nth, row = _ramp(counts), np.repeat(np.arange(len(rows)), counts)
@@ -122,13 +127,13 @@ def training(
 ) -> TrainingSplit:
     """Rows of complete documents; the same rows in another order each epoch."""
     shuffling.require_positive(length=length, batch_size=batch_size)
-    split = packing.tokens(text, tokenizer, split="train")
+    split = packing.tokenize_split(text, tokenizer, split="train")
     packed = index(split, length)
     count = len(packed.offsets) - 1
     packing.require_rows(split.name, count, batch_size=batch_size, length=length)
     return shuffling.training_split(
         shuffling.shuffled_order(count, lambda _, row: row, seed=seed),
-        lambda numbers: read_rows(split, packed, length, numbers),
+        lambda row_indices: read_rows(split, packed, length, row_indices),
         batch_size=batch_size,
         rows_per_epoch=count,
     )
@@ -143,7 +148,7 @@ def validation(
 ) -> EvaluationSplit:
     """The complete documents of the validation split, each once, in fixed rows."""
     shuffling.require_positive(length=length, batch_size=batch_size)
-    split = packing.tokens(text, tokenizer, split="validation")
+    split = packing.tokenize_split(text, tokenizer, split="validation")
     packed = index(split, length)
 
     def batch(step: int, rows: Sequence[int]) -> Batch:

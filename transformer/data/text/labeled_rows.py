@@ -24,8 +24,8 @@ def bpe(data: Records, *, vocab_size: int = 2048) -> Tokenizer:
         for text in getattr(data, split)["text"]:
             yield from documents.pieces_of([text])
 
-    identity = storage.short_hash("labeled text", data.identity)
-    text = documents.TextDataset(data.name, identity, pieces)
+    fingerprint = storage.short_hash("labeled text", data.fingerprint)
+    text = documents.TextDataset(data.name, fingerprint, pieces)
     return tokenizers.bpe(text, vocab_size=vocab_size)
 
 

@@ -30,14 +30,14 @@ VERSION = "1"
 BATCH_CHARACTERS = 1 << 21
 
 
-class Tokens(NamedTuple):
-    """A tokenized split.
+class TokenizedSplit(NamedTuple):
+    """The token ids of a split.
 
     tokens: uint16 or uint32 [tokens], memory-mapped; every document ends in `end`.
     offsets: int64 [documents + 1], the first token of each document, and the total.
     """
 
-    tokens: np.ndarray
+    tokenize_split: np.ndarray
     offsets: np.ndarray
     end: int
     name: str
@@ -77,19 +77,19 @@ def _write_tokens(
     (folder / "facts.json").write_text(json.dumps(facts))
 
 
-def tokens(
+def tokenize_split(
     text: documents.TextDataset, tokenizer: tokenizers.Tokenizer, *, split: str
-) -> Tokens:
-    """The tokens of a split, from the cache or encoded now."""
+) -> TokenizedSplit:
+    """The `TokenizedSplit` of `split`, from the cache or encoded now."""
     documents.check_split(split)
-    key = storage.short_hash(VERSION, text.identity, tokenizer.hash, split)
+    key = storage.short_hash(VERSION, text.fingerprint, tokenizer.hash, split)
     folder = storage.cached_folder(
         f"tokens/{key}", lambda empty: _write_tokens(empty, text, tokenizer, split)
     )
     facts = json.loads((folder / "facts.json").read_text())
     if not facts["tokens"]:
         raise ValueError(f"{text.name}: expected text in split {split}, got none")
-    return Tokens(
+    return TokenizedSplit(
         tokens=np.memmap(folder / "tokens.bin", facts["dtype"], "r"),
         offsets=np.load(folder / "offsets.npy"),
         end=tokenizer.end,
@@ -147,7 +147,7 @@ def training(
     ValueError where the text is shorter than a row or its rows fewer than a batch.
     """
     shuffling.require_positive(length=length, batch_size=batch_size)
-    split = tokens(text, tokenizer, split="train")
+    split = tokenize_split(text, tokenizer, split="train")
     total = len(split.tokens)
     if total < length + 1:
         raise ValueError(
@@ -191,7 +191,7 @@ def validation(
     shuffling.require_positive(length=length, batch_size=batch_size)
     if not 0 <= overlap < length:
         raise ValueError(f"overlap: expected 0 to {length - 1}, got {overlap}")
-    split = tokens(text, tokenizer, split="validation")
+    split = tokenize_split(text, tokenizer, split="validation")
     total, stride = len(split.tokens), length - overlap
     count = 1 + max(0, -(-(total - 1 - length) // stride))
     place = np.arange(length + 1)

@@ -40,8 +40,8 @@ def pair_documents(pairs: records.Records) -> documents.TextDataset:
             for sentence in getattr(pairs, split)[side]:
                 yield from documents.pieces_of([sentence])
 
-    identity = storage.short_hash("pairs", pairs.identity)
-    return documents.TextDataset(pairs.name, identity, pieces)
+    fingerprint = storage.short_hash("pairs", pairs.fingerprint)
+    return documents.TextDataset(pairs.name, fingerprint, pieces)
 
 
 def sides(direction: str, languages: Sequence[str]) -> tuple[str, str]:
@@ -54,9 +54,7 @@ def sides(direction: str, languages: Sequence[str]) -> tuple[str, str]:
     return known[direction]
 
 
-def encode_pairs(
-    tokenizer: Tokenizer, sources: Texts, targets: Texts
-) -> list[Pair]:
+def encode_pairs(tokenizer: Tokenizer, sources: Texts, targets: Texts) -> list[Pair]:
     """The tokens of each pair."""
 
     def encode(sentences: Texts) -> list[np.ndarray]:

@@ -60,7 +60,7 @@ class Tokenizer(NamedTuple):
             errors="replace"
         )
 
-    def stream(self) -> Callable[..., str]:
+    def decode_stream(self) -> Callable[..., str]:
         """A decoder of one token at a time that holds back incomplete characters.
 
         Call it with each token; `final=True` (with or without a token) flushes.
@@ -249,7 +249,7 @@ def bpe(text: documents.TextDataset, *, vocab_size: int) -> Tokenizer:
     at_least("vocab_size", vocab_size, 257)
     library = _library()
     key = storage.short_hash(
-        VERSION, library.__version__, text.identity, str(vocab_size)
+        VERSION, library.__version__, text.fingerprint, str(vocab_size)
     )
 
     def train(folder: Path) -> None:

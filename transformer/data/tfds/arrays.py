@@ -123,7 +123,7 @@ def _records(
 ) -> records.Records:
     """The columns of both splits, decoded once per machine."""
     chosen = [(column.name, column.feature) for column in columns]
-    identity = tfds_text.identity(name, builder, chosen, held_out)
+    fingerprint = tfds_text.fingerprint(name, builder, chosen, held_out)
     splits = tfds_text.ranges(builder, held_out)
 
     def build(folder: Path) -> None:
@@ -131,14 +131,14 @@ def _records(
             for key, array in _decode(builder, splits[split], columns).items():
                 _write(folder / f"{split}-{key}", array)
 
-    folder = storage.cached_folder(f"records/{builder.name}-{identity}", build)
+    folder = storage.cached_folder(f"records/{builder.name}-{fingerprint}", build)
     parts: dict[str, Mapping[str, np.ndarray]] = {
         split: {
             column.name: _read(folder / f"{split}-{column.name}") for column in columns
         }
         for split in documents.SPLITS
     }
-    return records.Records(name, identity, **parts, labels=labels)
+    return records.Records(name, fingerprint, **parts, labels=labels)
 
 
 def images(name: str, *, held_out: float) -> records.Records:

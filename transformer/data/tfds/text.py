@@ -192,7 +192,7 @@ def examples(builder: Any, split: tuple[str, int, int]) -> Iterator[tuple[str, A
             yield f"{builder.name}, {part} example {number}", example
 
 
-def identity(name: str, builder: Any, chosen: Any, held_out: float) -> str:
+def fingerprint(name: str, builder: Any, chosen: Any, held_out: float) -> str:
     """A hash of the data set, the chosen features, and the split."""
     splits = sorted(builder.info.splits.items())
     sizes = [(key, info.num_examples, int(info.num_bytes)) for key, info in splits]
@@ -214,5 +214,5 @@ def read(name: str, *, feature: str | None, held_out: float) -> documents.TextDa
         for place, example in examples(builder, splits[split]):
             yield from documents.pieces_of([string(at(example, chosen), place)])
 
-    stamp = identity(name, builder, chosen, held_out)
+    stamp = fingerprint(name, builder, chosen, held_out)
     return documents.TextDataset(name, stamp, pieces)

@@ -35,14 +35,14 @@ def count_ngrams(
 
 
 def backoff_predict(
-    tables: Sequence[NgramTable], contexts: Sequence[np.ndarray], *, least: int = 1
+    tables: Sequence[NgramTable], contexts: Sequence[np.ndarray], *, min_count: int = 1
 ) -> np.ndarray:
     """The most likely token at each place, by the first of `tables` in which its
-    context occurs at least `least` times, or else by the last."""
+    context occurs at least `min_count` times, or else by the last."""
     token = tables[-1].token[_lookup(tables[-1], contexts[-1])[0]]
     for table, context in list(zip(tables, contexts, strict=True))[-2::-1]:
         row, found = _lookup(table, context)
-        frequent = found & (table.count[row] >= least)
+        frequent = found & (table.count[row] >= min_count)
         token = np.where(frequent, table.token[row], token)
     return token
 
@@ -70,7 +70,7 @@ def ngram_accuracies(
 ) -> dict[str, float]:
     """Accuracy on the held-out tokens, by `accuracy/name`, for documents of token ids.
 
-    Each of the contexts with the best of a few values of `least`, chosen on the
+    Each of the contexts with the best of a few values of `min_count`, chosen on the
     held-out tokens in the baseline's favor.
     """
     kinds = {"trigram": trigram_contexts, "both_neighbors": neighbor_contexts}
@@ -85,8 +85,12 @@ def ngram_accuracies(
         ]
         contexts = _concatenate(contexts_of, held_out, vocab_size)
         accuracies[f"accuracy/{name}"] = max(
-            float((backoff_predict(tables, contexts, least=least) == target).mean())
-            for least in (1, 2, 3, 5, 9)
+            float(
+                (
+                    backoff_predict(tables, contexts, min_count=min_count) == target
+                ).mean()
+            )
+            for min_count in (1, 2, 3, 5, 9)
         )
     return accuracies
 

@@ -18,7 +18,7 @@ class Mixture(NamedTuple):
 
 
 def one_hot(ids: np.ndarray, gray_levels: int) -> np.ndarray:
-    """[N, L * gray_levels] float64."""
+    """Gray levels [N, L] as indicators [N, L * gray_levels], float64."""
     return np.eye(gray_levels)[ids].reshape(len(ids), -1)
 
 
@@ -28,7 +28,7 @@ def log_joint(mixture: Mixture, hot: np.ndarray) -> np.ndarray:
 
 
 def log_probability(mixture: Mixture, hot: np.ndarray) -> np.ndarray:
-    """Of each image, [N]."""
+    """The log-probability of each image, [N]."""
     return np.logaddexp.reduce(log_joint(mixture, hot), axis=1)
 
 
@@ -38,7 +38,7 @@ def fit_mixture(
     *,
     components: int,
     smoothing: float,
-    rounds: int = 30,
+    iterations: int = 30,
     seed: int = 0,
 ) -> Mixture:
     """A mixture by expectation-maximization (Dempster et al. 1977), from random
@@ -50,7 +50,7 @@ def fit_mixture(
     rng = np.random.default_rng(seed)
     responsibility = rng.dirichlet(np.full(components, 0.1), len(hot))
     mixture = _maximize(hot, responsibility, gray_levels, smoothing)
-    for _ in range(rounds if components > 1 else 0):
+    for _ in range(iterations if components > 1 else 0):
         joint = log_joint(mixture, hot)
         evidence = np.logaddexp.reduce(joint, axis=1, keepdims=True)
         mixture = _maximize(hot, np.exp(joint - evidence), gray_levels, smoothing)

@@ -48,16 +48,16 @@ def gelu_recompute(x: jax.Array) -> jax.Array:
     """`gelu` that saves only x and recomputes the rest: faster where x is in memory in
     its own dtype, as oneDNN writes it. (XLA's CPU einsums write float32, which the
     following operations then use.)"""
-    return _lean_gelu_forward(x)[0]
+    return _gelu_recompute_forward(x)[0]
 
 
-def _lean_gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _gelu_recompute_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     wide = x.astype(jnp.float32)
     cdf = jax.nn.sigmoid(2 * _SLOPE * wide * (1 + _CUBIC * wide * wide))
     return to_bfloat16(wide * cdf, x.dtype), x
 
 
-def _lean_gelu_backward(x: jax.Array, grad: jax.Array) -> tuple[jax.Array]:
+def _gelu_recompute_backward(x: jax.Array, grad: jax.Array) -> tuple[jax.Array]:
     wide = x.astype(jnp.float32)
     square = wide * wide
     # Another formula than above, or XLA would save the forward value in float32.
@@ -67,7 +67,7 @@ def _lean_gelu_backward(x: jax.Array, grad: jax.Array) -> tuple[jax.Array]:
     return (to_bfloat16(grad.astype(jnp.float32) * derivative, x.dtype),)
 
 
-gelu_recompute.defvjp(_lean_gelu_forward, _lean_gelu_backward)
+gelu_recompute.defvjp(_gelu_recompute_forward, _gelu_recompute_backward)
 
 
 @jax.custom_vjp

@@ -42,9 +42,9 @@ def flash_attention(
     batch, length, heads, features = q_BLHK.shape
     groups = k_BMGK.shape[2]
     q_BLGRK = q_BLHK.reshape(batch, length, groups, heads // groups, features)
-    score = ScoreConfig(mask, scale, soft_cap, bias, block)
+    config = ScoreConfig(mask, scale, soft_cap, bias, block)
     y_BGLRK: Any = _flash_attention(
-        score,
+        config,
         _pad(q_BLGRK.swapaxes(1, 2), 2, block),
         _pad(k_BMGK.swapaxes(1, 2), 2, block),
         _pad(v_BMGK.swapaxes(1, 2), 2, block),
@@ -71,10 +71,10 @@ class _Running(NamedTuple):
     max_BGLR: jax.Array
 
 
-def _block_pairs(score: ScoreConfig, size: tuple[int, int]) -> tuple[jax.Array, ...]:
+def _block_pairs(config: ScoreConfig, size: tuple[int, int]) -> tuple[jax.Array, ...]:
     """The (block of rows, block of keys) pairs to compute, row by row."""
-    block = score.block
-    computed = score.mask.blocks(*size, query_block=block, key_block=block).computed
+    block = config.block
+    computed = config.mask.blocks(*size, query_block=block, key_block=block).computed
     return tuple(jnp.asarray(index, jnp.int32) for index in np.nonzero(computed))
 
 
@@ -86,25 +86,25 @@ def _set_block(a: jax.Array, part: jax.Array, i: jax.Array, block: int) -> jax.A
     return jax.lax.dynamic_update_slice_in_dim(a, part, i * block, 2)
 
 
-def _scores(score: ScoreConfig, q_BGLRK, k_BGMK, queries, keys, i, j, size):
+def _scores(config: ScoreConfig, q_BGLRK, k_BGMK, queries, keys, i, j, size):
     """Masked scores of block (i, j)."""
-    block = score.block
+    block = config.block
     queries = TokenPositions(*(_block_of(a, i, block, 1) for a in queries))
     keys = TokenPositions(*(_block_of(a, j, block, 1) for a in keys))
     raw_BGLRM = einsum_f32("BGLRK,BGMK->BGLRM", q_BGLRK, k_BGMK)
-    scores_BGLRM = scores.scale_cap_bias(score, raw_BGLRM, queries, keys)
-    scores_BGLRM = scores.apply_mask(score, scores_BGLRM, queries, keys)
+    scores_BGLRM = scores.scale_cap_bias(config, raw_BGLRM, queries, keys)
+    scores_BGLRM = scores.apply_mask(config, scores_BGLRM, queries, keys)
     real_M = j * block + jnp.arange(block) < size[1]
     return jnp.where(real_M[None, None, None, None], scores_BGLRM, -jnp.inf)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 6))
-def _flash_attention(score, q_BGLRK, k_BGMK, v_BGMK, queries, keys, size):
-    return _forward(score, q_BGLRK, k_BGMK, v_BGMK, queries, keys, size)[0]
+def _flash_attention(config, q_BGLRK, k_BGMK, v_BGMK, queries, keys, size):
+    return _forward(config, q_BGLRK, k_BGMK, v_BGMK, queries, keys, size)[0]
 
 
-def _forward(score, q_BGLRK, k_BGMK, v_BGMK, queries, keys, size):
-    block = score.block
+def _forward(config, q_BGLRK, k_BGMK, v_BGMK, queries, keys, size):
+    block = config.block
 
     def add(running: _Running, pair):
         i, j = pair
@@ -113,7 +113,7 @@ def _forward(score, q_BGLRK, k_BGMK, v_BGMK, queries, keys, size):
             _block_of(k_BGMK, j, block),
         )
         scores_BGLRM = _scores(
-            score, q_part_BGLRK, k_part_BGMK, queries, keys, i, j, size
+            config, q_part_BGLRK, k_part_BGMK, queries, keys, i, j, size
         )
         y_BGLRK, total_BGLR, old_BGLR = (_block_of(a, i, block) for a in running)
         max_BGLR = jnp.maximum(old_BGLR, scores_BGLRM.max(-1))
@@ -141,7 +141,7 @@ def _forward(score, q_BGLRK, k_BGMK, v_BGMK, queries, keys, size):
         jnp.zeros(flat, jnp.float32),
         jnp.full(flat, -jnp.inf, jnp.float32),
     )
-    running, _ = jax.lax.scan(add, start, _block_pairs(score, size))
+    running, _ = jax.lax.scan(add, start, _block_pairs(config, size))
     inverse_BGLR = scores.reciprocal(running.total_BGLR)
     y_BGLRK = (running.y_BGLRK * inverse_BGLR[..., None]).astype(q_BGLRK.dtype)
     # Log of the sum; +inf for a row without allowed keys, whose weights are exp(-inf).
@@ -154,9 +154,9 @@ def _forward(score, q_BGLRK, k_BGMK, v_BGMK, queries, keys, size):
     return y_BGLRK, residuals
 
 
-def _backward(score, size, residuals, grad_BGLRK):
+def _backward(config, size, residuals, grad_BGLRK):
     q_BGLRK, k_BGMK, v_BGMK, queries, keys, y_BGLRK, log_total_BGLR = residuals
-    block = score.block
+    block = config.block
     dot_BGLR = (grad_BGLRK.astype(jnp.float32) * y_BGLRK).sum(-1)
 
     def add(grads, pair):
@@ -168,12 +168,12 @@ def _backward(score, size, residuals, grad_BGLRK):
         )
         k_part_BGMK, v_part_BGMK = (_block_of(a, j, block) for a in (k_BGMK, v_BGMK))
         scores_BGLRM = _scores(
-            score, q_part_BGLRK, k_part_BGMK, queries, keys, i, j, size
+            config, q_part_BGLRK, k_part_BGMK, queries, keys, i, j, size
         )
         weights_BGLRM = jnp.exp(scores_BGLRM - total_BGLR[..., None])
         p_grad_BGLRM = einsum_f32("BGLRK,BGMK->BGLRM", d_BGLRK, v_part_BGMK)
         s_grad_BGLRM = scores.scale_cap_bias_vjp(
-            score,
+            config,
             weights_BGLRM * (p_grad_BGLRM - dot_part_BGLR[..., None]),
             q_part_BGLRK,
             k_part_BGMK,
@@ -192,7 +192,7 @@ def _backward(score, size, residuals, grad_BGLRK):
 
     inputs = q_BGLRK, k_BGMK, v_BGMK
     start = tuple(jnp.zeros(a.shape, jnp.float32) for a in inputs)
-    grads, _ = jax.lax.scan(add, start, _block_pairs(score, size))
+    grads, _ = jax.lax.scan(add, start, _block_pairs(config, size))
     narrow = (grad.astype(a.dtype) for grad, a in zip(grads, inputs, strict=True))
     return *narrow, None, None
 

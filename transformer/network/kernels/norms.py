@@ -54,8 +54,8 @@ def _layer_norm_forward(x_BLD, gain_D, bias_D, epsilon):
     return y_BLD.astype(x_BLD.dtype), (normal.astype(x_BLD.dtype), inverse, gain_D)
 
 
-def _layer_norm_backward(epsilon, saved, grad_BLD):
-    normal_BLD, inverse, gain_D = saved
+def _layer_norm_backward(epsilon, residuals, grad_BLD):
+    normal_BLD, inverse, gain_D = residuals
     normal, grad = normal_BLD.astype(jnp.float32), grad_BLD.astype(jnp.float32)
     both_BLD = (grad * normal).astype(grad_BLD.dtype)
     level, along = _weighted_mean(grad_BLD, gain_D), _weighted_mean(both_BLD, gain_D)
@@ -88,8 +88,8 @@ def _rms_norm_forward(x_BLD, gain_D, epsilon):
     return y_BLD, (normal.astype(x_BLD.dtype), inverse, gain_D)
 
 
-def _rms_norm_backward(epsilon, saved, grad_BLD):
-    normal_BLD, inverse, gain_D = saved
+def _rms_norm_backward(epsilon, residuals, grad_BLD):
+    normal_BLD, inverse, gain_D = residuals
     normal, grad = normal_BLD.astype(jnp.float32), grad_BLD.astype(jnp.float32)
     both_BLD = (grad * normal).astype(grad_BLD.dtype)
     inner = grad * _broadcast(gain_D, grad) - normal * _weighted_mean(both_BLD, gain_D)

@@ -48,34 +48,34 @@ def row_blocked_attention(
     batch, length, heads, features = q_BLHK.shape
     groups = k_BMGK.shape[2]
     q_BLGRK = q_BLHK.reshape(batch, length, groups, heads // groups, features)
-    score = ScoreConfig(mask, scale, soft_cap, bias, block, einsum)
-    y_BLGRK: Any = _row_blocked(score, q_BLGRK, k_BMGK, v_BMGK, queries, keys)
+    config = ScoreConfig(mask, scale, soft_cap, bias, block, einsum)
+    y_BLGRK: Any = _row_blocked(config, q_BLGRK, k_BMGK, v_BMGK, queries, keys)
     return y_BLGRK.reshape(batch, length, heads, v_BMGK.shape[-1])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _row_blocked(
-    score: ScoreConfig,
+    config: ScoreConfig,
     q_BLGRK,
     k_BMGK,
     v_BMGK,
     queries: TokenPositions,
     keys: TokenPositions,
 ):
-    return _forward(score, q_BLGRK, k_BMGK, v_BMGK, queries, keys)[0]
+    return _forward(config, q_BLGRK, k_BMGK, v_BMGK, queries, keys)[0]
 
 
 def _forward(
-    score: ScoreConfig,
+    config: ScoreConfig,
     q_BLGRK,
     k_BMGK,
     v_BMGK,
     queries: TokenPositions,
     keys: TokenPositions,
 ):
-    safe = _scores_are_safe(score, q_BLGRK, k_BMGK)
+    safe = _scores_are_safe(config, q_BLGRK, k_BMGK)
     blocks, saved = [], []
-    for part in scores.row_blocks(score, q_BLGRK.shape[1], k_BMGK.shape[1]):
+    for part in scores.row_blocks(config, q_BLGRK.shape[1], k_BMGK.shape[1]):
         q_part_BLGRK = _take(q_BLGRK, (part.rows,))
         if not part.runs:
             shape = *q_part_BLGRK.shape[:-1], v_BMGK.shape[-1]
@@ -84,11 +84,11 @@ def _forward(
             continue
         v_part_BMGK = _take(v_BMGK, part.runs)
         exp_BGLRM = _exp_scores(
-            score, part, q_part_BLGRK, _take(k_BMGK, part.runs), queries, keys, safe
+            config, part, q_part_BLGRK, _take(k_BMGK, part.runs), queries, keys, safe
         )
         # Sums of the rounded numbers, so that the rows in use sum to 1.
         inverse_BGLR = scores.reciprocal(scores.row_sum(exp_BGLRM))
-        mixed_BGLRK = score.einsum("BGLRM,BMGK->BGLRK", exp_BGLRM, v_part_BMGK)
+        mixed_BGLRK = config.einsum("BGLRM,BMGK->BGLRK", exp_BGLRM, v_part_BMGK)
         y_BGLRK = (mixed_BGLRK * inverse_BGLR[..., None]).astype(q_BLGRK.dtype)
         blocks.append(y_BGLRK.swapaxes(1, 2))
         saved.append((exp_BGLRM, inverse_BGLR))
@@ -96,20 +96,20 @@ def _forward(
     return y_BLGRK, (q_BLGRK, k_BMGK, v_BMGK, queries, keys, y_BLGRK, saved)
 
 
-def _scores_are_safe(score: ScoreConfig, q_BLGRK, k_BMGK) -> jax.Array:
+def _scores_are_safe(config: ScoreConfig, q_BLGRK, k_BMGK) -> jax.Array:
     """Whether no exp(score) can overflow and no row of them can underflow, by
     |q k| <= |q| |k|. False with a bias."""
-    if score.bias is not None:
+    if config.bias is not None:
         return jnp.bool_(False)
     longest = [
         scores.row_sum(jnp.square(x.astype(jnp.float32)).astype(x.dtype)).max()
         for x in (q_BLGRK, k_BMGK)
     ]
-    return longest[0] * longest[1] * score.scale**2 < MAX_SAFE_SCORE**2
+    return longest[0] * longest[1] * config.scale**2 < MAX_SAFE_SCORE**2
 
 
 def _exp_scores(
-    score: ScoreConfig,
+    config: ScoreConfig,
     part: RowBlock,
     q_BLGRK,
     k_BMGK,
@@ -124,14 +124,14 @@ def _exp_scores(
     """
     queries = TokenPositions(*(_take(a, (part.rows,)) for a in queries))
     keys = TokenPositions(*(_take(a, part.runs) for a in keys))
-    raw_BGLRM = score.einsum("BLGRK,BMGK->BGLRM", q_BLGRK, k_BMGK)
+    raw_BGLRM = config.einsum("BLGRK,BMGK->BGLRM", q_BLGRK, k_BMGK)
     shape = raw_BGLRM.shape
 
     def masked_scores(raw: jax.Array) -> jax.Array:
-        scores_BGLRM = scores.scale_cap_bias(score, raw.reshape(shape), queries, keys)
+        scores_BGLRM = scores.scale_cap_bias(config, raw.reshape(shape), queries, keys)
         if part.full:
             return scores_BGLRM
-        return scores.apply_mask(score, scores_BGLRM, queries, keys)
+        return scores.apply_mask(config, scores_BGLRM, queries, keys)
 
     def exp(raw: jax.Array) -> jax.Array:
         return to_bfloat16(jnp.exp(masked_scores(raw)), q_BLGRK.dtype)
@@ -152,12 +152,12 @@ def _exp_scores(
     )
 
 
-def _backward(score: ScoreConfig, residuals, grad_BLGRK):
+def _backward(config: ScoreConfig, residuals, grad_BLGRK):
     q_BLGRK, k_BMGK, v_BMGK, _, _, y_BLGRK, saved = residuals
     q_grads = []
     k_grads: list[tuple[Runs, jax.Array]] = []
     v_grads: list[tuple[Runs, jax.Array]] = []
-    all_parts = scores.row_blocks(score, q_BLGRK.shape[1], k_BMGK.shape[1])
+    all_parts = scores.row_blocks(config, q_BLGRK.shape[1], k_BMGK.shape[1])
     for part, block in zip(all_parts, saved, strict=True):
         q_part_BLGRK, y_part_BLGRK, grad_part_BLGRK = (
             _take(a, (part.rows,)) for a in (q_BLGRK, y_BLGRK, grad_BLGRK)
@@ -171,23 +171,23 @@ def _backward(score: ScoreConfig, residuals, grad_BLGRK):
         wide_BLGRK = grad_part_BLGRK.astype(jnp.float32) * inverse_BLGR[..., None]
         dot_BGLR = scores.row_sum(wide_BLGRK * y_part_BLGRK).swapaxes(1, 2)
         d_BLGRK = wide_BLGRK.astype(v_BMGK.dtype)
-        v_grad_BGKM = score.einsum("BLGRK,BGLRM->BGKM", d_BLGRK, exp_BGLRM)
-        p_grad_BGLRM = score.einsum("BLGRK,BMGK->BGLRM", d_BLGRK, v_part_BMGK)
+        v_grad_BGKM = config.einsum("BLGRK,BGLRM->BGKM", d_BLGRK, exp_BGLRM)
+        p_grad_BGLRM = config.einsum("BLGRK,BMGK->BGLRM", d_BLGRK, v_part_BMGK)
         s_grad_BGLRM = scores.scale_cap_bias_vjp(
-            score,
+            config,
             exp_BGLRM * (p_grad_BGLRM - dot_BGLR[..., None]),
             q_part_BLGRK.swapaxes(1, 2),
             k_part_BMGK.swapaxes(1, 2),
         )
         s_grad_BGLRM = s_grad_BGLRM.astype(q_BLGRK.dtype)
-        q_grad_BGLRK = score.einsum("BGLRM,BMGK->BGLRK", s_grad_BGLRM, k_part_BMGK)
-        k_grad_BGKM = score.einsum("BLGRK,BGLRM->BGKM", q_part_BLGRK, s_grad_BGLRM)
+        q_grad_BGLRK = config.einsum("BGLRM,BMGK->BGLRK", s_grad_BGLRM, k_part_BMGK)
+        k_grad_BGKM = config.einsum("BLGRK,BGLRM->BGKM", q_part_BLGRK, s_grad_BGLRM)
         q_grads.append(q_grad_BGLRK.astype(q_BLGRK.dtype).swapaxes(1, 2))
         k_grads.append((part.runs, k_grad_BGKM))
         v_grads.append((part.runs, v_grad_BGKM))
     q_grad_BLGRK = jnp.concatenate(q_grads, axis=1)
-    k_grad_BMGK = _sum_columns(k_grads, k_BMGK, score.block)
-    v_grad_BMGK = _sum_columns(v_grads, v_BMGK, score.block)
+    k_grad_BMGK = _sum_columns(k_grads, k_BMGK, config.block)
+    v_grad_BMGK = _sum_columns(v_grads, v_BMGK, config.block)
     return q_grad_BLGRK, k_grad_BMGK, v_grad_BMGK, None, None
 
 

@@ -39,10 +39,10 @@ class RowBlock(NamedTuple):
     full: bool
 
 
-def row_blocks(score: ScoreConfig, queries: int, keys: int) -> list[RowBlock]:
+def row_blocks(config: ScoreConfig, queries: int, keys: int) -> list[RowBlock]:
     """The blocks of rows that cover a (queries, keys) score matrix."""
-    block = score.block
-    blocks = score.mask.blocks(queries, keys, query_block=block, key_block=block)
+    block = config.block
+    blocks = config.mask.blocks(queries, keys, query_block=block, key_block=block)
     out = []
     for i, computed in enumerate(blocks.computed):
         edges = np.flatnonzero(np.diff(np.concatenate([[0], computed, [0]]))) * block
@@ -54,17 +54,17 @@ def row_blocks(score: ScoreConfig, queries: int, keys: int) -> list[RowBlock]:
 
 
 def scale_cap_bias(
-    score: ScoreConfig,
+    config: ScoreConfig,
     raw_BGLRM: jax.Array,
     queries: TokenPositions,
     keys: TokenPositions,
 ):
     """Scores from q k^T: scaled, capped, biased; `apply_mask` comes after."""
-    scores_BGLRM = raw_BGLRM * score.scale
-    if score.soft_cap is not None:
-        scores_BGLRM = score.soft_cap * jnp.tanh(scores_BGLRM / score.soft_cap)
-    if score.bias is not None:
-        bias_BHLM = score.bias(queries, keys)
+    scores_BGLRM = raw_BGLRM * config.scale
+    if config.soft_cap is not None:
+        scores_BGLRM = config.soft_cap * jnp.tanh(scores_BGLRM / config.soft_cap)
+    if config.bias is not None:
+        bias_BHLM = config.bias(queries, keys)
         rows, heads, length, keys_seen = bias_BHLM.shape
         groups, repeats = raw_BGLRM.shape[1], raw_BGLRM.shape[3]
         split = (groups, repeats) if heads > 1 else (1, 1)
@@ -74,24 +74,24 @@ def scale_cap_bias(
 
 
 def scale_cap_bias_vjp(
-    score: ScoreConfig, grad_BGLRM: jax.Array, q_BGLRK: jax.Array, k_BGMK: jax.Array
+    config: ScoreConfig, grad_BGLRM: jax.Array, q_BGLRK: jax.Array, k_BGMK: jax.Array
 ) -> jax.Array:
     """The gradient of q k^T from that of the scores."""
-    if score.soft_cap is not None:
-        raw_BGLRM = score.einsum("BGLRK,BGMK->BGLRM", q_BGLRK, k_BGMK)
-        tanh_BGLRM = jnp.tanh(raw_BGLRM * (score.scale / score.soft_cap))
+    if config.soft_cap is not None:
+        raw_BGLRM = config.einsum("BGLRK,BGMK->BGLRM", q_BGLRK, k_BGMK)
+        tanh_BGLRM = jnp.tanh(raw_BGLRM * (config.scale / config.soft_cap))
         grad_BGLRM = grad_BGLRM * (1 - jnp.square(tanh_BGLRM))
-    return grad_BGLRM * score.scale
+    return grad_BGLRM * config.scale
 
 
 def apply_mask(
-    score: ScoreConfig,
+    config: ScoreConfig,
     scores_BGLRM: jax.Array,
     queries: TokenPositions,
     keys: TokenPositions,
 ):
     """The scores, -inf at pairs that the mask excludes."""
-    allowed_BLM = jnp.asarray(score.mask.allowed_pairs(queries, keys))
+    allowed_BLM = jnp.asarray(config.mask.allowed_pairs(queries, keys))
     return jnp.where(allowed_BLM[:, None, :, None], scores_BGLRM, -jnp.inf)
 
 

@@ -84,15 +84,15 @@ class MixtureOfExperts(nn.Module):
         self.sow("routing", "kept_BL", kept_BL.reshape(x_BLD.shape[:2]))
 
 
-def active_param_shapes(params: Any, k: int) -> Any:
-    """Shapes of the weights that one token uses, k of the experts, for counting its
-    floating-point operations."""
+def active_param_shapes(params: Any, experts_per_token: int) -> Any:
+    """Shapes of the weights that one token uses, those of `experts_per_token` experts,
+    to count its floating-point operations."""
 
     def shape_of(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
         letters = dimensions(leaf_name(path))
         shape = list(leaf.shape)
         if letters.startswith("E"):
-            shape[-len(letters)] = k
+            shape[-len(letters)] = experts_per_token
         return jax.ShapeDtypeStruct(tuple(shape), leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(shape_of, params)

@@ -23,8 +23,8 @@ from transformer.axes import constrain
 
 
 class Choice(NamedTuple):
-    """One of the k experts of each token: expert_BL int32, and gate_BL float32, the
-    weight of its output."""
+    """The i-th of the k experts chosen for each token: expert_BL int32, and gate_BL
+    float32, the weight of its output."""
 
     expert_BL: jax.Array
     gate_BL: jax.Array
@@ -33,17 +33,17 @@ class Choice(NamedTuple):
 Gates = Callable[[Sequence[jax.Array]], list[jax.Array]]
 
 
-def raw_gates(chosen: Sequence[jax.Array]) -> list[jax.Array]:
+def raw_gates(probabilities: Sequence[jax.Array]) -> list[jax.Array]:
     """The probabilities of the chosen experts as gates (Switch, Fedus et al. 2021,
     arXiv 2101.03961, equation 2): the gates of a token need not sum to one."""
-    return list(chosen)
+    return list(probabilities)
 
 
-def softmax_gates(chosen: Sequence[jax.Array]) -> list[jax.Array]:
+def softmax_gates(probabilities: Sequence[jax.Array]) -> list[jax.Array]:
     """Gates that sum to one: a softmax over the chosen experts (Mixtral, Jiang et al.
     2024, arXiv 2401.04088, section 2.1). With k = 1 the router has no gradient."""
-    total = sum(chosen[1:], start=chosen[0])
-    return [one / total for one in chosen]
+    total = sum(probabilities[1:], start=probabilities[0])
+    return [one / total for one in probabilities]
 
 
 def top_k(

@@ -44,7 +44,7 @@ def objects(database: bytes) -> Iterator[bytes]:
 
 
 def strings(raw: bytes) -> list[str]:
-    """The character vector in one R serialisation (XDR, version 3); NA is ""."""
+    """The character vector in one R serialization (XDR, version 3); NA is ""."""
     head = b"X\n\0\0\0\3"
     if not raw.startswith(head):
         raise ValueError(f"R object: expected {head!r}, got {raw[: len(head)]!r}")

@@ -1,0 +1,71 @@
+"""Forecasts of fields: what the model adds to the regression."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import winds
+from experiments.reports import winds as study
+from transformer.data import climate_fields
+from transformer.training import update
+
+
+def test_an_untrained_model_forecasts_the_regression() -> None:
+    experiment = winds.experiment(width=32, depth=1, steps=2, dtype="float32")
+    state = jax.jit(lambda: update.init_state(experiment))()
+    evaluation = experiment.evaluations["lead_1"]
+    batch = evaluation.batch(0, range(12))
+    loss = jax.jit(evaluation.loss)(state.params, batch, jax.random.key(0))
+    expected = np.square(batch["target_BLP"] - batch["base_BLP"])
+    assert float(loss.sums["variance"]) < 1e-6 * float(loss.sums["squared_error"])
+    cosine = float(loss.sums["weight"]) / 12
+    assert expected.shape == (12, 270, 80) and cosine > 0
+    fields = experiment.data
+    weight = climate_fields.area_weight(fields, climate_fields.patch_grid(fields))
+    np.testing.assert_allclose(
+        loss.sums["squared_error"], (expected * weight).sum(), rtol=1e-4
+    )
+
+
+def test_training_lowers_the_loss_and_members_differ() -> None:
+    experiment = winds.experiment(
+        width=32, depth=1, steps=12, batch_size=8, members=2, learning_rate=3e-3
+    )
+    state = jax.jit(lambda: update.init_state(experiment))()
+    advance = jax.jit(lambda *arrays: update.update(experiment, *arrays))
+    metrics = []
+    for step in range(experiment.steps):
+        state, outcome = advance(state, experiment.batch(step, range(8)))
+        metrics.append(experiment.metrics(outcome.loss))
+    assert 10 * metrics[0]["spread"] < metrics[-1]["spread"]
+    first, last = (
+        np.mean([numbers["crps"] for numbers in part])
+        for part in (metrics[:3], metrics[-3:])
+    )
+    assert last < first
+
+
+def test_report_beside_baselines_has_no_padded_month() -> None:
+    """Of a forecast that is the regression, whose error is known."""
+    fields = winds.field_source.load("winds")
+    grid = climate_fields.patch_grid(fields)
+    weight = climate_fields.area_weight(fields, grid)
+    climate = climate_fields.fit_climatology(fields, grid, weight)
+    _, splits = climate_fields.splits(climate, batch_size=8)
+
+    def predict(batch, key):
+        members = jnp.stack([batch["base_BLP"], batch["base_BLP"]])
+        weights = batch["weight_B"][:, None, None] * weight[None]
+        return members, study.crps.crps(members, batch["target_BLP"], weights)
+
+    files = study.report(predict, splits, fields, climate, weight, jax.random.key(0))
+    results = files["results.json"]
+    for lead in climate_fields.LEAD_NAMES:
+        expected = results[f"rmse/regression/{lead}"]
+        np.testing.assert_allclose(results[f"rmse/{lead}"], expected, rtol=1e-4)
+        assert results[f"spread/{lead}"] == 0
+    assert 0 < results["crps/climatology"] < results["rmse/climatology"]
+    panels = files["maps.png"].axes[:3]
+    assert [axes.get_title() for axes in panels][0] == "anomaly"
