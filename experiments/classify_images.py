@@ -31,7 +31,7 @@ from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
 from transformer.training import optimizers
 from transformer.training.declaration import declare
-from transformer.training.experiment import Evaluation, Experiment, Optimizer, Run
+from transformer.training.experiment import Experiment, Optimizer, Run
 
 LABEL_SMOOTHING = 0.1
 
@@ -97,19 +97,15 @@ def experiment(
 
     metrics = cross_entropy.token_metrics
     unsmoothed = partial(loss, cross_entropy.cross_entropy)
-    return Experiment(
+    return Experiment.from_run(
+        run,
+        optimizer,
+        (train, held_out),
         fingerprint=f"ViT {depth} x {width}, patch {patch}, {pool}, {classes} classes",
         init=partial(vit.init_params, net, like=tokenizer.abstract_row),
         loss=partial(loss, cross_entropy.label_smoothing(LABEL_SMOOTHING)),
-        batch=train.batch,
-        batch_size=run.batch_size,
-        optimizer=optimizer(run.steps),
-        steps=run.steps,
-        seed=run.seed,
         metrics=metrics,
-        evaluations={
-            "validation": Evaluation.from_split(held_out, unsmoothed, metrics)
-        },
+        validation_loss=unsmoothed,
         report=partial(report, net, tokenizer, data),
         tokens_per_row=tokenizer.length + vit.POOLINGS[pool].extra_tokens,
         net=net,

@@ -37,7 +37,7 @@ def experiment(
         labeled_rows.splits(data, tokenizer, batch_size=run.batch_size, seed=run.seed),
         fingerprint=f"text classifier, classes {', '.join(data.labels)}",
         init=lambda key: encoder.init_params(net, key),
-        loss=cross_entropy.label_loss(encoder.text_logits(net, run.compute_dtype)),
+        loss=cross_entropy.classification_loss(encoder.logits(net, run.compute_dtype)),
         metrics=cross_entropy.token_metrics,
         report=lambda params, key: study.report(net, tokenizer, data, params),
         net=net,

@@ -28,7 +28,7 @@ from transformer.objectives.loss import mean_loss
 from transformer.processes import flow_matching
 from transformer.training import optimizers
 from transformer.training.declaration import declare
-from transformer.training.experiment import Evaluation, Experiment, Optimizer, Run
+from transformer.training.experiment import Experiment, Optimizer, Run
 
 PROCESS = flow_matching.process(sample_time=flow_matching.logit_normal_times)
 
@@ -97,17 +97,15 @@ def experiment(
     sample = process_sampler.class_sampler(
         PROCESS, predict, tokenizer.decode, **sampling
     )
-    return Experiment(
+    return Experiment.from_run(
+        run,
+        optimizer,
+        (train, held_out),
         fingerprint=f"DiT {depth} x {width}, patch {patch}, {classes} classes",
         init=partial(dit.init_params, net, like=tokenizer.abstract_row),
         loss=partial(loss, label_dropout=0.1),
-        batch=train.batch,
-        batch_size=run.batch_size,
-        optimizer=optimizer(run.steps),
-        steps=run.steps,
-        seed=run.seed,
         metrics=mean_loss,
-        evaluations={"validation": Evaluation.from_split(held_out, loss, mean_loss)},
+        validation_loss=loss,
         report=partial(report, sample, data, classifier, guidance),
         generate=partial(terminal_images.generate, sample),
         tokens_per_row=tokenizer.length,

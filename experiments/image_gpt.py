@@ -33,7 +33,7 @@ from transformer.objectives.loss import Loss
 from transformer.processes import autoregressive
 from transformer.training import optimizers
 from transformer.training.declaration import declare
-from transformer.training.experiment import Evaluation, Experiment, Optimizer, Run
+from transformer.training.experiment import Experiment, Optimizer, Run
 
 
 def report(*arguments: Any) -> dict[str, Any]:
@@ -91,18 +91,15 @@ def experiment(
         )
 
     metrics = cross_entropy.pixel_metrics
-    return Experiment(
+    return Experiment.from_run(
+        run,
+        optimizer,
+        (train, held_out),
         fingerprint=f"decoder {depth} x {width}, "
         f"{tokenizer.length} of {vocab_size} ids",
         init=partial(decoder.init_params, net),
         loss=loss,
-        batch=train.batch,
-        batch_size=run.batch_size,
-        optimizer=optimizer(run.steps),
-        steps=run.steps,
-        seed=run.seed,
         metrics=metrics,
-        evaluations={"validation": Evaluation.from_split(held_out, loss, metrics)},
         report=partial(report, net, generator, classifier),
         generate=partial(pixel_model.generate, generator),
         tokens_per_row=tokenizer.length,

@@ -29,7 +29,7 @@ from transformer.objectives import cross_entropy, denoising
 from transformer.processes import masked_diffusion
 from transformer.training import optimizers
 from transformer.training.declaration import declare
-from transformer.training.experiment import Evaluation, Experiment, Optimizer, Run
+from transformer.training.experiment import Experiment, Optimizer, Run
 
 
 def report(*arguments: Any) -> dict[str, Any]:
@@ -73,15 +73,10 @@ def experiment(
         data, gray_levels=gray_levels, factor=2, patch=patch
     )
     mask_id, classes = tokenizer.vocab_size, len(data.labels)
-    net = model(
-        grid=tokenizer.grid,
-        vocab_size=mask_id + 1,
-        classes=classes,
-        depth=depth,
-        width=width,
-    )
-    sizes: Any = {"batch_size": run.batch_size, "seed": run.seed, "name": data.name}
-    train = records.training(tokenizer.train, **sizes)
+    sizes: Any = {"classes": classes, "depth": depth, "width": width}
+    net = model(grid=tokenizer.grid, vocab_size=mask_id + 1, **sizes)
+    options: Any = {"batch_size": run.batch_size, "seed": run.seed, "name": data.name}
+    train = records.training(tokenizer.train, **options)
     held_out = records.evaluation(tokenizer.validation, batch_size=250)
     process = masked_diffusion.process(
         mask_id=mask_id, temperature=temperature, choice_temperature=choice_temperature
@@ -96,25 +91,19 @@ def experiment(
     )
     bound = partial(loss, process=masked_diffusion.elbo(mask_id=mask_id))
     metrics = partial(cross_entropy.pixel_metrics, pixels_per_token=patch * patch)
-    sampling: Any = {
-        "like": tokenizer.abstract_row,
-        "null_label": classes,
-        "scale": guidance,
-    }
+    sampling: Any = {"null_label": classes, "scale": guidance}
     sample = process_sampler.class_sampler(
-        process, predict, tokenizer.decode, **sampling
+        process, predict, tokenizer.decode, like=tokenizer.abstract_row, **sampling
     )
-    return Experiment(
+    return Experiment.from_run(
+        run,
+        optimizer,
+        (train, held_out),
         fingerprint=f"DiT {depth} x {width}, {mask_id} tokens, {classes} classes",
         init=partial(dit.init_params, net, like=tokenizer.abstract_row),
         loss=partial(loss, process=process, label_dropout=0.1),
-        batch=train.batch,
-        batch_size=run.batch_size,
-        optimizer=optimizer(run.steps),
-        steps=run.steps,
-        seed=run.seed,
         metrics=metrics,
-        evaluations={"validation": Evaluation.from_split(held_out, bound, metrics)},
+        validation_loss=bound,
         report=partial(report, sample, tokenizer, classifier, guidance),
         generate=partial(terminal_images.generate, sample),
         tokens_per_row=tokenizer.length,

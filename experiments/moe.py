@@ -36,10 +36,10 @@ def forward(
     weights = precision.cast_weights(params["moe"], dtype)
     positions = masks.packed(batch["segment_BL"], batch["position_BL"])
     inputs = {"params": weights}, batch["ids_BL"], positions
-    readout, sown = net.apply(*inputs, mutable=["routing"])
+    (x_BLD, w_VD), sown = net.apply(*inputs, mutable=["routing"])
     targets_BL, weight_BL = batch["targets_BL"], batch["weight_BL"]
     fused = partial(cross_entropy.fused_cross_entropy, chunks=language_model.CHUNKS)
-    moe = fused(*readout, targets_BL, weight_BL)
+    moe = fused(x_BLD, w_VD, targets_BL, weight_BL)
     layers = list(load_balancing.router_outputs(sown["routing"]))
     router = load_balancing.router_losses(layers, weight_BL)
     dense = dense_loss(params["dense"], batch, key)

@@ -54,7 +54,7 @@ def experiment(
     width: int = 128,
     vocab_size: int = 1024,
     guidance: float = 3.0,
-    sampling_steps: int = 16,
+    report_sampling_steps: int = 16,
     augment: float = 0.3,
     scorer: Path | None = None,
 ) -> Experiment:
@@ -69,7 +69,7 @@ def experiment(
         width: features of a token, 32 for each head.
         vocab_size: tokens of the BPE, which is trained on the names.
         guidance: scale of classifier-free guidance; 1 is none.
-        sampling_steps: of the report's samples.
+        report_sampling_steps: of the report's samples.
         augment: distortion of training images; 1 is up to 2 pixels and 12 degrees.
         scorer: run folder of experiments.clip; default: trained once.
     """
@@ -106,7 +106,7 @@ def experiment(
         loss=partial(loss, 0.1),
         validation_loss=partial(loss, 0.0),
         metrics=mean_loss,
-        report=partial(report, sample, captions, scorer, sampling_steps),
+        report=partial(report, sample, captions, scorer, report_sampling_steps),
         generate=partial(image_files.generate, sample),
         extra_files={"tokenizer.json": captions.tokenizer.to_bytes()},
         tokens_per_row=captions.patches + captions.length,

@@ -33,8 +33,8 @@ from transformer.training import optimizers
 from transformer.training.declaration import declare
 from transformer.training.experiment import Experiment, Optimizer, Run
 
-FRAMES, KNOWN, SIDE = 16, 6, 24
-MOTION = {"sprites": 2, "max_speed": 2, "known": KNOWN}
+FRAMES, CONTEXT_FRAMES, SIDE = 16, 6, 24
+MOTION = {"sprites": 2, "max_speed": 2, "context_frames": CONTEXT_FRAMES}
 EVALUATED = 256
 
 
@@ -87,7 +87,9 @@ def experiment(
         return denoising.pixel_cross_entropy(logits_BLP, next_BLP, weight_BL)
 
     continue_video = frame_prediction.continuation(
-        predict, known=KNOWN, tokens_per_frame=tokenizer.tokens_per_frame
+        predict,
+        context_frames=CONTEXT_FRAMES,
+        tokens_per_frame=tokenizer.tokens_per_frame,
     )
     held_video = partial(tokenizer.random_video, held, **MOTION)
     prepare = partial(partial, tokenizer.prepare, **MOTION)

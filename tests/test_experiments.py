@@ -23,23 +23,23 @@ NAMES = sorted(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_traces(name):
-    """With its defaults but the seed; a parameter's name says its shape and place."""
+    """With defaults but the seed; a parameter's name gives its shape and sharding."""
     make = importlib.import_module(f"experiments.{name}").experiment
     experiment = make(seed=3)
     if experiment.generate is not None:
-        asked = inspect.signature(experiment.generate).parameters
+        parameters = inspect.signature(experiment.generate).parameters
         # A flag of both would be taken for the experiment's.
-        assert not set(asked) & set(inspect.signature(make).parameters)
+        assert not set(parameters) & set(inspect.signature(make).parameters)
     assert experiment.seed == 3
     mesh = axes.make_mesh()
     state = update.abstract_state(experiment, mesh)
     batch = experiment.batch(0, range(experiment.batch_size))
-    after, told = jax.eval_shape(
+    after, step_metrics = jax.eval_shape(
         lambda *given: update.update(experiment, *given), state, batch
     )
     shapes = jax.tree.map(lambda a: (a.shape, a.dtype), (state, after))
     assert shapes[0] == shapes[1]
-    assert told.loss.total.shape == ()
+    assert step_metrics.loss.total.shape == ()
     for path, leaf in jax.tree_util.tree_flatten_with_path(state.params)[0]:
         assert 0 < len(axes.dimensions(axes.leaf_name(path))) <= leaf.ndim
     for evaluation in experiment.evaluations.values():
@@ -74,6 +74,6 @@ def test_golden_curve():
     advance = jax.jit(lambda *given: update.update(experiment, *given))
     losses = []
     for step in range(experiment.steps):
-        state, told = advance(state, experiment.batch(step, range(8)))
-        losses.append(experiment.metrics(told.loss)["loss"])
+        state, step_metrics = advance(state, experiment.batch(step, range(8)))
+        losses.append(experiment.metrics(step_metrics.loss)["loss"])
     np.testing.assert_allclose(losses, GOLDEN, rtol=2e-3)

@@ -21,7 +21,7 @@ SEGMENT = (np.arange(LENGTH) < VALID[:, None]).astype(np.int32)
 PLACE = np.broadcast_to(np.arange(LENGTH), (ROWS, LENGTH))
 TOKENS = masks.packed(jnp.asarray(SEGMENT), jnp.asarray(PLACE))
 
-# Ours, and what torch's forward is told to the same end.
+# Ours, and the same in arguments of torch's forward.
 MASKS = {
     "everything": (masks.full(), {}),
     "causal": (
@@ -113,15 +113,19 @@ def compare(ours: Any, params: Any, theirs: Any) -> None:
         np.testing.assert_allclose(a.numpy() * seen, b * seen, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("mask", "told"), MASKS.values(), ids=MASKS)
-def test_attention_equals_torch(mask: masks.Mask, told: dict[str, np.ndarray]) -> None:
+@pytest.mark.parametrize(("mask", "torch_kwargs"), MASKS.values(), ids=MASKS)
+def test_attention_equals_torch(
+    mask: masks.Mask, torch_kwargs: dict[str, np.ndarray]
+) -> None:
     theirs = randomised(torch.nn.MultiheadAttention(WIDTH, HEADS, batch_first=True))
     names = {"src_mask": "attn_mask", "src_key_padding_mask": "key_padding_mask"}
-    told_torch = {names[name]: torch.from_numpy(a) for name, a in told.items()}
+    torch_tensors = {
+        names[name]: torch.from_numpy(a) for name, a in torch_kwargs.items()
+    }
     compare(
         make_attention(mask),
         attention_weights(theirs),
-        lambda x: theirs(x, x, x, need_weights=False, **told_torch)[0],
+        lambda x: theirs(x, x, x, need_weights=False, **torch_tensors)[0],
     )
 
 
@@ -142,7 +146,7 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize(("mask", "told"), MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize(("mask", "torch_kwargs"), MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize(
     ("residual", "activation", "kind"), BLOCKS.values(), ids=BLOCKS
 )
@@ -151,7 +155,7 @@ def test_block_equals_torch(
     activation: Any,
     kind: Any,
     mask: masks.Mask,
-    told: Any,
+    torch_kwargs: Any,
 ) -> None:
     theirs = randomised(
         torch.nn.TransformerEncoderLayer(
@@ -170,5 +174,5 @@ def test_block_equals_torch(
         make_norm=norms.LayerNorm,
         residual=residual,
     )
-    told_torch = {name: torch.from_numpy(a) for name, a in told.items()}
-    compare(ours, block_weights(theirs), lambda x: theirs(x, **told_torch))
+    torch_tensors = {name: torch.from_numpy(a) for name, a in torch_kwargs.items()}
+    compare(ours, block_weights(theirs), lambda x: theirs(x, **torch_tensors))

@@ -92,7 +92,7 @@ def on_cpu() -> bool:
 
 
 def compute_dtype() -> str:
-    """The fastest dtype for products: "bfloat16" on accelerators and on CPUs that
+    """The fastest dtype for matmuls: "bfloat16" on accelerators and on CPUs that
     multiply it (AVX-512 BF16, AMX), elsewhere "float32"."""
     if not on_cpu():
         return "bfloat16"

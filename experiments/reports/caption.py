@@ -30,12 +30,12 @@ def word_heatmaps(
 ) -> list[tuple[list[str], np.ndarray]]:
     """For each text its words, and the cross-attention of each word to each patch
     [words, rows, columns], averaged over heads and layers."""
-    # Greedy captions may be one token longer than the longest name.
-    rows = captioned_images.decoder_rows(captions.tokenizer, texts, captions.length + 1)
+    # A generated text need not have the fewest tokens, nor the length of a name.
+    sizes = map(len, captions.tokenizer.encode_pieces(list(texts)))
+    rows = captioned_images.decoder_rows(captions.tokenizer, texts, 1 + max(sizes))
     batch = {"raw_BLP": captions.to_patches(images), **rows}
-    _, variables = encoder_decoder.apply_image_to_text(
-        net, params, batch, mutable="intermediates"
-    )
+    apply = partial(encoder_decoder.apply_image_to_text, mutable="intermediates")
+    _, variables = jax.jit(partial(apply, net))(params, batch)
     weights_BNLM = alignment.mean_over_heads(variables["intermediates"]["decoder"])
     mean_BLM, ids_BL = np.mean(weights_BNLM, 1), rows["targets_BL"]
     of_row = partial(alignment.word_heatmaps, captions.tokenizer, grid=captions.grid)

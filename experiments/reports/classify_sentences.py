@@ -23,7 +23,7 @@ def report(
     train, held_out = data.train, data.validation
     text, label = held_out["text"], held_out["label"]
     rows = labeled_rows.encode(tokenizer, held_out, length=labeled_rows.LENGTH)
-    logits = jax.jit(encoder.text_logits(net))
+    logits = jax.jit(encoder.logits(net))
     logits_BV = image_classifier.map_batches(
         lambda index: logits(params, {name: a[index] for name, a in rows.items()}),
         np.arange(len(label)),

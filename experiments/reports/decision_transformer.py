@@ -68,10 +68,7 @@ def report(
     results = {
         "target_correlation": float(np.corrcoef(targets, reached)[0, 1]),
         "target_error": float(np.abs(targets - reached).mean()),
-        **{
-            f"return/target_{t:+d}": float(reached[targets == t].mean())
-            for t in TARGETS
-        },
+        **{f"return/target_{t}": float(reached[targets == t].mean()) for t in TARGETS},
         "data_max_return": float(of_data.max()),
         "return/target_data_max": float(returns("conditioned", best_key, best).mean()),
         "return/best_policy": best_policy,

@@ -57,7 +57,7 @@ def baselines(tokenizer: QuantizedImages) -> dict[str, float]:
         train["label_B"],
         held_out["ids_BL"],
         held_out["label_B"],
-        levels=tokenizer.gray_levels,
+        gray_levels=tokenizer.gray_levels,
         smoothing=0.1,
     )
     return {
@@ -74,7 +74,7 @@ def baselines(tokenizer: QuantizedImages) -> dict[str, float]:
 def completions(
     generator: pixel_model.PixelModel, params: Any, key: jax.Array
 ) -> np.ndarray:
-    """A sheet: a held-out image of each class, its upper half, and completions."""
+    """A grid: a held-out image of each class, its upper half, and completions."""
     tokenizer = generator.tokenizer
     held_out = tokenizer.validation
     label, chosen = np.unique(held_out["label_B"], return_index=True)

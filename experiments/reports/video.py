@@ -11,7 +11,7 @@ import numpy as np
 from transformer.data.images import moving_digits, patches
 from transformer.plots import image_grid
 
-KNOWN = 6
+CONTEXT_FRAMES = 6
 AHEAD = (1, 5, 10)
 SHOWN_FRAMES = (5, 6, 7, 8, 10, 12, 14, 15)
 BLOCK, MAX_SPEED = 6, 2
@@ -30,11 +30,11 @@ def frame(
 def motion_compensation(
     tokenizer: moving_digits.VideoTokenizer, video: np.ndarray, ahead: int
 ) -> np.ndarray:
-    """The frame `ahead` after the known ones, by block motion, as tubelets."""
+    """The frame `ahead` after the context frames, by block motion, as tubelets."""
     shape = 1, tokenizer.side, tokenizer.side
     previous, last = (
         patches.unpatchify(
-            frame(tokenizer, video, KNOWN + n), shape, tokenizer.tubelet_size
+            frame(tokenizer, video, CONTEXT_FRAMES + n), shape, tokenizer.tubelet_size
         )[:, 0]
         for n in (-2, -1)
     )
@@ -52,10 +52,10 @@ def errors(
     """Squared error per pixel of each video [B], by frames ahead and method."""
     true, found = batch["raw_BLP"], {}
     for ahead in AHEAD:
-        target = frame(tokenizer, true, KNOWN + ahead - 1)
+        target = frame(tokenizer, true, CONTEXT_FRAMES + ahead - 1)
         methods = {
-            "model": frame(tokenizer, predicted, KNOWN + ahead - 1),
-            "last_frame": frame(tokenizer, true, KNOWN - 1),
+            "model": frame(tokenizer, predicted, CONTEXT_FRAMES + ahead - 1),
+            "last_frame": frame(tokenizer, true, CONTEXT_FRAMES - 1),
             "block_motion": motion_compensation(tokenizer, true, ahead),
             "true_velocity": frame(tokenizer, batch["straight_BLP"], ahead - 1),
         }
@@ -70,7 +70,7 @@ def strips(
 ) -> np.ndarray:
     """A grid: for each video a row of true frames, one of predicted frames, and one
     with each digit moved by its true velocity without walls."""
-    known = batch["raw_BLP"][:, : KNOWN * tokenizer.tokens_per_frame]
+    known = batch["raw_BLP"][:, : CONTEXT_FRAMES * tokenizer.tokens_per_frame]
     straight = np.concatenate([known, batch["straight_BLP"]], axis=1)
     rows = [
         tokenizer.decode(video)[:count][:, list(SHOWN_FRAMES)]
@@ -104,5 +104,5 @@ def report(
     return {
         "results.json": numbers,
         "strips.png": strips(tokenizer, predicted, batch, 3),
-        "video.gif": image_grid.gif(videos[:, :4], known=KNOWN),
+        "video.gif": image_grid.gif(videos[:, :4], context_frames=CONTEXT_FRAMES),
     }

@@ -8,7 +8,7 @@ import pytest
 from transformer.data.images import moving_digits
 
 TOKENIZER = moving_digits.VideoTokenizer(frames=9, side=12, patch=4)
-MOTION = {"sprites": 2, "max_speed": 2, "known": 4}
+MOTION = {"sprites": 2, "max_speed": 2, "context_frames": 4}
 
 
 def test_motion_is_straight_and_reflected_at_walls() -> None:
@@ -95,7 +95,7 @@ def test_a_prepared_video_shows_its_digit_and_its_straight_motion() -> None:
         rng = np.random.default_rng(seed)
         example = {"image": sprites[0]}
         row = wide.prepare(sprites[1:], example, rng, **MOTION)
-        known = MOTION["known"] * wide.tokens_per_frame
+        known = MOTION["context_frames"] * wide.tokens_per_frame
         assert row["raw_BLP"].shape == (wide.length, 16)
         assert row["straight_BLP"].shape == (wide.length - known, 16)
         equal.append((row["raw_BLP"][known:] == row["straight_BLP"]).all())

@@ -178,9 +178,9 @@ def test_a_mixture_keeps_the_proportions_and_the_order_of_its_parts(weights):
     )
     share = weights[0] / sum(weights)
     assert abs((letters == ord("a")).mean() - share) < 0.002
-    drawn = [rows.order[i] for i in range(1000)]
+    addresses = [rows.order[i] for i in range(1000)]
     for number, part in enumerate(parts):
-        mine = [address for which, address in drawn if which == number]
+        mine = [address for which, address in addresses if which == number]
         assert mine == [part.order[i] for i in range(len(mine))]
 
 

@@ -24,7 +24,7 @@ from transformer.data.sources import pairs as pair_source
 RNG = np.random.default_rng(0)
 
 
-def draw(
+def write_image(
     path: Path, *, size: tuple[int, int] = (4, 6), mode: str = "RGB"
 ) -> np.ndarray:
     """Write an image of noise; its pixels, uint8 [rows, columns, channels]."""
@@ -38,7 +38,7 @@ def draw(
 def photographs(folder: Path, *, classes: str = "ab", count: int = 5) -> dict[str, Any]:
     """Class folders; their pixels by path."""
     names = [f"{name}/{number}.png" for name in classes for number in range(count)]
-    return {name: draw(folder / name) for name in names}
+    return {name: write_image(folder / name) for name in names}
 
 
 def rows(made: records.Records) -> dict[bytes, Any]:
@@ -61,12 +61,12 @@ def test_the_held_out_files_depend_only_on_names() -> None:
 
 
 def test_images_are_read_and_split_by_class(tmp_path: Path) -> None:
-    drawn = photographs(tmp_path / "here")
+    images = photographs(tmp_path / "here")
     (tmp_path / "here/a/.hidden").write_text("not a picture")
     made = image_source.load(tmp_path / "here", held_out=0.2)
     found = rows(made)
     assert len(found) == 10 and made.labels == ("a", "b")
-    for name, pixels in drawn.items():
+    for name, pixels in images.items():
         assert found[pixels.tobytes()][1] == name[0]
     assert sorted(
         label for split, label in found.values() if split == "validation"
@@ -75,7 +75,7 @@ def test_images_are_read_and_split_by_class(tmp_path: Path) -> None:
     (tmp_path / "here").rename(tmp_path / "there")
     again = image_source.load(tmp_path / "there", held_out=0.2)
     assert again.fingerprint == made.fingerprint and rows(again) == found
-    draw(tmp_path / "there/a/1.png")
+    write_image(tmp_path / "there/a/1.png")
     assert image_source.load(tmp_path / "there").fingerprint != made.fingerprint
 
 
@@ -90,13 +90,13 @@ def test_transparency_becomes_white_and_gray_images_have_one_channel(
     tmp_path: Path,
 ) -> None:
     for name in ("a/1", "a/2", "b/1", "b/2"):
-        draw(tmp_path / "grey" / f"{name}.png", mode="L")
+        write_image(tmp_path / "gray" / f"{name}.png", mode="L")
         clear = Image.new("RGBA", (3, 3), (10, 20, 30, 0))
         clear.putpixel((0, 0), (10, 20, 30, 255))
         file = tmp_path / "clear" / f"{name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         clear.save(file)
-    assert image_source.load(tmp_path / "grey").train["image"].shape[1:] == (4, 6, 1)
+    assert image_source.load(tmp_path / "gray").train["image"].shape[1:] == (4, 6, 1)
     image = image_source.load(tmp_path / "clear").train["image"][0]
     assert image[0, 0].tolist() == [10, 20, 30] and (image[1:] == 255).all()
 
@@ -141,15 +141,18 @@ def test_the_order_of_the_file_system_does_not_matter(
 
 
 def test_pairs_are_read_and_no_sentence_is_in_both_splits(tmp_path: Path) -> None:
-    said = [(f"line {n % 30}", f"linha {n}") for n in range(40)]
-    text = "#en\tpt\n" + "\r\n".join("\t".join(pair) for pair in said)
+    sentences = [(f"line {n % 30}", f"linha {n}") for n in range(40)]
+    text = "#en\tpt\n" + "\r\n".join("\t".join(pair) for pair in sentences)
     (tmp_path / "pairs.tsv").write_bytes(text.encode())
     made = pair_source.load(tmp_path / "pairs.tsv", held_out=0.1)
     parts = [
         list(zip(part["first"], part["second"], strict=True))
         for part in (made.train, made.validation)
     ]
-    assert sorted(parts[0] + parts[1]) == sorted(said) and made.labels == ("en", "pt")
+    assert sorted(parts[0] + parts[1]) == sorted(sentences) and made.labels == (
+        "en",
+        "pt",
+    )
     train, held = ({first for first, _ in part} for part in parts)
     assert len(held) == 3 and not train & held
     (tmp_path / "pairs.tsv").rename(tmp_path / "renamed.tsv")
@@ -188,8 +191,8 @@ def test_labeled_text_is_read_and_no_text_is_in_both_splits(tmp_path: Path) -> N
 
 
 def test_captions_belong_to_their_images(tmp_path: Path) -> None:
-    drawn = {f"in/{n}.png": draw(tmp_path / f"in/{n}.png") for n in range(6)}
-    lines = [f"{name}\tpicture {name}\tfigura {name}" for name in drawn]
+    images = {f"in/{n}.png": write_image(tmp_path / f"in/{n}.png") for n in range(6)}
+    lines = [f"{name}\tpicture {name}\tfigura {name}" for name in images]
     (tmp_path / "captions.tsv").write_text("\n".join(["#file\ten\tpt", *lines]))
     made = caption_source.load(tmp_path, language="pt", held_out=0.3)
     found = {
@@ -197,7 +200,7 @@ def test_captions_belong_to_their_images(tmp_path: Path) -> None:
         for part in (made.train, made.validation)
         for image, text in zip(part["image"], part["text"], strict=True)
     }
-    assert found == {p.tobytes(): f"figura {name}" for name, p in drawn.items()}
+    assert found == {p.tobytes(): f"figura {name}" for name, p in images.items()}
     assert len(made.validation["text"]) == 2
     (tmp_path / "captions.tsv").write_text("in/0.png\tone\nin/1.png\ttwo\n")
     made = caption_source.load(tmp_path)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import netcdf_file
-from test_readers import draw, episode, netcdf, photographs, series
+from test_readers import episode, netcdf, photographs, series, write_image
 
 from transformer.data.sources import captions as caption_source
 from transformer.data.sources import episodes as episode_source
@@ -21,12 +21,12 @@ from transformer.data.sources import labeled_text as labeled_text_source
 from transformer.data.sources import pairs as pair_source
 
 
-def refused(read: Callable[[Any], Any], path: Path, *said: str) -> None:
+def refused(read: Callable[[Any], Any], path: Path, *parts: str) -> None:
     with pytest.raises(ValueError) as caught:
         read(path)
     message = str(caught.value)
     assert "\n" not in message and str(path) in message
-    for part in said:
+    for part in parts:
         assert part in message, message
 
 
@@ -39,16 +39,16 @@ def test_faulty_images_are_refused(tmp_path: Path) -> None:
     (tmp_path / "c/note.txt").write_text("hello")
     refused(image_source.load, tmp_path, "note.txt: expected an image, got")
     (tmp_path / "c/note.txt").unlink()
-    draw(tmp_path / "c/1.png", size=(5, 6))
-    said = "c/1.png: expected 4 x 6 pixels of 3 channels as in 0.png, got 5 x 6"
-    refused(image_source.load, tmp_path, said)
-    draw(tmp_path / "c/1.png", mode="L")
+    write_image(tmp_path / "c/1.png", size=(5, 6))
+    message = "c/1.png: expected 4 x 6 pixels of 3 channels as in 0.png, got 5 x 6"
+    refused(image_source.load, tmp_path, message)
+    write_image(tmp_path / "c/1.png", mode="L")
     refused(image_source.load, tmp_path, "c/1.png: expected 4 x 6", "of 1 channel")
     Image.fromarray(np.full((4, 6), 60000, np.uint16)).save(tmp_path / "c/1.png")
     refused(
         image_source.load, tmp_path, "c/1.png: expected 8 bits a channel, got the m"
     )
-    draw(tmp_path / "c/1.png")
+    write_image(tmp_path / "c/1.png")
     refused(image_source.load, tmp_path, "expected 2 images or more", "got 1")
     whole = (tmp_path / "a/1.png").read_bytes()
     (tmp_path / "a/1.png").write_bytes(whole[: len(whole) // 2])
@@ -68,13 +68,15 @@ def test_faulty_image_splits_are_refused(tmp_path: Path) -> None:
     (tmp_path / "validation/c").rename(tmp_path / "validation/b")
     for name in "ab":
         for number in range(5):
-            draw(tmp_path / f"validation/{name}/{number}.png", size=(3, 6))
-    said = "validation/a/0.png: expected 4 x 6 pixels of 3 channels as in train, got 3"
-    refused(image_source.load, tmp_path, said)
+            write_image(tmp_path / f"validation/{name}/{number}.png", size=(3, 6))
+    message = (
+        "validation/a/0.png: expected 4 x 6 pixels of 3 channels as in train, got 3"
+    )
+    refused(image_source.load, tmp_path, message)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"one\ttwo\nalone\n", "row 2: expected 2 columns divided by tabs, got 1"),
         (b"alone\none\ttwo\n", "row 1: expected 2 columns divided by tabs, got 1"),
@@ -92,14 +94,14 @@ def test_faulty_image_splits_are_refused(tmp_path: Path) -> None:
         (b"one,two\n", "row 1: expected 2 columns divided by tabs, got commas"),
     ],
 )
-def test_faulty_pairs_are_refused(tmp_path: Path, content: bytes, said: str) -> None:
+def test_faulty_pairs_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "pairs.tsv"
     file.write_bytes(content)
-    refused(pair_source.load, file, said)
+    refused(pair_source.load, file, message)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("text,label\n", "row 1: expected 2 columns divided by tabs, got commas"),
         ("a\tx\nb, c\n", "row 2: expected 2 columns divided by tabs, got commas"),
@@ -114,18 +116,18 @@ def test_faulty_pairs_are_refused(tmp_path: Path, content: bytes, said: str) -> 
     ],
 )
 def test_faulty_labeled_text_is_refused(
-    tmp_path: Path, content: str, said: str
+    tmp_path: Path, content: str, message: str
 ) -> None:
     file = tmp_path / "reviews.tsv"
     file.write_text(content)
-    refused(labeled_text_source.load, file, said)
+    refused(labeled_text_source.load, file, message)
 
 
 def test_labels_of_validation_alone_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("a\tx\nb\ty\n")
     (tmp_path / "validation.tsv").write_text("c\tz\n")
-    said = "validation.tsv: expected the labels of train.tsv, x, y; got z"
-    refused(labeled_text_source.load, tmp_path, said)
+    message = "validation.tsv: expected the labels of train.tsv, x, y; got z"
+    refused(labeled_text_source.load, tmp_path, message)
 
 
 def test_a_missing_package_is_asked_for_in_one_line(
@@ -133,8 +135,8 @@ def test_a_missing_package_is_asked_for_in_one_line(
 ) -> None:
     netcdf(tmp_path / "a.nc", np.zeros((2, 3, 4), np.float32))
     monkeypatch.setitem(sys.modules, "xarray", None)
-    said = "expected what NetCDF 3 needs, pip install -e '.[fields]', got: "
-    refused(field_source.load, tmp_path / "a.nc", said)
+    message = "expected what NetCDF 3 needs, pip install -e '.[fields]', got: "
+    refused(field_source.load, tmp_path / "a.nc", message)
 
 
 def test_faulty_pair_splits_are_refused(tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_faulty_pair_splits_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("#file\tfr\tde\n1.png\ta\tb\n", "expected captions in 'en', got fr, de"),
         ("1.png\ta\tb\n", "row 1: expected a file and a caption"),
@@ -161,10 +163,12 @@ def test_faulty_pair_splits_are_refused(tmp_path: Path) -> None:
         ("", "expected images and captions, got none"),
     ],
 )
-def test_faulty_captions_are_refused(tmp_path: Path, content: str, said: str) -> None:
-    draw(tmp_path / "1.png")
+def test_faulty_captions_are_refused(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    write_image(tmp_path / "1.png")
     (tmp_path / "captions.tsv").write_text(content)
-    refused(caption_source.load, tmp_path, said)
+    refused(caption_source.load, tmp_path, message)
 
 
 def test_captions_without_a_table_are_refused(tmp_path: Path) -> None:
@@ -172,7 +176,7 @@ def test_captions_without_a_table_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"latitude": np.arange(5.0)}, "expected 3 of latitude"),
         ({"values": np.zeros((4, 3, 4))}, "got float64 [4, 3, 4]"),
@@ -190,10 +194,10 @@ def test_captions_without_a_table_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_faulty_fields_are_refused(
-    tmp_path: Path, changed: dict[str, Any], said: str
+    tmp_path: Path, changed: dict[str, Any], message: str
 ) -> None:
     np.savez(tmp_path / "a.npz", **series(**changed))
-    refused(field_source.load, tmp_path / "a.npz", said)
+    refused(field_source.load, tmp_path / "a.npz", message)
 
 
 def test_files_without_fields_are_refused(tmp_path: Path) -> None:
@@ -232,8 +236,8 @@ def test_variables_on_two_grids_are_refused(tmp_path: Path) -> None:
         opened.createDimension("latitude_v", 2)
         added = opened.createVariable("v", "f4", ("time", "latitude_v", "lon"))
         added[:] = np.zeros((2, 2, 4))
-    said = "expected v over (time, lat, lon) like sst, got (time, latitude_v, lon)"
-    refused(field_source.load, file, said)
+    message = "expected v over (time, lat, lon) like sst, got (time, latitude_v, lon)"
+    refused(field_source.load, file, message)
 
 
 def test_damaged_archives_are_refused(tmp_path: Path) -> None:
@@ -249,7 +253,7 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"rewards": np.zeros(3)}, "'rewards': 3"),
         ({"observations": np.zeros((4, 2))}, "expected observations of float32 [3]"),
@@ -265,11 +269,11 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_faulty_episodes_are_refused(
-    tmp_path: Path, changed: dict[str, Any], said: str
+    tmp_path: Path, changed: dict[str, Any], message: str
 ) -> None:
     np.savez(tmp_path / "0.npz", **episode())
     refused(episode_source.load, tmp_path, "expected a folder of 2 .npz files or more")
     np.savez(tmp_path / "1.npz", **episode(**changed))
-    refused(episode_source.load, tmp_path, "1.npz", said)
+    refused(episode_source.load, tmp_path, "1.npz", message)
     np.savez(tmp_path / "1.npz", actions=np.zeros(3))
     refused(episode_source.load, tmp_path, "1.npz: expected an array 'observations'")

@@ -37,14 +37,14 @@ def cache_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     """A text of some thousand words, with a held-out tail of other characters."""
-    draw = random.Random(0)
+    rng = random.Random(0)
     closings = [
         ".\n",
         " \n ",
         "\t \n\n  ",
     ]  # so that runs of white space are merged too
     lines = [
-        " ".join(draw.choices(WORDS.split(), k=9)) + draw.choice(closings)
+        " ".join(rng.choices(WORDS.split(), k=9)) + rng.choice(closings)
         for _ in range(2000)
     ]
     file = tmp_path_factory.mktemp("text") / "text.txt"
@@ -107,12 +107,12 @@ def test_bpe_merges_the_words_of_its_text(each):
 @pytest.mark.parametrize("seed", range(5))
 def test_pieces_encode_to_the_tokens_of_the_whole(each, seed):
     """Cutting before white space changes no token, wherever the cuts fall."""
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     words, spaces = [*WORDS.split(), "é🙂", ""], [" ", "\n", "\t ", " \n ", "  "]
-    sample = "".join(draw.choice(words) + draw.choice(spaces) for _ in range(300))
+    sample = "".join(rng.choice(words) + rng.choice(spaces) for _ in range(300))
     tokenizer = each["bpe"]
     whole = tokenizer.encode_pieces([sample])[0]
-    size = draw.randint(40, 90)
+    size = rng.randint(40, 90)
     pieces = [piece.text for piece in documents.pieces_of([sample], size=size)]
     assert len(pieces) > 4
     encoded = np.concatenate(tokenizer.encode_pieces(pieces))

@@ -49,7 +49,8 @@ def test_the_image_in_a_file_is_named(
     pixels = RNG.integers(0, 256, (64, 32, 2)).astype(np.uint8)
     Image.fromarray(pixels, "LA").save(path)
     made = caption.experiment(**TINY, steps=1)
-    params, key = made.init(jax.random.key(0)), jax.random.key(0)
+    key = jax.random.key(0)
+    params = jax.jit(made.init)(key)
     name = made.generate(params, key, image=path)
     assert capsys.readouterr().out == f"{path}: {name}\n"
     neighbor = name.split("nearest in training: ")[1].removesuffix(")")

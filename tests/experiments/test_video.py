@@ -36,9 +36,9 @@ def test_training_lowers_the_loss_and_frames_are_predicted_from_those_before() -
     assert np.mean(trained.losses[-3:]) < 0.7 * trained.losses[0]
     logits = partial(video_model.apply, made.net, compute_dtype="float32")
     size = made.tokenizer.tokens_per_frame
-    known = video.KNOWN * size
+    known = video.CONTEXT_FRAMES * size
     continue_video = frame_prediction.continuation(
-        logits, known=video.KNOWN, tokens_per_frame=size
+        logits, context_frames=video.CONTEXT_FRAMES, tokens_per_frame=size
     )
     raw_BLP = made.evaluations["validation"].batch(0, range(2))["raw_BLP"]
     predicted = continue_video(trained.params, raw_BLP)

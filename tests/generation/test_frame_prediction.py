@@ -35,7 +35,7 @@ def test_each_frame_is_predicted_from_the_known_and_the_predicted_ones() -> None
         partial(
             frame_prediction.predict_frames,
             mean_of_the_past,
-            known=KNOWN,
+            context_frames=KNOWN,
             tokens_per_frame=SIZE,
         )
     )
@@ -50,7 +50,7 @@ def test_a_continuation_is_of_the_sigmoids_of_logits() -> None:
         return jnp.log(gray_BLP) - jnp.log1p(-gray_BLP)
 
     continue_video = frame_prediction.continuation(
-        logits, known=KNOWN, tokens_per_frame=SIZE
+        logits, context_frames=KNOWN, tokens_per_frame=SIZE
     )
     got = continue_video(jnp.ones(()), RAW_BLP)
     np.testing.assert_allclose(got, by_hand(RAW_BLP), atol=1e-5)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import random_params
-from transformer.data.decode import gray_levels
 
+from transformer.data.images import gray_levels
 from transformer.generation import logit_filters, pixel_model, process_sampler
 from transformer.models import image_gpt
 from transformer.processes import autoregressive

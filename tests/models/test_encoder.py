@@ -25,7 +25,7 @@ def test_mean_pooling_excludes_padding() -> None:
 def test_text_logits_depend_on_the_text_and_not_on_its_padding() -> None:
     net = encoder.text_classifier(classes=3, vocab_size=16, depth=1)
     params = random_params(net, init_params=encoder.init_params)
-    logits = jax.jit(encoder.text_logits(net))
+    logits = jax.jit(encoder.logits(net))
     ids_BL = RNG.integers(0, 16, (2, 8)).astype(np.int32)
     segment_BL = (np.arange(8) < np.array([[8], [5]])).astype(np.int32)
     got = logits(params, {"ids_BL": ids_BL, "segment_BL": segment_BL})

@@ -262,11 +262,11 @@ def test_intermediates_do_not_change_the_result(case: Case) -> None:
     def run(params: Any, stacked: Any) -> Any:
         ids_BL = batch["ids_BL"]
         alone = module.apply({"params": params}, ids_BL, tokens)[0]
-        asked = [
+        outputs = [
             m.apply({"params": p}, ids_BL, tokens, mutable=["intermediates"])
             for m, p in ((module, params), (scanned, stacked))
         ]
-        return alone, [(out[0], kept["intermediates"]) for out, kept in asked]
+        return alone, [(out[0], kept["intermediates"]) for out, kept in outputs]
 
     without_BLD, ((with_BLD, kept), (scan_BLD, scan_kept)) = run(
         params, stack_layers(params)

@@ -264,13 +264,13 @@ def test_byte_count_is_that_of_the_weighted_targets() -> None:
     assert got.total == loss.total
 
 
-def test_label_loss_is_the_classification_of_the_logits_of_a_batch() -> None:
+def test_classification_loss_is_the_classification_of_the_logits_of_a_batch() -> None:
     """The weights are those of the rows."""
     logits_BV, batch = (
         LOGITS[:, 0],
         {"label_B": TARGETS[:, 0], "weight_B": WEIGHT[:, 0]},
     )
-    loss = cross_entropy.label_loss(lambda params, batch: params * logits_BV)
+    loss = cross_entropy.classification_loss(lambda params, batch: params * logits_BV)
     want = cross_entropy.cross_entropy(2 * LOGITS[:, :1], TARGETS[:, :1], WEIGHT[:, :1])
     close(want, loss(2.0, batch, jax.random.key(0)))
 

@@ -21,7 +21,7 @@ def test_every_image_is_in_its_place() -> None:
 
 def test_a_gif_is_a_gif() -> None:
     videos = RNG.integers(0, 256, (2, 1, 3, 4, 4, 1)).astype(np.uint8)
-    assert image_grid.gif(videos, known=1)[:6] == b"GIF89a"
+    assert image_grid.gif(videos, context_frames=1)[:6] == b"GIF89a"
 
 
 def test_a_pixel_is_two_characters() -> None:

@@ -64,11 +64,11 @@ def sample_quality(
     return SampleQuality(float(correct.mean()), distance)
 
 
-def nn_distance(images: np.ndarray, known: np.ndarray) -> float:
+def nn_distance(images: np.ndarray, reference: np.ndarray) -> float:
     """The median distance, root mean square over pixels, from an 8-bit image to the
-    nearest known one. Samples far below real held-out images are copies."""
+    nearest reference image. Samples far below real held-out images are copies."""
     flat, others = (
-        a.reshape(len(a), -1).astype(np.float32) / 255 for a in (images, known)
+        a.reshape(len(a), -1).astype(np.float32) / 255 for a in (images, reference)
     )
     nearest = others[nearest_neighbor.nearest(others, flat).index]
     return float(np.median(np.sqrt(np.square(flat - nearest).mean(1))))

@@ -17,13 +17,13 @@ def predict_frames(
     predict: Callable[[jax.Array], jax.Array],
     raw_BLP: jax.Array,
     *,
-    known: int,
+    context_frames: int,
     tokens_per_frame: int,
 ) -> jax.Array:
-    """The videos (B, T S, P) with all frames from `known` on replaced by predictions,
-    one after the other, each from those before it.
+    """The videos (B, T S, P) with all frames from `context_frames` on replaced by
+    predictions, one after the other, each from those before it.
 
-    predict(raw_BLP): for each token the tubelet of its place one frame later.
+    predict(raw_BLP): for each token the tubelet at its position one frame later.
     """
 
     def step(frame: jax.Array, video_BLP: jax.Array) -> jax.Array:
@@ -35,21 +35,24 @@ def predict_frames(
         )
 
     frames = raw_BLP.shape[1] // tokens_per_frame
-    return jax.lax.fori_loop(known, frames, step, raw_BLP)
+    return jax.lax.fori_loop(context_frames, frames, step, raw_BLP)
 
 
 def continuation(
-    logits: Callable[[Any, jax.Array], jax.Array], *, known: int, tokens_per_frame: int
+    logits: Callable[[Any, jax.Array], jax.Array],
+    *,
+    context_frames: int,
+    tokens_per_frame: int,
 ) -> Callable[[Any, Any], jax.Array]:
-    """The compiled function of (params, raw_BLP) that is `predict_frames` of a model of
-    gray values. logits(params, raw_BLP): of each gray value one frame later."""
+    """`predict_frames` as a jitted function of (params, raw_BLP), for a model of gray
+    values. logits(params, raw_BLP): of each gray value one frame later."""
 
     @jax.jit
     def continue_video(params: Any, raw_BLP: jax.Array) -> jax.Array:
         return predict_frames(
             lambda x_BLP: jax.nn.sigmoid(logits(params, x_BLP)),
             raw_BLP,
-            known=known,
+            context_frames=context_frames,
             tokens_per_frame=tokens_per_frame,
         )
 

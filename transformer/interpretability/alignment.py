@@ -116,19 +116,19 @@ class CopyStudy(NamedTuple):
 
 
 def copy_study(
-    found: Sequence[Alignment], *, words: tuple[int, int], examples: int = 2
+    pairs: Sequence[Alignment], *, words: tuple[int, int], examples: int = 2
 ) -> CopyStudy:
     """`copy_alignment` of each layer over all alignments. examples: the first ones
     whose source has a number of words in the range `words`, inclusive."""
     counts = np.array(
-        [[copy_alignment(layer, t, s) for layer in weights] for weights, t, s in found]
+        [[copy_alignment(layer, t, s) for layer in weights] for weights, t, s in pairs]
     )
     hits, total = counts.sum(0).T
     best = int(hits.argmax())
     low, high = words
     panels = [
         one._replace(weights=one.weights[best])
-        for one in found
+        for one in pairs
         if low <= len(one.source) <= high
     ]
     accuracy = float(hits[best] / max(total[best], 1))

@@ -77,8 +77,8 @@ def clip(
     make_image_encoder: Make | None = None,
     make_text_encoder: Make | None = None,
 ) -> DualEncoder:
-    """Raw patches (B, L, P), P `patch_features`, on a `grid`, and token ids; `width` is
-    that of both encoders and of the embeddings.
+    """A `DualEncoder` of raw patches (B, L, P), P `patch_features`, on a `grid`, and of
+    token ids; `width` is that of both encoders and of the embeddings.
 
     make_image_encoder, make_text_encoder: make an `encoder.Encoder` of this width; if
     None, `vit.patch_encoder` of `depth` and `encoder.text_encoder` of `text_depth`

@@ -47,7 +47,7 @@ def add_time_embedding(embedding_BLJ: jax.Array, t_B: jax.Array) -> jax.Array:
     return nn.silu(time_mlp(wave_BLJ) + embedding_BLJ)
 
 
-class Condition(nn.Module):
+class ClassTimeConditioning(nn.Module):
     """Time and class of a row as J features. Label `classes` is the null label of
     classifier-free guidance."""
 
@@ -154,7 +154,7 @@ def dit(
     return DiT(
         output_features=output_features,
         width=width,
-        make_condition=partial(Condition, classes, width),
+        make_condition=partial(ClassTimeConditioning, classes, width),
         make_embed=partial(make_embed, width=width),
         make_stack=stack(
             depth=depth, width=width, make_attention=make_attention, make_mlp=make_mlp
@@ -191,7 +191,7 @@ def predict(
     t_B: jax.Array,
     *,
     compute_dtype: Any = jnp.float32,
-) -> jax.Array:
+) -> Any:
     """The prediction (B, L, P) for rows `x` at times t_B under the condition `label`,
     in the argument order of `generation.process_sampler`."""
     weights = precision.cast_weights(params, compute_dtype)

@@ -153,19 +153,19 @@ def text_classifier(
     return Classifier(classes=classes, width=width, make_encoder=make_encoder)
 
 
-def text_logits(
+def logits(
     net: Classifier, compute_dtype: str = "float32"
 ) -> Callable[[Any, Any], jax.Array]:
     """The function (params, batch) -> float32 logits (B, V) of a `text_classifier`, for
     the arrays `ids_BL` and `segment_BL` of a batch."""
 
-    def logits(params: Any, batch: Any) -> jax.Array:
+    def apply(params: Any, batch: Any) -> jax.Array:
         index_BL = jnp.arange(batch["ids_BL"].shape[1], dtype=jnp.int32)[None]
         tokens = masks.packed(batch["segment_BL"], index_BL)
         weights = cast_weights(params, compute_dtype)
         return net.apply({"params": weights}, batch["ids_BL"], tokens)
 
-    return logits
+    return apply
 
 
 def init_params(net: Classifier, key: jax.Array) -> Any:

@@ -108,7 +108,7 @@ def text_to_text(
     make_encoder: Make | None = None,
     make_decoder: Make | None = None,
 ) -> EncoderDecoder:
-    """From text to text of one vocabulary, `depth` blocks in either half.
+    """An `EncoderDecoder` from text to text of one vocabulary, each of `depth` blocks.
 
     rotate_cross: positions in the cross-attention; none where positions in source and
     target are unrelated. make_encoder, make_decoder: `encoder.text_encoder` and
@@ -138,7 +138,8 @@ def image_to_text(
     make_encoder: Make | None = None,
     make_decoder: Make | None = None,
 ) -> EncoderDecoder:
-    """From raw patches (B, L, P), P `patch_features`, on a `grid` to text.
+    """An `EncoderDecoder` from raw patches (B, L, P), P `patch_features`, on a `grid`
+    to text.
 
     make_encoder, make_decoder: `vit.patch_encoder` of `depth` blocks and `text_decoder`
     of `decoder_depth` blocks if None. ValueError where the default heads do not fill

@@ -63,9 +63,9 @@ def forecaster(
     condition_features: int,
     head_features: int = defaults.HEAD_FEATURES,
 ) -> encoder.TokenRegressor:
-    """Patches of a map on a sphere to patches: adaLN-Zero blocks under a condition with
-    noise in it, learned positions, and rotary ones that close in longitude. Zero at
-    first."""
+    """A model from patches of a map on a sphere to patches: adaLN-Zero blocks
+    under a condition with noise in it, learned positions, and rotary ones that close in
+    longitude. Zero at first."""
     heads = width // head_features
     make_attention = partial(
         attention.Attention,

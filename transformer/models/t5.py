@@ -97,7 +97,7 @@ def pooled_features(
     """The mean of each row's encoder features, (B, D)."""
     tokens = source_positions(ids_BL.shape[1])
 
-    def pooled(module: Any) -> jax.Array:
+    def mean_features(module: Any) -> jax.Array:
         return encoder.mean_pooling(module.encoder(ids_BL, tokens), tokens)
 
-    return net.apply({"params": _share_embedding(params)}, method=pooled)
+    return net.apply({"params": _share_embedding(params)}, method=mean_features)

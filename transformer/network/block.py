@@ -130,7 +130,7 @@ class Block(nn.Module):
 
 
 class DecoderCache(NamedTuple):
-    """Caches of a decoder block: of its own row, and of the memory."""
+    """Caches of a decoder block: of the row's earlier tokens, and of the memory."""
 
     self_attention: KVCache
     cross_attention: KVCache

@@ -15,7 +15,7 @@ from transformer.network.precision import linear
 def layer_norm(
     x_BLD: jax.Array, gain_D: jax.Array, bias_D: jax.Array, *, epsilon: float
 ) -> jax.Array:
-    """(x - mean) / deviation * gain + bias over the last dimension (Ba et al. 2016,
+    """(x - mean) / std * gain + bias over the last dimension (Ba et al. 2016,
     arXiv 1607.06450; Turner's section 2.3)."""
     wide = x_BLD.astype(jnp.float32)
     centered = wide - wide.mean(-1, keepdims=True)
@@ -48,7 +48,7 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """`rms_norm` with a learned gain. implementation: of the same formula."""
+    """`rms_norm` with a learned gain. implementation: of that formula."""
 
     epsilon: float = 1e-6
     implementation: Callable[..., jax.Array] = rms_norm

@@ -46,7 +46,7 @@ def clip_loss(
 
 
 def pair_metrics(loss: Loss) -> dict[str, float]:
-    """Mean loss, and the fraction of rows whose partner is the nearest of the batch."""
+    """Mean loss, and the fraction of images whose text is the nearest in the batch."""
     return {
         "loss": float(loss.sums["nats"]) / float(loss.weight),
         "accuracy": float(loss.sums["correct"]) / float(loss.sums["rows"]),

@@ -49,7 +49,7 @@ def classification(
     return objective(logits_BV[:, None], label_B[:, None], weight_B[:, None])
 
 
-def label_loss(
+def classification_loss(
     logits: Callable[[Any, Any], jax.Array], *, objective: Objective = cross_entropy
 ) -> Callable[[Any, Any, jax.Array], Loss]:
     """The loss (params, batch, key) -> `classification` of logits(params, batch), for

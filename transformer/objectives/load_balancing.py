@@ -48,8 +48,9 @@ def router_z_loss(logits_BLE: jax.Array, weight_BL: jax.Array) -> Loss:
 
 
 def router_outputs(routing: Any) -> list[dict[str, jax.Array]]:
-    """What each layer's router sowed in the collection `routing`, by name, the first
-    layer first: logits_BLE, chosen_BLE and kept_BL of `network.moe.experts`."""
+    """The arrays that each layer's router sowed in the collection `routing`, by
+    name, the first layer first: logits_BLE, chosen_BLE and kept_BL of
+    `network.moe.experts`."""
     names = "logits_BLE", "chosen_BLE", "kept_BL"
     layers = zip(*(sown_arrays(routing, name) for name in names), strict=True)
     return [dict(zip(names, layer, strict=True)) for layer in layers]

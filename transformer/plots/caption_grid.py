@@ -87,23 +87,25 @@ def plot_retrieval(
     keys: np.ndarray,
     captions: Sequence[str] | np.ndarray,
     images: np.ndarray,
-    chosen: Sequence[int] | np.ndarray,
+    query_indices: Sequence[int] | np.ndarray,
     *,
     max_images: int = 5,
 ) -> Any:
-    """A matplotlib figure: for the chosen queries, their caption and the best
-    `max_images` images, the best first; the matching image is framed.
+    """A matplotlib figure: for the queries at `query_indices`, their caption
+    and the best `max_images` images, the best first; the matching image is framed.
 
     queries, keys: embeddings [N, D] of captions and images.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure((1.0 * max_images + 2.6, 0.95 * len(chosen)), layout="constrained")
+    figure = Figure(
+        (1.0 * max_images + 2.6, 0.95 * len(query_indices)), layout="constrained"
+    )
     ratios: Any = {"width_ratios": [2.6, *[1] * max_images]}
     grid: Any = figure.subplots(
-        len(chosen), 1 + max_images, squeeze=False, gridspec_kw=ratios
+        len(query_indices), 1 + max_images, squeeze=False, gridspec_kw=ratios
     )
-    for axes, query in zip(grid, chosen, strict=True):
+    for axes, query in zip(grid, query_indices, strict=True):
         best = np.argsort(-(keys @ queries[query]))[:max_images]
         style: Any = {"ha": "right", "va": "center", "fontsize": 10, "wrap": True}
         axes[0].text(1.0, 0.5, captions[query], **style)

@@ -29,10 +29,10 @@ def class_grid(
     return make_grid(np.stack([row[:fewest] for row in rows]))
 
 
-def gif(videos: np.ndarray, *, known: int, zoom: int = 4) -> bytes:
+def gif(videos: np.ndarray, *, context_frames: int, zoom: int = 4) -> bytes:
     """8-bit videos [down, across, frames, rows, columns, channels] in a grid as a GIF
-    that loops. The progress bar changes color at frame `known`, the first predicted
-    one."""
+    that loops. The progress bar changes color at frame `context_frames`, the first
+    predicted one."""
     from PIL import Image
 
     frames = []
@@ -40,7 +40,7 @@ def gif(videos: np.ndarray, *, known: int, zoom: int = 4) -> bytes:
         picture = make_grid(videos[:, :, number], zoom=zoom)
         bar = np.full((2 * zoom, picture.shape[1], 3), 64, np.uint8)
         done = (number + 1) * picture.shape[1] // videos.shape[2]
-        bar[:, :done] = (230, 140, 40) if number >= known else (90, 140, 220)
+        bar[:, :done] = (230, 140, 40) if number >= context_frames else (90, 140, 220)
         frames.append(Image.fromarray(np.concatenate([picture, bar])))
     file = BytesIO()
     first, *rest = frames

@@ -55,5 +55,5 @@ def times(steps: int) -> jax.Array:
 def process(
     *, sample_time: Callable[[jax.Array, int], jax.Array] = uniform_times
 ) -> Process:
-    """Flow matching of raw patches x (B, L, P) of deviation about 1."""
+    """Flow matching of raw patches x (B, L, P) of standard deviation about 1."""
     return Process(sample_time, corrupt, gaussian_noise, euler_step, times)

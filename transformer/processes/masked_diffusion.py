@@ -139,8 +139,8 @@ def process(
 
 
 def elbo(*, mask_id: int) -> Process:
-    """For evaluation: the mean cross-entropy at its times is an upper bound of the nats
-    a token when tokens are unmasked one at a time in random order (Hoogeboom et al.
+    """The process for evaluation: its mean cross-entropy is an upper bound of the nats
+    per token when tokens are unmasked one at a time in random order (Hoogeboom et al.
     2021, arXiv 2110.02037, section 3)."""
     masked = process(mask_id=mask_id, sample_time=uniform_mask_ratio_times)
     return masked._replace(corrupt=partial(corrupt_elbo_weighted, mask_id=mask_id))

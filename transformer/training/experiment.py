@@ -21,7 +21,7 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 
 
 class Run(NamedTuple):
-    """What every run has; `declare` makes each field a flag of the experiment.
+    """The settings of every run; `declare` makes each field a flag of the experiment.
 
     Args:
         steps: training steps.
@@ -62,7 +62,8 @@ class Evaluation(NamedTuple):
 
     @classmethod
     def from_split(cls, split: Any, loss: LossFn, metrics: Metrics) -> Evaluation:
-        """On all rows of `split`, which has `batch`, `batch_size` and `batches`."""
+        """An evaluation on all rows of `split`, which has `batch`, `batch_size` and
+        `batches`."""
         return cls(split.batch, split.batch_size, split.batches, loss, metrics)
 
 

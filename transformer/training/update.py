@@ -26,7 +26,7 @@ class State(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What a step reports: its Loss, and the norm of each parameter's gradient."""
+    """The results of a step: its Loss, and the norm of each parameter's gradient."""
 
     loss: Any
     gradient_norms: Any

@@ -39,16 +39,16 @@ def positions(motion: Motion, frames: int, *, max_position: int) -> np.ndarray:
 
 
 def no_bounce(
-    motion: Motion, known: int, frames: int, *, max_position: int
+    motion: Motion, context_frames: int, frames: int, *, max_position: int
 ) -> np.ndarray:
-    """[frames - known, sprites, 2]: linear extrapolation, without walls, of the motion
-    in the first `known` frames."""
-    at = motion.start + (known - 1) * motion.velocity
+    """[frames - context_frames, sprites, 2]: linear extrapolation, without walls, of
+    the motion in the first `context_frames` frames."""
+    at = motion.start + (context_frames - 1) * motion.velocity
     here = max_position - np.abs(max_position - at % (2 * max_position))
     velocity = np.where(
         at % (2 * max_position) < max_position, motion.velocity, -motion.velocity
     )
-    return here + np.arange(1, frames - known + 1)[:, None, None] * velocity
+    return here + np.arange(1, frames - context_frames + 1)[:, None, None] * velocity
 
 
 def render(sprites: np.ndarray, at: np.ndarray, *, side: int) -> np.ndarray:
@@ -152,11 +152,11 @@ class VideoTokenizer(NamedTuple):
         *,
         sprites: int,
         max_speed: int,
-        known: int,
+        context_frames: int,
     ) -> dict[str, np.ndarray]:
         """A `records.Prepare` once `digits` [N, h, w, 1] are bound: a video of the
         example's digit and `sprites` - 1 others as `raw_BLP`, and its straight motion
-        after `known` frames, through the walls, as `straight_BLP`."""
+        after `context_frames` frames, through the walls, as `straight_BLP`."""
         others = digits[rng.integers(len(digits), size=sprites - 1)]
         images = np.concatenate([example["image"][None], others])
         max_position = self.side - images.shape[1]
@@ -164,7 +164,9 @@ class VideoTokenizer(NamedTuple):
             rng, sprites, max_position=max_position, max_speed=max_speed
         )
         at = positions(motion, self.frames, max_position=max_position)
-        straight = no_bounce(motion, known, self.frames, max_position=max_position)
+        straight = no_bounce(
+            motion, context_frames, self.frames, max_position=max_position
+        )
         return {
             "raw_BLP": self.encode(render(images, at, side=self.side)),
             "straight_BLP": self.encode(render(images, straight, side=self.side)),

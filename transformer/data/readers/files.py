@@ -35,10 +35,10 @@ def held_out(names: Sequence[str], fraction: float) -> np.ndarray:
     return chosen
 
 
-def split(arrays: Arrays, held: np.ndarray) -> tuple[Arrays, Arrays]:
+def split(arrays: Arrays, is_held_out: np.ndarray) -> tuple[Arrays, Arrays]:
     """The examples that are not held out, and those that are."""
-    train = {name: array[~held] for name, array in arrays.items()}
-    return train, {name: array[held] for name, array in arrays.items()}
+    train = {name: array[~is_held_out] for name, array in arrays.items()}
+    return train, {name: array[is_held_out] for name, array in arrays.items()}
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> str:

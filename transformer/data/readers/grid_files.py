@@ -61,8 +61,8 @@ def _time(path: Path, time: np.ndarray) -> np.ndarray:
     return np.arange(len(time))
 
 
-def _fields(path: Path, found: dict[str, Any], held_out: float) -> Fields:
-    values = found["values"]
+def _fields(path: Path, arrays: dict[str, Any], held_out: float) -> Fields:
+    values = arrays["values"]
     if values.ndim != 4 or 0 in values.shape or values.dtype.kind not in "fiu":
         raise ValueError(
             f"{path}: expected values [time, variable, latitude, longitude] of "
@@ -75,7 +75,7 @@ def _fields(path: Path, found: dict[str, Any], held_out: float) -> Fields:
         "time": np.arange(steps),
         "variables": np.arange(count),
         "units": np.full(count, ""),
-        **found,
+        **arrays,
     }
     for axis, name in enumerate(("time", "variables", *GRID)):
         _check_length(path, name, facts[name], values.shape, axis)
@@ -125,9 +125,9 @@ def read(path: Path, *, held_out: float) -> Fields:
             raise ValueError(
                 f"{path}: expected NetCDF, Zarr or .npz, got another kind of file"
             )
-    found = files.npz_arrays(
+    arrays = files.npz_arrays(
         path,
         required=("values", *GRID),
         optional=("time", "variables", "units"),
     )
-    return _fields(path, found, held_out)
+    return _fields(path, arrays, held_out)

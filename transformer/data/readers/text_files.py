@@ -31,19 +31,19 @@ class Span(NamedTuple):
 def chunks(span: Span) -> Iterator[str]:
     """The text of a span; ValueError names the file and the byte that is not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    path, place, stop = span
+    path, offset, stop = span
     with open(path, "rb") as file:
-        file.seek(place)
-        while place < stop:
-            data = file.read(min(READ_BYTES, stop - place))
+        file.seek(offset)
+        while offset < stop:
+            data = file.read(min(READ_BYTES, stop - offset))
             if not data:
                 raise ValueError(
-                    f"{path}: expected {stop} bytes, got {place}: it shrank"
+                    f"{path}: expected {stop} bytes, got {offset}: it shrank"
                 )
-            begins = place - len(decoder.getstate()[0])
-            place += len(data)
+            begins = offset - len(decoder.getstate()[0])
+            offset += len(data)
             try:
-                text = decoder.decode(data, final=place >= stop)
+                text = decoder.decode(data, final=offset >= stop)
             except UnicodeDecodeError as error:
                 got = error.object[error.start]
                 raise ValueError(
@@ -53,21 +53,21 @@ def chunks(span: Span) -> Iterator[str]:
             yield text
 
 
-def line_start(path: Path, place: int) -> int:
-    """The first byte >= place that begins a line or, if none is near, a character."""
+def line_start(path: Path, offset: int) -> int:
+    """The first byte >= offset that begins a line or, if none is near, a character."""
     size = path.stat().st_size
-    if not 0 < place < size:
-        return place
+    if not 0 < offset < size:
+        return offset
     with open(path, "rb") as file:
-        file.seek(place - 1)
+        file.seek(offset - 1)
         window = file.read(READ_BYTES)
     newline = window.find(b"\n", 0, -1)
     if newline >= 0:
-        return place + newline
+        return offset + newline
     skip = 1
     while skip < len(window) and window[skip] & 0xC0 == 0x80:
         skip += 1
-    return place - 1 + skip
+    return offset - 1 + skip
 
 
 def listing(folder: Path) -> list[Path]:

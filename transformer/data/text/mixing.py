@@ -14,8 +14,8 @@ from transformer.data.shuffling import Batch, TrainingSplit
 def mixture(
     parts: Sequence[tuple[TrainingSplit, float]], *, batch_size: int
 ) -> TrainingSplit:
-    """Rows of all parts, each in proportion to its weight; an address is (number of the
-    part, its address there).
+    """Rows of all parts, each in proportion to its weight; an address is (index of the
+    part, address in the part).
 
     parts: (split, weight) pairs with rows of one shape; weights need not sum to 1.
         Each part goes through its own shuffled epochs.

@@ -37,7 +37,7 @@ class TokenizedSplit(NamedTuple):
     offsets: int64 [documents + 1], the first token of each document, and the total.
     """
 
-    tokenize_split: np.ndarray
+    tokens: np.ndarray
     offsets: np.ndarray
     end: int
     name: str

@@ -66,7 +66,7 @@ def encode_pairs(tokenizer: Tokenizer, sources: Texts, targets: Texts) -> list[P
 
 
 def assign(sizes: np.ndarray, length: int, *, open_rows: int = OPEN_ROWS) -> list[Any]:
-    """The numbers of the pairs in each row. Each pair, of sizes [pairs, 2], goes into
+    """The indices of the pairs in each row. Each pair, of sizes [pairs, 2], goes into
     the first of the `open_rows` newest rows with room for both of its sides."""
     room = np.full((len(sizes), 2), length, np.int64)
     rows: list[list[int]] = []

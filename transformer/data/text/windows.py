@@ -34,7 +34,7 @@ class Windows(NamedTuple):
     length: int
 
     def at(self, start: int) -> np.ndarray:
-        """The tokens of the window that starts there, int32 [length]."""
+        """The tokens of the window that begins at `start`, int32 [length]."""
         return self.ids[start : start + self.length]
 
     def random_window(
@@ -74,7 +74,7 @@ def ids_only(ids: np.ndarray, rng: np.random.Generator) -> Batch:
 
 
 class TextSplits(NamedTuple):
-    """Tokens of documents, int32 [length] each.
+    """Token ids of the documents of both splits, int32 [length] each.
 
     train: without their tails. validation: complete. tails: the last part of each
     document, first those of training, to probe a model for the document.

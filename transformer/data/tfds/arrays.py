@@ -47,12 +47,12 @@ def _classes(features: Any) -> list[str]:
     )
 
 
-def _one(name: str, found: list[str], what: str, usual: tuple[str, ...]) -> str:
-    """The only feature found, or the one of a usual name; ValueError otherwise."""
-    named = [path for path in usual if path in found]
-    if len(found) == 1 or named:
-        return (named or found)[0]
-    got = ", ".join(found) or "none"
+def _one(name: str, features: list[str], what: str, usual: tuple[str, ...]) -> str:
+    """The only feature, or the one of a usual name; ValueError otherwise."""
+    named = [path for path in usual if path in features]
+    if len(features) == 1 or named:
+        return (named or features)[0]
+    got = ", ".join(features) or "none"
     raise ValueError(f"{name}: expected one {what} feature, got {got}")
 
 
@@ -157,14 +157,14 @@ def pairs(name: str, *, held_out: float) -> records.Records:
     """`first` and `second`, strings, of a data set with exactly two text features;
     `labels` are the last words of their paths, as en and pt."""
     builder = tfds_text.prepared_builder(name)
-    found = tfds_text.text_features(builder.info.features)
-    if len(found) != 2:
-        got = ", ".join(found) or "none"
+    features = tfds_text.text_features(builder.info.features)
+    if len(features) != 2:
+        got = ", ".join(features) or "none"
         raise ValueError(f"{name}: expected two text features, got {got}")
-    labels = tuple(path.split("/")[-1] for path in found)
+    labels = tuple(path.split("/")[-1] for path in features)
     columns = tuple(
         Column(key, path, tfds_text.string)
-        for key, path in zip(("first", "second"), found, strict=True)
+        for key, path in zip(("first", "second"), features, strict=True)
     )
     return _records(name, builder, columns, labels, held_out)
 
@@ -175,10 +175,10 @@ def captions(name: str, *, language: str, held_out: float) -> records.Records:
     builder = tfds_text.prepared_builder(name)
     features = builder.info.features
     image = _one(name, _images(features), "8-bit image", ("image",))
-    found = tfds_text.text_features(features)
-    in_language = [path for path in found if path.split("/")[-1] == language]
+    text_paths = tfds_text.text_features(features)
+    in_language = [path for path in text_paths if path.split("/")[-1] == language]
     kind = f"text (or one called {language})"
-    text = _one(name, found, kind, (*in_language, "text", "caption"))
+    text = _one(name, text_paths, kind, (*in_language, "text", "caption"))
     columns = Column("image", image, _pixels), Column("text", text, tfds_text.string)
     return _records(name, builder, columns, (), held_out)
 

@@ -143,15 +143,15 @@ def prepared_builder(name: str) -> Any:
     return _shipped_builder(name) if name in MEMBERS else _tfds_builder(name)
 
 
-def pick_text_feature(name: str, found: list[str], wanted: str | None) -> str:
+def pick_text_feature(name: str, features: list[str], wanted: str | None) -> str:
     """The `wanted` feature, or the one called `text`, or the only one."""
-    if wanted in found:
+    if wanted in features:
         return str(wanted)
-    if wanted is None and "text" in found:
+    if wanted is None and "text" in features:
         return "text"
-    if wanted is None and len(found) == 1:
-        return found[0]
-    got = ", ".join(found) or "none"
+    if wanted is None and len(features) == 1:
+        return features[0]
+    got = ", ".join(features) or "none"
     expected = "one text feature" if wanted is None else f"the text feature {wanted!r}"
     raise ValueError(f"{name}: expected {expected}, got {got}")
 
@@ -192,12 +192,12 @@ def examples(builder: Any, split: tuple[str, int, int]) -> Iterator[tuple[str, A
             yield f"{builder.name}, {part} example {number}", example
 
 
-def fingerprint(name: str, builder: Any, chosen: Any, held_out: float) -> str:
-    """A hash of the data set, the chosen features, and the split."""
+def fingerprint(name: str, builder: Any, feature: Any, held_out: float) -> str:
+    """A hash of the data set, the feature that is read, and the split."""
     splits = sorted(builder.info.splits.items())
     sizes = [(key, info.num_examples, int(info.num_bytes)) for key, info in splits]
     division = sorted(ranges(builder, held_out).items())
-    facts = repr([builder.info.full_name, chosen, division, sizes])
+    facts = repr([builder.info.full_name, feature, division, sizes])
     return storage.short_hash(
         facts, repr(files.record(name)) if name in MEMBERS else ""
     )

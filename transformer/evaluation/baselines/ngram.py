@@ -37,7 +37,7 @@ def count_ngrams(
 def backoff_predict(
     tables: Sequence[NgramTable], contexts: Sequence[np.ndarray], *, min_count: int = 1
 ) -> np.ndarray:
-    """The most likely token at each place, by the first of `tables` in which its
+    """The most likely token at each position, by the first of `tables` in which its
     context occurs at least `min_count` times, or else by the last."""
     token = tables[-1].token[_lookup(tables[-1], contexts[-1])[0]]
     for table, context in list(zip(tables, contexts, strict=True))[-2::-1]:

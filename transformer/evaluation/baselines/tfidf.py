@@ -11,27 +11,27 @@ from transformer.evaluation.baselines import nearest_neighbor
 
 
 class NearestSentences(NamedTuple):
-    """For each query: the index of the nearest known sentence, int64, and their cosine
-    similarity, float64."""
+    """For each query: the index of the nearest reference sentence, int64, and their
+    cosine similarity, float64."""
 
     index: np.ndarray
     cosine: np.ndarray
 
 
-def nearest(known: Sequence[str], queries: Sequence[str]) -> NearestSentences:
-    """The known sentence of the largest tf-idf cosine similarity, the first of equals.
+def nearest(reference: Sequence[str], queries: Sequence[str]) -> NearestSentences:
+    """The reference sentence of largest tf-idf cosine similarity, the first of equals.
 
     Terms are lower-case words and punctuation marks. A term that a sentence contains t
-    times counts (1 + log t) (1 + log((1 + n) / (1 + d))), where d of the n known
+    times counts (1 + log t) (1 + log((1 + n) / (1 + d))), where d of the n reference
     sentences contain it (Salton and Buckley 1988; scikit-learn's `TfidfVectorizer`).
-    ValueError where there is no known sentence.
+    ValueError where there is no reference sentence.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    if not len(known):
+    if not len(reference):
         raise ValueError("expected sentences to find the nearest among, got none")
     vectorizer = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", sublinear_tf=True)
-    table = vectorizer.fit_transform(known)
+    table = vectorizer.fit_transform(reference)
     found = nearest_neighbor.nearest(
         table, vectorizer.transform(queries), metric="cosine"
     )

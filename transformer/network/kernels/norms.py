@@ -1,4 +1,4 @@
-"""Norms that save the normalized features and 1 / deviation for the backward pass
+"""Norms that save the normalized features and 1 / std for the backward pass
 instead of recomputing both."""
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 def layer_norm(
     x_BLD: jax.Array, gain_D: jax.Array, bias_D: jax.Array, *, epsilon: float
 ) -> jax.Array:
-    """`norms.layer_norm`: (x - mean) / deviation * gain + bias."""
+    """`norms.layer_norm`: (x - mean) / std * gain + bias."""
     y: Any = _layer_norm(_drop_unit_dimensions(x_BLD), gain_D, bias_D, epsilon)
     return y.reshape(x_BLD.shape)
 
