@@ -52,7 +52,7 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     depth: int = 3,
-    source: str = "austen",
+    text: str = "austen",
     tokenizer: Literal["bpe", "characters", "bytes"] = "bpe",
     vocab_size: int = 2048,
     sequence_length: int = 256,
@@ -63,19 +63,19 @@ def experiment(
 
     Args:
         depth: blocks, and heads; the width is 64 times as much.
-        source: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
+        text: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
         tokenizer: byte-level BPE trained on the text, its characters, or bytes.
         vocab_size: tokens of the BPE.
         sequence_length: tokens of a row.
     """
-    text = text_source.load(source)
+    documents = text_source.load(text)
     text_tokenizer = tokenizers.for_text(
-        tokenizer, text, vocab_size=vocab_size, folder=run.workdir
+        tokenizer, documents, vocab_size=vocab_size, folder=run.workdir
     )
     net = model(depth=depth, vocab_size=text_tokenizer.vocab_size)
     sizes: Any = {"length": sequence_length, "batch_size": run.batch_size}
-    train = packing.training(text, text_tokenizer, **sizes, seed=run.seed)
-    held_out = packing.validation(text, text_tokenizer, **sizes)
+    train = packing.training(documents, text_tokenizer, **sizes, seed=run.seed)
+    held_out = packing.validation(documents, text_tokenizer, **sizes)
     dtype = run.compute_dtype
 
     def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> Loss:
@@ -104,7 +104,7 @@ def experiment(
         tokens_per_row=sequence_length,
         net=net,
         tokenizer=text_tokenizer,
-        data=text,
+        data=documents,
     )
 
 

@@ -52,7 +52,7 @@ def experiment(
     model: Callable[..., Any] = bert.bert,
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
-    source: str = "austen",
+    text: str = "austen",
     depth: int = 4,
     width: int = 192,
     vocab_size: int = 2048,
@@ -62,19 +62,19 @@ def experiment(
     """A masked language model; the slot `model` is called as `bert.bert`.
 
     Args:
-        source: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
+        text: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
         depth: blocks.
         width: features of a token, 64 for each head.
         vocab_size: tokens of the BPE.
         sequence_length: tokens of a row.
         mask_ratio: fraction of the tokens masked in training; 0.15 in evaluation.
     """
-    text = text_source.load(source)
+    docs = text_source.load(text)
     folder = run.workdir
-    tokenizer = tokenizers.for_text("bpe", text, vocab_size=vocab_size, folder=folder)
-    parts = windows.split_text(text, tokenizer.encode, tail_fraction=TAIL)
+    tokenizer = tokenizers.for_text("bpe", docs, vocab_size=vocab_size, folder=folder)
+    parts = windows.split_text(docs, tokenizer.encode, tail_fraction=TAIL)
     sizes: Any = {"length": sequence_length, "batch_size": run.batch_size}
-    splits = windows.window_splits(parts, **sizes, seed=run.seed, name=text.name)
+    splits = windows.window_splits(parts, **sizes, seed=run.seed, name=docs.name)
     mask_id, dtype = tokenizer.vocab_size, run.compute_dtype
     net = model(vocab_size=mask_id + 1, depth=depth, width=width)
 

@@ -47,7 +47,7 @@ def experiment(
     model: Callable[..., Any] = t5.t5,
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
-    source: str = "austen",
+    text: str = "austen",
     depth: int = 3,
     width: int = 192,
     vocab_size: int = 2048,
@@ -57,16 +57,16 @@ def experiment(
     """Span corruption; the slot `model` is called as `t5.t5`.
 
     Args:
-        source: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
+        text: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
         depth: blocks of encoder and decoder each.
         width: features of a token, 64 for each head.
         vocab_size: tokens of the BPE.
         sequence_length: tokens of a row before its corruption.
         corruption_rate: fraction of the tokens that is removed; 0.15 in evaluation.
     """
-    text, folder = text_source.load(source), run.workdir
-    tokenizer = tokenizers.for_text("bpe", text, vocab_size=vocab_size, folder=folder)
-    parts = windows.split_text(text, tokenizer.encode, tail_fraction=mlm.TAIL)
+    docs, folder = text_source.load(text), run.workdir
+    tokenizer = tokenizers.for_text("bpe", docs, vocab_size=vocab_size, folder=folder)
+    parts = windows.split_text(docs, tokenizer.encode, tail_fraction=mlm.TAIL)
     sentinel, dtype = tokenizer.vocab_size, run.compute_dtype
     ends: Any = {"sentinel": sentinel, "end": tokenizer.end}
     corrupt = partial(span_corruption.corrupt_spans, mean_span=3.0, **ends)

@@ -51,7 +51,7 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     patterns: Mapping[str, attention_patterns.AttentionPattern] = PATTERNS,
     *,
-    source: str = "austen",
+    text: str = "austen",
     vocab_size: int = 1024,
     sequence_length: int = 512,
     depth: int = 2,
@@ -62,17 +62,17 @@ def experiment(
     The slot `model` is called with `depth`, `width`, `vocab_size` and `make_attention`.
 
     Args:
-        source: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
+        text: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
         vocab_size: tokens of the BPE.
         sequence_length: tokens of a row.
         depth: blocks of each model.
         width: features of a token, 32 for each head.
     """
-    text, length = text_source.load(source), sequence_length
-    bpe = tokenizers.for_text("bpe", text, vocab_size=vocab_size, folder=run.workdir)
+    docs, length = text_source.load(text), sequence_length
+    bpe = tokenizers.for_text("bpe", docs, vocab_size=vocab_size, folder=run.workdir)
     needles = associative_recall.NeedleVocabulary(bpe.vocab_size, *NEEDLES)
     sizes: Any = {"length": length, "batch_size": run.batch_size, "seed": run.seed}
-    train, held_out = associative_recall.splits(text, bpe, needles, **sizes)
+    train, held_out = associative_recall.splits(docs, bpe, needles, **sizes)
     bytes_V = np.pad(bpe.bytes_V, (0, needles.vocab_size - bpe.vocab_size))
     build = partial(model, depth=depth, width=width, vocab_size=needles.vocab_size)
     slots = {name: one.attention(width, length) for name, one in patterns.items()}
@@ -111,7 +111,7 @@ def experiment(
         tokens_per_row=len(nets) * length,
         net=nets,
         tokenizer=bpe,
-        data=text,
+        data=docs,
     )
 
 

@@ -75,21 +75,20 @@ def experiment(
     sizes: Any = {"patch_features": patch**2, "depth": depth, "width": width}
     net = model(frames=FRAMES, grid=tokenizer.grid, **sizes)
     predict = partial(video.apply, net, compute_dtype=run.compute_dtype)
-    frame_L = jnp.arange(tokenizer.length) // tokenizer.tokens_per_frame
+    frame_size = tokenizer.tokens_per_frame
+    frame_L = jnp.arange(tokenizer.length) // frame_size
     # The velocity shows in two frames; before that the next one is unknown.
     counted_L = (frame_L >= 1) & (frame_L < FRAMES - 1)
 
     def loss(params: Any, batch: dict[str, Any], key: jax.Array) -> Loss:
         raw_BLP = batch["raw_BLP"]
-        next_BLP = jnp.roll(raw_BLP, -tokenizer.tokens_per_frame, axis=1)
+        next_BLP = jnp.roll(raw_BLP, -frame_size, axis=1)
         weight_BL = counted_L[None] * batch["weight_B"][:, None]
         logits_BLP = predict(params, raw_BLP)
         return denoising.pixel_cross_entropy(logits_BLP, next_BLP, weight_BL)
 
     continue_video = frame_prediction.continuation(
-        predict,
-        context_frames=CONTEXT_FRAMES,
-        tokens_per_frame=tokenizer.tokens_per_frame,
+        predict, context_frames=CONTEXT_FRAMES, tokens_per_frame=frame_size
     )
     held_video = partial(tokenizer.random_video, held, **MOTION)
     prepare = partial(partial, tokenizer.prepare, **MOTION)

@@ -54,7 +54,7 @@ BAD_FLAGS = {
     "impossible mesh": (["--mesh=tensor:3"], "number of devices, 8; got"),
     "no folder to generate from": (["generate"], "expected the folder of a run"),
     "no folder to evaluate": (["evaluate"], "expected the folder of a run"),
-    "missing text": (["--source=/no/such.txt"], "/no/such.txt"),
+    "missing text": (["--text=/no/such.txt"], "/no/such.txt"),
     "no steps": (["--steps=0"], "steps: expected at least 1, got 0"),
     "no interval": (["--log_every=0"], "log_every: expected at least 1, got 0"),
     "rows for no mesh": (["--batch_size=9"], "expected a multiple of 8"),
@@ -82,7 +82,7 @@ BAD_TEXTS = {
 def test_bad_texts_are_refused_in_one_line(case, tmp_path, capsys, monkeypatch):
     content, expected = BAD_TEXTS[case]
     (tmp_path / "text.txt").write_bytes(content)
-    argv = [f"--source={tmp_path / 'text.txt'}", f"--workdir={tmp_path / 'run'}"]
+    argv = [f"--text={tmp_path / 'text.txt'}", f"--workdir={tmp_path / 'run'}"]
     argv += ["--tokenizer=bytes"]
     assert expected in commands.refusal(argv, capsys, monkeypatch, run=LANGUAGE_MODEL)
     assert commands.contents(tmp_path).keys() == {"text.txt"}
@@ -142,7 +142,7 @@ def language_argv(tmp_path_factory):
     lines = [f"It is a truth that {i} is less than {i + 1}.\n\n" for i in range(400)]
     (folder / "text.txt").write_text("".join(lines))
     flags = "--depth=1 --sequence_length=64 --tokenizer=bytes --batch_size=8 --steps=2"
-    paths = [f"--source={folder / 'text.txt'}", f"--workdir={folder / 'run'}"]
+    paths = [f"--text={folder / 'text.txt'}", f"--workdir={folder / 'run'}"]
     return [*flags.split(), "--dtype=float32", *paths]
 
 

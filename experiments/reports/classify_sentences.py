@@ -21,7 +21,7 @@ def report(
 ) -> dict[str, Any]:
     """Held-out accuracies, and the mistakes, the most confident first."""
     train, held_out = data.train, data.validation
-    text, label = held_out["text"], held_out["label"]
+    text, label = held_out["text"].tolist(), held_out["label"]
     rows = labeled_rows.encode(tokenizer, held_out, length=labeled_rows.LENGTH)
     logits = jax.jit(encoder.logits(net))
     logits_BV = image_classifier.map_batches(
@@ -36,7 +36,7 @@ def report(
         for n in wrong
     ]
     baseline = char_ngrams.ngram_classifier_accuracy(
-        train["text"], train["label"], text, label
+        train["text"].tolist(), train["label"], text, label
     )
     accuracy = float(np.mean(predicted == label))
     return {

@@ -91,15 +91,15 @@ def report(
     key: jax.Array,
 ) -> dict[str, Any]:
     """Numbers, and examples and a figure by file name."""
-    sources, references = (data.validation[side] for side in sides)
-    known, known_targets = (data.train[side] for side in sides)
+    sources, references = (data.validation[side].tolist() for side in sides)
+    known, known_targets = (data.train[side].tolist() for side in sides)
     translate_all = partial(translation.translate, translator, params, sources)
     near = tfidf.nearest(known, sources)
     systems = {
         "beam_search": translate_all(),
         "greedy": translate_all(beam_size=1, length_penalty=0.0),
         "tfidf_nn": [known_targets[n] for n in near.index],
-        "source_copy": list(sources),
+        "source_copy": sources,
     }
     study = copy_study(
         net,

@@ -10,7 +10,8 @@ from transformer.data.text import labeled_rows, tokenizers
 
 TEXT = np.array(["ab", "abcdef", ""], object)
 LABEL = np.array([1, 0, 1], np.int32)
-DATA = Records("three", "0", *({"text": TEXT, "label": LABEL},) * 2, ("no", "yes"))
+SPLIT = {"text": TEXT, "label": LABEL}
+DATA = Records("three", "0", SPLIT, SPLIT, ("no", "yes"))
 
 
 def test_texts_are_padded_or_cut_off() -> None:

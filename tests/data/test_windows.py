@@ -32,7 +32,10 @@ def test_training_windows_move_and_validation_windows_are_all_read_once() -> Non
         windows.TextSplits(train, held_out, []),
         length=10,
         batch_size=8,
-        prepare=lambda ids, rng: {"ids_BL": ids, "noise_B": rng.integers(1 << 30)},
+        prepare=lambda ids, rng: {
+            "ids_BL": ids,
+            "noise_B": np.array(rng.integers(1 << 30)),
+        },
         validation_prepare=windows.ids_only,
     )
     rows = [splits[0].batch(step, range(8)) for step in range(10)]
@@ -40,5 +43,6 @@ def test_training_windows_move_and_validation_windows_are_all_read_once() -> Non
     assert len(set(starts // 10)) > 40 and len(set(starts % 10)) == 10
     assert len({int(n) for batch in rows for n in batch["noise_B"]}) == 80
     batches = [splits[1].batch(step, range(64)) for step in range(splits[1].batches)]
+    assert all("noise_B" not in batch for batch in batches)
     real = [batch["ids_BL"][batch["weight_B"] > 0] for batch in batches]
     np.testing.assert_array_equal(np.concatenate(real).reshape(-1), held_out[0])

@@ -6,6 +6,7 @@ import re
 from functools import partial
 from pathlib import Path
 
+import jax
 import pytest
 import short_training
 
@@ -38,7 +39,7 @@ def test_a_file_of_labeled_text_is_learned_and_reported(reviews: Path) -> None:
     assert experiment.data.labels == ("negative", "positive")
     trained = short_training.train(experiment)
     assert trained.ratio(3) < 0.5
-    files = experiment.report(trained.params, None)
+    files = experiment.report(trained.params, jax.random.key(0))
     assert files["results.json"] == {"accuracy": 1.0, "accuracy/char_ngrams": 1.0}
     assert files["mistakes.txt"] == ""
 

@@ -47,8 +47,7 @@ def test_training_lowers_the_loss_and_members_differ() -> None:
     assert last < first
 
 
-def test_report_beside_baselines_has_no_padded_month() -> None:
-    """Of a forecast that is the regression, whose error is known."""
+def test_report_of_the_regression_has_the_error_of_that_baseline() -> None:
     fields = winds.field_source.load("winds")
     grid = climate_fields.patch_grid(fields)
     weight = climate_fields.area_weight(fields, grid)

@@ -32,8 +32,8 @@ IRREGULAR_PARTICIPLES = set(
 # Imperatives and terms of the field with the form of a participle.
 NO_PARTICIPLES = set(
     "read cut put run set split spread embed unembed feed need speed exceed proceed "
-    "shared masked packed padded strided dilated tied untied unrolled scanned sharded learned "
-    "bed seed".split()
+    "shared masked packed padded strided dilated tied untied unrolled scanned sharded "
+    "learned bed seed".split()
 )
 
 

@@ -55,3 +55,14 @@ def test_crps_is_least_at_the_spread_of_the_target() -> None:
     assert best < score(0.7) and best < score(1.4)
     # For a normal distribution E|x - y| - E|x - x'| / 2 is 1 / sqrt(pi).
     np.testing.assert_allclose(best / 60_000, 1 / np.sqrt(np.pi), rtol=0.02)
+
+
+def test_ensemble_metrics_are_in_units_of_the_fields() -> None:
+    members, target, weight = ensemble(4)
+    loss = crps.crps(*map(jnp.asarray, (members, target, weight)))
+    metrics = crps.ensemble_metrics(loss, scale=3.0)
+    mean = np.average(np.square(members.mean(0) - target), weights=weight)
+    np.testing.assert_allclose(metrics["rmse"], 3 * np.sqrt(mean), rtol=1e-5)
+    spread = np.average(members.var(0, ddof=1), weights=weight)
+    np.testing.assert_allclose(metrics["spread"], 3 * np.sqrt(spread), rtol=1e-5)
+    np.testing.assert_allclose(metrics["crps"], 3 * metrics["loss"], rtol=1e-5)

@@ -163,7 +163,8 @@ def logits(
         index_BL = jnp.arange(batch["ids_BL"].shape[1], dtype=jnp.int32)[None]
         tokens = masks.packed(batch["segment_BL"], index_BL)
         weights = cast_weights(params, compute_dtype)
-        return net.apply({"params": weights}, batch["ids_BL"], tokens)
+        logits_BV: Any = net.apply({"params": weights}, batch["ids_BL"], tokens)
+        return logits_BV
 
     return apply
 

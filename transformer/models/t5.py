@@ -88,7 +88,8 @@ def apply(
     source = source_positions(source_BL.shape[1])
     target = target_positions(source_BL, ids_BL, sentinel=sentinel)
     variables = {"params": _share_embedding(params)}
-    return net.apply(variables, source_BL, source, ids_BL, target)
+    readout: Any = net.apply(variables, source_BL, source, ids_BL, target)
+    return readout
 
 
 def pooled_features(
@@ -100,4 +101,7 @@ def pooled_features(
     def mean_features(module: Any) -> jax.Array:
         return encoder.mean_pooling(module.encoder(ids_BL, tokens), tokens)
 
-    return net.apply({"params": _share_embedding(params)}, method=mean_features)
+    features_BD: Any = net.apply(
+        {"params": _share_embedding(params)}, method=mean_features
+    )
+    return features_BD

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def splits(
         encode(tokenizer, split, length=length)
         for split in (data.train, data.validation)
     )
-    sizes = {"batch_size": batch_size, "seed": seed}
+    sizes: Any = {"batch_size": batch_size, "seed": seed}
     return (
         records.training(train, **sizes, name=data.name),
         records.evaluation(held_out, batch_size=batch_size),
