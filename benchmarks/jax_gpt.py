@@ -72,7 +72,7 @@ def model(
         make_stack=partial(
             stack.UnrolledStack, depth=shape.depth, make_block=make_block
         ),
-        make_position=partial(positions.LearnedPositions, length=shape.length),
+        make_position=partial(positions.Learned, length=shape.length),
         make_norm=make_norm,
         unembed=decoder.tied_embedding,
     )

@@ -39,7 +39,7 @@ PATTERNS = {
     "full": attention_patterns.full(),
     "window": attention_patterns.window(64),
     "block_sparse": attention_patterns.block_sparse(64),
-    "strided": attention_patterns.strided(size=64, stride=32, global_tokens=8),
+    "strided": attention_patterns.strided_window(size=64, stride=32, global_tokens=8),
     "linear": attention_patterns.linear(),
 }
 

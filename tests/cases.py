@@ -177,7 +177,7 @@ def language_model(
     return Case(name, make, text, next_token, mask)
 
 
-LEARNED = {"make_position": partial(positions.LearnedPositions, length=LENGTH)}
+LEARNED = {"make_position": partial(positions.Learned, length=LENGTH)}
 ROTARY = {"rotate": positions.rotary()}
 
 # The models that stand for all: every theorem is stated for each.

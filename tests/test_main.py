@@ -106,6 +106,10 @@ BAD_FOLDERS = {
         "expected a run folder of layout 2, got one of an older version",
     ),
     "another flag": (None, "--width: expected 8"),
+    "unknown flag": (
+        '{"layout": 2, "experiment": "tiny_experiment", "flags": {"color": "red"}}',
+        "got the recorded flags color, which it does not have",
+    ),
     "corrupt": ('{"experi', "expected a run's record"),
     "no record": ("[1, 2]", "expected a run's record"),
     "binary": ("\udcff\udcfe", "expected a run's record"),

@@ -100,7 +100,7 @@ def run(
         k: arguments.pop(k) for k in declaration.slots(experiment) if k in arguments
     }
     experiment = declaration.fill(experiment, **slots)
-    recorded = _recorded_flags(workdir, flags.name_of(experiment))
+    recorded = _recorded_flags(workdir, experiment)
     _check_recorded(arguments, recorded, workdir)
     defaults = flags.defaults(experiment)
     defaults |= {name: recorded[name] for name in defaults if name in recorded}
@@ -137,7 +137,7 @@ def parse_command(
         raise ValueError(f"expected flags --name=value, got {' '.join(extra)!r}")
     common = flags.arguments(values, common_flags, {})
     workdir = common["workdir"] or Path("runs") / name
-    recorded = _recorded_flags(workdir, name)
+    recorded = _recorded_flags(workdir, experiment)
     chosen = flags.arguments(values, experiment, recorded)
     _check_recorded(chosen, recorded, workdir)
     to_generate = {}
@@ -163,16 +163,25 @@ def _verb(argv: list[str]) -> tuple[str, list[str]]:
     return "train", argv
 
 
-def _recorded_flags(workdir: Path, name: str) -> dict[str, Any]:
+def _recorded_flags(workdir: Path, experiment: ExperimentFn) -> dict[str, Any]:
+    """The flags in the run's record. ValueError for the record of another experiment,
+    and for a flag that this one does not have."""
     if not (workdir / "run.json").exists():
         return {}
     from transformer.training.workdir import read_record
 
-    record = read_record(workdir) or {}
+    record, name = read_record(workdir) or {}, flags.name_of(experiment)
     if record["experiment"] != name:
         raise ValueError(
             f"{workdir}: expected a folder of experiment {name}, got one of "
             f"{record['experiment']}; choose another --workdir"
+        )
+    unknown = sorted(set(record["flags"]) - set(flags.parameters(experiment)))
+    if unknown:
+        raise ValueError(
+            f"{workdir}: expected a run of {name} with its flags, got the recorded "
+            f"flags {', '.join(unknown)}, which it does not have; choose another "
+            "--workdir"
         )
     return record["flags"]
 

@@ -22,7 +22,7 @@ POSITIONS = jnp.asarray([[0, 1, 2, 3, 4], [0, 1, 0, 1, 2]])
 
 
 def test_embedding_positions_count_within_the_document() -> None:
-    got, p = apply_random(positions.LearnedPositions(length=5), X, POSITIONS)
+    got, p = apply_random(positions.Learned(length=5), X, POSITIONS)
     close(X + p["position_LD"][np.asarray(POSITIONS)], got)
     got, _ = apply_random(positions.NoPositions(), X, POSITIONS)
     close(X, got)
@@ -69,7 +69,7 @@ def test_rotary_interpolation_divides_positions() -> None:
     ("module", "width", "words"),
     [
         (
-            positions.LearnedPositions(length=4),
+            positions.Learned(length=4),
             8,
             "expected rows of at most 4 tokens, got 5",
         ),

@@ -8,12 +8,12 @@ from transformer.objectives.loss import Loss
 
 
 def test_joint_loss_adds_the_totals_and_keeps_one_weight() -> None:
-    losses = {
-        name: Loss(
-            jnp.float32(nats), jnp.float32(4), {"nats": nats, "correct": 2, "tokens": 4}
-        )
-        for name, nats in (("a", 6.0), ("b", 2.0))
-    }
+    def loss_of(nats: float) -> Loss:
+        total, weight, correct = map(jnp.float32, (nats, 4, 2))
+        sums = {"nats": total, "correct": correct, "tokens": weight}
+        return Loss(total, weight, sums)
+
+    losses = {"a": loss_of(6.0), "b": loss_of(2.0)}
     loss = joint.joint_loss(losses)
     assert float(loss.total) == 8 and float(loss.weight) == 4
     assert joint.joint_metrics(loss) == pytest.approx(

@@ -57,7 +57,7 @@ def block_sparse(block: int) -> AttentionPattern:
     return AttentionPattern(mask)
 
 
-def strided(*, size: int, stride: int, global_tokens: int) -> AttentionPattern:
+def strided_window(*, size: int, stride: int, global_tokens: int) -> AttentionPattern:
     """Causal attention to the last `size` tokens, every `stride`-th one (Child et al.
     2019, arXiv 1904.10509, section 4.2), and the first `global_tokens` of the row."""
     near = masks.window(size - 1)

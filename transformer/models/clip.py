@@ -118,7 +118,9 @@ def apply(
 def encode_images(net: DualEncoder, params: Any, raw_BLP: jax.Array) -> jax.Array:
     """Embeddings (B, Z) of images."""
     tokens = masks.single_document(raw_BLP.shape[1])
-    return net.apply({"params": params}, raw_BLP, tokens, method="encode_image")
+    inputs = raw_BLP, tokens
+    image_BZ: Any = net.apply({"params": params}, *inputs, method="encode_image")
+    return image_BZ
 
 
 def encode_texts(
@@ -126,4 +128,6 @@ def encode_texts(
 ) -> jax.Array:
     """Embeddings (B, Z) of texts, one document per row."""
     tokens = masks.packed(segment_BL, jnp.arange(segment_BL.shape[1])[None])
-    return net.apply({"params": params}, ids_BL, tokens, method="encode_text")
+    inputs = ids_BL, tokens
+    text_BZ: Any = net.apply({"params": params}, *inputs, method="encode_text")
+    return text_BZ

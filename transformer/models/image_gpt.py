@@ -43,7 +43,7 @@ def image_gpt(
         make_attention=make_attention,
         make_mlp=make_mlp,
         make_position=partial(
-            positions.LearnedPositions, length=side * side + 1, stddev=1.0
+            positions.Learned, length=side * side + 1, stddev=1.0
         ),
     )
 

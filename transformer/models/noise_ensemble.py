@@ -94,7 +94,7 @@ def forecaster(
         embeddings.PatchEmbedding,
         features=input_features,
         width=width,
-        make_position=partial(positions.LearnedPositions, length=math.prod(grid)),
+        make_position=partial(positions.Learned, length=math.prod(grid)),
     )
     make_encoder = partial(
         encoder.Encoder, make_embed=make_embed, make_stack=make_stack

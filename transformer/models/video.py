@@ -70,7 +70,7 @@ def video_predictor(
         )
 
     make_position = partial(
-        positions.LearnedPositions, length=frames * math.prod(grid), stddev=0.1
+        positions.Learned, length=frames * math.prod(grid), stddev=0.1
     )
     make_embed = partial(
         embeddings.PatchEmbedding,
@@ -103,4 +103,5 @@ def apply(
     """Predictions (B, L, P) for the next frame's tubelets."""
     weights = precision.cast_weights(params, compute_dtype)
     tokens = masks.single_document(raw_BLP.shape[1])
-    return net.apply({"params": weights}, raw_BLP, tokens)
+    prediction_BLP: Any = net.apply({"params": weights}, raw_BLP, tokens)
+    return prediction_BLP

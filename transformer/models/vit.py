@@ -79,7 +79,7 @@ def patch_encoder(
         embeddings.PatchEmbedding,
         features=patch_features,
         width=width,
-        make_position=partial(positions.LearnedPositions, length=int(np.prod(grid))),
+        make_position=partial(positions.Learned, length=int(np.prod(grid))),
         make_norm=defaults.make_norm,
     )
     make_attention = make_attention or defaults.attention(

@@ -29,7 +29,7 @@ class NoPositions(nn.Module):
         return x_BLD
 
 
-class LearnedPositions(nn.Module):
+class Learned(nn.Module):
     """One learned vector per position, `length` of them (GPT-2, BERT, ViT).
 
     Raises ValueError for longer rows, whose last tokens would share one vector.
