@@ -57,11 +57,11 @@ def tiny() -> Experiment:
     return language_model.experiment(
         depth=1,
         tokenizer="bytes",
-        length=32,
+        sequence_length=32,
         batch_size=8,
         steps=20,
-        matrix_rate=0.01,
-        vector_rate=0.004,
+        muon_learning_rate=0.01,
+        adam_learning_rate=0.004,
         dtype="float32",
     )
 

@@ -38,6 +38,8 @@ def run(code: str, devices: int, folder: Path) -> subprocess.CompletedProcess:
         "XLA_FLAGS": " ".join([*flags, f"--{DEVICES}={devices}"]),
         "PYTHONPATH": str(ROOT),
     }
+    notes = (f"{i} is less than {i + 1}.\n\n" for i in range(2000))
+    (folder / "notes.txt").write_text("".join(notes))
     script = folder / "recipe.py"
     script.write_text(code)
     return subprocess.run(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import logging
 import re
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -33,11 +34,18 @@ def _first_line(error: Exception) -> str:
     return lines[0].rstrip(" :")
 
 
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """False for TFDS's advice to install OpenCV, printed at the first image."""
+    return "OpenCV is not installed" not in record.getMessage()
+
+
 def _builder(name: str, folder: Path | None) -> Any:
     """The TFDS builder of that name; ValueError with the nearest names if unknown."""
     import tensorflow_datasets as tfds
 
     from transformer.data.shipped import builders  # noqa: F401  (registers the members)
+
+    logging.getLogger("absl").addFilter(_is_relevant)
 
     try:
         return tfds.builder(name, data_dir=folder, file_format=FORMAT)
