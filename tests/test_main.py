@@ -108,7 +108,7 @@ BAD_FOLDERS = {
     "another flag": (None, "--width: expected 8"),
     "unknown flag": (
         '{"layout": 2, "experiment": "tiny_experiment", "flags": {"color": "red"}}',
-        "got the recorded flags color, which it does not have",
+        "got the recorded flags color: the folder is of",
     ),
     "corrupt": ('{"experi', "expected a run's record"),
     "no record": ("[1, 2]", "expected a run's record"),

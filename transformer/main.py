@@ -180,8 +180,8 @@ def _recorded_flags(workdir: Path, experiment: ExperimentFn) -> dict[str, Any]:
     if unknown:
         raise ValueError(
             f"{workdir}: expected a run of {name} with its flags, got the recorded "
-            f"flags {', '.join(unknown)}, which it does not have; choose another "
-            "--workdir"
+            f"flags {', '.join(unknown)}: the folder is of a run with another "
+            "optimizer, or of another version; choose another --workdir"
         )
     return record["flags"]
 
