@@ -42,9 +42,7 @@ def image_gpt(
         width=width,
         make_attention=make_attention,
         make_mlp=make_mlp,
-        make_position=partial(
-            positions.Learned, length=side * side + 1, stddev=1.0
-        ),
+        make_position=partial(positions.Learned, length=side * side + 1, stddev=1.0),
     )
 
 
