@@ -89,5 +89,5 @@ def test_type_without_flag_is_refused():
 def test_name_is_the_file_or_the_function_in_a_notebook():
     assert flags.name_of(tiny_experiment.experiment) == "tiny_experiment"
     cell: dict = {}
-    exec(compile("def blend(): pass", "/tmp/ipykernel_1/2.py", "exec"), cell)
+    exec(compile("def blend(): pass", "ipykernel_1/2.py", "exec"), cell)
     assert flags.name_of(cell["blend"]) == "blend"

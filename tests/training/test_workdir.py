@@ -71,7 +71,7 @@ def test_report_is_written_by_kind_of_content(tmp_path, capsys):
 
 def test_source_of_a_notebook_is_its_cell():
     """It is no file on disk; the kernel keeps its lines in `linecache`."""
-    text, name = "def blend(): pass\n", "/tmp/ipykernel_1/1.py"
+    text, name = "def blend(): pass\n", "ipykernel_1/1.py"
     cell: dict = {}
     exec(compile(text, name, "exec"), cell)
     linecache.cache[name] = len(text), None, [text], name
