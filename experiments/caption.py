@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-from transformer import main
+from transformer import checks, main
 from transformer.data import captioned_images
 from transformer.generation import captioning
 from transformer.models import encoder_decoder
@@ -49,14 +49,14 @@ def experiment(
     *,
     source: str = "emoji",
     language: Literal["en", "pt"] = "en",
-    patch: int = 8,
-    depth: int = 3,
-    decoder_depth: int = 2,
-    width: int = 128,
-    vocab_size: int = 2048,
-    augment: float = 0.6,
-    word_dropout: float = 0.5,
-    label_smoothing: float = 0.1,
+    patch: checks.PatchSize = 8,
+    depth: checks.Depth = 3,
+    decoder_depth: checks.Depth = 2,
+    width: checks.Width = 128,
+    vocab_size: checks.VocabSize = 2048,
+    augment: checks.Scale = 0.6,
+    word_dropout: checks.Fraction = 0.5,
+    label_smoothing: checks.Fraction = 0.1,
 ) -> Experiment:
     """An encoder of patches and a decoder of names; slot `model`: as its default.
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import jax
 
-from transformer import main
+from transformer import checks, main
 from transformer.data import records
 from transformer.data.images import augment as augmentation
 from transformer.data.images import patches
@@ -50,11 +50,11 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     source: str = "digits",
-    patch: int = 4,
+    patch: checks.PatchSize = 4,
     pool: Literal["mean", "class"] = "mean",
-    depth: int = 4,
-    width: int = 128,
-    augment: float = 1.0,
+    depth: checks.Depth = 4,
+    width: checks.Width = 128,
+    augment: checks.Scale = 1.0,
 ) -> Experiment:
     """A vision transformer that classifies images.
 

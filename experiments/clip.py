@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import jax
 
-from transformer import main
+from transformer import checks, main
 from transformer.data import captioned_images
 from transformer.models import clip
 from transformer.network import precision
@@ -45,13 +45,13 @@ def experiment(
     *,
     source: str = "emoji",
     language: Literal["en", "pt"] = "en",
-    patch: int = 4,
-    depth: int = 3,
-    text_depth: int = 2,
-    width: int = 128,
-    vocab_size: int = 1024,
-    temperature: float = 0.1,
-    augment: float = 1.0,
+    patch: checks.PatchSize = 4,
+    depth: checks.Depth = 3,
+    text_depth: checks.Depth = 2,
+    width: checks.Width = 128,
+    vocab_size: checks.VocabSize = 1024,
+    temperature: checks.PositiveScale = 0.1,
+    augment: checks.Scale = 1.0,
 ) -> Experiment:
     """A shared embedding space of images and names, by a contrastive loss.
 

@@ -21,8 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.reports import decision_transformer as study
-from transformer import main
-from transformer.checks import at_least
+from transformer import checks, main
 from transformer.data import records
 from transformer.environments import apple_grid, environment
 from transformer.models import decision_transformer
@@ -53,7 +52,7 @@ def logits(net: Any, dtype: str, name: str, params: Any, *inputs: Any) -> jax.Ar
 
 def dataset(episodes: int, seed: int) -> records.Records:
     """Episodes of scripted policies of all qualities."""
-    at_least("episodes", episodes, 2 * HELD_OUT)
+    checks.at_least("episodes", episodes, 2 * HELD_OUT)
     of_policy = partial(environment.scripted_dataset, WORLD, apple_grid.policy)
     arrays = of_policy(jax.random.key(seed), episodes=episodes, quality=QUALITY)
     train = {name: array[HELD_OUT:] for name, array in arrays.items()}
@@ -67,9 +66,9 @@ def experiment(
     model: Callable[..., Any] = decision_transformer.decision_transformer,
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
-    episodes: int = 20000,
-    depth: int = 3,
-    width: int = 128,
+    episodes: checks.Count = 20000,
+    depth: checks.Depth = 3,
+    width: checks.Width = 128,
 ) -> Experiment:
     """A decision transformer, and behavior cloning, on the same batches.
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformer import main
+from transformer import checks, main
 from transformer.data import records
 from transformer.data.images import patches
 from transformer.data.sources import images as image_source
@@ -47,10 +47,10 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     source: str = "digits",
-    patch: int = 4,
-    depth: int = 5,
-    width: int = 128,
-    guidance: float = 2.0,
+    patch: checks.PatchSize = 4,
+    depth: checks.Depth = 5,
+    width: checks.Width = 128,
+    guidance: checks.Scale = 2.0,
     classifier: Path | None = None,
 ) -> Experiment:
     """Flow matching of images conditioned on their class.

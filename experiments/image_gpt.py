@@ -22,7 +22,7 @@ from typing import Any
 
 import jax
 
-from transformer import main
+from transformer import checks, main
 from transformer.data import records
 from transformer.data.images import gray_levels as gray
 from transformer.data.sources import images as image_source
@@ -50,9 +50,9 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     source: str = "digits",
-    gray_levels: int = 4,
-    depth: int = 4,
-    width: int = 128,
+    gray_levels: checks.GrayLevels = 4,
+    depth: checks.Depth = 4,
+    width: checks.Width = 128,
     classifier: Path | None = None,
 ) -> Experiment:
     """An autoregressive model of small images, conditioned on their class.

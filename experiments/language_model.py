@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import jax
 
-from transformer import main
+from transformer import checks, main
 from transformer.data.sources import text as text_source
 from transformer.data.text import packing, tokenizers
 from transformer.generation import text_model
@@ -51,11 +51,11 @@ def experiment(
     model: Callable[..., Any] = decoder.language_model,
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
-    depth: int = 3,
+    depth: checks.Depth = 3,
     text: str = "austen",
     tokenizer: Literal["bpe", "characters", "bytes"] = "bpe",
-    vocab_size: int = 2048,
-    sequence_length: int = 256,
+    vocab_size: checks.VocabSize = 2048,
+    sequence_length: checks.SequenceLength = 256,
 ) -> Experiment:
     """A decoder language model of a text.
 

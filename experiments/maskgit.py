@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformer import main
+from transformer import checks, main
 from transformer.data import records
 from transformer.data.images import gray_levels as gray
 from transformer.data.sources import images as image_source
@@ -46,13 +46,13 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     source: str = "digits",
-    gray_levels: int = 4,
-    patch: int = 2,
-    depth: int = 4,
-    width: int = 128,
-    guidance: float = 2.0,
-    temperature: float = 0.7,
-    choice_temperature: float = 20.0,
+    gray_levels: checks.GrayLevels = 4,
+    patch: checks.PatchSize = 2,
+    depth: checks.Depth = 4,
+    width: checks.Width = 128,
+    guidance: checks.Scale = 2.0,
+    temperature: checks.Scale = 0.7,
+    choice_temperature: checks.Scale = 20.0,
     classifier: Path | None = None,
 ) -> Experiment:
     """Masked generation of images; the slot `model` is called as `dit.token_dit`.

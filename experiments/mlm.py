@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from transformer import main
+from transformer import checks, main
 from transformer.data.sources import text as text_source
 from transformer.data.text import tokenizers, windows
 from transformer.generation import fill_in
@@ -53,11 +53,11 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     text: str = "austen",
-    depth: int = 4,
-    width: int = 192,
-    vocab_size: int = 2048,
-    sequence_length: int = 128,
-    mask_ratio: float = 0.25,
+    depth: checks.Depth = 4,
+    width: checks.Width = 192,
+    vocab_size: checks.VocabSize = 2048,
+    sequence_length: checks.SequenceLength = 128,
+    mask_ratio: checks.PositiveFraction = 0.25,
 ) -> Experiment:
     """A masked language model; the slot `model` is called as `bert.bert`.
 

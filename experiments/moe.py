@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from experiments import language_model
-from transformer import main
+from transformer import checks, main
 from transformer.generation import text_model
 from transformer.models import decoder
 from transformer.models import moe as moe_model
@@ -64,12 +64,12 @@ def metrics(loss: Loss) -> dict[str, float]:
 def experiment(
     model: Callable[..., Any] = decoder.language_model,
     *,
-    depth: int = 3,
-    width: int = 128,
-    experts: int = 16,
-    experts_per_token: int = 2,
-    expert_width: int = 128,
-    capacity_factor: float | None = None,
+    depth: checks.Depth = 3,
+    width: checks.Width = 128,
+    experts: checks.Count = 16,
+    experts_per_token: checks.Count = 2,
+    expert_width: checks.Width = 128,
+    capacity_factor: checks.PositiveScale | None = None,
     dtype: Dtype = "auto",
     **rest: Any,
 ) -> Experiment:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import mlm
-from transformer import main
+from transformer import checks, main
 from transformer.data.sources import text as text_source
 from transformer.data.text import span_corruption, tokenizers, windows
 from transformer.generation import fill_in
@@ -48,11 +48,11 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     text: str = "austen",
-    depth: int = 3,
-    width: int = 192,
-    vocab_size: int = 2048,
-    sequence_length: int = 128,
-    corruption_rate: float = 0.4,
+    depth: checks.Depth = 3,
+    width: checks.Width = 192,
+    vocab_size: checks.VocabSize = 2048,
+    sequence_length: checks.SequenceLength = 128,
+    corruption_rate: checks.PositiveFraction = 0.4,
 ) -> Experiment:
     """Span corruption; the slot `model` is called as `t5.t5`.
 

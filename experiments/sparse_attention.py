@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from transformer import main
+from transformer import checks, main
 from transformer.data.sources import text as text_source
 from transformer.data.text import associative_recall, tokenizers
 from transformer.models import attention_patterns, decoder
@@ -52,10 +52,10 @@ def experiment(
     patterns: Mapping[str, attention_patterns.AttentionPattern] = PATTERNS,
     *,
     text: str = "austen",
-    vocab_size: int = 1024,
-    sequence_length: int = 512,
-    depth: int = 2,
-    width: int = 128,
+    vocab_size: checks.VocabSize = 1024,
+    sequence_length: checks.SequenceLength = 512,
+    depth: checks.Depth = 2,
+    width: checks.Width = 128,
 ) -> Experiment:
     """Decoders that differ in their attention, on the same text with needles in it.
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import jax
 
-from transformer import main
+from transformer import checks, main
 from transformer.data import captioned_images
 from transformer.generation import image_files, process_sampler
 from transformer.models import dit, text_to_image
@@ -48,14 +48,14 @@ def experiment(
     *,
     source: str = "emoji",
     language: Literal["en", "pt"] = "en",
-    patch: int = 4,
-    depth: int = 4,
-    text_depth: int = 2,
-    width: int = 128,
-    vocab_size: int = 1024,
-    guidance: float = 3.0,
-    report_sampling_steps: int = 16,
-    augment: float = 0.3,
+    patch: checks.PatchSize = 4,
+    depth: checks.Depth = 4,
+    text_depth: checks.Depth = 2,
+    width: checks.Width = 128,
+    vocab_size: checks.VocabSize = 1024,
+    guidance: checks.Scale = 3.0,
+    report_sampling_steps: checks.Count = 16,
+    augment: checks.Scale = 0.3,
     scorer: Path | None = None,
 ) -> Experiment:
     """Flow matching of images conditioned on names; slot `model`: as its default.

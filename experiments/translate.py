@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from transformer import main
+from transformer import checks, main
 from transformer.data.sources import pairs as pair_source
 from transformer.data.text import sentence_pairs, tokenizers
 from transformer.generation import translation
@@ -59,11 +59,11 @@ def experiment(
     *,
     source: str = "en_pt",
     direction: str = "en-pt",
-    depth: int = 3,
-    width: int = 192,
-    vocab_size: int = 6144,
-    sequence_length: int = 128,
-    label_smoothing: float = 0.1,
+    depth: checks.Depth = 3,
+    width: checks.Width = 192,
+    vocab_size: checks.VocabSize = 6144,
+    sequence_length: checks.SequenceLength = 128,
+    label_smoothing: checks.Fraction = 0.1,
 ) -> Experiment:
     """A translator; `model` is called with `depth`, `width` and `vocab_size`.
 

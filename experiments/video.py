@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from transformer import main
+from transformer import checks, main
 from transformer.data import records
 from transformer.data.images import gray_levels, moving_digits
 from transformer.data.sources import images as image_source
@@ -52,9 +52,9 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     source: str = "digits",
-    patch: int = 4,
-    depth: int = 6,
-    width: int = 128,
+    patch: checks.PatchSize = 4,
+    depth: checks.Depth = 6,
+    width: checks.Width = 128,
 ) -> Experiment:
     """A predictor of the next frame of videos of moving digits.
 

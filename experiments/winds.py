@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from transformer import main
+from transformer import checks, main
 from transformer.data import climate_fields
 from transformer.data.sources import fields as field_source
 from transformer.models import noise_ensemble
@@ -44,9 +44,9 @@ def experiment(
     optimizer: Optimizer = optimizers.adamw,
     *,
     source: str = "winds",
-    depth: int = 2,
-    width: int = 128,
-    members: int = 2,
+    depth: checks.Depth = 2,
+    width: checks.Width = 128,
+    members: checks.Count = 2,
 ) -> Experiment:
     """Forecasts of fields on the sphere, one and three months ahead.
 

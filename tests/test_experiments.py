@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 
 import experiments
 from experiments import language_model
-from transformer import axes
+from transformer import axes, flags, main
 from transformer.training import update
 from transformer.training.experiment import Experiment
 
@@ -45,6 +46,25 @@ def test_every_experiment_traces(name):
     for evaluation in experiment.evaluations.values():
         held_out = evaluation.batch(0, range(evaluation.batch_size))
         jax.eval_shape(evaluation.loss, state.params, held_out, jax.random.key(0))
+
+
+def generate_function(module):
+    """What the file passes to `main.main(experiment, generate=...)`."""
+    passed = re.search(r"generate=([\w.]+)\)\s*$", inspect.getsource(module))
+    return eval(passed[1], vars(module)) if passed else lambda: None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_number_of_a_flag_has_a_range(name):
+    """In the experiment, in `generate`, and in the flags of every experiment."""
+    module = importlib.import_module(f"experiments.{name}")
+    functions = [module.experiment, main.common_flags]
+    functions += [generate_function(module)]
+    for function in functions:
+        for parameter in flags.parameters(function).values():
+            kind = flags.kind_of(parameter)
+            assert kind.type not in (int, float) or kind.range, parameter.name
+            assert parameter.default in kind
 
 
 GOLDEN = [

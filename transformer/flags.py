@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 import typing
@@ -9,9 +10,16 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from absl import flags
+
+from transformer.checks import Range
+
+_NUMBER = {
+    int: re.compile(r"[+-]?[0-9]+"),
+    float: re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"),
+}
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -47,71 +55,135 @@ def name_of(function: Callable[..., Any]) -> str:
     return file.stem if file.is_file() else function.__name__
 
 
-def define(values: flags.FlagValues, function: Callable[..., Any]) -> None:
-    """One flag in `values` for each keyword-only parameter of `function` that has none
-    there yet.
+class Kind(NamedTuple):
+    """The values that a parameter accepts.
 
-    Raises TypeError for a parameter whose type no flag can hold: expected int, float,
-    bool, str, Path, a Literal of strings, or one of these or None.
+    type: int, float, bool, str or Path. choices: all values, of a Literal. range: of a
+    number. optional: None is a value too.
     """
-    docs = arg_docs(function)
-    for name, parameter in parameters(function).items():
-        if name not in values:
-            _define(values, name, parameter, docs.get(name, ""))
+
+    type: type
+    choices: tuple[str, ...] = ()
+    range: Range | None = None
+    optional: bool = False
+
+    def __str__(self) -> str:
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        words = {int: "a whole number", float: "a number", bool: "true or false"}
+        word = words.get(self.type, "text")
+        return f"{word} in {self.range}" if self.range else word
+
+    def __contains__(self, value: Any) -> bool:
+        if value is None:
+            return self.optional
+        expected = {float: (int, float), Path: (str, Path)}.get(self.type, self.type)
+        if not isinstance(value, expected) or (
+            isinstance(value, bool) and self.type is not bool
+        ):
+            return False
+        if self.choices:
+            return value in self.choices
+        return self.range is None or value in self.range
 
 
-def _define(
-    values: flags.FlagValues, name: str, parameter: inspect.Parameter, help_: str
-) -> None:
-    kind = _without_none(parameter.annotation)
-    default = parameter.default
-    if typing.get_origin(kind) is Literal:
-        choices = list(typing.get_args(kind))
-        flags.DEFINE_enum(name, default, choices, help_, flag_values=values)
-    elif kind is bool:
-        flags.DEFINE_bool(name, default, help_, flag_values=values)
-    elif kind is int:
-        flags.DEFINE_integer(name, default, help_, flag_values=values)
-    elif kind is float:
-        flags.DEFINE_float(name, default, help_, flag_values=values)
-    elif kind in (str, Path):
-        text = None if default is None else str(default)
-        flags.DEFINE_string(name, text, help_, flag_values=values)
-    else:
-        raise TypeError(
-            f"parameter {name}: expected int, float, bool, str, Path, a Literal of "
-            f"strings, or one of these or None; got {parameter.annotation}"
-        )
+def kind_of(parameter: inspect.Parameter) -> Kind:
+    """The Kind of a parameter's annotation.
 
-
-def _without_none(annotation: Any) -> Any:
+    Raises TypeError for a type that no flag can hold: expected int, float, bool, str,
+    Path, a Literal of strings, or one of these or None; a number with a Range.
+    """
+    annotation, optional = parameter.annotation, False
     if typing.get_origin(annotation) in (UnionType, typing.Union):
         kinds = [k for k in typing.get_args(annotation) if k is not NoneType]
-        return kinds[0] if len(kinds) == 1 else annotation
-    return annotation
+        optional = len(kinds) < len(typing.get_args(annotation))
+        annotation = kinds[0] if len(kinds) == 1 else annotation
+    range_ = None
+    if typing.get_origin(annotation) is Annotated:
+        annotation, *details = typing.get_args(annotation)
+        range_ = next((d for d in details if isinstance(d, Range)), None)
+    if typing.get_origin(annotation) is Literal:
+        return Kind(str, typing.get_args(annotation), None, optional)
+    if annotation not in (int, float, bool, str, Path):
+        raise TypeError(
+            f"parameter {parameter.name}: expected int, float, bool, str, Path, a "
+            "Literal of strings, or one of these or None; got "
+            f"{parameter.annotation}"
+        )
+    return Kind(annotation, (), range_, optional)
+
+
+def check_values(function: Callable[..., Any], values: Mapping[str, Any]) -> None:
+    """Raise ValueError, in one line, for values that the flags of `function` do not
+    accept. Names that it does not have are not checked."""
+    known = parameters(function)
+    wrong = [
+        f"--{name}: expected {kind}, got {values[name]!r}"
+        for name, kind in ((n, kind_of(p)) for n, p in known.items() if n in values)
+        if values[name] not in kind
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
+class _Parser(flags.ArgumentParser):
+    """absl's parser of the text of a number, in ASCII digits, or of a choice."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.syntactic_help = str(kind)
+
+    def parse(self, argument: Any) -> Any:
+        value = argument
+        if isinstance(argument, str) and self.kind.type in _NUMBER:
+            if not _NUMBER[self.kind.type].fullmatch(argument):
+                raise ValueError(str(self.kind))
+            value = self.kind.type(argument)
+        if value not in self.kind:
+            raise ValueError(str(self.kind))
+        return value
+
+    def flag_type(self) -> str:
+        return self.kind.type.__name__
+
+
+def define(values: flags.FlagValues, function: Callable[..., Any]) -> None:
+    """One flag in `values` for each keyword-only parameter of `function` that has none
+    there yet. Raises TypeError as `kind_of`."""
+    docs = arg_docs(function)
+    for name, parameter in parameters(function).items():
+        if name in values:
+            continue
+        kind, default = kind_of(parameter), parameter.default
+        help_ = docs.get(name, "")
+        if kind.type is bool:
+            flags.DEFINE_bool(name, default, help_, flag_values=values)
+            continue
+        text = str(default) if isinstance(default, Path) else default
+        serializer = flags.ArgumentSerializer()
+        flags.DEFINE(_Parser(kind), name, text, help_, values, serializer)
 
 
 def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     """Set `values` from `argv`; return the arguments that are not flags.
 
-    Raises absl's error for an unknown flag, which suggests a known one, and ValueError
-    for a value of the wrong type.
+    Raises ValueError for an unknown flag, with the one that is spelled most like it,
+    and for a value that its flag does not accept.
     """
     try:
         return values(argv)
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname
+        near = difflib.get_close_matches(name, list(values), n=1, cutoff=0.7)
+        hint = f"did you mean --{near[0]}?" if near else "--help lists them"
+        raise ValueError(f"--{name}: there is no such flag; {hint}") from None
     except flags.IllegalFlagValueError as error:
         found = re.match(r"flag --(\w+)=(.*?): ", str(error), re.S)
         if found is None:
             raise
         name, got = found.groups()
-        expected = _expected_kind(values[name].parser)
+        expected = values[name].parser.syntactic_help or "true or false"
         raise ValueError(f"--{name}: expected {expected}, got {got!r}") from None
-
-
-def _expected_kind(parser: flags.ArgumentParser) -> str:
-    if isinstance(parser, flags.EnumParser):
-        return f"one of {', '.join(parser.enum_values)}"
-    return parser.syntactic_help or "true or false"
 
 
 def arguments(
@@ -137,11 +209,9 @@ def from_json(
     function: Callable[..., Any], recorded: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The inverse of `to_json` for `function`'s flags."""
-    kinds = {name: p.annotation for name, p in parameters(function).items()}
+    paths = {n for n, p in parameters(function).items() if kind_of(p).type is Path}
     return {
-        name: Path(value)
-        if value is not None and _without_none(kinds.get(name)) is Path
-        else value
+        name: Path(value).expanduser() if name in paths and value is not None else value
         for name, value in recorded.items()
     }
 
@@ -151,9 +221,10 @@ def help_text(function: Callable[..., Any]) -> str:
     docs = arg_docs(function)
     lines = []
     for name, parameter in parameters(function).items():
-        kind = _without_none(parameter.annotation)
-        options = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-        word = "|".join(options) if options else getattr(kind, "__name__", str(kind))
-        lines.append(f"  --{name}={word.lower()}  (default {parameter.default})")
+        kind = kind_of(parameter)
+        word = "|".join(kind.choices) or kind.type.__name__.lower()
+        if kind.range is not None:
+            word += f" in {kind.range}"
+        lines.append(f"  --{name}={word}  (default {parameter.default})")
         lines.append(f"      {docs.get(name, '')}".rstrip())
     return "\n".join(lines)

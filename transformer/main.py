@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from absl import flags as absl_flags
 
-from transformer import flags, launch
+from transformer import checks, flags, launch
 
 ExperimentFn = Callable[..., Any]
 
@@ -22,13 +22,13 @@ def common_flags(
     *,
     workdir: Path | None = None,
     mesh: str = "",
-    log_every: int = 10,
-    evaluate_every: int = 500,
-    checkpoint_every: int = 200,
+    log_every: checks.Count = 10,
+    evaluate_every: checks.Count = 500,
+    checkpoint_every: checks.Count = 200,
     platform_tuning: bool = True,
     coordinator: str | None = None,
-    processes: int | None = None,
-    process: int | None = None,
+    processes: checks.Count | None = None,
+    process: checks.CountOrZero | None = None,
 ) -> None:
     """The flags of every experiment.
 
@@ -100,6 +100,7 @@ def run(
         k: arguments.pop(k) for k in declaration.slots(experiment) if k in arguments
     }
     experiment = declaration.fill(experiment, **slots)
+    flags.check_values(experiment, arguments)
     recorded = _recorded_flags(workdir, experiment)
     _check_recorded(arguments, recorded, workdir)
     defaults = flags.defaults(experiment)
@@ -183,6 +184,10 @@ def _recorded_flags(workdir: Path, experiment: ExperimentFn) -> dict[str, Any]:
             f"flags {', '.join(unknown)}: the folder is of a run with another "
             "optimizer, or of another version; choose another --workdir"
         )
+    try:
+        flags.check_values(experiment, record["flags"])
+    except ValueError as error:
+        raise ValueError(f"{workdir}/run.json: {error}") from None
     return record["flags"]
 
 

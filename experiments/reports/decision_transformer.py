@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer import checks
 from transformer.data import records
 from transformer.environments import apple_grid, environment
 from transformer.generation import policy_rollout
@@ -121,8 +122,8 @@ def generate(
     params: Any,
     key: jax.Array,
     *,
-    target_return: int = 8,
-    sample_seed: int = 0,
+    target_return: checks.CountOrZero = 8,
+    sample_seed: checks.Seed = 0,
 ) -> str:
     """One episode in a random grid: print the grid, the actions and the rewards, and
     return them.

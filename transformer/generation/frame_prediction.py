@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from transformer import checks
 from transformer.generation.terminal_images import ascii_art
 
 SHOWN_FRAMES = (5, 6, 10, 15)
@@ -66,7 +67,7 @@ def generate(
     params: Any,
     key: jax.Array,
     *,
-    sample_seed: int = 0,
+    sample_seed: checks.Seed = 0,
 ) -> np.ndarray:
     """Continue a video: print the true frames and below them the predicted ones, as
     characters; return the predicted video, 8-bit.

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from transformer import checks
+
 
 def generate(
     sample: Callable[..., np.ndarray],
@@ -16,8 +18,8 @@ def generate(
     key: jax.Array,
     *,
     text: str = "red cat",
-    sampling_steps: int = 32,
-    sample_seed: int = 0,
+    sampling_steps: checks.Count = 32,
+    sample_seed: checks.Seed = 0,
     output: Path = Path("sample.png"),
 ) -> np.ndarray:
     """Sample images for texts: write them to a file, and return them, 8-bit.

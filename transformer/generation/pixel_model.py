@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer import checks
 from transformer.generation import decoding, logit_filters, terminal_images
 
 
@@ -71,7 +72,7 @@ def generate(
     key: jax.Array,
     *,
     digits: str = "2026",
-    sample_seed: int = 0,
+    sample_seed: checks.Seed = 0,
 ) -> np.ndarray:
     """Sample digits: print them as characters, and return the 8-bit images.
 

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from transformer import checks
+
 SHADES = " .:-=+*#%@"
 
 
@@ -25,8 +27,8 @@ def generate(
     key: jax.Array,
     *,
     digits: str = "2026",
-    sampling_steps: int = 32,
-    sample_seed: int = 0,
+    sampling_steps: checks.Count = 32,
+    sample_seed: checks.Seed = 0,
 ) -> np.ndarray:
     """Sample digits: print them as characters, and return the 8-bit images.
 

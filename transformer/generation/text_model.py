@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from transformer import checks
 from transformer.checks import at_least
 from transformer.generation import decoding, logit_filters
 from transformer.generation.logit_filters import Choose
@@ -166,12 +167,12 @@ def generate(
     key: jax.Array,
     *,
     prompt: str = "It is a truth universally acknowledged",
-    new_tokens: int = 200,
-    temperature: float = 0.8,
-    top_k: int | None = None,
-    top_p: float | None = 0.95,
-    min_p: float | None = None,
-    sample_seed: int = 0,
+    new_tokens: checks.Count = 200,
+    temperature: checks.Scale = 0.8,
+    top_k: checks.Count | None = None,
+    top_p: checks.PositiveFraction | None = 0.95,
+    min_p: checks.Fraction | None = None,
+    sample_seed: checks.Seed = 0,
 ) -> str:
     """Continue a prompt: print the text token by token, and return it.
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer import checks
 from transformer.generation import beam_search, decoding
 from transformer.network import masks
 
@@ -122,8 +123,8 @@ def generate(
     key: jax.Array,
     *,
     text: str = "Click the button to save the document as a file.",
-    beam_size: int = 4,
-    length_penalty: float = 0.6,
+    beam_size: checks.Count = 4,
+    length_penalty: checks.Scale = 0.6,
 ) -> str:
     """Translate a text: print the translation, and return it.
 

@@ -183,7 +183,7 @@ def _experiment(
 def _fields(record: Any) -> dict[str, inspect.Parameter]:
     """The fields of a NamedTuple as keyword-only parameters."""
     parameters = inspect.signature(record.__new__, eval_str=True).parameters
-    hints = typing.get_type_hints(record)
+    hints = typing.get_type_hints(record, include_extras=True)
     return {
         name: parameters[name].replace(
             kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]

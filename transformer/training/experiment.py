@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from transformer import cpu_tuning
+from transformer import checks, cpu_tuning
 
 Params = Any
 Batch = dict[str, np.ndarray]
@@ -31,10 +31,10 @@ class Run(NamedTuple):
         workdir: run folder, default runs/NAME; a tokenizer saved there is used again.
     """
 
-    steps: int
-    batch_size: int
+    steps: checks.Count
+    batch_size: checks.Count
     dtype: Dtype = "auto"
-    seed: int = 0
+    seed: checks.Seed = 0
     workdir: Path | None = None
 
     @property

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers
 
+from transformer import checks
 from transformer.axes import dimensions, leaf_name
 
 # Input and output dimensions of each linear map; one in neither (experts) counts maps.
@@ -79,10 +80,10 @@ def _is_matrix(path: Sequence[Any]) -> bool:
 def adamw(
     steps: int,
     *,
-    learning_rate: float = 1e-3,
-    weight_decay: float = 0.1,
-    warmup_fraction: float = 0.05,
-    b2: float = 0.99,
+    learning_rate: checks.LearningRate = 1e-3,
+    weight_decay: checks.Scale = 0.1,
+    warmup_fraction: checks.Fraction = 0.05,
+    b2: checks.Fraction = 0.99,
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) with `warmup_cosine`.
 
@@ -122,10 +123,10 @@ def muon(
 def muon_wsd(
     steps: int,
     *,
-    muon_learning_rate: float = 0.02,
-    adam_learning_rate: float = 0.01,
-    warmup_steps: int = 20,
-    decay_fraction: float = 0.5,
+    muon_learning_rate: checks.LearningRate = 0.02,
+    adam_learning_rate: checks.LearningRate = 0.01,
+    warmup_steps: checks.CountOrZero = 20,
+    decay_fraction: checks.Fraction = 0.5,
 ) -> optax.GradientTransformation:
     """`muon` with `warmup_stable_decay` to zero for both learning rates.
 
