@@ -21,7 +21,7 @@ def experiment(
     model=encoder.text_classifier,
     optimizer=optimizers.muon_wsd,
     *,
-    source: str = "en_pt",
+    source: checks.Source = "en_pt",
 ) -> Experiment:
     """A classifier of sentences.
 

@@ -52,7 +52,7 @@ def experiment(
     model: Callable[..., Any] = bert.bert,
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
-    text: str = "austen",
+    text: checks.Source = "austen",
     depth: checks.Depth = 4,
     width: checks.Width = 192,
     vocab_size: checks.VocabSize = 2048,

@@ -47,7 +47,7 @@ def experiment(
     model: Callable[..., Any] = t5.t5,
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
-    text: str = "austen",
+    text: checks.Source = "austen",
     depth: checks.Depth = 3,
     width: checks.Width = 192,
     vocab_size: checks.VocabSize = 2048,

@@ -51,7 +51,7 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     patterns: Mapping[str, attention_patterns.AttentionPattern] = PATTERNS,
     *,
-    text: str = "austen",
+    text: checks.Source = "austen",
     vocab_size: checks.VocabSize = 1024,
     sequence_length: checks.SequenceLength = 512,
     depth: checks.Depth = 2,
