@@ -124,6 +124,9 @@ class Checkpoints:
             checkpoint_files.metadata(state, self.identity._asdict())
         )
         with self._raise_os_error(f"step {step} could not be saved"):
+            if self._manager is not None and not self.folder.is_dir():
+                print(f"warning: {self.folder} was removed, written again", flush=True)
+                self._manager = None
             if self._manager is None:
                 self._rename_corrupt()
                 self._manager = _manager(
@@ -144,6 +147,8 @@ class Checkpoints:
         with self._raise_os_error(f"step {step} could not be saved"):
             self._manager.wait_until_finished()
             self._saving = None
+            if not self.folder.is_dir():
+                return  # Removed by somebody: the next save writes again, and says so.
             if not folder.is_dir():
                 raise OSError("it is not on disk")
         if primary:

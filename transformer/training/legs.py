@@ -27,7 +27,8 @@ FOLDER = "legs"
 CHECKPOINTS = "checkpoints"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 # Of the whole run, not of one leg.
-KEPT = ("run.json", "experiment.py", "metrics.jsonl", "lock", "tokenizer.json")
+RECORD_FILES = ("run.json", "experiment.py", "tokenizer.json")
+KEPT = (*RECORD_FILES, "metrics.jsonl", "lock")
 
 
 class Leg(NamedTuple):

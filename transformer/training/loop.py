@@ -17,6 +17,7 @@ from transformer.training import (
     faults,
     optimizers,
     signals,
+    workdir,
 )
 from transformer.training.experiment import Experiment
 from transformer.training.step_log import StepLogger
@@ -153,6 +154,7 @@ def train(
             experiment.batch, experiment.batch_size, mesh
         )
         start, steps = int(state.step), experiment.steps
+        record_files = workdir.read_files(folder)
         logger = StepLogger(experiment, folder, first=start, every=intervals.log)
         batches = batching.prefetch(batch_at, range(start, steps))
 
@@ -166,6 +168,7 @@ def train(
             logger.flush()
             faults.arm_watchdog(compiling=True)
             faults.check_params_finite(int(state.step), state.params)
+            workdir.write_missing(folder, record_files)
             checkpoints.save(state)
             faults.arm_watchdog()
 

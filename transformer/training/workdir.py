@@ -137,6 +137,23 @@ def lock(workdir: Path) -> Any:
         ) from None
 
 
+def read_files(workdir: Path) -> dict[str, bytes]:
+    """The files of the run's record, for `write_missing`."""
+    if jax.process_index() != 0 or not (workdir / RECORD).exists():
+        return {}
+    paths = (workdir / name for name in legs.RECORD_FILES)
+    return {path.name: path.read_bytes() for path in paths if path.exists()}
+
+
+def write_missing(workdir: Path, files: Mapping[str, bytes]) -> None:
+    """Write the record again where somebody removed it while the run goes on."""
+    if files and not (workdir / RECORD).exists():
+        print(f"warning: {workdir / RECORD} was removed, written again", flush=True)
+        workdir.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            storage.commit(workdir / name, content)
+
+
 def finish(workdir: Path, experiment: Experiment, params: Any, step: int) -> None:
     """Write the loss plot and the report, then mark the run as finished."""
     if jax.process_index() == 0:
