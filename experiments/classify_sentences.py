@@ -6,7 +6,7 @@
 """
 
 from experiments.reports import classify_sentences as study
-from transformer import main
+from transformer import checks, main
 from transformer.data.sources import labeled_text
 from transformer.data.text import labeled_rows
 from transformer.models import encoder

@@ -11,7 +11,7 @@ import pytest
 
 import experiments
 from experiments import language_model
-from transformer import axes, flags, main
+from transformer import axes, command, flags
 from transformer.training import update
 from transformer.training.experiment import Experiment
 
@@ -58,7 +58,7 @@ def generate_function(module):
 def test_every_number_of_a_flag_has_a_range(name):
     """In the experiment, in `generate`, and in the flags of every experiment."""
     module = importlib.import_module(f"experiments.{name}")
-    functions = [module.experiment, main.common_flags]
+    functions = [module.experiment, command.common_flags]
     functions += [generate_function(module)]
     for function in functions:
         for parameter in flags.parameters(function).values():

@@ -12,7 +12,7 @@ from absl import flags as absl_flags
 from transformer import checks, flags
 
 ExperimentFn = Callable[..., Any]
-VERBS = ("train", "evaluate", "generate", "report", "benchmark")
+VERBS = ("train", "evaluate", "generate", "report", "benchmark", "sweep")
 
 
 def common_flags(
@@ -23,6 +23,8 @@ def common_flags(
     evaluate_every: checks.Count = 500,
     checkpoint_every: checks.Count = 200,
     accept_changed_data: bool = False,
+    checkpoint: str = "newest",
+    profile: str = "",
     platform_tuning: bool = True,
     coordinator: str | None = None,
     processes: checks.Count | None = None,
@@ -37,6 +39,8 @@ def common_flags(
         evaluate_every: steps between two evaluations.
         checkpoint_every: steps between two checkpoints.
         accept_changed_data: go on with a run whose data of the same name changed.
+        checkpoint: of evaluate, generate and report: newest, best or a step's number.
+        profile: steps of which a trace is left in the run folder, as 10:15.
         platform_tuning: set the CPU's flags and allocator (transformer/cpu_tuning.py).
         coordinator: address:port of process 0, where no cluster is detected.
         processes: number of processes, with --coordinator.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -153,6 +154,16 @@ class _Parser(flags.ArgumentParser):
 
     def flag_type(self) -> str:
         return self.kind.type.__name__
+
+
+def module_of(function: Callable[..., Any]) -> str:
+    """The name by which the module of `function` is imported; empty where it has none
+    (a notebook, a script)."""
+    name = inspect.unwrap(function).__module__
+    if name != "__main__":
+        return name
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec else ""
 
 
 def define(values: flags.FlagValues, function: Callable[..., Any]) -> None:

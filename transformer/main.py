@@ -30,10 +30,14 @@ def main(
     from transformer.training import signals
 
     argv = sys.argv[1:]
-    trains = not argv or argv[0].startswith("-") or argv[0] == "train"
+    trains = not argv or argv[0].startswith("-") or argv[0] in ("train", "sweep")
     streams.guard(leave=not trains)
     signals.exit_at_once()
     try:
+        if argv[:1] == ["sweep"]:
+            from transformer import sweep
+
+            sys.exit(sweep.execute(argv[1:], experiment))
         parsed = command.parse(argv, experiment, generate)
         launch.setup(parsed.common)
         status = _execute(parsed, experiment)
@@ -169,6 +173,7 @@ def _run(
             experiment,
             flags.to_json(recorded),
             folder.source_of(make),
+            module=flags.module_of(make),
             data_flags=flags.of_role(make, checks.DATA),
             accept_changed_data=accept_changed_data,
         )
@@ -181,19 +186,31 @@ def _run(
 
 
 def _train(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
-    from transformer.training import loop
+    from transformer.training import loop, profiling
 
-    names = ("log_every", "evaluate_every", "checkpoint_every")
-    intervals = loop.Intervals(*(parsed.common[name] for name in names))
+    common = parsed.common
+    intervals = loop.Intervals(
+        log=common["log_every"],
+        evaluate=common["evaluate_every"],
+        checkpoint=common["checkpoint_every"],
+        profile=profiling.parse_steps(common["profile"]),
+    )
     options = {"mesh": mesh, "intervals": intervals}
-    accept = parsed.common["accept_changed_data"]
+    accept = common["accept_changed_data"]
     _run(make, experiment, parsed.experiment, parsed.workdir, options, accept)
 
 
-def _evaluate(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
-    from transformer.training import evaluation, loop
+def _params(parsed: Command, experiment: Any, mesh: Any) -> Any:
+    from transformer.training import loop
 
-    params = loop.finished_params(experiment, parsed.workdir, mesh)
+    which = parsed.common["checkpoint"]
+    return loop.finished_params(experiment, parsed.workdir, mesh, which=which)
+
+
+def _evaluate(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
+    from transformer.training import evaluation
+
+    params = _params(parsed, experiment, mesh)
     for name, metrics in evaluation.evaluate(experiment, params, mesh).items():
         print(f"{name}: " + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
 
@@ -201,19 +218,16 @@ def _evaluate(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -
 def _generate(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
     import jax
 
-    from transformer.training import loop
-
     if experiment.generate is None:
         raise ValueError(f"experiment {experiment.name} has nothing to generate")
-    params = loop.finished_params(experiment, parsed.workdir, mesh)
+    params = _params(parsed, experiment, mesh)
     experiment.generate(params, jax.random.key(experiment.seed), **parsed.generate)
 
 
 def _report(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
-    from transformer.training import loop
     from transformer.training import workdir as folder
 
-    params = loop.finished_params(experiment, parsed.workdir, mesh)
+    params = _params(parsed, experiment, mesh)
     folder.write_report(parsed.workdir, experiment, params)
 
 

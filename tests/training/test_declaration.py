@@ -13,7 +13,7 @@ import pytest
 import tiny_experiment
 
 import experiments
-from transformer import flags, main
+from transformer import command, flags
 from transformer.training.declaration import declare, derive, fill
 from transformer.training.experiment import Experiment, Run
 
@@ -99,6 +99,14 @@ HELP = """\
       of the parameters, the order of the rows, the noise and the samples.
   --workdir=path  (default None)
       run folder, default runs/NAME; a tokenizer saved there is used again.
+  --init_from=path  (default None)
+      a run folder, whose parameters and tokenizer a new run starts from.
+  --init_partial=bool  (default False)
+      accept parameters that are new, left over or of another shape.
+  --freeze=str  (default )
+      regular expression of the paths of parameters that are not trained.
+  --ema_decay=float in [0, 1]  (default 0.0)
+      per step, of a moving average of the parameters; 0 keeps none.
   --learning_rate=float  (default 0.2)
       step size.
   --momentum=float  (default 0.9)
@@ -112,7 +120,7 @@ def test_flags_are_those_of_experiment_run_and_optimizer() -> None:
 
 def test_help_of_python_lists_slots_and_flags() -> None:
     text = pydoc.plain(pydoc.render_doc(base))
-    assert "base(model:" in text and "optimizer:" in text
+    assert re.search(r"base\(\s*model:", text) and "optimizer:" in text
     assert "    A line fitted to points.\n" in text
     words = " ".join(text.split())
     for name, explanation in flags.arg_docs(base).items():
@@ -195,7 +203,8 @@ def test_derived_experiment_has_the_slots() -> None:
 
 
 KNOWN = (
-    "expected parameters among batch_size, depth, dtype, learning_rate, model, "
+    "expected parameters among batch_size, depth, dtype, ema_decay, freeze, init_from, "
+    "init_partial, learning_rate, model, "
     "momentum, optimizer, seed, steps, workdir; got dpeth"
 )
 UNKNOWN = {
@@ -289,5 +298,5 @@ def test_every_flag_of_every_experiment_is_documented(file: Path) -> None:
 
 
 def test_every_common_flag_is_documented() -> None:
-    docs = flags.arg_docs(main.common_flags)
-    assert all(docs.get(name) for name in flags.parameters(main.common_flags))
+    docs = flags.arg_docs(command.common_flags)
+    assert all(docs.get(name) for name in flags.parameters(command.common_flags))

@@ -62,13 +62,15 @@ def test_finished_run_leaves_its_folder(uninterrupted):
         "samples.txt",
         "tensorboard",
         "lock",
+        "best.json",
+        "cost.json",
     }
     output = (uninterrupted / "output.txt").read_text()
     assert "accuracy: 0.1235\nbaseline: none\n" in output
     results = json.loads((uninterrupted / "results.json").read_text())
     assert results == {"accuracy": 0.123456, "baseline": "none"}
     record = json.loads((uninterrupted / "run.json").read_text())
-    assert record["flags"]["steps"] == STEPS and record["versions"]["jax"]
+    assert record["flags"]["steps"] == STEPS and record["legs"][0]["versions"]["jax"]
     source = Path(tiny_experiment.__file__).read_text()
     assert (uninterrupted / "experiment.py").read_text() == source
     steps = [step for step, _ in commands.losses(uninterrupted)]

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import multihost_utils
 
-from transformer import storage
+from transformer import axes, storage
 from transformer.training import checkpoint_files
 from transformer.training.checkpoint_files import (
     DIGESTS,
@@ -33,6 +33,9 @@ from transformer.training.checkpoint_files import (
     CorruptCheckpoint,
 )
 from transformer.training.update import State
+
+# The best step so far, beside the folder of checkpoints.
+BEST = "best.json"
 
 
 class Identity(NamedTuple):
@@ -51,6 +54,28 @@ def steps(folder: Path) -> list[int]:
 
 def _is_step(path: Path) -> bool:
     return path.name.isascii() and path.name.isdigit() and path.is_dir()
+
+
+def choose(folder: Path, which: str) -> list[int]:
+    """The steps in `folder` to try, in this order: all, newest first, for "newest"; the
+    one in best.json beside `folder` for "best"; else the step of that number.
+
+    Raises ValueError for a step that is not there.
+    """
+    found = steps(folder)
+    if which == "newest":
+        return found[::-1]
+    number = which
+    if which == "best":
+        file = folder.parent / BEST
+        best = storage.read_json(file, {"step": int})
+        number = str(best["step"])
+    if number not in map(str, found):
+        raise ValueError(
+            f"--checkpoint: expected newest, best or one of the steps {found} in "
+            f"{folder}, got {which}"
+        )
+    return [int(number)]
 
 
 def open_(folder: Path, identity: Identity, *, keep: int = 3) -> Checkpoints:
@@ -98,6 +123,10 @@ class Checkpoints:
     def pin(self, *steps: int | None) -> None:
         """Never delete these steps, beside the newest ones."""
         self._pinned |= {step for step in steps if step is not None}
+
+    def unpin(self, step: int | None) -> None:
+        """Let this step be deleted as any other."""
+        self._pinned.discard(step or 0)
 
     def steps(self) -> list[int]:
         """The steps committed on disk, ascending; waits for the last save."""
@@ -163,16 +192,20 @@ class Checkpoints:
         if manager is not None:
             manager.close()
 
-    def restore(self, abstract_state: State) -> tuple[State, list[str]] | None:
-        """The newest intact state, sharded like `abstract_state`, and a message for
-        each newer step that was skipped; None where nothing was saved.
+    def restore(
+        self, abstract_state: State, *, which: str = "newest"
+    ) -> tuple[State, list[str]] | None:
+        """The newest intact state (or as `choose` says), sharded like `abstract_state`,
+        and a message for each newer step that was skipped; None where nothing was
+        saved.
 
         Raises ValueError for a leaf of another shape or dtype, and when no saved step
         is intact.
         """
         targets, messages = abstract_state._asdict(), []
         arrays = {name: targets[name] for name in ITEMS}
-        for step in reversed(self.steps()):
+        self.wait()
+        for step in choose(self.folder, which):
             folder = self.folder / str(step)
             try:
                 meta, parts = checkpoint_files.load_verified(folder, arrays)
@@ -224,14 +257,17 @@ class Checkpoints:
             raise failure from error
 
 
-def restore_params(folder: Path, identity: Identity, abstract_params: Any) -> Any:
-    """The newest intact parameters in `folder`, sharded like `abstract_params`.
+def restore_params(
+    folder: Path, identity: Identity, abstract_params: Any, *, which: str = "newest"
+) -> Any:
+    """The newest intact parameters in `folder` (or as `choose` says), sharded like
+    `abstract_params`.
 
     Raises ValueError where there are none, or of another experiment, shape or dtype.
     """
     check_identity(folder, identity)
     messages = []
-    for step in reversed(steps(folder)):
+    for step in choose(folder, which):
         try:
             path = folder.absolute() / str(step)
             return checkpoint_files.load_verified(path, {"params": abstract_params})[1][
@@ -252,10 +288,11 @@ def load_params(folder: Path) -> Any:
         path = folder.absolute() / str(step)
         try:
             leaves = checkpoint_files.read_metadata(path)["leaves"]
-            target = checkpoint_files.abstract_params(leaves)
-            return jax.device_get(
-                checkpoint_files.load_verified(path, {"params": target})[1]["params"]
-            )
+            mesh = axes.make_mesh(devices=jax.local_devices()[:1])
+            target = checkpoint_files.abstract_params(leaves, mesh)
+            with jax.set_mesh(mesh):
+                _, parts = checkpoint_files.load_verified(path, {"params": target})
+            return jax.device_get(parts["params"])
         except CorruptCheckpoint as error:
             messages.append(f"; {path} is corrupt: {error}")
     raise ValueError(

@@ -127,10 +127,10 @@ def _check_leaves(folder: Path, got: dict[str, str], targets: dict[str, Any]) ->
             )
 
 
-def abstract_params(leaves: dict[str, str]) -> Any:
-    """Nested dictionaries of shapes and dtypes, on the first device, from the `leaves`
+def abstract_params(leaves: dict[str, str], mesh: jax.sharding.Mesh) -> Any:
+    """Nested dictionaries of shapes and dtypes, replicated on `mesh`, from the `leaves`
     of a step's metadata."""
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         first, *parts = name.split("/")
@@ -141,7 +141,9 @@ def abstract_params(leaves: dict[str, str]) -> Any:
         node = tree
         for part in parts[:-1]:
             node = node.setdefault(part, {})
-        node[parts[-1]] = jax.ShapeDtypeStruct(sizes, np.dtype(dtype), sharding=device)
+        node[parts[-1]] = jax.ShapeDtypeStruct(
+            sizes, np.dtype(dtype), sharding=replicated
+        )
     return tree
 
 

@@ -13,14 +13,13 @@ from transformer.checks import at_least
 from transformer.training import (
     batching,
     checkpoint,
-    evaluation,
     faults,
+    memory,
     optimizers,
     signals,
-    workdir,
 )
 from transformer.training.experiment import Experiment
-from transformer.training.step_log import StepLogger
+from transformer.training.outputs import Outputs
 from transformer.training.update import (
     State,
     abstract_state,
@@ -33,11 +32,15 @@ CHECKPOINTS = "checkpoints"
 
 
 class Intervals(NamedTuple):
-    """Steps between two logs, evaluations and checkpoints; the last step does all."""
+    """Steps between two logs, evaluations and checkpoints; the last step does all.
+
+    profile: the steps of which a trace is left (`profiling`).
+    """
 
     log: int = 10
     evaluate: int = 500
     checkpoint: int = 200
+    profile: range = range(0)
 
 
 DEFAULT_INTERVALS = Intervals()
@@ -62,8 +65,10 @@ def restore_or_init(experiment: Experiment, checkpoints: Any, mesh: Mesh) -> Sta
     return state
 
 
-def _restore(experiment: Experiment, checkpoints: Any, mesh: Mesh) -> State | None:
-    restored = checkpoints.restore(abstract_state(experiment, mesh))
+def _restore(
+    experiment: Experiment, checkpoints: Any, mesh: Mesh, *, which: str = "newest"
+) -> State | None:
+    restored = checkpoints.restore(abstract_state(experiment, mesh), which=which)
     if restored is None:
         return None
     state, skipped = restored
@@ -80,43 +85,59 @@ def check(
     intervals: Intervals = DEFAULT_INTERVALS,
 ) -> None:
     """Raise ValueError, before anything is written, for counts below one, batches that
-    the mesh does not divide, and checkpoints of another experiment or model."""
+    the mesh does not divide, a state that no memory holds, and checkpoints of
+    another experiment or model."""
     counts = {
         "steps": experiment.steps,
         "batch_size": experiment.batch_size,
         "accumulate": experiment.accumulate,
-        **{f"{name}_every": steps for name, steps in intervals._asdict().items()},
+        "log_every": intervals.log,
+        "evaluate_every": intervals.evaluate,
+        "checkpoint_every": intervals.checkpoint,
     }
     for name, count in counts.items():
         at_least(name, count, 1)
     batching.check(experiment.batch_size, experiment.accumulate, mesh)
     for held_out in experiment.evaluations.values():
         batching.check(held_out.batch_size, 1, mesh)
+    memory.check(abstract_state(experiment, mesh))
     if (folder / CHECKPOINTS).exists():
         checkpoint.open_(folder / CHECKPOINTS, checkpoint_identity(experiment)).close()
 
 
-def finished_state(experiment: Experiment, folder: Path, mesh: Mesh) -> State:
-    """The state of the newest intact checkpoint. ValueError where there is none."""
+def finished_state(
+    experiment: Experiment, folder: Path, mesh: Mesh, *, which: str = "newest"
+) -> State:
+    """The state of the newest intact checkpoint, of the best, or of a step. ValueError
+    where there is none."""
     checkpoints = checkpoint.open_(
         folder / CHECKPOINTS, checkpoint_identity(experiment)
     )
-    state = _restore(experiment, checkpoints, mesh)
+    state = _restore(experiment, checkpoints, mesh, which=which)
     if state is None:
         raise ValueError(f"{checkpoints.folder}: expected a checkpoint, got none")
     return state
 
 
-def finished_params(experiment: Experiment, folder: Path, mesh: Mesh) -> Any:
-    """Parameters of the newest intact checkpoint, or their moving average where it is
-    kept. ValueError where there is none."""
-    if optimizers.average_of(abstract_state(experiment, mesh).optimizer_state):
-        state = finished_state(experiment, folder, mesh)
-        return optimizers.average_of(state.optimizer_state)
+def params_of(state: State) -> Any:
+    """The parameters of a state, or their moving average where it is kept."""
+    average = optimizers.average_of(state.optimizer_state)
+    return state.params if average is None else average
+
+
+def finished_params(
+    experiment: Experiment, folder: Path, mesh: Mesh, *, which: str = "newest"
+) -> Any:
+    """`params_of` the state of `finished_state`; reads no optimizer state where it has
+    no average."""
+    abstract = abstract_state(experiment, mesh)
+    if optimizers.average_of(abstract.optimizer_state) is not None:
+        return params_of(finished_state(experiment, folder, mesh, which=which))
     return checkpoint.restore_params(
         folder / CHECKPOINTS,
         checkpoint_identity(experiment),
-        abstract_state(experiment, mesh).params,
+        abstract.params,
+        which=which,
     )
 
 
@@ -146,54 +167,38 @@ def train(
         checkpoints = checkpoint.open_(
             folder / CHECKPOINTS, checkpoint_identity(experiment)
         )
-        checkpoints.pin(experiment.decay_step)
         state = restore_or_init(experiment, checkpoints, mesh)
         program: Any = None
         faults.arm_watchdog()
         batch_at = batching.sharded_batches(
             experiment.batch, experiment.batch_size, mesh
         )
-        start, steps = int(state.step), experiment.steps
-        record_files = workdir.read_files(folder)
-        logger = StepLogger(experiment, folder, first=start, every=intervals.log)
-        batches = batching.prefetch(batch_at, range(start, steps))
-
-        def evaluate(done: int, state: State) -> None:
-            if done and (done % intervals.evaluate == 0 or done == steps):
-                logger.flush()
-                metrics = evaluation.evaluate_state(experiment, state, mesh)
-                logger.log_evaluation(done, metrics)
-
-        def save(state: State) -> None:
-            logger.flush()
-            faults.arm_watchdog(compiling=True)
-            faults.check_params_finite(int(state.step), state.params)
-            workdir.write_missing(folder, record_files)
-            checkpoints.save(state)
-            faults.arm_watchdog()
-
+        start = int(state.step)
+        outputs = Outputs(
+            experiment,
+            folder,
+            checkpoints,
+            intervals=intervals,
+            mesh=mesh,
+            start=start,
+        )
+        batches = batching.prefetch(batch_at, range(start, experiment.steps))
         try:
-            evaluate(start, state)
-            for done, batch in enumerate(batches, start + 1):
+            outputs.evaluate(start, state)
+            for step, batch in enumerate(batches, start + 1):
                 if signals.stop_requested():
                     raise signals.Termination
                 if program is None:
                     program = faults.compile_program(
                         jit_update(experiment, mesh), state, batch
                     )
+                outputs.before(step)
                 with jax.transfer_guard("disallow"):
                     state, metrics = program(state, batch)
-                logger.log_async(done, metrics)
-                faults.arm_watchdog()
-                evaluate(done, state)
-                if done % intervals.checkpoint == 0 or done in (
-                    steps,
-                    experiment.decay_step,
-                ):
-                    save(state)
+                outputs.after(step, state, metrics)
         except signals.Termination:
             if int(state.step) not in checkpoints.steps():
-                save(state)
+                outputs.save(state)
             raise
         except ValueError as error:
             # Bad input was refused before: this is a fault, and shows its traceback.
@@ -201,7 +206,6 @@ def train(
         finally:
             faults.arm_watchdog(compiling=True)
             batches.close()
-            checkpoints.close()
-            logger.close()
+            outputs.close()
             faults.disarm_watchdog()
     return state

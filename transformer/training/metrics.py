@@ -193,23 +193,38 @@ def table(folders: Sequence[Path | str]) -> str:
         cells = [column.get(key, "") for column in columns]
         if not key.startswith("--") or len(set(cells)) > 1:
             rows.append([key, *cells])
+    return align(rows)
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """The cells of a table in columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n".join(lines)
 
 
-def _summary(folder: Path) -> dict[str, str]:
-    """Flags as --name, and the last value of each metric as kind/name."""
+def read_flags(folder: Path) -> dict[str, Any]:
+    """The flags in the run's record; none without a record."""
+    file = folder / "run.json"
+    return storage.read_json(file, {"flags": dict})["flags"] if file.exists() else {}
+
+
+def last_values(folder: Path) -> dict[str, float]:
+    """The last value of each metric as kind/name. ValueError for a folder without
+    metrics."""
     records = read(folder)
     if not records:
         raise ValueError(f"{folder}: expected a run folder with {FILE}, got none")
-    run = folder / "run.json"
-    flags = json.loads(run.read_text())["flags"] if run.exists() else {}
-    numbers = {
-        f"{record['kind']}/{name}": _short(value)
+    return {
+        f"{record['kind']}/{name}": value
         for record in records
         for name, value in record.items()
         if name not in ("step", "kind", "time")
     }
-    step = str(records[-1]["step"])
-    return {**{f"--{k}": str(v) for k, v in flags.items()}, "step": step, **numbers}
+
+
+def _summary(folder: Path) -> dict[str, str]:
+    """Flags as --name, and the last value of each metric as kind/name."""
+    numbers = {name: _short(value) for name, value in last_values(folder).items()}
+    flags = {f"--{name}": str(value) for name, value in read_flags(folder).items()}
+    return {**flags, "step": str(read(folder)[-1]["step"]), **numbers}

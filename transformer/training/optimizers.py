@@ -121,16 +121,21 @@ def muon(
     )
 
 
-class Scheduled(NamedTuple):
+class Scheduled(optax.GradientTransformation):
     """An optax pair (`init`, `update`) that says when its learning rate begins to fall.
 
     decay_step: updates up to this one do not depend on the number of steps, so that a
     run goes on from there with more of them.
     """
 
-    init: Any
-    update: Any
-    decay_step: int | None
+    decay_step: int | None = None
+
+
+def scheduled(pair: optax.GradientTransformation, decay_step: int | None) -> Scheduled:
+    """`pair` with its `decay_step`."""
+    made = Scheduled(pair.init, pair.update)
+    made.decay_step = decay_step
+    return made
 
 
 def wrap(optimizer: Any, *, freeze: str = "", ema_decay: float = 0.0) -> Any:
@@ -142,7 +147,7 @@ def wrap(optimizer: Any, *, freeze: str = "", ema_decay: float = 0.0) -> Any:
         pair = _freeze(pair, freeze)
     if ema_decay:
         pair = _average(pair, ema_decay)
-    return Scheduled(pair.init, pair.update, step)
+    return scheduled(pair, step)
 
 
 def _freeze(optimizer: Any, pattern: str) -> optax.GradientTransformation:
@@ -235,7 +240,7 @@ def muon_wsd(
     pair = muon(schedule(muon_learning_rate), schedule(adam_learning_rate))
     stable = steps - max(1, round(decay_fraction * steps))
     # A warm-up that is cut short depends on the number of steps as well.
-    return Scheduled(*pair, decay_step=stable if warmup_steps <= stable else 0)
+    return scheduled(pair, stable if warmup_steps <= stable else 0)
 
 
 def matrix_dimensions(params: Any) -> Any:

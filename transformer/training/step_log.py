@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from transformer.training import faults, flops, metrics
+from transformer.training import comparison, faults, flops, metrics
 from transformer.training.experiment import Experiment
 from transformer.training.update import StepMetrics
 
@@ -22,7 +22,7 @@ class StepLogger:
     def __init__(
         self, experiment: Experiment, folder: Path, *, first: int, every: int
     ) -> None:
-        self._experiment = experiment
+        self._experiment, self._folder, self._first = experiment, folder, first
         self._every = every
         self._pending: tuple[int, StepMetrics] | None = None
         self._window: list[Any] = []
@@ -68,10 +68,19 @@ class StepLogger:
         }
         if self._log is not None:
             # Counted while the device computes the next step.
-            self._flops = self._flops or flops.per_row(self._experiment)
+            if not self._flops:
+                self._count_cost()
             numbers["FLOP/s"] = rows * self._flops
             self._log.print_line(step, "train", numbers)
         self._window, self._since = [], time.perf_counter()
+
+    def _count_cost(self) -> None:
+        experiment = self._experiment
+        self._flops = flops.per_row(experiment)
+        tokens = experiment.batch_size * experiment.tokens_per_row
+        comparison.write_cost(
+            self._folder, self._first, tokens, experiment.batch_size * self._flops
+        )
 
     def log_evaluation(
         self, step: int, evaluations: dict[str, dict[str, float]]

@@ -49,8 +49,18 @@ def init_state(experiment: Experiment, params: Any = None) -> State:
     )
 
 
+# The last abstract state, as tracing a deep model takes seconds and many ask for it.
+_last: list[tuple[Experiment, Mesh, State]] = []
+
+
 def abstract_state(experiment: Experiment, mesh: Mesh) -> State:
     """Shapes, dtypes and shardings of the state, without computing it."""
+    if not (_last and _last[0][0] is experiment and _last[0][1] == mesh):
+        _last[:] = [(experiment, mesh, _abstract_state(experiment, mesh))]
+    return _last[0][2]
+
+
+def _abstract_state(experiment: Experiment, mesh: Mesh) -> State:
     shapes = jax.eval_shape(lambda: init_state(experiment))
     return jax.tree.map(
         lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),

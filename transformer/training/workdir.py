@@ -60,20 +60,22 @@ def write_record(
     flags: Mapping[str, Any],
     source: str,
     *,
+    module: str = "",
     data_flags: Sequence[str] = (),
     accept_changed_data: bool = False,
 ) -> None:
     """Record the run at its first start (flags, command, versions, source, files), and
     a new leg at a later start that changes something.
 
-    Raises ValueError where the folder cannot be written, and for changed data.
+    module: by which the experiment is imported, for `transformer.load`. Raises
+    ValueError where the folder cannot be written, and for changed data.
     """
     record = read_record(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
             if record is None:
-                _begin(workdir, experiment, flags, source)
+                _begin(workdir, experiment, flags, source, module)
             else:
                 leg = legs.describe(experiment, flags, 0)
                 if not accept_changed_data:
@@ -88,7 +90,11 @@ def write_record(
 
 
 def _begin(
-    workdir: Path, experiment: Experiment, flags: Mapping[str, Any], source: str
+    workdir: Path,
+    experiment: Experiment,
+    flags: Mapping[str, Any],
+    source: str,
+    module: str,
 ) -> None:
     for name, content in experiment.extra_files.items():
         storage.commit(workdir / name, content)
@@ -99,6 +105,7 @@ def _begin(
         {
             "layout": LAYOUT,
             "experiment": experiment.name,
+            "module": module,
             "fingerprint": experiment.fingerprint,
             "flags": dict(flags),
             "legs": [legs.to_json(leg)],

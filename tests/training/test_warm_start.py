@@ -1,0 +1,125 @@
+"""Runs that start from another one, train a part, and average their parameters."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny_experiment
+
+import transformer
+from transformer import main
+from transformer.training import checkpoint, loop, optimizers, warm_start, workdir
+
+INTERVALS = loop.Intervals(log=2, evaluate=4, checkpoint=2)
+run = partial(main.run, tiny_experiment.experiment, intervals=INTERVALS)
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Folder and state of a run of 4 steps and width 4."""
+    folder = tmp_path_factory.mktemp("source") / "run"
+    return folder, run(folder, steps=4, width=4)
+
+
+def test_a_run_starts_from_the_parameters_of_another(source, tmp_path, capsys):
+    """Of its width too, which need not be given; the optimizer is new."""
+    folder, state = source
+    experiment = tiny_experiment.experiment(width=4, init_from=folder)
+    mesh = main.launch.parse_mesh("")
+    checkpoints = checkpoint.open_(
+        tmp_path / "none", loop.checkpoint_identity(experiment)
+    )
+    with jax.set_mesh(mesh):
+        first = loop.restore_or_init(experiment, checkpoints, mesh)
+    assert_equal(first.params, state.params)
+    assert int(first.step) == 0
+    fresh = tiny_experiment.experiment(width=4).optimizer.init(state.params)
+    assert_equal(first.optimizer_state, fresh)
+    assert "4 of 4 parameters taken" in capsys.readouterr().out
+    run(tmp_path / "run", steps=2, init_from=folder)
+    record = workdir.read_record(tmp_path / "run")
+    assert record is not None
+    assert record["flags"]["width"] == 4
+    assert record["flags"]["init_from"] == str(folder)
+
+
+def test_what_does_not_fit_is_listed_and_refused_or_left(source, capsys):
+    _, state = source
+    loaded = jax.device_get(state.params)
+    left_over = loaded.pop("w_up_DF")
+    loaded = {**loaded, "other": {"w_up_DF": left_over}, "readout_VD": np.ones((3, 4))}
+    with pytest.raises(ValueError) as refused:
+        warm_start.merge(state.params, loaded, name="a", partial=False)
+    for part in (
+        "3 that differ",
+        "readout_VD: expected float32[17, 4], got float64[3, 4]",
+        "w_up_DF: new",
+        "other/w_up_DF: left over",
+        "--init_partial takes the other 2",
+    ):
+        assert part in str(refused.value)
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    merged = warm_start.merge(zeros, loaded, name="a", partial=True)
+    for name in ("embedding_VD", "w_down_FD"):
+        np.testing.assert_array_equal(merged[name], state.params[name])
+    assert not merged["w_up_DF"].any() and not merged["readout_VD"].any()
+    assert capsys.readouterr().out.count("not taken") == 3
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="--init_from: expected a run folder, got"):
+        run(tmp_path / "run", init_from=tmp_path / "none")
+    assert not (tmp_path / "run").exists()
+
+
+def test_frozen_parameters_stay(source, tmp_path):
+    folder, state = source
+    frozen = run(tmp_path, steps=3, init_from=folder, freeze="^w_|embedding")
+    moved = {
+        name: bool((leaf != state.params[name]).any())
+        for name, leaf in frozen.params.items()
+    }
+    expected = dict.fromkeys(moved, False) | {"readout_VD": True}
+    assert moved == expected
+
+
+@pytest.mark.parametrize("freeze", ["attention", "(", "^$"])
+def test_a_pattern_of_no_parameter_is_refused(freeze, tmp_path):
+    with pytest.raises(ValueError, match="--freeze: expected a regular expression"):
+        run(tmp_path / "run", freeze=freeze)
+    assert not (tmp_path / "run").exists()
+
+
+def test_average_is_the_sum_written_out():
+    """In float64 numpy; it is the average that is evaluated and generated from."""
+    decay, rate = 0.9, 0.5
+    pair = optimizers.wrap(optax.sgd(rate), ema_decay=decay)
+    params = {"w_D": jnp.float32([1.0, -2.0])}
+    state, average, value = pair.init(params), np.array([1.0, -2.0]), params["w_D"]
+    exact = np.asarray(value, np.float64)
+    for step in range(30):
+        gradient = {"w_D": jnp.float32([0.1 * step, 1.0])}
+        change, state = pair.update(gradient, state, params)
+        params = optax.apply_updates(params, change)
+        exact = exact - rate * np.array([0.1 * step, 1.0])
+        now = min(decay, (1 + step) / (10 + step))
+        average = now * average + (1 - now) * exact
+    found = optimizers.average_of(state)
+    np.testing.assert_allclose(found["w_D"], average, rtol=1e-5)
+    assert optimizers.average_of(pair.init(params).inner) is None
+
+
+def test_a_run_evaluates_its_average_and_loads_it(tmp_path, capsys):
+    state = run(tmp_path, steps=4, ema_decay=0.5)
+    output = capsys.readouterr().out
+    assert "  held_out: loss" in output and "  held_out_ema: loss" in output
+    loaded = transformer.load(tmp_path)
+    assert_equal(loaded.params, optimizers.average_of(state.optimizer_state))
+    assert_equal(loaded.state.params, state.params)

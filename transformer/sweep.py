@@ -1,0 +1,83 @@
+"""The verb `sweep`: one run for each combination of comma lists of flags."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformer import checks, command, flags
+
+
+def expand(argv: list[str], experiment: Callable[..., Any]) -> dict[str, list[str]]:
+    """By the name of its run folder the flags of each combination.
+
+    Every flag of the experiment but those of DATA, whose values may have commas, takes
+    a comma list. ValueError where no flag has several values.
+    """
+    known = flags.parameters(experiment)
+    lists: dict[str, list[str]] = {}
+    common = []
+    for argument in argv:
+        name, separator, value = argument.removeprefix("--").partition("=")
+        splits = name in known and separator and "," in value
+        if splits and flags.kind_of(known[name]).role != checks.DATA:
+            lists[name] = value.split(",")
+        else:
+            common.append(argument)
+    if not lists:
+        raise ValueError(
+            "sweep: expected a flag with several values, such as --seed=0,1,2, got "
+            f"{' '.join(argv) or 'no flags'}"
+        )
+    found = {}
+    for values in itertools.product(*lists.values()):
+        pairs = [f"{n}={v}" for n, v in zip(lists, values, strict=True)]
+        folder = re.sub(r"[^\w.=,+-]", "_", ",".join(pairs))
+        found[folder] = [*common, *(f"--{pair}" for pair in pairs)]
+    return found
+
+
+def execute(argv: list[str], experiment: Callable[..., Any]) -> int:
+    """Train every combination in a process of its own, one after another, each in its
+    folder below --workdir (default runs/NAME-sweep); then compare them. A finished run
+    is not run again. Returns the exit status: 1 where a run failed.
+
+    All flags are checked before the first run.
+    """
+    given = [a for a in argv if a.startswith("--workdir=")]
+    name = flags.name_of(experiment)
+    root = Path(given[-1].partition("=")[2] if given else f"runs/{name}-sweep")
+    root = root.expanduser()
+    runs = expand([a for a in argv if a not in given], experiment)
+    for folder, arguments in runs.items():
+        command.parse([*arguments, f"--workdir={root / folder}"], experiment, None)
+    module = flags.module_of(experiment)
+    failed = []
+    for number, (folder, arguments) in enumerate(runs.items(), 1):
+        print(f"run {number} of {len(runs)}: {folder}", flush=True)
+        line = [sys.executable, "-m", module, *arguments]
+        if subprocess.run([*line, f"--workdir={root / folder}"]).returncode:
+            failed.append(folder)
+    _compare(root, [root / folder for folder in runs if folder not in failed])
+    if failed:
+        print(f"error: failed: {' '.join(failed)}", file=sys.stderr, flush=True)
+    return 1 if failed else 0
+
+
+def _compare(root: Path, folders: list[Path]) -> None:
+    from transformer.training import comparison, metrics
+
+    if not folders:
+        return
+    table = metrics.table(folders)
+    means = comparison.seeds_table(folders)
+    text = f"{table}\n\nmean ± standard deviation over seeds\n{means}\n"
+    text = text if means else f"{table}\n"
+    (root / "sweep.txt").write_text(text)
+    comparison.plot(folders, root / "sweep.png")
+    print(f"{text}\ncurves: {root / 'sweep.png'}", flush=True)

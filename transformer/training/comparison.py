@@ -1,0 +1,141 @@
+"""Several runs side by side: a table, curves, and means over seeds."""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformer import storage
+from transformer.training import metrics
+
+COST = "cost.json"
+AXES = ("step", "tokens", "seconds", "FLOP")
+
+
+def find_runs(root: Path) -> list[Path]:
+    """The run folders below `root` that have metrics, sorted."""
+    return sorted(file.parent for file in root.rglob(metrics.FILE) if _is_run(file))
+
+
+def _is_run(file: Path) -> bool:
+    # legs/N holds the metrics of an earlier leg of the run above it.
+    return (file.parent / "run.json").exists()
+
+
+def seeds_table(folders: Sequence[Path | str]) -> str:
+    """Mean and standard deviation over seeds of each last evaluation metric, a column
+    for each group of runs that differ in their seed alone; empty without such a group.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for folder in map(Path, folders):
+        flags = metrics.read_flags(folder)
+        flags.pop("seed", None)
+        last = metrics.last_values(folder)
+        groups.setdefault(json.dumps(flags, sort_keys=True), []).append(last)
+    groups = {key: runs for key, runs in groups.items() if len(runs) > 1}
+    if not groups:
+        return ""
+    varied = _varied([json.loads(key) for key in groups])
+    names = [
+        ", ".join(f"--{k}={json.loads(key)[k]}" for k in varied) or "all runs"
+        for key in groups
+    ]
+    numbers = dict.fromkeys(
+        name for runs in groups.values() for name in runs[0] if "train/" not in name
+    )
+    rows = [["", *names], ["seeds", *(str(len(runs)) for runs in groups.values())]]
+    for number in numbers:
+        rows.append([number, *(_mean(runs, number) for runs in groups.values())])
+    return metrics.align(rows)
+
+
+def _varied(flags: list[dict[str, Any]]) -> list[str]:
+    names = dict.fromkeys(name for each in flags for name in each)
+    return [n for n in names if len({json.dumps(f.get(n)) for f in flags}) > 1]
+
+
+def _mean(runs: list[dict[str, Any]], number: str) -> str:
+    values = [run[number] for run in runs if number in run]
+    if len(values) < 2:
+        return ""
+    return f"{statistics.fmean(values):.4g} ± {statistics.stdev(values):.2g}"
+
+
+def curves(
+    folder: Path, number: str = "loss"
+) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+    """By kind of record and by axis (`AXES`) the places and values of `number`.
+
+    Tokens and FLOP need the run's cost.json. Seconds are since the first record, pauses
+    between two starts included.
+    """
+    records = metrics.read(folder)
+    costs = _costs(folder)
+    found: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    for record in (r for r in records if number in r):
+        places: dict[str, float] = {"step": record["step"]}
+        places["seconds"] = record["time"] - records[0]["time"]
+        if costs:
+            places["tokens"] = _total(costs, record["step"], "tokens_per_step")
+            places["FLOP"] = _total(costs, record["step"], "flop_per_step")
+        for axis, place in places.items():
+            xs, ys = found.setdefault(record["kind"], {}).setdefault(axis, ([], []))
+            xs.append(place)
+            ys.append(record[number])
+    return found
+
+
+def _costs(folder: Path) -> list[dict[str, float]]:
+    file = folder / COST
+    return storage.read_json(file, {"starts": list})["starts"] if file.exists() else []
+
+
+def _total(costs: list[dict[str, float]], step: int, name: str) -> float:
+    """Of all steps up to `step`; each entry counts from its first step to the next."""
+    ends = [each["step"] for each in costs[1:]] + [float("inf")]
+    return sum(
+        max(0.0, min(step, end) - each["step"]) * each[name]
+        for each, end in zip(costs, ends, strict=True)
+    )
+
+
+def write_cost(folder: Path, step: int, tokens: float, flop: float) -> None:
+    """Record what a step costs from `step` on, where it differs from before."""
+    starts = [each for each in _costs(folder) if each["step"] < step]
+    entry = {"step": step, "tokens_per_step": tokens, "flop_per_step": flop}
+    if starts and {**starts[-1], "step": step} == entry:
+        return
+    content = json.dumps({"starts": [*starts, entry]})
+    storage.commit(folder / COST, content.encode())
+
+
+def plot(folders: Sequence[Path | str], file: Path, number: str = "loss") -> None:
+    """Curves of `number` of each run over each of `AXES`, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, 2).ravel()
+    for place, folder in enumerate(map(Path, folders)):
+        for kind, by_axis in curves(folder, number).items():
+            for panel, axis in zip(panels, AXES, strict=True):
+                if axis in by_axis:
+                    style = "-" if kind == "train" else "o--"
+                    label = f"{folder} {kind}"
+                    alpha = 0.5 if kind == "train" else 1.0
+                    color = f"C{place % 10}"
+                    panel.plot(
+                        *by_axis[axis], style, color=color, alpha=alpha, label=label
+                    )
+    for panel, axis in zip(panels, AXES, strict=True):
+        panel.set(xlabel=axis, ylabel=number)
+        panel.grid(alpha=0.3)
+    panels[0].legend(fontsize=7)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120)
+    storage.commit(file, picture.getvalue())
