@@ -51,7 +51,7 @@ def common_flags(
 class Command(NamedTuple):
     """A parsed command line: verb, arguments of its functions, common flags.
 
-    given: the names of the experiment's flags that stand on the command line.
+    explicit: the names of the experiment's flags that stand on the command line.
     """
 
     verb: str
@@ -59,7 +59,7 @@ class Command(NamedTuple):
     generate: dict[str, Any]
     common: dict[str, Any]
     workdir: Path
-    given: tuple[str, ...]
+    explicit: tuple[str, ...]
 
 
 def parse(
@@ -94,8 +94,8 @@ def parse(
     to_generate = {}
     if generate is not None and verb == "generate":
         to_generate = flags.arguments(values, generate, {})
-    given = tuple(n for n in flags.parameters(experiment) if values[n].present)
-    return Command(verb, chosen, to_generate, common, workdir, given)
+    explicit = tuple(n for n in flags.parameters(experiment) if values[n].present)
+    return Command(verb, chosen, to_generate, common, workdir, explicit)
 
 
 def _verb(argv: list[str]) -> tuple[str, list[str]]:

@@ -324,7 +324,7 @@ def _manager(
     ocp = checkpoint_files.orbax()
     from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-    class Pinned(preservation_policy.PreservationPolicy):
+    class PreservePins(preservation_policy.PreservationPolicy):
         """Preserves the steps in `pinned`, which may change."""
 
         def should_preserve(self, checkpoints: Any, *, context: Any) -> Any:
@@ -333,7 +333,7 @@ def _manager(
     newest = preservation_policy.LatestN(keep)
     options = ocp.CheckpointManagerOptions(
         preservation_policy=preservation_policy.AnyPreservationPolicy(
-            [newest, Pinned()]
+            [newest, PreservePins()]
         ),
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(post_finalization_callback=before_commit),

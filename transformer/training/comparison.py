@@ -39,7 +39,7 @@ def seeds_table(folders: Sequence[Path | str]) -> str:
     groups = {key: runs for key, runs in groups.items() if len(runs) > 1}
     if not groups:
         return ""
-    varied = _varied([json.loads(key) for key in groups])
+    varied = _differing_names([json.loads(key) for key in groups])
     names = [
         ", ".join(f"--{k}={json.loads(key)[k]}" for k in varied) or "all runs"
         for key in groups
@@ -53,7 +53,7 @@ def seeds_table(folders: Sequence[Path | str]) -> str:
     return metrics.align(rows)
 
 
-def _varied(flags: list[dict[str, Any]]) -> list[str]:
+def _differing_names(flags: list[dict[str, Any]]) -> list[str]:
     names = dict.fromkeys(name for each in flags for name in each)
     return [n for n in names if len({json.dumps(f.get(n)) for f in flags}) > 1]
 

@@ -121,7 +121,7 @@ class Experiment(NamedTuple):
     @property
     def decay_step(self) -> int | None:
         """The last step whose state does not depend on `steps`, if the optimizer says
-        so (`optimizers.Scheduled`)."""
+        so (`optimizers.ScheduledOptimizer`)."""
         return getattr(self.optimizer, "decay_step", None)
 
     @property

@@ -121,7 +121,7 @@ def muon(
     )
 
 
-class Scheduled(optax.GradientTransformation):
+class ScheduledOptimizer(optax.GradientTransformation):
     """An optax pair (`init`, `update`) that says when its learning rate begins to fall.
 
     decay_step: updates up to this one do not depend on the number of steps, so that a
@@ -131,9 +131,11 @@ class Scheduled(optax.GradientTransformation):
     decay_step: int | None = None
 
 
-def scheduled(pair: optax.GradientTransformation, decay_step: int | None) -> Scheduled:
+def with_decay_step(
+    pair: optax.GradientTransformation, decay_step: int | None
+) -> ScheduledOptimizer:
     """`pair` with its `decay_step`."""
-    made = Scheduled(pair.init, pair.update)
+    made = ScheduledOptimizer(pair.init, pair.update)
     made.decay_step = decay_step
     return made
 
@@ -147,7 +149,7 @@ def wrap(optimizer: Any, *, freeze: str = "", ema_decay: float = 0.0) -> Any:
         pair = _freeze(pair, freeze)
     if ema_decay:
         pair = _average(pair, ema_decay)
-    return scheduled(pair, step)
+    return with_decay_step(pair, step)
 
 
 def _freeze(optimizer: Any, pattern: str) -> optax.GradientTransformation:
@@ -225,7 +227,7 @@ def muon_wsd(
     adam_learning_rate: checks.LearningRate = 0.01,
     warmup_steps: checks.CountOrZero = 20,
     decay_fraction: checks.Fraction = 0.5,
-) -> Scheduled:
+) -> ScheduledOptimizer:
     """`muon` with `warmup_stable_decay` to zero for both learning rates.
 
     Args:
@@ -240,7 +242,7 @@ def muon_wsd(
     pair = muon(schedule(muon_learning_rate), schedule(adam_learning_rate))
     stable = steps - max(1, round(decay_fraction * steps))
     # A warm-up that is cut short depends on the number of steps as well.
-    return scheduled(pair, stable if warmup_steps <= stable else 0)
+    return with_decay_step(pair, stable if warmup_steps <= stable else 0)
 
 
 def matrix_dimensions(params: Any) -> Any:
