@@ -67,7 +67,7 @@ def experiment(
     depth: checks.Depth = 3,
     width: checks.Width = 128,
     experts: checks.FixedCount = 16,
-    experts_per_token: checks.Count = 2,
+    experts_per_token: checks.FixedCount = 2,
     expert_width: checks.FixedCount = 128,
     capacity_factor: checks.PositiveScale | None = None,
     dtype: Dtype = "auto",

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -53,7 +53,7 @@ def experiment(
     *,
     text: checks.Source = "austen",
     vocab_size: checks.VocabSize = 1024,
-    sequence_length: checks.SequenceLength = 512,
+    sequence_length: Annotated[checks.SequenceLength, checks.FIXED] = 512,
     depth: checks.Depth = 2,
     width: checks.Width = 128,
 ) -> Experiment:

@@ -11,7 +11,7 @@ import pytest
 
 import experiments
 from experiments import language_model
-from transformer import axes, command, flags
+from transformer import axes, checks, command, flags
 from transformer.training import update
 from transformer.training.experiment import Experiment
 
@@ -97,3 +97,35 @@ def test_golden_curve():
         state, step_metrics = advance(state, experiment.batch(step, range(8)))
         losses.append(experiment.metrics(step_metrics.loss)["loss"])
     np.testing.assert_allclose(losses, GOLDEN, rtol=2e-3)
+
+
+def another_value(parameter):
+    """A value that the flag accepts and that is not its default; None if unknown."""
+    kind, default = flags.kind_of(parameter), parameter.default
+    if kind.choices:
+        return next(choice for choice in kind.choices if choice != default)
+    if kind.type is int and default is not None:
+        return 2 * default if 2 * default in kind else default - 1
+    if kind.type is float and default is not None:
+        return default / 2 if default else None
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_flag_that_shapes_parameters_is_fixed(name):
+    """Any other can change in a run folder: shapes and fingerprint stay."""
+    make = importlib.import_module(f"experiments.{name}").experiment
+    mesh = axes.make_mesh()
+
+    def shapes(**arguments):
+        made = make(**arguments)
+        params = update.abstract_state(made, mesh).params
+        return made.fingerprint, jax.tree.map(lambda leaf: leaf.shape, params)
+
+    expected = shapes()
+    fixed = flags.of_role(make, checks.FIXED)
+    for flag, parameter in flags.parameters(make).items():
+        value = another_value(parameter)
+        if flag not in fixed and value is not None:
+            assert shapes(**{flag: value}) == expected, flag
