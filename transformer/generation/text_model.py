@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -13,6 +13,8 @@ from transformer import checks
 from transformer.checks import at_least
 from transformer.generation import decoding, logit_filters
 from transformer.generation.logit_filters import Choose
+
+TEMPERATURES = get_args(checks.Temperature)[1]
 
 
 def stream_tokens(
@@ -96,6 +98,10 @@ def sampler_from_flags(
 ) -> Choose:
     """A sampler with these filters, in this order; temperature 0 is greedy. ValueError
     for a value out of range."""
+    if temperature not in TEMPERATURES:
+        raise ValueError(
+            f"temperature: expected a number in {TEMPERATURES}, got {temperature}"
+        )
     if temperature == 0:
         return logit_filters.greedy
     filters = [logit_filters.temperature(temperature)]
@@ -168,7 +174,7 @@ def generate(
     *,
     prompt: str = "It is a truth universally acknowledged",
     new_tokens: checks.Count = 200,
-    temperature: checks.Scale = 0.8,
+    temperature: checks.Temperature = 0.8,
     top_k: checks.Count | None = None,
     top_p: checks.PositiveFraction | None = 0.95,
     min_p: checks.Fraction | None = None,

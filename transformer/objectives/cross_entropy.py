@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from transformer.objectives import ranking
 from transformer.objectives.loss import Loss
 
 Objective = Callable[[jax.Array, jax.Array, jax.Array], Loss]
@@ -27,12 +28,13 @@ Einsum = Callable[[str, jax.Array, jax.Array], jax.Array]
 def cross_entropy(
     logits_BLV: jax.Array, targets_BL: jax.Array, weight_BL: jax.Array
 ) -> Loss:
-    """-log p(target), summed over the weighted targets; sums: nats, correct, tokens."""
-    max_BL = logits_BLV.max(-1)
+    """-log p(target), summed over the weighted targets; sums: nats, correct, tokens.
+    A target is correct where it is the argmax: of equal logits the first."""
     log_sum_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
     target_BL = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[..., 0]
     nats = jnp.sum((log_sum_BL - target_BL) * weight_BL)
-    correct = jnp.sum((target_BL >= max_BL) * weight_BL)
+    correct_BL = ranking.is_best(logits_BLV, target_BL, targets_BL)
+    correct = jnp.sum(correct_BL * weight_BL)
     tokens = weight_BL.sum()
     return Loss(nats, tokens, {"nats": nats, "correct": correct, "tokens": tokens})
 
@@ -148,7 +150,8 @@ def _chunk_sums(einsum: Einsum, x_BCD, w_VD, targets_BC, weight_BC):
     is_target_BCV = token_BCV == targets_BC[..., None]
     grad_BCV = exp_BCV * scale_BC[..., None]
     grad_BCV = grad_BCV - jnp.where(is_target_BCV, weight_BC[..., None], 0.0)
-    correct = jnp.sum((target_BC >= max_BCV[..., 0]) * weight_BC)
+    correct_BC = ranking.is_best(logits_BCV, target_BC, targets_BC)
+    correct = jnp.sum(correct_BC * weight_BC)
     return jnp.sum(nats_BC * weight_BC), correct, nats_BC, grad_BCV.astype(x_BCD.dtype)
 
 
