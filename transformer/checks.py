@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
+
 
 class Range(NamedTuple):
     """The numbers from `low` to `high`, both included unless `open_low`; and 0 if
@@ -47,6 +49,14 @@ Scale = Annotated[float, Range(0, 1000)]
 PositiveScale = Annotated[float, Range(0, 1000, open_low=True)]
 # 0 is the most likely choice; colder than the least is the same, and rounding.
 Temperature = Annotated[float, Range(0.001, 1000, or_zero=True)]
+
+
+def check_indices(name: str, values: Any, count: int) -> None:
+    """ValueError for whole numbers that are not from 0 to `count` - 1. JAX would take
+    the nearest index in range, in silence."""
+    wrong = [int(value) for value in np.ravel(values) if not 0 <= value < count]
+    if wrong:
+        raise ValueError(f"{name}: expected 0 to {count - 1}, got {wrong[0]}")
 
 
 def at_least(name: str, value: Any, minimum: Any) -> Any:

@@ -34,10 +34,16 @@ def stream_tokens(
 
     One program fills the cache, one decodes a burst. The cache has `cache_length` slots
     at first and doubles whenever it is full; then the second program compiles again.
+
+    ValueError, before any computation, for ids outside the vocabulary, for more tokens
+    than the model has positions, and for one of `stop` in a prompt: a cache holds one
+    document, and a model does not see those before it.
     """
     ids_BL, length_B = decoding.pad_prompts(prompts)
     longest = ids_BL.shape[1]
     most = longest + new_tokens
+    _check_prompts(fns, params, ids_BL, prompts, stop)
+    jax.eval_shape(lambda: fns.empty_cache(len(prompts), most, 1))
     cache_length = min(most, max(cache_length, longest + burst))
     prefill = jax.jit(partial(decoding.prefill, fns, new_tokens=cache_length - longest))
     grow_cache = jax.jit(
@@ -65,6 +71,23 @@ def stream_tokens(
         start_B = length_B
         if np.all(done_B):
             return
+
+
+def _check_prompts(
+    fns: decoding.DecodeFns,
+    params: Any,
+    ids_BL: np.ndarray,
+    prompts: Sequence[Sequence[int]],
+    stop: Sequence[int],
+) -> None:
+    weights = jax.eval_shape(fns.cast_weights, params)
+    known = decoding.vocab_size(fns, weights)
+    checks.check_indices("token of a prompt", ids_BL, known)
+    ends = sorted({int(token) for prompt in prompts for token in prompt} & set(stop))
+    if ends:
+        raise ValueError(
+            f"prompts: expected one document each, got its end, token {ends[0]}, in one"
+        )
 
 
 class TextModel(NamedTuple):

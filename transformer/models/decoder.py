@@ -87,7 +87,9 @@ class Decoder(nn.Module):
     @nn.nowrap
     def empty_cache(self, rows: int, length: int, chunk: int, dtype: Any) -> Any:
         """Caches of every layer for `rows` rows of up to `length` tokens, decoded at
-        most `chunk` at a time. Needs no parameters."""
+        most `chunk` at a time. Needs no parameters. ValueError for more tokens than
+        there are learned positions."""
+        positions.check_length(self.make_position(), length)
         return self.make_stack().empty_cache(rows, length, chunk, dtype)
 
     def cache_memory(self, memory: Memory) -> Any:
