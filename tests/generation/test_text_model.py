@@ -36,8 +36,10 @@ def test_a_sampler_composes_its_filters_in_order() -> None:
     [
         (
             partial(text_model.sampler_from_flags, temperature=-2.0),
-            "expected more than 0, got -2",
+            r"temperature: expected a number in \[0.001, 1000\] or 0, got -2",
         ),
+        (partial(text_model.sampler_from_flags, temperature=1e-38), "got 1e-38"),
+        (partial(text_model.sampler_from_flags, temperature=1e38), "got 1e"),
         (
             partial(text_model.sampler_from_flags, top_k=-1),
             "top_k: expected at least 1, got -1",
