@@ -64,7 +64,9 @@ def models(name: str, folder: Path) -> tuple[Any, Any, list[Any]]:
         table = folder / "en_pt.tsv"
         table.write_text("".join(f"house {n}\tcasa {n}\n" for n in range(200)))
         pairs = {"source": str(table), "direction": "first-second"}
-        made = translate.experiment(width=64, vocab_size=300, batch_size=2, **TINY, **pairs)
+        made = translate.experiment(
+            width=64, vocab_size=300, batch_size=2, **TINY, **pairs
+        )
     params = random_params(made.net, init_params=lambda net, key: made.init(key))
     if name == "moe":
         return (
@@ -104,9 +106,7 @@ def test_packed_equals_alone(name: str, tmp_path: Path) -> None:
             here_L = together["segment_BL"][row] == segment + 1
             there_L = alone["segment_BL"][number] == 1
             assert here_L.sum() == there_L[: here_L.sum()].sum()
-            close(
-                packed_BLV[row][here_L], apart_BLV[number][: here_L.sum()], 2e-5
-            )
+            close(packed_BLV[row][here_L], apart_BLV[number][: here_L.sum()], 2e-5)
     loss = jax.jit(lambda b: made.loss(params, b, jax.random.key(0)).sums)
     packed, apart = loss(together), loss(alone)
     for key in ADDED[name]:

@@ -65,9 +65,7 @@ def test_filters_are_exact_at_ties_and_ends(name: str) -> None:
     for _ in range(200):
         weight_V = rng.integers(1, 5, 8).tolist()
         # One in five with logits that are far apart.
-        weight_V = (
-            weight_V if rng.random() < 0.8 else [10 ** (w - 1) for w in weight_V]
-        )
+        weight_V = weight_V if rng.random() < 0.8 else [10 ** (w - 1) for w in weight_V]
         some = sum(rng.choice(weight_V, rng.integers(1, 8), replace=False).tolist())
         limit = {
             "top_k": Fraction(int(rng.integers(1, 11))),

@@ -93,13 +93,19 @@ REFUSED = {
         partial(stream, [[1, 5, 2]], stop=(5,)),
         "prompts: expected one document each, got its end, token 5, in one",
     ),
-    "a class of a pixel model": (partial(pixels, [0, 2]), "class: expected 0 to 1, got 2"),
+    "a class of a pixel model": (
+        partial(pixels, [0, 2]),
+        "class: expected 0 to 1, got 2",
+    ),
     "a gray level": (partial(pixels, [0], [[3]]), "prefix: expected 0 to 2, got 3"),
     "no class": (partial(classes, [10]), "class: expected 0 to 9, got 10"),
     "a negative class": (partial(classes, [3, -1]), "class: expected 0 to 9, got -1"),
     "letters": (partial(terminal_images.parse_digits, "1a"), "digits: .* got '1a'"),
     "no digits": (partial(terminal_images.parse_digits, ""), "digits: .* got ''"),
-    "other digits": (partial(terminal_images.parse_digits, "\u0663"), "digits: .* got "),
+    "other digits": (
+        partial(terminal_images.parse_digits, "\u0663"),
+        "digits: .* got ",
+    ),
     "more spans than sentinels": (partial(spans, 600), "at most 64 spans .* got 80 of"),
 }
 

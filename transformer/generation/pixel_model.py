@@ -57,7 +57,9 @@ def sample(
     the model does not have."""
     tokenizer = model.tokenizer
     checks.check_indices("class", label, model.classes)
-    checks.check_indices("prefix", [] if prefix is None else prefix, tokenizer.gray_levels)
+    checks.check_indices(
+        "prefix", [] if prefix is None else prefix, tokenizer.gray_levels
+    )
     first = tokenizer.gray_levels + np.asarray(label, np.int32)[:, None]
     prompt = first if prefix is None else np.concatenate([first, prefix], axis=1)
     generate_rows = partial(

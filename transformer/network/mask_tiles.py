@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from transformer.network import masks
+from transformer.network.masks import Mask, TokenPositions
+
 # Tokens of a tile's side, at most.
 SIDE = 256
 NONE, ALL = 0, 1
@@ -165,26 +168,109 @@ def _renumber(numbers: np.ndarray) -> np.ndarray:
     return np.unique(numbers, return_inverse=True)[1].reshape(numbers.shape)
 
 
-def counts(
-    tiles: Tiles, numbers: np.ndarray, allowed: Callable[[range, range], Any]
-) -> np.ndarray:
-    """The number of allowed pairs in each tile, int64 [N, M].
+def _by_segment(tiles: Tiles) -> np.ndarray:
+    return whole(tiles, tiles.same_segment)
 
-    allowed(queries, keys): the pairs themselves, bool.
-    """
-    out = tiles.queries * tiles.keys * (numbers == ALL)
-    mixed = numbers > ALL
+
+BLOCK_SPARSE = masks.block_sparse([[0]], 1).rule
+
+
+def _layout_cuts(length: int, layout: tuple, block: int) -> np.ndarray:
+    return block * np.arange(max(len(layout), len(layout[0])) + 1)
+
+
+def _layout_numbers(tiles: Tiles, layout: tuple, block: int) -> np.ndarray:
+    queries, keys = (TokenPositions(a, a, a) for a in (tiles.query, tiles.key))
+    return whole(tiles, BLOCK_SPARSE(queries, keys, layout, block))
+
+
+UNKNOWN = TileRule(unknown)
+RULES = {
+    masks.full().rule: TileRule(lambda tiles: whole(tiles, True)),
+    masks.segments().rule: TileRule(_by_segment),
+    masks.padding().rule: TileRule(_by_segment),
+    masks.causal().rule: TileRule(lambda tiles: in_band(tiles, np.inf, 0)),
+    masks.window(0).rule: TileRule(in_band),
+    masks.strided(1).rule: TileRule(lambda tiles, n: 2 + tiles.distance % n),
+    masks.prefix(0).rule: TileRule(
+        lambda tiles, count: whole(tiles, tiles.key < count),
+        lambda length, count: [count],
+    ),
+    masks.global_tokens(0).rule: TileRule(
+        lambda tiles, count: whole(tiles, (tiles.query < count) | (tiles.key < count)),
+        lambda length, count: [count],
+    ),
+    BLOCK_SPARSE: TileRule(_layout_numbers, _layout_cuts),
+    masks.neighborhood([1], 0).rule: TileRule(
+        on_grid, lambda length, shape, radius: multiples(length, int(np.prod(shape)))
+    ),
+}
+JOINS = {
+    (masks.full() & masks.full()).rule: intersect,
+    (masks.full() | masks.full()).rule: unite,
+}
+
+
+def cuts(mask: Mask, length: int) -> list[Any]:
+    """Where its rules want tiles to begin."""
+    if mask.rule in JOINS:
+        return [cut for part in mask.arguments for cut in cuts(part, length)]
+    return [RULES.get(mask.rule, UNKNOWN).cuts(length, *mask.arguments)]
+
+
+def numbers(mask: Mask, tiles: Tiles) -> np.ndarray:
+    """The numbers of the tiles, int64 [N, M]."""
+    if mask.rule in JOINS:
+        return JOINS[mask.rule](*(numbers(part, tiles) for part in mask.arguments))
+    return RULES.get(mask.rule, UNKNOWN).numbers(tiles, *mask.arguments)
+
+
+def counts(mask: Mask, tiles: Tiles) -> np.ndarray:
+    """The number of allowed pairs in each tile, int64 [N, M]."""
+    number = numbers(mask, tiles)
+    out = tiles.queries * tiles.keys * (number == ALL)
+    mixed = number > ALL
     if not mixed.any():
         return out
     grids = np.broadcast_arrays(tiles.query, tiles.key, tiles.queries, tiles.keys)
     query, key, queries, keys = (values[mixed] for values in grids)
-    kind = (_renumber(numbers[mixed]) * (SIDE + 1) + queries) * (SIDE + 1) + keys
+    kind = (_renumber(number[mixed]) * (SIDE + 1) + queries) * (SIDE + 1) + keys
     _, first, like = np.unique(kind, return_index=True, return_inverse=True)
+    representatives = (a[first].tolist() for a in (query, key, queries, keys))
     found = [
-        int(allowed(range(q, q + h), range(k, k + w)).sum())
-        for q, k, h, w in zip(
-            *(a[first].tolist() for a in (query, key, queries, keys)), strict=True
-        )
+        mask.pairs(
+            range(q, q + h), range(k, k + w), same_segment=tiles.same_segment
+        ).sum()
+        for q, k, h, w in zip(*representatives, strict=True)
     ]
     out[mixed] = np.asarray(found)[like.reshape(-1)]
     return out
+
+
+def num_pairs(mask: Mask, queries: int, keys: int) -> int:
+    """The number of allowed pairs of one document."""
+    edge = (edges(length, cuts(mask, length)) for length in (queries, keys))
+    return int(counts(mask, grid(*edge, queries, keys)).sum())
+
+
+def blocks(
+    mask: Mask, queries: int, keys: int, block_edges: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`computed` and `full` of `masks.BlockMask`, for blocks that begin at these
+    queries and keys."""
+    sizes = queries, keys
+    edge = [
+        edges(length, [*cuts(mask, length), block])
+        for length, block in zip(sizes, block_edges, strict=True)
+    ]
+    tiles = grid(*edge, *sizes)
+    above = counts(mask, tiles)
+    below = above
+    if mask.one_segment() != mask:
+        below = counts(mask, tiles._replace(same_segment=False))
+    computed, complete = above > 0, below == tiles.queries * tiles.keys
+    for dimension in (0, 1):
+        at = np.searchsorted(edge[dimension], block_edges[dimension])
+        computed = np.logical_or.reduceat(computed, at, axis=dimension)
+        complete = np.logical_and.reduceat(complete, at, axis=dimension)
+    return computed, complete

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer.checks import at_least
-from transformer.network import mask_tiles
-from transformer.network.mask_tiles import TileRule, Tiles
+
+# Of a matrix that is made whole to find its blocks.
+MAX_ENTRIES = 1 << 18
 
 
 class TokenPositions(NamedTuple):
@@ -108,9 +108,9 @@ class Mask:
 
     def array(self, queries: int, keys: int | None = None) -> np.ndarray:
         """bool (queries, keys) for one unpadded document, numpy."""
-        return self._pairs(range(queries), range(queries if keys is None else keys))
+        return self.pairs(range(queries), range(queries if keys is None else keys))
 
-    def _pairs(self, q: range, k: range, *, same_segment: bool = True) -> np.ndarray:
+    def pairs(self, q: range, k: range, *, same_segment: bool = True) -> np.ndarray:
         """The pairs in one document, or with all keys in padding: as the algebra has
         no negation, the upper and the lower bound for any segments."""
         q_BL, k_BM = np.asarray(q)[None], np.asarray(k)[None]
@@ -134,9 +134,11 @@ class Mask:
     ) -> int:
         """The number of scores computed for one row in blocks of `block` x `block`;
         with block 1, the number of allowed entries of the matrix."""
+        from transformer.network import mask_tiles
+
         keys = queries if keys is None else keys
         if block == 1:
-            return int(self._counts(self._tiles(queries, keys)).sum())
+            return mask_tiles.num_pairs(self, queries, keys)
         blocks = self.blocks(queries, keys, query_block=block, key_block=block)
         rows = np.minimum(block, queries - block * np.arange(blocks.computed.shape[0]))
         columns = np.minimum(block, keys - block * np.arange(blocks.computed.shape[1]))
@@ -145,48 +147,21 @@ class Mask:
     def blocks(
         self, queries: int, keys: int, *, query_block: int, key_block: int
     ) -> BlockMask:
-        """The blocks to compute and those that need no mask, from bounds of tiles: most
-        pairs of the matrix are not visited."""
+        """The blocks to compute and those that need no mask. The whole matrix is made
+        only where it has at most `MAX_ENTRIES`; otherwise `mask_tiles` bounds it."""
         edges = np.arange(0, queries, query_block), np.arange(0, keys, key_block)
-        tiles = self._tiles(queries, keys, *edges)
-        padding = tiles._replace(same_segment=False)
-        above = self._counts(tiles)
-        computed = above > 0
-        below = above if self.one_segment() == self else self._counts(padding)
-        complete = below == tiles.queries * tiles.keys
-        firsts = tiles.query[:, 0], tiles.key[0]
-        for dimension, (first, edge) in enumerate(zip(firsts, edges, strict=True)):
-            at = np.searchsorted(first, edge)
-            computed = np.logical_or.reduceat(computed, at, axis=dimension)
-            complete = np.logical_and.reduceat(complete, at, axis=dimension)
-        return BlockMask(computed, complete)
+        if queries * keys > MAX_ENTRIES:
+            from transformer.network import mask_tiles
 
-    def _tiles(self, queries: int, keys: int, *edges: np.ndarray) -> Tiles:
-        """Tiles that neither a block, which begin at `edges`, nor a rule divides."""
-        blocks = edges or ((), ())
-        cuts = [
-            mask_tiles.edges(length, [*self._cuts(length), block])
-            for length, block in zip((queries, keys), blocks, strict=True)
-        ]
-        return mask_tiles.grid(*cuts, queries, keys)
-
-    def _cuts(self, length: int) -> list[Any]:
-        if self.rule in (_both, _either):
-            return [cut for part in self.arguments for cut in part._cuts(length)]
-        rule = _TILE_RULES.get(self.rule, _UNKNOWN)
-        return [rule.cuts(length, *self.arguments)]
-
-    def _numbers(self, tiles: Tiles) -> np.ndarray:
-        if self.rule in (_both, _either):
-            a, b = (part._numbers(tiles) for part in self.arguments)
-            join = mask_tiles.intersect if self.rule is _both else mask_tiles.unite
-            return join(a, b)
-        rule = _TILE_RULES.get(self.rule, _UNKNOWN)
-        return rule.numbers(tiles, *self.arguments)
-
-    def _counts(self, tiles: Tiles) -> np.ndarray:
-        pairs = partial(self._pairs, same_segment=tiles.same_segment)
-        return mask_tiles.counts(tiles, self._numbers(tiles), pairs)
+            return BlockMask(*mask_tiles.blocks(self, queries, keys, edges))
+        above, below = (
+            self.pairs(range(queries), range(keys), same_segment=same)
+            for same in (True, False)
+        )
+        for dimension, edge in enumerate(edges):
+            above = np.logical_or.reduceat(above, edge, axis=dimension)
+            below = np.logical_and.reduceat(below, edge, axis=dimension)
+        return BlockMask(above, below)
 
 
 def _both(q: TokenPositions, k: TokenPositions, a: Mask, b: Mask) -> Any:
@@ -316,46 +291,6 @@ def neighborhood(shape: Sequence[int], radius: int) -> Mask:
     """Tokens on a grid (rows x columns, or frames x rows x columns, last fastest)
     attend to those at most `radius` away along every dimension."""
     return Mask(_neighborhood, (tuple(shape), at_least("radius", radius, 0)))
-
-
-def _by_segment(tiles: Tiles) -> np.ndarray:
-    return mask_tiles.whole(tiles, tiles.same_segment)
-
-
-def _layout_cuts(length: int, layout: tuple, block: int) -> np.ndarray:
-    return block * np.arange(max(len(layout), len(layout[0])) + 1)
-
-
-def _layout_numbers(tiles: Tiles, layout: tuple, block: int) -> np.ndarray:
-    queries = TokenPositions(tiles.query, None, None)
-    keys = TokenPositions(tiles.key, None, None)
-    return mask_tiles.whole(tiles, _block_sparse(queries, keys, layout, block))
-
-
-_UNKNOWN = TileRule(mask_tiles.unknown)
-_TILE_RULES = {
-    _full: TileRule(lambda tiles: mask_tiles.whole(tiles, True)),
-    _segments: TileRule(_by_segment),
-    _padding: TileRule(_by_segment),
-    _causal: TileRule(lambda tiles: mask_tiles.in_band(tiles, np.inf, 0)),
-    _window: TileRule(mask_tiles.in_band),
-    _strided: TileRule(lambda tiles, stride: 2 + tiles.distance % stride),
-    _prefix: TileRule(
-        lambda tiles, count: mask_tiles.whole(tiles, tiles.key < count),
-        lambda length, count: [count],
-    ),
-    _global_tokens: TileRule(
-        lambda tiles, count: mask_tiles.whole(
-            tiles, (tiles.query < count) | (tiles.key < count)
-        ),
-        lambda length, count: [count],
-    ),
-    _block_sparse: TileRule(_layout_numbers, _layout_cuts),
-    _neighborhood: TileRule(
-        mask_tiles.on_grid,
-        lambda length, shape, radius: mask_tiles.multiples(length, math.prod(shape)),
-    ),
-}
 
 
 def to_jax_kwargs(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from transformer.objectives import ranking
+from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
 
 
@@ -41,7 +41,7 @@ def clip_loss(
     image_nats_B = jax.nn.logsumexp(logits_BC, axis=1) - pair_B
     text_nats_B = jax.nn.logsumexp(logits_BC, axis=0) - pair_B
     total = jnp.sum((image_nats_B + text_nats_B) / 2 * weight_B)
-    correct_B = ranking.is_best(logits_BC, pair_B, jnp.arange(len(pair_B)))
+    correct_B = cross_entropy.is_best(logits_BC, pair_B, jnp.arange(len(pair_B)))
     correct = jnp.sum(correct_B * weight_B)
     rows = weight_B.sum()
     return Loss(total, rows, {"nats": total, "correct": correct, "rows": rows})

@@ -13,7 +13,7 @@ import pytest
 
 from experiments import language_model
 from transformer.evaluation import retrieval
-from transformer.objectives import contrastive, cross_entropy, ranking, recall
+from transformer.objectives import contrastive, cross_entropy, recall
 from transformer.objectives.loss import Loss
 
 V = 8
@@ -32,8 +32,8 @@ def test_best_and_rank_are_those_of_argmax_and_a_stable_sort() -> None:
     best_B = (score_BV.argmax(1) == index_B) & ~np.isnan(own_B)
     for xp in (np.asarray, partial(jnp.asarray, dtype=jnp.float32)):
         arguments = xp(score_BV), xp(own_B), np.asarray(index_B, np.int32)
-        np.testing.assert_array_equal(ranking.is_best(*arguments), best_B)
-        np.testing.assert_array_equal(ranking.ranks(*arguments), rank_B)
+        np.testing.assert_array_equal(cross_entropy.is_best(*arguments), best_B)
+        np.testing.assert_array_equal(cross_entropy.ranks(*arguments), rank_B)
 
 
 def fused(logits_BLV: Any, *targets: Any) -> Loss:
