@@ -111,7 +111,9 @@ def in_band(tiles: Tiles, before: float, after: float) -> np.ndarray:
 
 def on_grid(tiles: Tiles, shape: tuple[int, ...], radius: int) -> np.ndarray:
     """The numbers of `masks.neighborhood`; no tile crosses the end of the grid."""
-    none, every, pattern = False, True, np.zeros((1, 1), np.int64)
+    none: Any = False
+    every: Any = True
+    pattern = np.zeros((1, 1), np.int64)
     stride = int(np.prod(shape))
     for extent in shape:
         outer, stride = stride, stride // extent
@@ -249,8 +251,8 @@ def counts(mask: Mask, tiles: Tiles) -> np.ndarray:
 
 def num_pairs(mask: Mask, queries: int, keys: int) -> int:
     """The number of allowed pairs of one document."""
-    edge = (edges(length, cuts(mask, length)) for length in (queries, keys))
-    return int(counts(mask, grid(*edge, queries, keys)).sum())
+    query, key = (edges(length, cuts(mask, length)) for length in (queries, keys))
+    return int(counts(mask, grid(query, key, queries, keys)).sum())
 
 
 def blocks(
@@ -258,12 +260,11 @@ def blocks(
 ) -> tuple[np.ndarray, np.ndarray]:
     """`computed` and `full` of `masks.BlockMask`, for blocks that begin at these
     queries and keys."""
-    sizes = queries, keys
     edge = [
         edges(length, [*cuts(mask, length), block])
-        for length, block in zip(sizes, block_edges, strict=True)
+        for length, block in zip((queries, keys), block_edges, strict=True)
     ]
-    tiles = grid(*edge, *sizes)
+    tiles = grid(edge[0], edge[1], queries, keys)
     above = counts(mask, tiles)
     below = above
     if mask.one_segment() != mask:

@@ -41,8 +41,8 @@ def corrupt_spans(
     )
     if spans > sentinels:
         raise ValueError(
-            f"span corruption: expected at most {sentinels} spans in a row, got {spans} "
-            f"of {corruption_rate:.3g} x {len(ids)} tokens"
+            f"span corruption: expected at most {sentinels} spans in a row, got "
+            f"{spans} of {corruption_rate:.3g} x {len(ids)} tokens"
         )
     lost, kept = (_partition(n, spans, rng) for n in (corrupt, len(ids) - corrupt))
     # Kept and lost pieces take turns, beginning with a kept one.
