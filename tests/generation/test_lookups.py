@@ -123,6 +123,5 @@ def test_the_last_index_is_taken() -> None:
     checks.check_indices("class", np.asarray([[0, 9]]), 10)
     assert terminal_images.parse_digits("2026").tolist() == [2, 0, 2, 6]
     assert len(spans(480)["ids_BL"]) == 192 + 64 + 1
-    assert decoding.vocab_size(FNS, jax.eval_shape(lambda: random_params(GPT2))) == (
-        VOCAB_SIZE
-    )
+    weights = jax.eval_shape(lambda: random_params(GPT2))
+    assert decoding.vocab_size(FNS, weights, rows=2) == VOCAB_SIZE

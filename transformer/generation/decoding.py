@@ -97,12 +97,12 @@ def _next_position(length_B: jax.Array, segment_B: jax.Array) -> TokenPositions:
     return TokenPositions(index_BL, index_BL, segment_B[:, None])
 
 
-def vocab_size(fns: DecodeFns, weights: Any) -> int:
-    """The number of tokens that the model knows."""
-    cache = jax.eval_shape(lambda: fns.empty_cache(1, 1, 1))
-    length_B = jax.ShapeDtypeStruct((1,), jnp.int32)
+def vocab_size(fns: DecodeFns, weights: Any, *, rows: int) -> int:
+    """The number of tokens that the model knows; rows: of its cache."""
+    cache = jax.eval_shape(lambda: fns.empty_cache(rows, 1, 1))
+    length_B = jax.ShapeDtypeStruct((rows,), jnp.int32)
     position = jax.eval_shape(_next_position, length_B, length_B)
-    ids_BL = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    ids_BL = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
     (_, w_VD), _ = jax.eval_shape(fns.decode, weights, ids_BL, cache, position)
     return w_VD.shape[0]
 
@@ -119,10 +119,10 @@ def prefill(
 ) -> DecodeState:
     """The state after the prompts, `chunk` tokens at a time, with room for `new_tokens`
     more. ValueError for ids outside the vocabulary, where they are known already."""
-    tokens_known = vocab_size(fns, weights)
-    if not isinstance(ids_BL, jax.core.Tracer):
-        check_indices("token of a prompt", ids_BL, tokens_known)
     rows, longest = ids_BL.shape
+    known = vocab_size(fns, weights, rows=rows)
+    if not isinstance(ids_BL, jax.core.Tracer):
+        check_indices("token of a prompt", ids_BL, known)
     chunk = min(chunk, longest)
     chunks = -(-longest // chunk)
     cache_length = longest + new_tokens
@@ -143,7 +143,7 @@ def prefill(
         here_BV = constrain(precision.einsum_f32("BD,VD->BV", x_BD, w_VD), "BV")
         return jnp.where(last_here_B[:, None], here_BV, logits_BV), cache
 
-    logits_BV = jnp.zeros((rows, tokens_known), jnp.float32)
+    logits_BV = jnp.zeros((rows, known), jnp.float32)
     logits_BV, cache = jax.lax.fori_loop(0, chunks, step, (logits_BV, cache))
     done_B = jnp.zeros((rows,), bool)
     return DecodeState(ids_BL, length_B, done_B, logits_BV, cache, jnp.int32(0), key)

@@ -81,7 +81,7 @@ def _check_prompts(
     stop: Sequence[int],
 ) -> None:
     weights = jax.eval_shape(fns.cast_weights, params)
-    known = decoding.vocab_size(fns, weights)
+    known = decoding.vocab_size(fns, weights, rows=len(prompts))
     checks.check_indices("token of a prompt", ids_BL, known)
     ends = sorted({int(token) for prompt in prompts for token in prompt} & set(stop))
     if ends:
@@ -93,7 +93,7 @@ def _check_prompts(
 class TextModel(NamedTuple):
     """A language model with its tokenizer.
 
-    tokenizer: has `encode`, `decode_stream` and `end`, as
+    tokenizer: has `encode`, `decode_stream`, `vocab_size` and `end`, as
     `data.text.tokenizers.Tokenizer`.
     sequence_length: tokens of a training row, the limit of prompt and new tokens.
     """
@@ -214,6 +214,11 @@ def generate(
         min_p: sample from tokens at least this fraction as likely as the most likely.
         sample_seed: another number gives another text.
     """
+    if top_k is not None and top_k > model.tokenizer.vocab_size:
+        raise ValueError(
+            f"top_k: expected at most {model.tokenizer.vocab_size}, the tokens of the "
+            f"vocabulary, got {top_k}"
+        )
     key = jax.random.fold_in(key, sample_seed)
     choose = sampler_from_flags(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p

@@ -73,15 +73,10 @@ def edges(length: int, cuts: Iterable[Any]) -> np.ndarray:
     return found[(found >= 0) & (found < length)].astype(np.int64)
 
 
-def grid(query_edges: np.ndarray, key_edges: np.ndarray, *sizes: int) -> Tiles:
-    """The tiles between the edges of a (queries, keys) matrix, of one document."""
-    heights, widths = (
-        np.diff(cuts, append=size)
-        for cuts, size in zip((query_edges, key_edges), sizes, strict=True)
-    )
-    rows, columns = (query_edges[:, None], heights[:, None]), (key_edges, widths)
-    query, key = rows[0], columns[0][None]
-    return Tiles(query, key, rows[1], columns[1][None], True)
+def grid(query: np.ndarray, key: np.ndarray, queries: int, keys: int) -> Tiles:
+    """The tiles of a (queries, keys) matrix of one document that begin at these."""
+    heights, widths = np.diff(query, append=queries), np.diff(key, append=keys)
+    return Tiles(query[:, None], key[None], heights[:, None], widths[None], True)
 
 
 def number_patterns(
