@@ -51,7 +51,7 @@ def experiment(
     depth: checks.Depth = 4,
     width: checks.Width = 128,
     guidance: checks.Scale = 2.0,
-    temperature: checks.Scale = 0.7,
+    temperature: checks.Temperature = 0.7,
     choice_temperature: checks.Scale = 20.0,
     classifier: Path | None = None,
 ) -> Experiment:

@@ -68,8 +68,8 @@ def experiment(
     tokenizer = tokenizers.for_text("bpe", docs, vocab_size=vocab_size, folder=folder)
     parts = windows.split_text(docs, tokenizer.encode, tail_fraction=mlm.TAIL)
     sentinel, dtype = tokenizer.vocab_size, run.compute_dtype
-    ends: Any = {"sentinel": sentinel, "end": tokenizer.end}
-    corrupt = partial(span_corruption.corrupt_spans, mean_span=3.0, **ends)
+    marks = {"sentinel": sentinel, "sentinels": t5.SENTINELS, "end": tokenizer.end}
+    corrupt = partial(span_corruption.corrupt_spans, mean_span=3.0, **marks)
     corrupt_held_out = partial(corrupt, corruption_rate=mlm.EVALUATION_RATIO)
     splits = windows.window_splits(
         parts,
@@ -95,7 +95,7 @@ def experiment(
         lambda *x: decoder.logits(apply(*x)),
         span_corruption.predicted_spans,
     )
-    fill = fill_in.fill_spans(logits, spans, sentinels=t5.SENTINELS, **ends)
+    fill = fill_in.fill_spans(logits, spans, **marks)
     filler = fill_in.FillIn(fill, tokenizer)
     made = Experiment.from_run(
         run,

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
+
 
 class Range(NamedTuple):
-    """The numbers from `low` to `high`, both included unless `open_low`."""
+    """The numbers from `low` to `high`, both included unless `open_low`; and 0 if
+    `or_zero`."""
 
     low: float
     high: float
     open_low: bool = False
+    or_zero: bool = False
 
     def __contains__(self, value: Any) -> bool:
         # NaN compares false, so it is in no range.
-        return (self.low < value if self.open_low else self.low <= value) and (
-            value <= self.high
-        )
+        above = self.low < value if self.open_low else self.low <= value
+        return (above and value <= self.high) or (self.or_zero and value == 0)
 
     def __str__(self) -> str:
         """As in mathematics: [1, 128], (0, 1]."""
         low, high = (f"{bound:.10g}" for bound in (self.low, self.high))
-        return f"{'(' if self.open_low else '['}{low}, {high}]"
+        zero = " or 0" if self.or_zero else ""
+        return f"{'(' if self.open_low else '['}{low}, {high}]{zero}"
 
 
 class Role(NamedTuple):
@@ -56,6 +60,16 @@ Fraction = Annotated[float, Range(0, 1)]
 PositiveFraction = Annotated[float, Range(0, 1, open_low=True)]
 Scale = Annotated[float, Range(0, 1000)]
 PositiveScale = Annotated[float, Range(0, 1000, open_low=True)]
+# 0 is the most likely choice; colder than the least is the same, and rounding.
+Temperature = Annotated[float, Range(0.001, 1000, or_zero=True)]
+
+
+def check_indices(name: str, values: Any, count: int) -> None:
+    """ValueError for whole numbers that are not from 0 to `count` - 1. JAX would take
+    the nearest index in range, in silence."""
+    wrong = [int(value) for value in np.ravel(values) if not 0 <= value < count]
+    if wrong:
+        raise ValueError(f"{name}: expected 0 to {count - 1}, got {wrong[0]}")
 
 
 def at_least(name: str, value: Any, minimum: Any) -> Any:

@@ -20,8 +20,9 @@ def test_source_and_targets_together_are_the_text(length: int, rate: float) -> N
     )
     for _ in range(5):
         ids = RNG.integers(0, END, length)
+        marks = {"sentinel": SENTINEL, "sentinels": length, "end": END}
         row = span_corruption.corrupt_spans(
-            ids, RNG, corruption_rate=rate, mean_span=3.0, sentinel=SENTINEL, end=END
+            ids, RNG, corruption_rate=rate, mean_span=3.0, **marks
         )
         pieces = span_corruption.uncorrupted_pieces(row["source_BL"], SENTINEL)
         gone = span_corruption.predicted_spans(row["targets_BL"], SENTINEL, END)

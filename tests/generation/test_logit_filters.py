@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -41,10 +42,82 @@ def test_filters_give_their_distributions(keep: Any, expected: Any) -> None:
     np.testing.assert_allclose(got, [expected, np.asarray(expected)[order]], atol=1e-6)
 
 
-def test_ties_are_kept_by_top_k_and_min_p() -> None:
-    logits_BV = jnp.zeros((1, 4))
-    for keep in (logit_filters.top_k(2), logit_filters.min_p(1.0)):
-        assert np.isfinite(keep(logits_BV)).all()
+def kept_exactly(weight_V: list[int], name: str, limit: Fraction) -> list[bool]:
+    """What a filter keeps of probabilities in the ratio of these whole numbers, by
+    exact arithmetic. Of equals the first is the more likely."""
+    total, largest = sum(weight_V), max(weight_V)
+    order = sorted(range(len(weight_V)), key=lambda v: (-weight_V[v], v))
+    rank = {token: place for place, token in enumerate(order)}
+    before = {v: sum(weight_V[o] for o in order[: rank[v]]) for v in rank}
+    rules = {
+        "top_k": lambda v: rank[v] < limit,
+        "top_p": lambda v: limit == 1 or Fraction(before[v], total) < limit,
+        "min_p": lambda v: Fraction(weight_V[v], largest) >= limit,
+    }
+    return [rules[name](v) for v in range(len(weight_V))]
+
+
+@pytest.mark.parametrize("name", ["top_k", "top_p", "min_p"])
+def test_filters_are_exact_at_ties_and_ends(name: str) -> None:
+    """Few distinct weights, so that most cases have ties; limits that are met exactly,
+    the ends of their range, and any others."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        weight_V = rng.integers(1, 5, 8).tolist()
+        # One in five with logits that are far apart.
+        weight_V = weight_V if rng.random() < 0.8 else [10 ** (w - 1) for w in weight_V]
+        some = sum(rng.choice(weight_V, rng.integers(1, 8), replace=False).tolist())
+        limit = {
+            "top_k": Fraction(int(rng.integers(1, 11))),
+            "top_p": Fraction(some, sum(weight_V)),
+            "min_p": Fraction(int(rng.choice(weight_V)), max(weight_V)),
+        }[name]
+        if name != "top_k" and rng.random() < 0.3:
+            limit = Fraction(int(rng.integers(1, 21)), 20)
+        keep = getattr(logit_filters, name)
+        keep = keep(int(limit) if name == "top_k" else float(limit))
+        logits_BV = jnp.asarray(np.log(weight_V) + rng.normal(), jnp.float32)[None]
+        got_BV = np.asarray(keep(logits_BV))
+        expected = kept_exactly(weight_V, name, limit)
+        assert np.isfinite(got_BV[0]).tolist() == expected, (weight_V, limit)
+        np.testing.assert_array_equal(
+            got_BV[0][expected], np.asarray(logits_BV)[0][expected]
+        )
+
+
+def test_filters_of_a_large_vocabulary() -> None:
+    """Of 50,304 tokens top-p 1 drops none, top-k of equal logits keeps k, and the top-p
+    of equal logits its share to within one token."""
+    rng = np.random.default_rng(0)
+    logits_BV = jnp.asarray(5 * rng.normal(size=(1, 50_304)), jnp.float32)
+    for keep in (logit_filters.top_p(1.0), logit_filters.min_p(0.0)):
+        np.testing.assert_array_equal(keep(logits_BV), logits_BV)
+    p_V = np.asarray(logits_BV, np.float64)[0]
+    p_V = np.sort(np.exp(p_V - p_V.max()))[::-1]
+    before_V = np.cumsum(p_V / p_V.sum()) - p_V / p_V.sum()
+    for mass in (0.3, 0.9, 0.999):
+        count = np.isfinite(logit_filters.top_p(mass)(logits_BV)).sum()
+        # The reference where the limit is within float32's rounding of it.
+        near = [int((before_V < mass - e).sum()) for e in (2e-5 * (1 - mass), -1e-6)]
+        assert near[0] <= count <= near[1] and near[1] - near[0] < 60
+    equal_BV = jnp.zeros_like(logits_BV)
+    assert np.flatnonzero(np.isfinite(logit_filters.top_k(7)(equal_BV))).tolist() == [
+        *range(7)
+    ]
+    assert np.isfinite(logit_filters.min_p(1.0)(equal_BV)).all()
+    assert abs(np.isfinite(logit_filters.top_p(0.5)(equal_BV)).sum() - 25_152) <= 1
+
+
+@pytest.mark.parametrize("value", [1e-45, 1e-38, 1e-6, 1.0, 1e6, 3e38])
+def test_no_temperature_favors_an_unlikely_token(value: float) -> None:
+    """From one-hot at the most likely tokens to uniform; float64 by hand."""
+    logits_BV = jnp.asarray([[1.0, 3.0, 3.0, -2.0, -jnp.inf], [300, -1e4, 0, 0, 0]])
+    got = jax.nn.softmax(logit_filters.temperature(value)(logits_BV))
+    behind = np.asarray(logits_BV, np.float64)
+    behind = behind - behind.max(1, keepdims=True)
+    expected = np.exp(behind / value)
+    expected /= expected.sum(1, keepdims=True)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_samples_follow_the_filtered_distribution() -> None:
@@ -91,10 +164,11 @@ def test_greedy_takes_the_first_of_equals_and_always_an_id() -> None:
     [
         (
             partial(logit_filters.temperature, 0.0),
-            "temperature: expected more than 0, got 0",
+            "temperature: expected a finite number more than 0, got 0",
         ),
-        (partial(logit_filters.temperature, -1.0), "expected more than 0, got -1"),
+        (partial(logit_filters.temperature, -1.0), "more than 0, got -1"),
         (partial(logit_filters.temperature, float("nan")), "more than 0, got nan"),
+        (partial(logit_filters.temperature, float("inf")), "more than 0, got inf"),
         (partial(logit_filters.top_k, 0), "top_k: expected at least 1, got 0"),
         (
             partial(logit_filters.top_p, 0.0),
@@ -103,7 +177,7 @@ def test_greedy_takes_the_first_of_equals_and_always_an_id() -> None:
         (partial(logit_filters.top_p, 1.5), "at most 1, got 1.5"),
         (
             partial(logit_filters.min_p, -0.1),
-            "min_p: expected more than 0 and at most 1, got",
+            "min_p: expected 0 to 1, got",
         ),
     ],
 )

@@ -36,8 +36,10 @@ def test_a_sampler_composes_its_filters_in_order() -> None:
     [
         (
             partial(text_model.sampler_from_flags, temperature=-2.0),
-            "expected more than 0, got -2",
+            r"temperature: expected a number in \[0.001, 1000\] or 0, got -2",
         ),
+        (partial(text_model.sampler_from_flags, temperature=1e-38), "got 1e-38"),
+        (partial(text_model.sampler_from_flags, temperature=1e38), "got 1e"),
         (
             partial(text_model.sampler_from_flags, top_k=-1),
             "top_k: expected at least 1, got -1",
@@ -63,6 +65,7 @@ class Characters(NamedTuple):
     """A tokenizer of one token a character; h ends a text."""
 
     end: int = ord("h")
+    vocab_size: int = 256
 
     def encode(self, text: str) -> list[int]:
         return [ord(c) for c in text]
@@ -97,6 +100,8 @@ def test_generate_prints_the_text_that_it_returns(
         MODEL, {}, jax.random.key(0), prompt="abc", new_tokens=3, temperature=0
     )
     assert text == "abcdef" and capsys.readouterr().out == "abcdef\n"
+    with pytest.raises(ValueError, match="top_k: expected at most 256, .* got 257"):
+        text_model.generate(MODEL, {}, jax.random.key(0), top_k=257)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from transformer.objectives import cross_entropy
+
 
 def ranks(score: np.ndarray) -> np.ndarray:
     """The rank of the matching item for each query, from scores [..., N, N] of N
-    queries (rows) with their N items: the number of items that score at least as high,
-    itself included; 1 is the best, N the worst."""
-    own = np.diagonal(score, axis1=-2, axis2=-1)[..., None]
-    return (score >= own).sum(-1)
+    queries (rows) with their N items: 1 is the best, N the worst. Of equal scores the
+    first item is the best, so equal scores for all pairs have the ranks 1 to N."""
+    own = np.diagonal(score, axis1=-2, axis2=-1)
+    return cross_entropy.ranks(score, own, np.arange(score.shape[-1]))
 
 
 def negative_squared_distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
 from transformer import cpu_tuning
 from transformer.axes import constrain
+from transformer.checks import check_indices
 from transformer.generation.logit_filters import Choose
 from transformer.network import precision
 from transformer.network.masks import TokenPositions
@@ -90,6 +92,21 @@ def pad_prompts(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarra
     return ids_BL, np.asarray(lengths, np.int32)
 
 
+def _next_position(length_B: jax.Array, segment_B: jax.Array) -> TokenPositions:
+    index_BL = length_B[:, None]
+    return TokenPositions(index_BL, index_BL, segment_B[:, None])
+
+
+def vocab_size(fns: DecodeFns, weights: Any, *, rows: int) -> int:
+    """The number of tokens that the model knows; rows: of its cache."""
+    cache = jax.eval_shape(lambda: fns.empty_cache(rows, 1, 1))
+    length_B = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    position = jax.eval_shape(_next_position, length_B, length_B)
+    ids_BL = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
+    (_, w_VD), _ = jax.eval_shape(fns.decode, weights, ids_BL, cache, position)
+    return w_VD.shape[0]
+
+
 def prefill(
     fns: DecodeFns,
     weights: Any,
@@ -101,8 +118,11 @@ def prefill(
     chunk: int = 256,
 ) -> DecodeState:
     """The state after the prompts, `chunk` tokens at a time, with room for `new_tokens`
-    more."""
+    more. ValueError for ids outside the vocabulary, where they are known already."""
     rows, longest = ids_BL.shape
+    known = vocab_size(fns, weights, rows=rows)
+    if not isinstance(ids_BL, jax.core.Tracer):
+        check_indices("token of a prompt", ids_BL, known)
     chunk = min(chunk, longest)
     chunks = -(-longest // chunk)
     cache_length = longest + new_tokens
@@ -123,9 +143,7 @@ def prefill(
         here_BV = constrain(precision.einsum_f32("BD,VD->BV", x_BD, w_VD), "BV")
         return jnp.where(last_here_B[:, None], here_BV, logits_BV), cache
 
-    one = _next_position(length_B, length_B)
-    (_, w_VD), _ = jax.eval_shape(fns.decode, weights, ids_BL[:, :1], cache, one)
-    logits_BV = jnp.zeros((rows, w_VD.shape[0]), jnp.float32)
+    logits_BV = jnp.zeros((rows, known), jnp.float32)
     logits_BV, cache = jax.lax.fori_loop(0, chunks, step, (logits_BV, cache))
     done_B = jnp.zeros((rows,), bool)
     return DecodeState(ids_BL, length_B, done_B, logits_BV, cache, jnp.int32(0), key)
@@ -165,11 +183,6 @@ def grow_cache(fns: DecodeFns, state: DecodeState, *, cache_length: int) -> Deco
         ids_BL=jnp.pad(state.ids_BL, ((0, 0), (0, max(0, cache_length - length)))),
         cache=jax.tree.map(pad, state.cache, target),
     )
-
-
-def _next_position(length_B: jax.Array, segment_B: jax.Array) -> TokenPositions:
-    index_BL = length_B[:, None]
-    return TokenPositions(index_BL, index_BL, segment_B[:, None])
 
 
 def decode(

@@ -6,6 +6,7 @@ compose; the usual order is temperature, top-k, top-p, min-p.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -17,57 +18,83 @@ Filter = Callable[[jax.Array], jax.Array]
 Choose = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+# Relative room for the rounding of float32, where a filter's limit is met exactly.
+ROUNDING = 1e-5
+# Beyond these the quotients of float32 are one-hot and uniform, or NaN.
+COLDEST, HOTTEST = 1e-30, 1e30
+
+
 def temperature(value: float) -> Filter:
-    """Logits over `value`: below 1 sharper, above 1 flatter."""
-    if not value > 0:
-        raise ValueError(f"temperature: expected more than 0, got {value}; see greedy")
-    return lambda logits_BV: logits_BV / value
+    """Logits over `value`: below 1 sharper, above 1 flatter, and near 0 the most likely
+    token. The logits' maximum becomes 0, so that none overflows."""
+    if not 0 < value < math.inf:
+        raise ValueError(
+            f"temperature: expected a finite number more than 0, got {value}; see "
+            "greedy"
+        )
+
+    def scale(logits_BV: jax.Array) -> jax.Array:
+        max_B1 = logits_BV.max(-1, keepdims=True)
+        max_B1 = jnp.where(jnp.isfinite(max_B1), max_B1, 0.0)
+        return (logits_BV - max_B1) / min(max(value, COLDEST), HOTTEST)
+
+    return scale
 
 
 def top_k(count: int) -> Filter:
-    """The `count` most likely tokens (Fan et al. 2018, arXiv 1805.04833)."""
+    """The `count` most likely tokens, of equally likely ones the first (Fan et al.
+    2018, arXiv 1805.04833)."""
     at_least("top_k", count, 1)
 
     def keep(logits_BV: jax.Array) -> jax.Array:
         kept = min(count, logits_BV.shape[-1])
         least_B1 = jax.lax.top_k(logits_BV, kept)[0][:, -1:]
-        return jnp.where(logits_BV >= least_B1, logits_BV, -jnp.inf)
+        above_BV, tied_BV = logits_BV > least_B1, logits_BV == least_B1
+        room_B1 = kept - above_BV.sum(-1, keepdims=True)
+        first_BV = jnp.cumsum(tied_BV, axis=-1) <= room_B1
+        return jnp.where(above_BV | (tied_BV & first_BV), logits_BV, -jnp.inf)
 
     return keep
 
 
 def top_p(mass: float) -> Filter:
-    """The fewest most likely tokens of total probability `mass` or more (nucleus
-    sampling, Holtzman et al. 2019, arXiv 1904.09751)."""
-    _check_fraction("top_p", mass)
+    """The fewest most likely tokens of total probability `mass` or more, of equally
+    likely ones the first (nucleus sampling, Holtzman et al. 2019, arXiv 1904.09751);
+    all for mass 1."""
+    if not 0 < mass <= 1:
+        raise ValueError(f"top_p: expected more than 0 and at most 1, got {mass}")
 
     def keep(logits_BV: jax.Array) -> jax.Array:
         order_BV = jnp.argsort(-logits_BV, axis=-1)
         sorted_BV = jnp.take_along_axis(jax.nn.softmax(logits_BV), order_BV, axis=-1)
-        before_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV
+        # From the least likely on: small sums are exact where those near 1 are not.
+        rest_BV = jax.lax.cumsum(sorted_BV, axis=1, reverse=True)
+        kept_BV = rest_BV > (1 - mass) * (1 + ROUNDING)
+        kept_BV = kept_BV.at[:, 0].set(True)
         rank_BV = jnp.argsort(order_BV, axis=-1)
-        kept_BV = jnp.take_along_axis(before_BV < mass, rank_BV, axis=-1)
+        kept_BV = jnp.take_along_axis(kept_BV, rank_BV, axis=-1)
         return jnp.where(kept_BV, logits_BV, -jnp.inf)
 
-    return keep
+    return _identity if mass == 1 else keep
 
 
 def min_p(ratio: float) -> Filter:
     """Tokens at least `ratio` times as likely as the most likely one (Nguyen et al.
-    2024, arXiv 2407.01082)."""
-    _check_fraction("min_p", ratio)
+    2024, arXiv 2407.01082): 1 keeps its equals, 0 all."""
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"min_p: expected 0 to 1, got {ratio}")
 
     def keep(logits_BV: jax.Array) -> jax.Array:
-        p_BV = jax.nn.softmax(logits_BV)
-        least_B1 = ratio * p_BV.max(-1, keepdims=True)
-        return jnp.where(p_BV >= least_B1, logits_BV, -jnp.inf)
+        # The ratio of two probabilities is the exponential of a difference of logits.
+        behind_BV = logits_BV - logits_BV.max(-1, keepdims=True)
+        kept_BV = behind_BV >= math.log(ratio) * (1 + ROUNDING)
+        return jnp.where(kept_BV, logits_BV, -jnp.inf)
 
-    return keep
+    return _identity if ratio == 0 else keep
 
 
-def _check_fraction(name: str, value: float) -> None:
-    if not 0 < value <= 1:
-        raise ValueError(f"{name}: expected more than 0 and at most 1, got {value}")
+def _identity(logits_BV: jax.Array) -> jax.Array:
+    return logits_BV
 
 
 def greedy(logits_BV: jax.Array, key: jax.Array) -> jax.Array:

@@ -28,7 +28,7 @@ def gray_only(gray_levels: int) -> logit_filters.Filter:
 
 
 class PixelModel(NamedTuple):
-    """A decoder of pixels.
+    """A decoder of pixels of `classes` classes.
 
     tokenizer: has `gray_levels`, `side` and `decode`, as
     `data.images.gray_levels.QuantizedImages`. choose: a pixel from its logits.
@@ -37,6 +37,7 @@ class PixelModel(NamedTuple):
     fns: decoding.DecodeFns
     tokenizer: Any
     choose: logit_filters.Choose
+    classes: int
 
 
 def from_net(net: Any, tokenizer: Any, *, compute_dtype: Any) -> PixelModel:
@@ -44,15 +45,21 @@ def from_net(net: Any, tokenizer: Any, *, compute_dtype: Any) -> PixelModel:
     it decodes."""
     fns = decoding.decode_fns(net, decoding.decode_dtype(compute_dtype))
     choose = logit_filters.categorical(gray_only(tokenizer.gray_levels))
-    return PixelModel(fns, tokenizer, choose)
+    classes = net.vocab_size - tokenizer.gray_levels
+    return PixelModel(fns, tokenizer, choose, classes)
 
 
 def sample(
     model: PixelModel, params: Any, label: Any, key: jax.Array, prefix: Any = None
 ) -> np.ndarray:
     """8-bit images of the classes `label` [N]; with `prefix` [N, ...], the tokens of
-    each image's first pixels, their completions."""
+    each image's first pixels, their completions. ValueError for a class or a token that
+    the model does not have."""
     tokenizer = model.tokenizer
+    checks.check_indices("class", label, model.classes)
+    checks.check_indices(
+        "prefix", [] if prefix is None else prefix, tokenizer.gray_levels
+    )
     first = tokenizer.gray_levels + np.asarray(label, np.int32)[:, None]
     prompt = first if prefix is None else np.concatenate([first, prefix], axis=1)
     generate_rows = partial(
@@ -80,7 +87,7 @@ def generate(
         digits: the classes, in a row.
         sample_seed: another number gives other images.
     """
-    label = np.asarray([int(digit) for digit in digits])
+    label = terminal_images.parse_digits(digits)
     images = sample(model, params, label, jax.random.fold_in(key, sample_seed))
     print(terminal_images.ascii_art(images))
     return images

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer.checks import at_least
+from transformer.checks import at_least, check_indices
 from transformer.processes.process import Process
 
 Predict = Callable[[jax.Array, jax.Array], jax.Array]
@@ -84,7 +84,8 @@ def class_sampler(
     scale: float,
 ) -> Callable[..., np.ndarray]:
     """The function `sample(params, label, key, *, steps)`: 8-bit images of the classes
-    `label` [N], by `sample_classes` in one compiled program.
+    `label` [N], by `sample_classes` in one compiled program. It raises ValueError for a
+    label that is not below `null_label`.
 
     predict(params, label_B, x, t_B): the model. decode: from sampled rows to images.
     """
@@ -103,6 +104,7 @@ def class_sampler(
         )
 
     def sample(params: Any, label: Any, key: jax.Array, *, steps: int) -> np.ndarray:
+        check_indices("class", label, null_label)
         return decode(rows(params, jnp.asarray(label, jnp.int32), key, steps=steps))
 
     return sample

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,13 @@ def ascii_art(images: Sequence[np.ndarray] | np.ndarray) -> str:
     shade = row * (len(SHADES) - 1) // 255
     # A character is about twice as high as it is wide.
     return "\n".join("".join(2 * SHADES[level] for level in line) for line in shade)
+
+
+def parse_digits(digits: str) -> np.ndarray:
+    """The classes of `digits`, int64 [N]; ValueError for other characters, or none."""
+    if not re.fullmatch("[0-9]+", digits):
+        raise ValueError(f"digits: expected digits from 0 to 9, got {digits!r}")
+    return np.asarray([int(digit) for digit in digits])
 
 
 def generate(
@@ -40,7 +48,7 @@ def generate(
         sample_seed: another number gives other images.
     """
     key = jax.random.fold_in(key, sample_seed)
-    label = np.asarray([int(digit) for digit in digits])
+    label = parse_digits(digits)
     images = sample(params, label, key, steps=sampling_steps)
     print(ascii_art(images))
     return images

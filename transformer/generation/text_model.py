@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -13,6 +13,8 @@ from transformer import checks
 from transformer.checks import at_least
 from transformer.generation import decoding, logit_filters
 from transformer.generation.logit_filters import Choose
+
+TEMPERATURES = get_args(checks.Temperature)[1]
 
 
 def stream_tokens(
@@ -32,10 +34,16 @@ def stream_tokens(
 
     One program fills the cache, one decodes a burst. The cache has `cache_length` slots
     at first and doubles whenever it is full; then the second program compiles again.
+
+    ValueError, before any computation, for ids outside the vocabulary, for more tokens
+    than the model has positions, and for one of `stop` in a prompt: a cache holds one
+    document, and a model does not see those before it.
     """
     ids_BL, length_B = decoding.pad_prompts(prompts)
     longest = ids_BL.shape[1]
     most = longest + new_tokens
+    _check_prompts(fns, params, ids_BL, prompts, stop)
+    jax.eval_shape(lambda: fns.empty_cache(len(prompts), most, 1))
     cache_length = min(most, max(cache_length, longest + burst))
     prefill = jax.jit(partial(decoding.prefill, fns, new_tokens=cache_length - longest))
     grow_cache = jax.jit(
@@ -65,10 +73,27 @@ def stream_tokens(
             return
 
 
+def _check_prompts(
+    fns: decoding.DecodeFns,
+    params: Any,
+    ids_BL: np.ndarray,
+    prompts: Sequence[Sequence[int]],
+    stop: Sequence[int],
+) -> None:
+    weights = jax.eval_shape(fns.cast_weights, params)
+    known = decoding.vocab_size(fns, weights, rows=len(prompts))
+    checks.check_indices("token of a prompt", ids_BL, known)
+    ends = sorted({int(token) for prompt in prompts for token in prompt} & set(stop))
+    if ends:
+        raise ValueError(
+            f"prompts: expected one document each, got its end, token {ends[0]}, in one"
+        )
+
+
 class TextModel(NamedTuple):
     """A language model with its tokenizer.
 
-    tokenizer: has `encode`, `decode_stream` and `end`, as
+    tokenizer: has `encode`, `decode_stream`, `vocab_size` and `end`, as
     `data.text.tokenizers.Tokenizer`.
     sequence_length: tokens of a training row, the limit of prompt and new tokens.
     """
@@ -96,6 +121,10 @@ def sampler_from_flags(
 ) -> Choose:
     """A sampler with these filters, in this order; temperature 0 is greedy. ValueError
     for a value out of range."""
+    if temperature not in TEMPERATURES:
+        raise ValueError(
+            f"temperature: expected a number in {TEMPERATURES}, got {temperature}"
+        )
     if temperature == 0:
         return logit_filters.greedy
     filters = [logit_filters.temperature(temperature)]
@@ -168,7 +197,7 @@ def generate(
     *,
     prompt: str = "It is a truth universally acknowledged",
     new_tokens: checks.Count = 200,
-    temperature: checks.Scale = 0.8,
+    temperature: checks.Temperature = 0.8,
     top_k: checks.Count | None = None,
     top_p: checks.PositiveFraction | None = 0.95,
     min_p: checks.Fraction | None = None,
@@ -185,6 +214,11 @@ def generate(
         min_p: sample from tokens at least this fraction as likely as the most likely.
         sample_seed: another number gives another text.
     """
+    if top_k is not None and top_k > model.tokenizer.vocab_size:
+        raise ValueError(
+            f"top_k: expected at most {model.tokenizer.vocab_size}, the tokens of the "
+            f"vocabulary, got {top_k}"
+        )
     key = jax.random.fold_in(key, sample_seed)
     choose = sampler_from_flags(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p

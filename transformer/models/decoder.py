@@ -20,7 +20,8 @@ from transformer.network.precision import einsum_f32
 # (features x_BLD, unembedding w_VD), whose product are the logits.
 Readout = tuple[jax.Array, jax.Array]
 HEAD_FEATURES = 64
-CAUSAL = masks.causal()
+# Documents of one row do not see each other.
+CAUSAL_IN_DOCUMENT = masks.causal() & masks.segments()
 
 
 def tied_embedding(module: nn.Module, embedding_VD: jax.Array) -> jax.Array:
@@ -86,7 +87,9 @@ class Decoder(nn.Module):
     @nn.nowrap
     def empty_cache(self, rows: int, length: int, chunk: int, dtype: Any) -> Any:
         """Caches of every layer for `rows` rows of up to `length` tokens, decoded at
-        most `chunk` at a time. Needs no parameters."""
+        most `chunk` at a time. Needs no parameters. ValueError for more tokens than
+        there are learned positions."""
+        positions.check_length(self.make_position(), length)
         return self.make_stack().empty_cache(rows, length, chunk, dtype)
 
     def cache_memory(self, memory: Memory) -> Any:
@@ -104,7 +107,7 @@ def language_model(
     depth: int,
     vocab_size: int,
     width: int | None = None,
-    mask: Mask = CAUSAL,
+    mask: Mask = CAUSAL_IN_DOCUMENT,
     make_attention: defaults.MakeOfWidth | None = None,
     make_mlp: defaults.MakeOfWidth | None = None,
     make_cross_attention: defaults.MakeOfWidth | None = None,
@@ -114,7 +117,8 @@ def language_model(
     aspect ratio), RMS norms, untied embeddings.
 
     The slots are called with the keyword `width`, once for each block. make_attention:
-    if None, heads of 64 features with rotary positions and QK-norm under `mask`.
+    if None, heads of 64 features with rotary positions and QK-norm under `mask`, by
+    default of the earlier tokens of the same document.
     make_mlp: if None, `defaults.mlp`. make_cross_attention: to a memory; none if None.
     ValueError where the default heads do not fill the width.
     """

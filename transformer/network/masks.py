@@ -22,6 +22,9 @@ import numpy as np
 
 from transformer.checks import at_least
 
+# Of a matrix that is made whole to find its blocks.
+MAX_ENTRIES = 1 << 18
+
 
 class TokenPositions(NamedTuple):
     """The positions of a row's tokens; B = 1 broadcasts to all rows.
@@ -105,28 +108,37 @@ class Mask:
 
     def array(self, queries: int, keys: int | None = None) -> np.ndarray:
         """bool (queries, keys) for one unpadded document, numpy."""
-        return self._bounds(range(queries), range(queries if keys is None else keys))[0]
+        return self.pairs(range(queries), range(queries if keys is None else keys))
 
-    def _bounds(self, q: range, k: range) -> tuple[np.ndarray, np.ndarray]:
-        """The pairs that are allowed for some segments, and those allowed for all.
-
-        The algebra has no negation, so a mask is monotone in its parts: all tokens in
-        one segment give the upper bound, all keys in padding the lower bound.
-        """
+    def pairs(self, q: range, k: range, *, same_segment: bool = True) -> np.ndarray:
+        """The pairs in one document, or with all keys in padding: as the algebra has
+        no negation, the upper and the lower bound for any segments."""
         q_BL, k_BM = np.asarray(q)[None], np.asarray(k)[None]
         queries = TokenPositions(q_BL, q_BL, np.ones_like(q_BL))
-        keys = [
-            TokenPositions(k_BM, k_BM, f(k_BM)) for f in (np.ones_like, np.zeros_like)
-        ]
-        above, below = (self.allowed_pairs(queries, tokens)[0] for tokens in keys)
-        return above, below
+        keys = TokenPositions(k_BM, k_BM, np.full_like(k_BM, same_segment))
+        return self.allowed_pairs(queries, keys)[0]
+
+    def one_segment(self) -> Mask:
+        """The mask in rows of one document each, without padding: no segments."""
+        if self.rule in (_segments, _padding):
+            return full()
+        if self.rule not in (_both, _either):
+            return self
+        a, b = (part.one_segment() for part in self.arguments)
+        if self.rule is _either:
+            return full() if full() in (a, b) else a | b
+        return b if a == full() else a if b == full() else a & b
 
     def num_scores(
         self, queries: int, keys: int | None = None, *, block: int = 1
     ) -> int:
         """The number of scores computed for one row in blocks of `block` x `block`;
         with block 1, the number of allowed entries of the matrix."""
+        from transformer.network import mask_tiles
+
         keys = queries if keys is None else keys
+        if block == 1:
+            return mask_tiles.num_pairs(self, queries, keys)
         blocks = self.blocks(queries, keys, query_block=block, key_block=block)
         rows = np.minimum(block, queries - block * np.arange(blocks.computed.shape[0]))
         columns = np.minimum(block, keys - block * np.arange(blocks.computed.shape[1]))
@@ -135,16 +147,21 @@ class Mask:
     def blocks(
         self, queries: int, keys: int, *, query_block: int, key_block: int
     ) -> BlockMask:
-        """The blocks to compute and those that need no mask, one row of blocks at a
-        time: the whole matrix is never in memory."""
-        edges = np.arange(0, keys, key_block)
-        computed, complete = [], []
-        for start in range(0, queries, query_block):
-            rows = range(start, min(start + query_block, queries))
-            above, below = self._bounds(rows, range(keys))
-            computed.append(np.logical_or.reduceat(above.any(0), edges))
-            complete.append(np.logical_and.reduceat(below.all(0), edges))
-        return BlockMask(np.stack(computed), np.stack(complete))
+        """The blocks to compute and those that need no mask. The whole matrix is made
+        only where it has at most `MAX_ENTRIES`; otherwise `mask_tiles` bounds it."""
+        edges = np.arange(0, queries, query_block), np.arange(0, keys, key_block)
+        if queries * keys > MAX_ENTRIES:
+            from transformer.network import mask_tiles
+
+            return BlockMask(*mask_tiles.blocks(self, queries, keys, edges))
+        above, below = (
+            self.pairs(range(queries), range(keys), same_segment=same)
+            for same in (True, False)
+        )
+        for dimension, edge in enumerate(edges):
+            above = np.logical_or.reduceat(above, edge, axis=dimension)
+            below = np.logical_and.reduceat(below, edge, axis=dimension)
+        return BlockMask(above, below)
 
 
 def _both(q: TokenPositions, k: TokenPositions, a: Mask, b: Mask) -> Any:

@@ -21,6 +21,16 @@ Rotate = Callable[[jax.Array, jax.Array], jax.Array]
 ScoreBias = Callable[[TokenPositions, TokenPositions], jax.Array]
 
 
+def check_length(position: nn.Module, length: int) -> None:
+    """ValueError where rows, or a cache, of `length` tokens have more positions than
+    the module `position` has vectors: the last ones would share one."""
+    limit = getattr(position, "length", None)
+    if limit is not None and length > limit:
+        raise ValueError(
+            f"learned positions: expected rows of at most {limit} tokens, got {length}"
+        )
+
+
 class NoPositions(nn.Module):
     """No positions in the embedding."""
 
@@ -32,7 +42,7 @@ class NoPositions(nn.Module):
 class Learned(nn.Module):
     """One learned vector per position, `length` of them (GPT-2, BERT, ViT).
 
-    Raises ValueError for longer rows, whose last tokens would share one vector.
+    Raises ValueError for longer rows; `check_length` does for caches.
     """
 
     length: int
@@ -40,11 +50,7 @@ class Learned(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, position_BL: jax.Array) -> jax.Array:
-        if x_BLD.shape[1] > self.length:
-            raise ValueError(
-                f"learned positions: expected rows of at most {self.length} tokens, "
-                f"got {x_BLD.shape[1]}"
-            )
+        check_length(self, x_BLD.shape[1])
         shape = (self.length, x_BLD.shape[-1])
         init = nn.initializers.normal(self.stddev)
         position_LD = self.param("position_LD", init, shape)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
 
 
@@ -20,7 +21,7 @@ def clip_loss(
     """Half of -log p(its text | an image) - log p(its image | a text), summed over the
     weighted rows, where p is a softmax over the batch of cosine similarities divided by
     the temperature. Both inputs (B, D) are of length 1. sums: nats, correct, rows;
-    correct counts the images whose own text is the nearest.
+    correct counts the images whose own text is the nearest, of equals the first.
 
     The other rows of the batch are a row's negatives; those of weight 0 are excluded.
     Devices see the negatives of the whole batch, so their sums add as those of any loss
@@ -40,7 +41,8 @@ def clip_loss(
     image_nats_B = jax.nn.logsumexp(logits_BC, axis=1) - pair_B
     text_nats_B = jax.nn.logsumexp(logits_BC, axis=0) - pair_B
     total = jnp.sum((image_nats_B + text_nats_B) / 2 * weight_B)
-    correct = jnp.sum((pair_B >= logits_BC.max(1)) * weight_B)
+    correct_B = cross_entropy.is_best(logits_BC, pair_B, jnp.arange(len(pair_B)))
+    correct = jnp.sum(correct_B * weight_B)
     rows = weight_B.sum()
     return Loss(total, rows, {"nats": total, "correct": correct, "rows": rows})
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from transformer.objectives.loss import Loss
 
@@ -24,15 +25,38 @@ Objective = Callable[[jax.Array, jax.Array, jax.Array], Loss]
 Einsum = Callable[[str, jax.Array, jax.Array], jax.Array]
 
 
+def _places(scores: Any) -> np.ndarray:
+    return np.arange(scores.shape[-1]).reshape(*[1] * (scores.ndim - 1), -1)
+
+
+def is_best(scores: Any, own: Any, index: Any) -> Any:
+    """bool [...]: whether the argmax of the scores [..., V] is `index` [...], whose
+    score is `own` [...]; never where that is NaN. The one rule for ties, in every
+    metric: of equal scores the first is the best. numpy in, numpy out; JAX in, JAX out.
+    """
+    before = _places(scores) < index[..., None]
+    tied_before = ((scores == own[..., None]) & before).any(-1)
+    return (own >= scores.max(-1)) & ~tied_before
+
+
+def ranks(scores: Any, own: Any, index: Any) -> Any:
+    """int [...]: the place of `index` among the falling scores [..., V], from 1 to V; 1
+    where `is_best`. Arguments as there; NaN comes last."""
+    own, index = own[..., None], index[..., None]
+    behind = (scores < own) | ((scores == own) & (_places(scores) >= index))
+    return 1 + (~behind).sum(-1) - 1 * (own != own)[..., 0]
+
+
 def cross_entropy(
     logits_BLV: jax.Array, targets_BL: jax.Array, weight_BL: jax.Array
 ) -> Loss:
-    """-log p(target), summed over the weighted targets; sums: nats, correct, tokens."""
-    max_BL = logits_BLV.max(-1)
+    """-log p(target), summed over the weighted targets; sums: nats, correct, tokens.
+    A target is correct where it is the argmax: of equal logits the first."""
     log_sum_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
     target_BL = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[..., 0]
     nats = jnp.sum((log_sum_BL - target_BL) * weight_BL)
-    correct = jnp.sum((target_BL >= max_BL) * weight_BL)
+    correct_BL = is_best(logits_BLV, target_BL, targets_BL)
+    correct = jnp.sum(correct_BL * weight_BL)
     tokens = weight_BL.sum()
     return Loss(nats, tokens, {"nats": nats, "correct": correct, "tokens": tokens})
 
@@ -148,7 +172,8 @@ def _chunk_sums(einsum: Einsum, x_BCD, w_VD, targets_BC, weight_BC):
     is_target_BCV = token_BCV == targets_BC[..., None]
     grad_BCV = exp_BCV * scale_BC[..., None]
     grad_BCV = grad_BCV - jnp.where(is_target_BCV, weight_BC[..., None], 0.0)
-    correct = jnp.sum((target_BC >= max_BCV[..., 0]) * weight_BC)
+    correct_BC = is_best(logits_BCV, target_BC, targets_BC)
+    correct = jnp.sum(correct_BC * weight_BC)
     return jnp.sum(nats_BC * weight_BC), correct, nats_BC, grad_BCV.astype(x_BCD.dtype)
 
 

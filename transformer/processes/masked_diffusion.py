@@ -22,6 +22,10 @@ from transformer.processes.process import NoisedExample, Process
 SampleTime = Callable[[jax.Array, int], jax.Array]
 
 
+# The least divisor of logits in float32.
+COLDEST = 1e-30
+
+
 def mask_ratio(t: Any) -> jax.Array:
     """The masked fraction at time t: 1 at t = 0, 0 at t = 1."""
     return jnp.cos(jnp.pi / 2 * jnp.asarray(t, jnp.float32))
@@ -82,12 +86,16 @@ def unmask_step(
 ) -> jax.Array:
     """Sample every masked token, then mask those of the lowest confidence again.
 
-    Tokens unmasked before stay. temperature: of the sampling. choice_temperature: scale
-    of the Gumbel noise on the confidences, which falls to 0 at time 1.
+    Tokens unmasked before stay. temperature: of the sampling; 0 samples among the most
+    likely. choice_temperature: scale of the Gumbel noise on the confidences, which
+    falls to 0 at time 1.
     """
     sample_key, noise_key = (jax.random.fold_in(key, i) for i in (0, 1))
     logits_BLV = logits_BLV.at[..., mask_id].set(-jnp.inf)
-    sample_BL = jax.random.categorical(sample_key, logits_BLV / temperature)
+    # Relative to the maximum, so that no temperature overflows.
+    behind_BLV = logits_BLV - logits_BLV.max(-1, keepdims=True)
+    scaled_BLV = behind_BLV / jnp.maximum(temperature, COLDEST)
+    sample_BL = jax.random.categorical(sample_key, scaled_BLV)
     log_p_BLV = jax.nn.log_softmax(logits_BLV)
     log_p_BL = jnp.take_along_axis(log_p_BLV, sample_BL[..., None], axis=-1)[..., 0]
     gumbel_BL = jax.random.gumbel(noise_key, ids_BL.shape)

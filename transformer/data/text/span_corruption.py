@@ -22,6 +22,7 @@ def corrupt_spans(
     corruption_rate: float,
     mean_span: float,
     sentinel: int,
+    sentinels: int,
     end: int,
 ) -> dict[str, np.ndarray]:
     """A row of tokens [L] as the encoder's and the decoder's row.
@@ -33,10 +34,16 @@ def corrupt_spans(
     first dimension; lengths follow from L.
 
     corruption_rate: fraction of the tokens in spans. mean_span: tokens of a span.
+    sentinels: their number; ValueError for more spans.
     """
     corrupt, spans = span_counts(
         len(ids), corruption_rate=corruption_rate, mean_span=mean_span
     )
+    if spans > sentinels:
+        raise ValueError(
+            f"span corruption: expected at most {sentinels} spans in a row, got "
+            f"{spans} of {corruption_rate:.3g} x {len(ids)} tokens"
+        )
     lost, kept = (_partition(n, spans, rng) for n in (corrupt, len(ids) - corrupt))
     # Kept and lost pieces take turns, beginning with a kept one.
     edges = np.cumsum(np.stack([kept, lost], axis=1).reshape(-1))[:-1]

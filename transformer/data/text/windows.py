@@ -126,6 +126,9 @@ def window_splits(
         cut_windows(texts, length=length) for texts in (split.train, split.validation)
     )
     prepare_held_out = validation_prepare or prepare
+    # What `prepare` refuses is refused before training.
+    for part, make in ((train, prepare), (held_out, prepare_held_out)):
+        make(part.at(int(part.rows["start"][0])), np.random.default_rng(0))
     return (
         records.training(
             train.rows,
