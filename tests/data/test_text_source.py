@@ -197,8 +197,7 @@ def test_a_tfds_text_feature_can_be_chosen():
     assert "fox" in read(text_source.load("data_probe"), "train")[0]
     for feature in ("note", "pair/en"):
         assert (
-            read(text_source.load("data_probe", feature=feature), "train")[1]
-            == "note 1"
+            read(text_source.load("data_probe", column=feature), "train")[1] == "note 1"
         )
 
 
@@ -270,7 +269,7 @@ def test_faulty_text_is_refused_in_one_line(tmp_path, case, message):
 )
 def test_unknown_names_are_refused_in_one_line(name, feature, message):
     with pytest.raises(ValueError, match=message) as caught:
-        text_source.load(name, feature=feature)
+        text_source.load(name, column=feature or "text")
     assert "\n" not in str(caught.value)
 
 

@@ -32,3 +32,14 @@ def own_path(source: str | Path, what: str, held_out: float) -> Path | None:
             f"expected a file or folder of {what}, got none at {str(source)!r}"
         )
     return None
+
+
+def column_names(columns: str, count: int) -> tuple[str, ...]:
+    """`count` names of columns, divided by commas; ValueError for another number."""
+    names = tuple(name.strip() for name in columns.split(","))
+    if len(set(names)) != count or not all(names):
+        raise ValueError(
+            f"--columns: expected {count} different names divided by a comma, "
+            f"got {columns!r}"
+        )
+    return names
