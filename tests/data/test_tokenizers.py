@@ -61,7 +61,7 @@ def each(text):
     }
 
 
-@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+@pytest.mark.parametrize("kind", ["bytes", "bpe", "characters"])
 @pytest.mark.parametrize("sample", TEXTS)
 def test_decoding_returns_any_text(each, kind, sample):
     tokenizer = each[kind]
@@ -84,13 +84,16 @@ def test_the_end_is_the_last_token_and_has_no_bytes(each, kind):
 
 
 def test_characters_are_those_of_the_training_split(each, text):
+    """Others are their bytes, so that no text is free and none is lost."""
     tokenizer = each["characters"]
     (train,) = documents.full_documents(text, "train")
-    assert tokenizer.decode(tokenizer.encode(train)) == train
-    assert tokenizer.vocab_size == len(set(train)) + 2
-    unknown = tokenizer.encode("t☃h")
-    assert tokenizer.decode(unknown) == "t\ufffdh"
-    assert tokenizer.bytes_V[unknown].tolist() == [1, 0, 1]
+    assert len(tokenizer.encode(train)) == len(train)
+    assert tokenizer.vocab_size == len(set(train)) + 256 + 1
+    unknown = tokenizer.encode("t☃h é")
+    assert tokenizer.decode(unknown) == "t☃h é"
+    assert tokenizer.bytes_V[unknown].tolist() == [1, 1, 1, 1, 1, 1, 1, 1]
+    # The bytes of one whole character that the training split has not.
+    assert [tokenizer.table[t] for t in unknown[1:4]] == [b"\xe2", b"\x98", b"\x83"]
 
 
 def test_byte_tokens_are_utf8(each):

@@ -15,7 +15,7 @@ from transformer.generation import beam_search, decoding
 from transformer.network import masks
 
 # Texts are padded to one of these numbers of tokens: one program for each.
-BUCKETS = (32, 64, 128, 256, 512)
+BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 class Translator(NamedTuple):

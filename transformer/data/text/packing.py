@@ -24,7 +24,7 @@ import numpy as np
 from transformer import storage
 from transformer.data import shuffling
 from transformer.data.shuffling import Batch, EvaluationSplit, TrainingSplit
-from transformer.data.text import documents, tokenizers
+from transformer.data.text import documents, mixing, tokenizers
 
 VERSION = "1"
 BATCH_CHARACTERS = 1 << 21
@@ -133,6 +133,19 @@ def require_rows(name: str, rows: int, *, batch_size: int, length: int) -> None:
         )
 
 
+def require_text_targets(
+    text: documents.TextDataset, tokenizer: tokenizers.Tokenizer
+) -> None:
+    """ValueError where no target of the validation split has bytes, so that it has no
+    bits per byte: documents of one token, each followed by `end` alone."""
+    split = tokenize_split(text, tokenizer, split="validation")
+    if np.diff(split.offsets).max() < 3:
+        raise ValueError(
+            f"{split.name}: expected a document of 2 tokens or more, to have bits "
+            "per byte, got documents of 1"
+        )
+
+
 def training(
     text: documents.TextDataset,
     tokenizer: tokenizers.Tokenizer,
@@ -142,11 +155,18 @@ def training(
     seed: int = 0,
 ) -> TrainingSplit:
     """Rows of `length` tokens of the train split; an address is a row's first token.
+    Of a mixture, the rows of its parts, in proportion to their shares.
 
     The windows of epoch e start at an offset below `length`, a hash of (seed, e).
     ValueError where the text is shorter than a row or its rows fewer than a batch.
     """
     shuffling.require_positive(length=length, batch_size=batch_size)
+    if text.parts:
+        rows_of = functools.partial(
+            training, tokenizer=tokenizer, length=length, batch_size=1, seed=seed
+        )
+        parts = [(rows_of(part), share) for part, share in text.parts]
+        return mixing.mixture(parts, batch_size=batch_size)
     split = tokenize_split(text, tokenizer, split="train")
     total = len(split.tokens)
     if total < length + 1:
