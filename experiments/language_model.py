@@ -26,7 +26,7 @@ from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
 from transformer.training import optimizers
 from transformer.training.declaration import declare
-from transformer.training.experiment import Experiment, Optimizer, Run
+from transformer.training.experiment import Evaluation, Experiment, Optimizer, Run
 
 CHUNKS = 2
 
@@ -94,7 +94,7 @@ def experiment(
     generator = text_model.from_net(
         net, text_tokenizer, sequence_length=sequence_length, compute_dtype=dtype
     )
-    return Experiment.from_run(
+    made = Experiment.from_run(
         run,
         optimizer,
         (train, held_out),
@@ -111,6 +111,9 @@ def experiment(
         tokenizer=text_tokenizer,
         data=documents,
     )
+    parts = packing.part_validations(documents, text_tokenizer, **sizes).items()
+    named = {n: Evaluation.from_split(rows, loss, made.metrics) for n, rows in parts}
+    return made._replace(evaluations={**made.evaluations, **named})
 
 
 if __name__ == "__main__":

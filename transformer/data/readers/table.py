@@ -206,7 +206,9 @@ def _json_lines(
 
     def rows() -> Rows:
         for number, value in itertools.chain([first], found):
-            _choose(Path(f"{path}, row {number}"), list(value), names, flag)
+            missing = [name for name in names if name not in value]
+            if missing:
+                _choose(Path(f"{path}, row {number}"), list(value), missing, flag)
             yield number, [value[name] for name in names]
 
     return names, rows()

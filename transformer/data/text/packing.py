@@ -136,8 +136,11 @@ def require_rows(name: str, rows: int, *, batch_size: int, length: int) -> None:
 def require_text_targets(
     text: documents.TextDataset, tokenizer: tokenizers.Tokenizer
 ) -> None:
-    """ValueError where no target of the validation split has bytes, so that it has no
-    bits per byte: documents of one token, each followed by `end` alone."""
+    """ValueError where no target of the validation split, or of that of a part of a
+    mixture, has bytes, so that it has no bits per byte: documents of one token, each
+    followed by `end` alone."""
+    for part, _ in text.parts:
+        require_text_targets(part, tokenizer)
     split = tokenize_split(text, tokenizer, split="validation")
     if np.diff(split.offsets).max() < 3:
         raise ValueError(
@@ -193,6 +196,20 @@ def training(
     return shuffling.training_split(
         order, read, batch_size=batch_size, rows_per_epoch=rows
     )
+
+
+def part_validations(
+    text: documents.TextDataset, tokenizer: tokenizers.Tokenizer, **rows: int
+) -> dict[str, EvaluationSplit]:
+    """Of a mixture, the `validation` rows of each part by `validation/name`: of a path,
+    its last piece, where that is unique. rows: of `validation`."""
+    short = {part.name: Path(part.name).name for part, _ in text.parts}
+    if len(set(short.values())) < len(short):
+        short = {name: name for name in short}
+    return {
+        f"validation/{short[part.name]}": validation(part, tokenizer, **rows)
+        for part, _ in text.parts
+    }
 
 
 def validation(

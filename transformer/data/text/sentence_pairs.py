@@ -171,9 +171,7 @@ def fit(
         split: np.array([max(map(len, pair)) <= length for pair in pairs])
         for split, pairs in encoded.items()
     }
-    words = [
-        f"{(~kept).sum()} of {len(kept)} {split} pairs" for split, kept in keep.items()
-    ]
+    long = [f"{(~kept).sum()} of {len(kept)}" for kept in keep.values()]
     for split, kept in keep.items():
         if not kept.any():
             raise ValueError(
@@ -182,8 +180,8 @@ def fit(
             )
     if not all(kept.all() for kept in keep.values()):
         print_once(
-            f"{data.name}: {' and '.join(words)} are longer than a row of {length} "
-            "tokens, and left out"
+            f"{data.name}: {long[0]} training and {long[1]} held-out pairs are longer "
+            f"than a row of {length} tokens on a side, and left out"
         )
     fitting = {
         split: [p for p, one in zip(pairs, keep[split], strict=True) if one]
