@@ -255,6 +255,8 @@ def test_faulty_text_is_refused_in_one_line(tmp_path, case, message):
         ("", None, r"expected a file or folder of text, got none at ''"),
         ("~/none.txt", None, r"expected a file .*, got none at '~/none.txt'"),
         ("none.txt", None, r"expected a file .*, got none at 'none.txt'"),
+        ("x" * 5000, None, r"expected a file .*, got none at 'x{255}'\.\.\.$"),
+        ("a\0.txt", None, r"expected a file .*, got none at 'a.x00.txt'"),
         ("tiny_shakespear", None, r"'tiny_shakespear'; nearest names: tiny_shakesp"),
         ("austn", None, r"got 'austn'; nearest names: austen"),
         ("no/such.txt", None, r"file or folder or a TFDS name, got 'no/such.txt'"),

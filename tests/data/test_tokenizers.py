@@ -239,6 +239,19 @@ def changed(content: bytes) -> bytes:
     return json.dumps(body).encode()
 
 
+def with_hash(content: bytes, **changed) -> bytes:
+    """The content with other fields and the hash that belongs to them."""
+    body = {**json.loads(content), **changed}
+    del body["hash"]
+    return json.dumps({**body, "hash": tokenizers._hash(body)}).encode()
+
+
+def with_hole(content: bytes) -> bytes:
+    model = json.loads(content)["model"]
+    model["model"]["vocab"]["!"] = 1000
+    return with_hash(content, model=model)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -248,6 +261,13 @@ def changed(content: bytes) -> bytes:
         (lambda content: b"[1]", "a tokenizer, got TypeError"),
         (lambda content: b"{}", "a tokenizer, got KeyError"),
         (lambda content: b"\xff\xfa", "a tokenizer, got UnicodeDecodeError"),
+        (lambda content: with_hash(content, model=None), "a bpe tokenizer, got inv"),
+        (lambda content: with_hash(content, model={}), "a bpe tokenizer, got "),
+        (with_hole, "a bpe tokenizer, got ids that do not count from 0"),
+        (
+            lambda content: with_hash(content, kind="characters", alphabet=[1]),
+            "a characters tokenizer, got ",
+        ),
     ],
 )
 def test_a_damaged_tokenizer_file_is_named(each, tmp_path, damage, message):

@@ -105,5 +105,7 @@ def test_what_fills_no_row_is_counted(capsys: pytest.CaptureFixture[str]) -> Non
         "probe (train): 12 of 32 tokens are left out, in ends of documents that fill "
         "no row of 10\n"
     )
+    windows.full_windows(texts, length=10, name="probe (train)", moving=True)
+    assert "probe (train): 7 of 32 tokens are left out" in capsys.readouterr().out
     with pytest.raises(ValueError, match="at least 50 tokens, got at most 25"):
         windows.full_windows(texts, length=50, name="probe")

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from transformer import storage
+from transformer.data import sources
 from transformer.data.readers import files as own_files
 from transformer.data.readers import streams, table
 from transformer.data.records import Arrays, Records
@@ -53,7 +54,7 @@ def _read(path: Path, columns: tuple[str, ...]) -> tuple[Arrays, tuple[str, ...]
 def line_files(source: str) -> tuple[Path, Path] | None:
     """The two existing files of a source `a.en.txt,b.pt.txt`, or None."""
     paths = [Path(part).expanduser() for part in source.split(",")]
-    if len(paths) != 2 or not all(path.is_file() for path in paths):
+    if len(paths) != 2 or not all(map(sources.exists, paths)):
         return None
     return paths[0], paths[1]
 

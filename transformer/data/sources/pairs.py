@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from transformer.data.records import Records
-from transformer.data.sources import HELD_OUT, column_names, own_path
+from transformer.data.sources import HELD_OUT, column_names, exists, own_path
 
 
 def load(
@@ -19,7 +19,7 @@ def load(
     of two text files. A TFDS data set needs exactly two text features.
     """
     names = column_names(columns, 2) if columns else ()
-    is_file_pair = "," in str(source) and not Path(source).expanduser().exists()
+    is_file_pair = "," in str(source) and not exists(Path(source).expanduser())
     if is_file_pair:
         from transformer.data.readers import sentence_table
 

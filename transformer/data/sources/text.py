@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from transformer.data.notices import print_once
-from transformer.data.sources import HELD_OUT, own_path
+from transformer.data.sources import HELD_OUT, exists, own_path
 from transformer.data.text import documents
 
 COLUMN = "text"
@@ -39,7 +39,11 @@ def load(
 def mixture_parts(source: str | Path) -> list[tuple[str, float]]:
     """The sources and weights of `a:0.7,b:0.3`; none where `source` is one source, such
     as a path with a comma. ValueError for a part without a weight above 0."""
-    if isinstance(source, Path) or "," not in source or Path(source).exists():
+    if (
+        isinstance(source, Path)
+        or "," not in source
+        or exists(Path(source).expanduser())
+    ):
         return []
     names = source.split(",")
     matches = [WEIGHT.fullmatch(name.strip()) for name in names]

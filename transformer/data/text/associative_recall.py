@@ -118,7 +118,12 @@ def splits(
 
     training = windows.mixed_training(
         split,
-        partial(windows.full_windows, length=places, name=f"{text.name} (train)"),
+        partial(
+            windows.full_windows,
+            length=places,
+            name=f"{text.name} (train)",
+            moving=True,
+        ),
         batch_size=batch_size,
         seed=seed,
         prepare=prepare,

@@ -186,6 +186,9 @@ def _from_model(model: dict[str, Any], target_vocab_size: int) -> Tokenizer:
     """
     library = _library().Tokenizer.from_str(json.dumps(model))
     letters = _byte_letters()
+    ids = sorted(model["model"]["vocab"].values())
+    if ids != list(range(len(ids))):
+        raise ValueError("ids that do not count from 0")
     names = sorted(model["model"]["vocab"], key=model["model"]["vocab"].__getitem__)
     table = [bytes(letters[letter] for letter in name) for name in names]
 
@@ -246,14 +249,16 @@ def from_bytes(content: bytes, *, name: str = FILE) -> Tokenizer:
         raise ValueError(
             f"{name}: expected hash {stored}, got {_hash(body)}: it has changed"
         )
-    if kind == "bytes":
-        made = bytes_()
-    elif kind == "characters":
-        made = _from_alphabet(body["alphabet"])
-    elif kind == "bpe":
-        made = _from_model(body["model"], body.get("target_vocab_size", vocab_size))
-    else:
+    if kind not in ("bytes", "characters", "bpe"):
         raise ValueError(f"{name}: expected bytes, characters or bpe, got {kind!r}")
+    try:
+        if kind == "bpe":
+            made = _from_model(body["model"], body.get("target_vocab_size", vocab_size))
+        else:
+            made = _from_alphabet(body["alphabet"]) if "alphabet" in body else bytes_()
+    except Exception as error:  # The library raises bare exceptions.
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name}: expected a {kind} tokenizer, got {reason}") from None
     if made.vocab_size != vocab_size:
         raise ValueError(
             f"{name}: expected vocab_size {vocab_size}, got {made.vocab_size}"

@@ -100,24 +100,33 @@ def training_windows(texts: TokenizedDocuments, *, length: int) -> Windows:
     return cut._replace(rows={name: array[keep] for name, array in cut.rows.items()})
 
 
-def full_windows(texts: TokenizedDocuments, *, length: int, name: str) -> Windows:
+def full_windows(
+    texts: TokenizedDocuments, *, length: int, name: str, moving: bool = False
+) -> Windows:
     """`cut_windows` without those that are shorter, whose tokens are counted in a
-    printed line. name: of the documents, in that line. ValueError where none is left.
+    printed line. name: of the documents, in that line. moving: only the tokens of
+    shorter documents are counted, since each `random_window` reaches the others.
+    ValueError where none is left.
     """
     cut = cut_windows(texts, length=length)
-    keep = cut.rows["size"] == length
-    total, left = int(cut.rows["size"].sum()), length * int(keep.sum())
-    if not left:
+    size = cut.rows["size"]
+    total = int(size.sum())
+    if not (size == length).any():
         longest = int((texts.stops - texts.starts).max(initial=0))
         raise ValueError(
             f"{name}: expected a document of at least {length} tokens, "
             f"got at most {longest}"
         )
-    if left < total:
+    is_lost = (size < length) & (
+        np.isin(cut.rows["start"], texts.starts) | (not moving)
+    )
+    lost = int(size[is_lost].sum())
+    if lost:
         print_once(
-            f"{name}: {total - left} of {total} tokens are left out, in ends of "
-            f"documents that fill no row of {length}"
+            f"{name}: {lost} of {total} tokens are left out, in ends of documents that "
+            f"fill no row of {length}"
         )
+    keep = size == length
     return cut._replace(rows={key: array[keep] for key, array in cut.rows.items()})
 
 
