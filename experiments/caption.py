@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from transformer import checks, main
 from transformer.data import captioned_images
@@ -47,8 +47,8 @@ def experiment(
     model: Callable[..., Any] = encoder_decoder.image_to_text,
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
-    source: str = "emoji",
-    language: Literal["en", "pt"] = "en",
+    source: checks.Source = "emoji",
+    language: Annotated[Literal["en", "pt"], checks.FIXED] = "en",
     patch: checks.PatchSize = 8,
     depth: checks.Depth = 3,
     decoder_depth: checks.Depth = 2,

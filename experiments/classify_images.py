@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 
@@ -49,9 +49,9 @@ def experiment(
     model: Callable[..., Any] = vit.classifier,
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
-    source: str = "digits",
+    source: checks.Source = "digits",
     patch: checks.PatchSize = 4,
-    pool: Literal["mean", "class"] = "mean",
+    pool: Annotated[Literal["mean", "class"], checks.FIXED] = "mean",
     depth: checks.Depth = 4,
     width: checks.Width = 128,
     augment: checks.Scale = 1.0,

@@ -4,7 +4,7 @@ python -m experiments.classify_sentences [--source=reviews.csv --workdir=runs/mi
 """
 
 from experiments.reports import classify_sentences as study
-from transformer import main
+from transformer import checks, main
 from transformer.data.sources import labeled_text
 from transformer.data.text import labeled_rows
 from transformer.models import encoder
@@ -19,8 +19,8 @@ def experiment(
     model=encoder.text_classifier,
     optimizer=optimizers.muon_wsd,
     *,
-    source: str = "en_pt",
-    columns: str = labeled_text.COLUMNS,
+    source: checks.Source = "en_pt",
+    columns: checks.Source = labeled_text.COLUMNS,
 ) -> Experiment:
     """A classifier of sentences.
 

@@ -46,7 +46,7 @@ def experiment(
     model: Callable[..., Any] = dit.patch_dit,
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
-    source: str = "digits",
+    source: checks.Source = "digits",
     patch: checks.PatchSize = 4,
     depth: checks.Depth = 5,
     width: checks.Width = 128,

@@ -49,7 +49,7 @@ def experiment(
     model: Callable[..., Any] = image_gpt.image_gpt,
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
-    source: str = "digits",
+    source: checks.Source = "digits",
     gray_levels: checks.GrayLevels = 4,
     depth: checks.Depth = 4,
     width: checks.Width = 128,

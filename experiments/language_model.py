@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 
@@ -52,9 +52,9 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     depth: checks.Depth = 3,
-    text: str = "austen",
-    text_column: str = text_source.COLUMN,
-    tokenizer: Literal["bpe", "characters", "bytes"] = "bpe",
+    text: checks.Source = "austen",
+    text_column: checks.Source = text_source.COLUMN,
+    tokenizer: Annotated[Literal["bpe", "characters", "bytes"], checks.FIXED] = "bpe",
     vocab_size: checks.VocabSize = 2048,
     sequence_length: checks.SequenceLength = 256,
 ) -> Experiment:

@@ -45,7 +45,7 @@ def experiment(
     model: Callable[..., Any] = dit.token_dit,
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
-    source: str = "digits",
+    source: checks.Source = "digits",
     gray_levels: checks.GrayLevels = 4,
     patch: checks.PatchSize = 2,
     depth: checks.Depth = 4,

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 
@@ -46,8 +46,8 @@ def experiment(
     model: Callable[..., Any] = text_to_image.text_to_image,
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
-    source: str = "emoji",
-    language: Literal["en", "pt"] = "en",
+    source: checks.Source = "emoji",
+    language: Annotated[Literal["en", "pt"], checks.FIXED] = "en",
     patch: checks.PatchSize = 4,
     depth: checks.Depth = 4,
     text_depth: checks.Depth = 2,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
@@ -57,9 +57,9 @@ def experiment(
     model: Callable[..., Any] = encoder_decoder.text_to_text,
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
-    source: str = "en_pt",
-    columns: str = "",
-    direction: str = "en-pt",
+    source: checks.Source = "en_pt",
+    columns: checks.Source = "",
+    direction: Annotated[str, checks.FIXED] = "en-pt",
     depth: checks.Depth = 3,
     width: checks.Width = 192,
     vocab_size: checks.VocabSize = 6144,

@@ -51,7 +51,7 @@ def experiment(
     model: Callable[..., Any] = video.video_predictor,
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
-    source: str = "digits",
+    source: checks.Source = "digits",
     patch: checks.PatchSize = 4,
     depth: checks.Depth = 6,
     width: checks.Width = 128,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
@@ -43,7 +43,7 @@ def experiment(
     model: Callable[..., Any] = noise_ensemble.forecaster,
     optimizer: Optimizer = optimizers.adamw,
     *,
-    source: str = "winds",
+    source: checks.Source = "winds",
     depth: checks.Depth = 2,
     width: checks.Width = 128,
     members: checks.Count = 2,

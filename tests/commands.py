@@ -147,6 +147,7 @@ def _run(output: str, argv: list[str], env: dict[str, str]) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.environ.update(env)
+    _lose(os.environ.pop("LOSE", None))
     limit = os.environ.pop("LIMIT_BYTES", None)
     if limit is not None:
         _limit(int(limit))
@@ -157,6 +158,19 @@ def _run(output: str, argv: list[str], env: dict[str, str]) -> None:
     resource_tracker._resource_tracker._fd = None
     sys.argv = ["tiny_experiment", *argv, "--noplatform_tuning"]
     main.main(tiny_experiment.experiment, generate=tiny_experiment.generate)
+
+
+def _lose(how: str | None) -> None:
+    """Standard output as a pipe that nobody reads, a full device, or closed."""
+    if how == "pipe":
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, 1)
+    elif how == "full":
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+    elif how == "closed":
+        os.close(1)
+        sys.stdout = None
 
 
 def _limit(size: int) -> None:

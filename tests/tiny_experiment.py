@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from transformer import main
+from transformer import checks, main
 from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
 from transformer.training.declaration import declare
@@ -79,7 +79,9 @@ def generate(*, prompt: str = "0", new_tokens: int = 3) -> None:
     print(prompt, new_tokens)
 
 
-def adamw(steps: int, *, learning_rate: float = 1e-3) -> optax.GradientTransformation:
+def adamw(
+    steps: int, *, learning_rate: checks.LearningRate = 1e-3
+) -> optax.GradientTransformation:
     """Clipped AdamW of the matrices.
 
     Args:
@@ -100,8 +102,8 @@ def experiment(
     run: Run,
     optimizer: Optimizer = adamw,
     *,
-    width: int = 8,
-    accumulate: int = 1,
+    width: checks.FixedCount = 8,
+    accumulate: checks.Count = 1,
     pause: float = 0.0,
     evaluation_pause: float = 0.0,
     report_pause: float = 0.0,

@@ -1,7 +1,7 @@
-"""The ranges of numbers that a user gives, and their check.
+"""What the annotation of a flag says of its values: ranges and roles.
 
-The range of a flag stands in its annotation: `depth: Depth = 3`, where
-`Depth = Annotated[int, Range(1, 128)]`. `flags.py` checks it and shows it in --help.
+`depth: Depth = 3`, where `Depth = Annotated[int, Range(1, 128), FIXED]`, is a whole
+number from 1 to 128 that stays as it is for the life of a run. `flags.py` checks both.
 """
 
 from __future__ import annotations
@@ -28,16 +28,29 @@ class Range(NamedTuple):
         return f"{'(' if self.open_low else '['}{low}, {high}]"
 
 
+class Role(NamedTuple):
+    """What a flag decides."""
+
+    word: str
+
+
+# The parameters or their meaning: the flag cannot change in the folder of a run.
+FIXED = Role("fixed")
+# The data: `evaluate` measures a run on other data by this flag.
+DATA = Role("data")
+
 # JAX counts in int32, and seeds in uint32.
 Count = Annotated[int, Range(1, 2**31 - 1)]
 CountOrZero = Annotated[int, Range(0, 2**31 - 1)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
-Depth = Annotated[int, Range(1, 128)]
-Width = Annotated[int, Range(8, 16384)]
-VocabSize = Annotated[int, Range(2, 2**20)]
+Depth = Annotated[int, Range(1, 128), FIXED]
+Width = Annotated[int, Range(8, 16384), FIXED]
+VocabSize = Annotated[int, Range(2, 2**20), FIXED]
 SequenceLength = Annotated[int, Range(2, 2**20)]
-GrayLevels = Annotated[int, Range(2, 256)]
-PatchSize = Annotated[int, Range(1, 1024)]
+GrayLevels = Annotated[int, Range(2, 256), FIXED]
+PatchSize = Annotated[int, Range(1, 1024), FIXED]
+Source = Annotated[str, DATA]
+FixedCount = Annotated[int, Range(1, 2**31 - 1), FIXED]
 LearningRate = Annotated[float, Range(0, 10, open_low=True)]
 Fraction = Annotated[float, Range(0, 1)]
 PositiveFraction = Annotated[float, Range(0, 1, open_low=True)]

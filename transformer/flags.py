@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from absl import flags
 
-from transformer.checks import Range
+from transformer.checks import Range, Role
 
 _NUMBER = {
     int: re.compile(r"[+-]?[0-9]+"),
@@ -59,13 +59,14 @@ class Kind(NamedTuple):
     """The values that a parameter accepts.
 
     type: int, float, bool, str or Path. choices: all values, of a Literal. range: of a
-    number. optional: None is a value too.
+    number. optional: None is a value too. role: FIXED, DATA or None.
     """
 
     type: type
     choices: tuple[str, ...] = ()
     range: Range | None = None
     optional: bool = False
+    role: Role | None = None
 
     def __str__(self) -> str:
         if self.choices:
@@ -98,19 +99,26 @@ def kind_of(parameter: inspect.Parameter) -> Kind:
         kinds = [k for k in typing.get_args(annotation) if k is not NoneType]
         optional = len(kinds) < len(typing.get_args(annotation))
         annotation = kinds[0] if len(kinds) == 1 else annotation
-    range_ = None
+    details: list[Any] = []
     if typing.get_origin(annotation) is Annotated:
         annotation, *details = typing.get_args(annotation)
-        range_ = next((d for d in details if isinstance(d, Range)), None)
+    range_ = next((d for d in details if isinstance(d, Range)), None)
+    role = next((d for d in details if isinstance(d, Role)), None)
     if typing.get_origin(annotation) is Literal:
-        return Kind(str, typing.get_args(annotation), None, optional)
+        return Kind(str, typing.get_args(annotation), None, optional, role)
     if annotation not in (int, float, bool, str, Path):
         raise TypeError(
             f"parameter {parameter.name}: expected int, float, bool, str, Path, a "
             "Literal of strings, or one of these or None; got "
             f"{parameter.annotation}"
         )
-    return Kind(annotation, (), range_, optional)
+    return Kind(annotation, (), range_, optional, role)
+
+
+def of_role(function: Callable[..., Any], role: Role) -> list[str]:
+    """The names of the flags of `function` with that role, such as checks.FIXED."""
+    known = parameters(function)
+    return [name for name, p in known.items() if kind_of(p).role == role]
 
 
 def check_values(function: Callable[..., Any], values: Mapping[str, Any]) -> None:

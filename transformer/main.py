@@ -9,50 +9,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from absl import flags as absl_flags
 
-from transformer import checks, flags, launch
-
-ExperimentFn = Callable[..., Any]
-
-
-def common_flags(
-    *,
-    workdir: Path | None = None,
-    mesh: str = "",
-    log_every: checks.Count = 10,
-    evaluate_every: checks.Count = 500,
-    checkpoint_every: checks.Count = 200,
-    platform_tuning: bool = True,
-    coordinator: str | None = None,
-    processes: checks.Count | None = None,
-    process: checks.CountOrZero | None = None,
-) -> None:
-    """The flags of every experiment.
-
-    Args:
-        workdir: run folder; default runs/NAME.
-        mesh: axes of devices, as data:2,tensor:4; the axis data takes the rest.
-        log_every: steps between two logs.
-        evaluate_every: steps between two evaluations.
-        checkpoint_every: steps between two checkpoints.
-        platform_tuning: set the CPU's flags and allocator (transformer/cpu_tuning.py).
-        coordinator: address:port of process 0, where no cluster is detected.
-        processes: number of processes, with --coordinator.
-        process: number of this process, from 0, with --coordinator.
-    """
-
-
-class Command(NamedTuple):
-    """A parsed command line: verb, arguments of its functions, common flags."""
-
-    verb: str
-    experiment: dict[str, Any]
-    generate: dict[str, Any]
-    common: dict[str, Any]
-    workdir: Path
+from transformer import checks, command, flags, launch
+from transformer.command import Command, ExperimentFn
 
 
 def main(
@@ -61,13 +23,20 @@ def main(
     """Carry out the command line for `experiment`, and exit.
 
     generate: the function whose keywords are the flags of the verb `generate`.
-    Exit status: 0 done; 1 failed; 2 bad input, in one line; 143 stopped by SIGTERM with
-    everything saved.
+    Exit status: 0 done; 1 failed; 2 bad input, in one line; 143, 130 or 129 stopped by
+    SIGTERM, SIGINT or SIGHUP with everything saved; 141 nobody reads the output.
     """
+    from transformer import streams
+    from transformer.training import signals
+
+    argv = sys.argv[1:]
+    trains = not argv or argv[0].startswith("-") or argv[0] == "train"
+    streams.guard(leave=not trains)
+    signals.exit_at_once()
     try:
-        command = parse_command(sys.argv[1:], experiment, generate)
-        launch.setup(command.common)
-        status = _execute(command, experiment)
+        parsed = command.parse(argv, experiment, generate)
+        launch.setup(parsed.common)
+        status = _execute(parsed, experiment)
     except (ValueError, absl_flags.Error) as error:
         _refuse(error)
     sys.exit(status)
@@ -79,6 +48,7 @@ def run(
     *,
     mesh: Any = None,
     intervals: Any = None,
+    accept_changed_data: bool = False,
     **arguments: Any,
 ) -> Any:
     """Begin or resume the run of `experiment(**arguments)` in `workdir`, train it to
@@ -86,65 +56,34 @@ def run(
 
     mesh: default all devices on the axis data. intervals: a `loop.Intervals`.
     arguments: flags and slots of the experiment; flags recorded in `workdir` are the
-    defaults. Raises ValueError for what the verb `train` refuses, and TypeError for
-    unknown arguments; a finished run is not changed.
+    defaults. Raises ValueError for what the verb `train` refuses, TypeError for unknown
+    arguments, and signals.Termination; a finished run is not changed.
     """
     import jax
 
     from transformer import axes
-    from transformer.training import declaration, faults, loop
-    from transformer.training import workdir as folder
+    from transformer.training import declaration, loop, signals
 
-    workdir, mesh = Path(workdir), mesh or axes.make_mesh()
+    workdir, mesh = Path(workdir).expanduser(), mesh or axes.make_mesh()
     slots = {
         k: arguments.pop(k) for k in declaration.slots(experiment) if k in arguments
     }
     experiment = declaration.fill(experiment, **slots)
     flags.check_values(experiment, arguments)
-    recorded = _recorded_flags(workdir, experiment)
-    _check_recorded(arguments, recorded, workdir)
+    recorded = command.recorded_flags(workdir, experiment)
+    command.check_recorded(experiment, arguments, recorded, workdir)
     defaults = flags.defaults(experiment)
-    defaults |= {name: recorded[name] for name in defaults if name in recorded}
+    source = recorded or command.inherited_flags(
+        arguments.get("init_from") and str(arguments["init_from"]), experiment
+    )
+    defaults |= {name: source[name] for name in defaults if name in source}
     chosen = flags.from_json(experiment, {**defaults, **arguments})
-    with jax.set_mesh(mesh), faults.restore_sigterm_handler():
+    with jax.set_mesh(mesh), signals.restore_handlers():
         value = _make(experiment, chosen, workdir)
-        if folder.last_step(workdir) is not None:
+        if _is_finished(workdir, value.steps):
             return loop.finished_state(value, workdir, mesh)
-        return _run(experiment, value, chosen, workdir, mesh, intervals)
-
-
-def parse_command(
-    argv: list[str],
-    experiment: ExperimentFn,
-    generate: Callable[..., Any] | None,
-) -> Command:
-    """The command in `argv`; flags recorded in the run folder are its defaults.
-
-    Raises ValueError for an unknown verb, and for a flag that differs from the one
-    recorded; absl's errors, with suggestions, for unknown flags and wrong types.
-    """
-    name = flags.name_of(experiment)
-    if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv):
-        print(_help(experiment, generate))
-        sys.exit(0)
-    values = absl_flags.FlagValues()
-    flags.define(values, common_flags)
-    flags.define(values, experiment)
-    verb, rest = _verb(argv)
-    if generate is not None and verb == "generate":
-        flags.define(values, generate)
-    extra = flags.parse(values, [name, *rest])[1:]
-    if extra:
-        raise ValueError(f"expected flags --name=value, got {' '.join(extra)!r}")
-    common = flags.arguments(values, common_flags, {})
-    workdir = common["workdir"] or Path("runs") / name
-    recorded = _recorded_flags(workdir, experiment)
-    chosen = flags.arguments(values, experiment, recorded)
-    _check_recorded(chosen, recorded, workdir)
-    to_generate = {}
-    if generate is not None and verb == "generate":
-        to_generate = flags.arguments(values, generate, {})
-    return Command(verb, chosen, to_generate, common, workdir)
+        options = {"mesh": mesh, "intervals": intervals or loop.DEFAULT_INTERVALS}
+        return _run(experiment, value, chosen, workdir, options, accept_changed_data)
 
 
 def _refuse(error: Exception) -> NoReturn:
@@ -155,96 +94,51 @@ def _refuse(error: Exception) -> NoReturn:
     os._exit(2) if launch.is_multiprocess() else sys.exit(2)
 
 
-def _verb(argv: list[str]) -> tuple[str, list[str]]:
-    if argv and not argv[0].startswith("-"):
-        if argv[0] not in _VERBS:
-            verbs = ", ".join(_VERBS)
-            raise ValueError(f"verb: expected one of {verbs}; got {argv[0]}")
-        return argv[0], argv[1:]
-    return "train", argv
-
-
-def _recorded_flags(workdir: Path, experiment: ExperimentFn) -> dict[str, Any]:
-    """The flags in the run's record. ValueError for the record of another experiment,
-    and for a flag that this one does not have."""
-    if not (workdir / "run.json").exists():
-        return {}
-    from transformer.training.workdir import read_record
-
-    record, name = read_record(workdir) or {}, flags.name_of(experiment)
-    if record["experiment"] != name:
-        raise ValueError(
-            f"{workdir}: expected a folder of experiment {name}, got one of "
-            f"{record['experiment']}; choose another --workdir"
-        )
-    unknown = sorted(set(record["flags"]) - set(flags.parameters(experiment)))
-    if unknown:
-        raise ValueError(
-            f"{workdir}: expected a run of {name} with its flags, got the recorded "
-            f"flags {', '.join(unknown)}: the folder is of a run with another "
-            "optimizer, or of another version; choose another --workdir"
-        )
-    try:
-        flags.check_values(experiment, record["flags"])
-    except ValueError as error:
-        raise ValueError(f"{workdir}/run.json: {error}") from None
-    return record["flags"]
-
-
-def _check_recorded(
-    arguments: Mapping[str, Any], recorded: Mapping[str, Any], workdir: Path
-) -> None:
-    for flag, value in flags.to_json(arguments).items():
-        if flag in recorded and value != recorded[flag]:
-            raise ValueError(
-                f"--{flag}: expected {recorded[flag]}, with which the run in {workdir} "
-                f"was started, got {value}; choose another --workdir"
-            )
-
-
-def _help(experiment: ExperimentFn, generate: Callable[..., Any] | None) -> str:
-    module = sys.modules[experiment.__module__].__doc__ or ""
-    parts = [module.strip(), "Flags of the experiment:"]
-    parts += [flags.help_text(experiment)]
-    if generate is not None:
-        parts += ["Flags of the verb generate:", flags.help_text(generate)]
-    parts += ["Flags of every experiment:", flags.help_text(common_flags)]
-    return "\n\n".join(parts)
-
-
 def _make(make: ExperimentFn, arguments: Mapping[str, Any], workdir: Path) -> Any:
     """The experiment; its `workdir` is set once the run has begun, so that a refused
-    run leaves nothing there."""
+    run leaves nothing there. Until then the tokenizer is that of `init_from`."""
     arguments = dict(arguments)
     if "workdir" in arguments:
-        arguments["workdir"] = workdir if (workdir / "run.json").exists() else None
+        begun = (workdir / "run.json").exists()
+        arguments["workdir"] = workdir if begun else arguments.get("init_from")
     return make(**arguments)
 
 
-def _execute(command: Command, make: ExperimentFn) -> int:
-    import jax
-
-    from transformer.training import faults
+def _is_finished(workdir: Path, steps: int) -> bool:
+    """Whether the run in `workdir` ended, at `steps`."""
     from transformer.training import workdir as folder
 
-    begun = folder.read_record(command.workdir) is not None
-    done = folder.last_step(command.workdir)
-    if command.verb == "train" and done is not None:
-        print(f"the run in {command.workdir} is finished: step {done}")
+    return folder.last_step(workdir) == steps
+
+
+def _execute(parsed: Command, make: ExperimentFn) -> int:
+    import jax
+
+    from transformer.training import faults, signals
+    from transformer.training import workdir as folder
+
+    begun = folder.read_record(parsed.workdir) is not None
+    steps = parsed.experiment.get("steps", 0)
+    if parsed.verb == "train" and _is_finished(parsed.workdir, steps):
+        print(
+            f"the run in {parsed.workdir} is finished: step {steps}; a larger --steps "
+            "goes on with it"
+        )
         return 0
-    if command.verb in ("evaluate", "generate") and not begun:
+    if parsed.verb in ("evaluate", "generate") and not begun:
         raise ValueError(
-            f"{command.workdir}: expected the folder of a run, got none; train first, "
+            f"{parsed.workdir}: expected the folder of a run, got none; train first, "
             "or choose another --workdir"
         )
-    mesh = launch.parse_mesh(command.common["mesh"])
+    mesh = launch.parse_mesh(parsed.common["mesh"])
     try:
         with jax.set_mesh(mesh):
-            value = _make(make, command.experiment, command.workdir)
-            _VERBS[command.verb](command, make, value, mesh)
-    except faults.Termination:
-        print("stopped by SIGTERM; the last step is saved", flush=True)
-        return faults.TERMINATED
+            value = _make(make, parsed.experiment, parsed.workdir)
+            _VERBS[parsed.verb](parsed, make, value, mesh)
+    except signals.Termination as termination:
+        print(f"{termination}; the last step is saved", flush=True)
+        # At once: XLA may still compile in another thread.
+        os._exit(termination.status)
     except (faults.NonFinite, OSError) as error:
         if not faults.is_user_facing(error):
             raise
@@ -260,65 +154,70 @@ def _run(
     experiment: Any,
     arguments: Mapping[str, Any],
     workdir: Path,
-    mesh: Any,
-    intervals: Any,
+    options: Mapping[str, Any],
+    accept_changed_data: bool,
 ) -> Any:
-    from transformer.training import faults, loop
+    from transformer.training import loop, signals
     from transformer.training import workdir as folder
 
-    intervals = intervals or loop.DEFAULT_INTERVALS
     recorded = {k: v for k, v in arguments.items() if k != "workdir"}
-    loop.check(experiment, workdir, mesh=mesh, intervals=intervals)
-    source = folder.source_of(make)
-    folder.write_record(workdir, experiment, flags.to_json(recorded), source)
-    faults.install_sigterm_handler()
-    state = loop.train(experiment, workdir, mesh=mesh, intervals=intervals)
-    faults.terminate_at_once()
-    folder.finish(workdir, experiment, state.params, experiment.steps)
-    faults.install_sigterm_handler()  # The run is finished: SIGTERM changes nothing.
+    loop.check(experiment, workdir, **options)
+    signals.request_stop()
+    with folder.lock(workdir):
+        folder.write_record(
+            workdir,
+            experiment,
+            flags.to_json(recorded),
+            folder.source_of(make),
+            data_flags=flags.of_role(make, checks.DATA),
+            accept_changed_data=accept_changed_data,
+        )
+        state = loop.train(experiment, workdir, **options)
+        signals.raise_at_once()
+        folder.finish(workdir, experiment, state.params, experiment.steps)
+        signals.request_stop()  # The run is finished: a signal changes nothing.
     print(f"finished; see {workdir}")
     return state
 
 
-def _train(command: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
+def _train(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
     from transformer.training import loop
 
     names = ("log_every", "evaluate_every", "checkpoint_every")
-    intervals = loop.Intervals(*(command.common[name] for name in names))
-    _run(make, experiment, command.experiment, command.workdir, mesh, intervals)
+    intervals = loop.Intervals(*(parsed.common[name] for name in names))
+    options = {"mesh": mesh, "intervals": intervals}
+    accept = parsed.common["accept_changed_data"]
+    _run(make, experiment, parsed.experiment, parsed.workdir, options, accept)
 
 
-def _evaluate(command: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
-    from transformer.training import evaluation, faults, loop
+def _evaluate(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
+    from transformer.training import evaluation, loop
 
-    faults.install_sigterm_handler()
-    params = loop.finished_params(experiment, command.workdir, mesh)
+    params = loop.finished_params(experiment, parsed.workdir, mesh)
     for name, metrics in evaluation.evaluate(experiment, params, mesh).items():
         print(f"{name}: " + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
 
 
-def _generate(command: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
+def _generate(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
     import jax
 
     from transformer.training import loop
 
     if experiment.generate is None:
         raise ValueError(f"experiment {experiment.name} has nothing to generate")
-    params = loop.finished_params(experiment, command.workdir, mesh)
-    experiment.generate(params, jax.random.key(experiment.seed), **command.generate)
+    params = loop.finished_params(experiment, parsed.workdir, mesh)
+    experiment.generate(params, jax.random.key(experiment.seed), **parsed.generate)
 
 
-def _report(command: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
+def _report(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
     from transformer.training import loop
     from transformer.training import workdir as folder
 
-    params = loop.finished_params(experiment, command.workdir, mesh)
-    folder.write_report(command.workdir, experiment, params)
+    params = loop.finished_params(experiment, parsed.workdir, mesh)
+    folder.write_report(parsed.workdir, experiment, params)
 
 
-def _benchmark(
-    command: Command, make: ExperimentFn, experiment: Any, mesh: Any
-) -> None:
+def _benchmark(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
     from transformer.training import benchmark
 
     benchmark.show(experiment, mesh)

@@ -12,9 +12,12 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 SEAL = "seal.json"
 _BLOCK_BYTES = 1 << 20
@@ -64,12 +67,79 @@ def claim(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def claim_or_refuse(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path` for this process; ValueError, which names the process
+    that has it, where another one does.
+
+    The file says who holds it (process, host, since when) and is left behind; a claim
+    ends with its process, however that ends.
+    """
+    with open(path, "a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().decode(errors="replace").strip() or "an unknown one"
+            raise ValueError(
+                f"{what}: expected no other process that trains there, got {holder}"
+            ) from None
+        since = datetime.now().astimezone().isoformat(timespec="seconds")
+        line = f"process {os.getpid()} on {socket.gethostname()}, since {since}"
+        file.truncate(0)
+        file.write(line.encode())
+        file.flush()
+        yield
+
+
 def sha256(content: bytes | Path) -> str:
     """SHA-256 of bytes or of a file's content, 64 hexadecimal digits."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
     with open(content, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(file: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON object in `file`. ValueError, in one line, for anything else, and as
+    `check_fields`."""
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        cause = getattr(error, "strerror", None) or str(error) or "nested too deep"
+        raise ValueError(f"{file}: expected JSON, got {cause}") from None
+    check_fields(str(file), value, fields)
+    return value
+
+
+def check_fields(where: str, value: Any, fields: Mapping[str, Any]) -> None:
+    """Raise ValueError unless `value` is a dictionary that has each of `fields` with
+    its type (or one of a tuple of types); true and false are no numbers."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected a JSON object, got {_shorten(value)}")
+    for name, kind in fields.items():
+        got = value.get(name, "nothing")
+        right = isinstance(got, kind) and (not isinstance(got, bool) or kind is bool)
+        if name not in value or not right:
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            words = " or ".join(_JSON_WORDS[k] for k in kinds)
+            raise ValueError(f"{where}: {name}: expected {words}, got {_shorten(got)}")
+
+
+_JSON_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "an object",
+    list: "a list",
+    bool: "true or false",
+    type(None): "null",
+}
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def short_hash(*parts: str | bytes) -> str:

@@ -79,17 +79,26 @@ def test_run_killed_at_random_moments_resumes_exactly(kills, tmp_path):
     assert steps[:newest] == list(range(1, newest + 1))
 
 
-SIGTERMS = {
+PHASES = {
     "training": (["--pause=0.01"], "step     10"),
     "compiling": ([], "tracing"),
     "evaluating": (["--evaluate_every=3", "--evaluation_pause=0.3"], "evaluating"),
 }
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("phase", SIGTERMS)
-def test_sigterm_saves_the_last_step_and_stops(phase, processes, tmp_path):
-    argv, marker = SIGTERMS[phase]
+@pytest.mark.parametrize(
+    ("phase", "processes", "number"),
+    [
+        ("training", 1, signal.SIGINT),
+        ("compiling", 1, signal.SIGTERM),
+        ("evaluating", 1, signal.SIGHUP),
+        ("training", 2, signal.SIGTERM),
+        ("compiling", 2, signal.SIGHUP),
+        ("evaluating", 2, signal.SIGINT),
+    ],
+)
+def test_a_signal_saves_the_last_step_and_stops(phase, processes, number, tmp_path):
+    argv, marker = PHASES[phase]
     # An empty compilation cache.
     env = {"XDG_CACHE_HOME": str(tmp_path)} if phase == "compiling" else {}
     argv = [f"--steps={LONG}", "--checkpoint_every=100000", *argv]
@@ -101,10 +110,12 @@ def test_sigterm_saves_the_last_step_and_stops(phase, processes, tmp_path):
         children = commands.start_processes(folder, *argv, env=env)
     # The first "evaluating" is of the batch whose shapes are taken.
     children[0].await_text(marker, 2 if phase == "evaluating" else 1)
-    children[-1].signal(signal.SIGTERM)
+    children[-1].signal(number)
     statuses = [child.status() for child in children]
-    assert statuses == [faults.TERMINATED] * processes, children[0].text
-    assert "stopped by SIGTERM; the last step is saved" in children[0].text
+    others = [128 + signal.SIGTERM] * (processes - 1)
+    assert statuses == [*others, 128 + number], children[0].text
+    line = f"stopped by {number.name}; the last step is saved"
+    assert line in children[-1].text
     assert "Traceback" not in "".join(child.text for child in children)
     (step,) = steps_in(folder)
     if processes == 1:
@@ -114,6 +125,91 @@ def test_sigterm_saves_the_last_step_and_stops(phase, processes, tmp_path):
         assert step == 3 if processes == 1 else step >= 3
 
 
+def test_a_signal_does_not_interrupt_a_save(tmp_path):
+    """Every step is saved, so that most signals come while one is."""
+    rng = random.Random(0)
+    reference = Reference(tiny_experiment.experiment(steps=LONG))
+    argv = [f"--workdir={tmp_path / 'run'}", f"--steps={LONG}", "--checkpoint_every=1"]
+    for number in range(5):
+        child = commands.Child(tmp_path / f"output{number}.txt", *argv)
+        child.await_text("step ")
+        time.sleep(rng.uniform(0, 0.2))
+        child.signal(signal.SIGINT)
+        assert child.status() == 128 + signal.SIGINT, child.text
+        assert "Traceback" not in child.text and "error" not in child.text
+        last = commands.losses(tmp_path / "run")[-1][0]
+        assert reference.check(tmp_path / "run") == last
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    argv = [f"--workdir={tmp_path / 'run'}", "--evaluation_pause=100"]
+    child = commands.Child(tmp_path / "output.txt", *argv, "--evaluate_every=3")
+    child.await_text("evaluating")
+    start = time.monotonic()
+    child.signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert child.alive
+    child.signal(signal.SIGINT)
+    assert child.status() == 128 + signal.SIGINT and time.monotonic() - start < 20
+    assert "Traceback" not in child.text
+
+
+def test_other_verbs_end_at_once(tmp_path):
+    folder = f"--workdir={tmp_path / 'run'}"
+    assert commands.Child(tmp_path / "output.txt", folder, "--steps=2").status() == 0
+    child = commands.Child(
+        tmp_path / "verb.txt", "evaluate", folder, "--evaluation_pause=100"
+    )
+    child.await_text("evaluating")
+    child.signal(signal.SIGINT)
+    assert child.status() == 128 + signal.SIGINT
+    assert child.text.splitlines()[-1] == "stopped by SIGINT"
+
+
+@pytest.mark.parametrize("how", ["pipe", "full", "closed"])
+def test_a_run_whose_output_nobody_reads_goes_on(how, tmp_path):
+    """And says so once, on standard error; other verbs end without a traceback."""
+    env, folder = {"LOSE": how}, f"--workdir={tmp_path / 'run'}"
+    child = commands.Child(tmp_path / "output.txt", folder, "--steps=6", env=env)
+    assert child.status() == 0, child.text
+    warnings = child.text.count("warning: standard output is lost")
+    assert warnings == (how != "closed") and "Traceback" not in child.text
+    assert [step for step, _ in commands.losses(tmp_path / "run")] == [*range(1, 7)]
+    verb = commands.Child(tmp_path / "verb.txt", "evaluate", folder, env=env)
+    assert verb.status() == (141 if how == "pipe" else 0)
+    assert "Traceback" not in verb.text
+
+
+def test_a_second_run_in_a_folder_is_refused_by_name(tmp_path):
+    """The lock of a killed process is taken over."""
+    folder = f"--workdir={tmp_path / 'run'}"
+    first = commands.Child(tmp_path / "1.txt", folder, "--pause=0.05", "--steps=3000")
+    first.await_text("step     10")
+    before = commands.losses(tmp_path / "run")
+    second = commands.Child(tmp_path / "2.txt", folder, "--steps=3000")
+    assert second.status() == 2
+    assert "expected no other process that trains there, got process" in second.text
+    assert commands.losses(tmp_path / "run")[: len(before)] == before
+    first.signal(signal.SIGKILL)
+    first.status()
+    third = commands.Child(tmp_path / "3.txt", folder, "--steps=3000", "--pause=0.05")
+    third.await_text("step     10")
+    third.signal(signal.SIGTERM)
+    assert third.status() == 143
+
+
+def test_what_is_removed_while_a_run_goes_on_is_written_again(tmp_path):
+    folder = tmp_path / "run"
+    argv = [f"--workdir={folder}", "--steps=200", "--pause=0.02"]
+    child = commands.Child(tmp_path / "output.txt", *argv, "--checkpoint_every=20")
+    child.await_true(lambda: 20 in steps_in(folder), "a checkpoint")
+    folder.rename(tmp_path / "away")
+    assert child.status() == 0, child.text
+    assert "Traceback" not in child.text and child.text.count("warning: ") == 3
+    assert [step for step, _ in commands.losses(folder)] == [*range(1, 201)]
+    assert steps_in(folder)[-1] == 200 and (folder / "run.json").exists()
+
+
 def test_run_stopped_in_its_report_is_finished_by_the_next(tmp_path):
     folder = tmp_path / "run"
     argv = [f"--workdir={folder}", "--steps=6"]
@@ -121,7 +217,7 @@ def test_run_stopped_in_its_report_is_finished_by_the_next(tmp_path):
     child.await_text("reporting", 1)
     child.signal(signal.SIGTERM)
     start = time.monotonic()
-    assert child.status() == faults.TERMINATED and time.monotonic() - start < 20
+    assert child.status() == 143 and time.monotonic() - start < 20
     assert "stopped by SIGTERM; the last step is saved" in child.text
     assert "Traceback" not in child.text and steps_in(folder) == [6]
     assert not {"finished.json", "samples.txt"} & {

@@ -61,6 +61,7 @@ def test_finished_run_leaves_its_folder(uninterrupted):
         "run.json",
         "samples.txt",
         "tensorboard",
+        "lock",
     }
     output = (uninterrupted / "output.txt").read_text()
     assert "accuracy: 0.1235\nbaseline: none\n" in output

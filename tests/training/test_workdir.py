@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_experiment
 
-from transformer.training import workdir
+from transformer.training import legs, workdir
 
 
 def begin(folder, **flags):
@@ -27,17 +27,17 @@ def test_record_is_written_at_the_first_start_only(tmp_path):
     assert record["experiment"] == "tiny_experiment"
     assert record["fingerprint"] == "MLP of width 4"
     assert record["flags"] == {"width": 4}
-    assert record["versions"].keys() == set(workdir.PACKAGES)
+    assert record["legs"][0]["versions"].keys() == set(legs.PACKAGES)
     assert (folder / "a.json").read_bytes() == b"{}"
     assert "A run of milliseconds a step" in (folder / "experiment.py").read_text()
-    assert begin(folder, width=8) == record
+    assert begin(folder, width=4) == record
 
 
-@pytest.mark.parametrize("layout", [{}, {"layout": 1}, {"layout": 3}])
+@pytest.mark.parametrize("layout", [{}, {"layout": 2}, {"layout": 4}])
 def test_folder_of_another_layout_is_refused(layout, tmp_path):
     record = {"experiment": "tiny_experiment", "flags": {}, **layout}
     (tmp_path / "run.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="expected a run folder of layout 2") as error:
+    with pytest.raises(ValueError, match="expected a run folder of layout 3") as error:
         workdir.read_record(tmp_path)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 

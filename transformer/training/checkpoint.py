@@ -93,6 +93,11 @@ class Checkpoints:
         self._manager: Any = None  # Made by the first save: it creates the folder.
         self._saving: int | None = None
         self._corrupt: list[int] = []
+        self._pinned: set[int] = set()
+
+    def pin(self, *steps: int | None) -> None:
+        """Never delete these steps, beside the newest ones."""
+        self._pinned |= {step for step in steps if step is not None}
 
     def steps(self) -> list[int]:
         """The steps committed on disk, ascending; waits for the last save."""
@@ -119,9 +124,14 @@ class Checkpoints:
             checkpoint_files.metadata(state, self.identity._asdict())
         )
         with self._raise_os_error(f"step {step} could not be saved"):
+            if self._manager is not None and not self.folder.is_dir():
+                print(f"warning: {self.folder} was removed, written again", flush=True)
+                self._manager = None
             if self._manager is None:
                 self._rename_corrupt()
-                self._manager = _manager(self.folder, self.keep, self._digest)
+                self._manager = _manager(
+                    self.folder, self.keep, self._pinned, self._digest
+                )
             self._saving = step
             # force: Orbax would silently skip a step below one that is on disk.
             args = ocp.args.Composite(**items)
@@ -137,6 +147,8 @@ class Checkpoints:
         with self._raise_os_error(f"step {step} could not be saved"):
             self._manager.wait_until_finished()
             self._saving = None
+            if not self.folder.is_dir():
+                return  # Removed by somebody: the next save writes again, and says so.
             if not folder.is_dir():
                 raise OSError("it is not on disk")
         if primary:
@@ -232,6 +244,25 @@ def restore_params(folder: Path, identity: Identity, abstract_params: Any) -> An
     )
 
 
+def load_params(folder: Path) -> Any:
+    """The newest intact parameters in `folder` on the host, of whatever model: nested
+    dictionaries of numpy arrays. ValueError where there are none."""
+    messages = []
+    for step in reversed(steps(folder)):
+        path = folder.absolute() / str(step)
+        try:
+            leaves = checkpoint_files.read_metadata(path)["leaves"]
+            target = checkpoint_files.abstract_params(leaves)
+            return jax.device_get(
+                checkpoint_files.load_verified(path, {"params": target})[1]["params"]
+            )
+        except CorruptCheckpoint as error:
+            messages.append(f"; {path} is corrupt: {error}")
+    raise ValueError(
+        f"{folder}: expected an intact checkpoint, got none{''.join(messages)}"
+    )
+
+
 def _error_number(error: Exception) -> int | None:
     """The errno, which tensorstore has in its message."""
     found = re.search(r"os_error_code='(\d+)'|OS error (\d+)", str(error))
@@ -250,10 +281,23 @@ def _partial_folder(folder: Path, step: int | None) -> Path:
     return next(folder.glob(f"{step}.orbax-checkpoint-tmp*"), folder / str(step))
 
 
-def _manager(folder: Path, keep: int, before_commit: Callable[[], None]) -> Any:
+def _manager(
+    folder: Path, keep: int, pinned: set[int], before_commit: Callable[[], None]
+) -> Any:
     ocp = checkpoint_files.orbax()
+    from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+    class Pinned(preservation_policy.PreservationPolicy):
+        """Preserves the steps in `pinned`, which may change."""
+
+        def should_preserve(self, checkpoints: Any, *, context: Any) -> Any:
+            return [each.step in pinned for each in checkpoints]
+
+    newest = preservation_policy.LatestN(keep)
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
+        preservation_policy=preservation_policy.AnyPreservationPolicy(
+            [newest, Pinned()]
+        ),
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(post_finalization_callback=before_commit),
     )

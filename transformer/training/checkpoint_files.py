@@ -127,6 +127,24 @@ def _check_leaves(folder: Path, got: dict[str, str], targets: dict[str, Any]) ->
             )
 
 
+def abstract_params(leaves: dict[str, str]) -> Any:
+    """Nested dictionaries of shapes and dtypes, on the first device, from the `leaves`
+    of a step's metadata."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        first, *parts = name.split("/")
+        if first != "params":
+            continue
+        dtype, _, shape = leaf.rstrip("]").partition("[")
+        sizes = tuple(int(size) for size in shape.split(",") if size.strip())
+        node = tree
+        for part in parts[:-1]:
+            node = node.setdefault(part, {})
+        node[parts[-1]] = jax.ShapeDtypeStruct(sizes, np.dtype(dtype), sharding=device)
+    return tree
+
+
 def _read(folder: Path, target: Any) -> Any:
     if not jax.tree.leaves(target):
         return target

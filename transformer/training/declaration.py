@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from transformer import flags
+from transformer.training import optimizers
 from transformer.training.experiment import Experiment, Run
 
 ExperimentFn = Callable[..., Experiment]
@@ -107,7 +108,8 @@ def _bind_slots(
             tuned = {name: chosen[name] for name in of_optimizer}
             values["optimizer"] = functools.partial(optimizer, **tuned)
         run = Run(**{name: chosen[name] for name in of_run})
-        return function(run, **values, **{k: chosen[k] for k in keywords if k in own})
+        arguments = {**values, **{k: chosen[k] for k in keywords if k in own}}
+        return _apply(run, function(run, **arguments))
 
     return _experiment(
         function,
@@ -116,6 +118,21 @@ def _bind_slots(
         docs=[function, Run, *([optimizer] if optimizer else [])],
         refill=lambda values: _bind_slots(function, defaults, {**filled, **values}),
     )
+
+
+def _apply(run: Run, experiment: Experiment) -> Experiment:
+    """`experiment` with the settings of `run` that are the same in every one."""
+    if run.freeze or run.ema_decay:
+        wrapped = optimizers.wrap(
+            experiment.optimizer, freeze=run.freeze, ema_decay=run.ema_decay
+        )
+        experiment = experiment._replace(optimizer=wrapped)
+    if run.init_from is not None:
+        from transformer.training import warm_start
+
+        start = warm_start.from_folder(run.init_from, partial=run.init_partial)
+        experiment = experiment._replace(warm_start=start)
+    return experiment
 
 
 def _inherit(

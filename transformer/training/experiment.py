@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -29,6 +29,10 @@ class Run(NamedTuple):
         dtype: compute dtype; auto is bfloat16 where the machine multiplies it fast.
         seed: of the parameters, the order of the rows, the noise and the samples.
         workdir: run folder, default runs/NAME; a tokenizer saved there is used again.
+        init_from: a run folder, whose parameters and tokenizer a new run starts from.
+        init_partial: accept parameters that are new, left over or of another shape.
+        freeze: regular expression of the paths of parameters that are not trained.
+        ema_decay: per step, of a moving average of the parameters; 0 keeps none.
     """
 
     steps: checks.Count
@@ -36,6 +40,10 @@ class Run(NamedTuple):
     dtype: Dtype = "auto"
     seed: checks.Seed = 0
     workdir: Path | None = None
+    init_from: Path | None = None
+    init_partial: bool = False
+    freeze: str = ""
+    ema_decay: Annotated[float, checks.Range(0, 1), checks.FIXED] = 0.0
 
     @property
     def compute_dtype(self) -> str:
@@ -85,6 +93,7 @@ class Experiment(NamedTuple):
     benchmarks: further lines of the verb `benchmark`, each a function of params.
     net, tokenizer, data: what the run was built from, for notebooks and derived
     experiments.
+    warm_start(params) -> params: applied once, before the first step of a new run.
     """
 
     fingerprint: str
@@ -107,6 +116,18 @@ class Experiment(NamedTuple):
     net: Any = None
     tokenizer: Any = None
     data: Any = None
+    warm_start: Callable[[Params], Params] | None = None
+
+    @property
+    def decay_step(self) -> int | None:
+        """The last step whose state does not depend on `steps`, if the optimizer says
+        so (`optimizers.Scheduled`)."""
+        return getattr(self.optimizer, "decay_step", None)
+
+    @property
+    def data_fingerprint(self) -> str:
+        """A hash of the data; empty where `data` has none."""
+        return str(getattr(self.data, "fingerprint", ""))
 
     @classmethod
     def from_run(

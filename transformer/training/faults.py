@@ -1,26 +1,23 @@
-"""How a run ends early: by SIGTERM, by a non-finite number, by a hang. What was saved
-stays whole."""
+"""How a run ends early: by a non-finite number, by a hang, while it compiles. What was
+saved stays whole."""
 
 from __future__ import annotations
 
 import errno
 import faulthandler
-import itertools
 import logging
 import os
-import signal
 import sys
+import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-TERMINATED = 128 + signal.SIGTERM
+from transformer.training import signals
+
 # Errors of the disk, not of the program.
 STORAGE = (
     errno.ENOSPC,
@@ -34,13 +31,8 @@ STORAGE = (
 # The longest step among several processes; the environment allows longer ones.
 WATCHDOG_SECONDS = float(os.environ.get("TRANSFORMER_STUCK_SECONDS", 45))
 COMPILING_SECONDS = 1800.0
-
-_signals: list[int] = []
-_calls = itertools.count()
-
-
-class Termination(Exception):
-    """SIGTERM was received; the last step is saved."""
+# Between two looks at the signals while XLA compiles.
+POLL_SECONDS = 0.1
 
 
 class NonFinite(Exception):
@@ -53,54 +45,6 @@ def is_user_facing(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno is None or error.errno in STORAGE
     return isinstance(error, NonFinite)
-
-
-def install_sigterm_handler() -> None:
-    """From here on SIGTERM makes the loop save and stop at the end of its step.
-
-    Among several processes JAX handles it and agrees on a common step to stop at.
-    """
-
-    def record(number: int, frame: FrameType | None) -> None:
-        _signals.append(number)
-
-    _signals.clear()
-    if jax.process_count() == 1:
-        signal.signal(signal.SIGTERM, record)
-
-
-@contextmanager
-def restore_sigterm_handler() -> Iterator[None]:
-    """At the end restore the handler of SIGTERM that was there at the start."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if jax.process_count() == 1 and before is not None:
-            signal.signal(signal.SIGTERM, before)
-
-
-def terminate_at_once() -> None:
-    """From here on SIGTERM raises Termination at once, or now if it was received
-    before: call it when all is saved. Among several processes JAX handles it."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Termination
-
-    if jax.process_count() == 1:
-        signal.signal(signal.SIGTERM, stop)
-        if _signals:
-            raise Termination
-
-
-def stop_requested() -> bool:
-    """Whether to save and stop here. Several processes must all call this equally
-    often; they stop at the same call."""
-    if jax.process_count() == 1:
-        return bool(_signals)
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.reached_preemption_sync_point(next(_calls))
 
 
 def exit_on_exception() -> None:
@@ -185,13 +129,40 @@ def compile_program(function: Any, *arguments: Any) -> Any:
     """The jitted `function` compiled for `arguments`, which are not consumed.
 
     Several processes leave together: a barrier after compilation, so that the watchdog
-    of the steps may be tight.
+    of the steps may be tight. A single one raises signals.Termination while XLA
+    compiles.
     """
     arm_watchdog(compiling=True)
-    program = function.lower(*arguments).compile()
+    lowered = function.lower(*arguments)
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
+        program = lowered.compile()
         multihost_utils.sync_global_devices("compiled")
+    else:
+        program = _wait_for(lowered.compile)
     arm_watchdog()
     return program
+
+
+def _wait_for(function: Any) -> Any:
+    """`function()` in a thread: the signal handlers of Python run in this one, and XLA
+    would not let them."""
+    results: list[Any] = []
+
+    def call() -> None:
+        try:
+            results.append((function(), None))
+        except BaseException as error:
+            results.append((None, error))
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+        if signals.stop_requested():
+            raise signals.Termination
+    value, error = results[0]
+    if error is not None:
+        raise error
+    return value

@@ -10,7 +10,15 @@ import jax
 from jax.sharding import Mesh
 
 from transformer.checks import at_least
-from transformer.training import batching, checkpoint, evaluation, faults
+from transformer.training import (
+    batching,
+    checkpoint,
+    evaluation,
+    faults,
+    optimizers,
+    signals,
+    workdir,
+)
 from transformer.training.experiment import Experiment
 from transformer.training.step_log import StepLogger
 from transformer.training.update import (
@@ -41,10 +49,15 @@ def checkpoint_identity(experiment: Experiment) -> checkpoint.Identity:
 
 
 def restore_or_init(experiment: Experiment, checkpoints: Any, mesh: Mesh) -> State:
-    """The state of the newest intact checkpoint, or the state before the first step."""
+    """The state of the newest intact checkpoint, or the state before the first step,
+    with the parameters of the experiment's `warm_start`."""
     state = _restore(experiment, checkpoints, mesh)
     if state is None:
-        return init_sharded_state(experiment, mesh)
+        state = init_sharded_state(experiment, mesh)
+        if experiment.warm_start is None:
+            return state
+        params = experiment.warm_start(state.params)
+        return init_sharded_state(experiment, mesh, params)
     print(f"resuming from step {int(state.step)}", flush=True)
     return state
 
@@ -95,7 +108,11 @@ def finished_state(experiment: Experiment, folder: Path, mesh: Mesh) -> State:
 
 
 def finished_params(experiment: Experiment, folder: Path, mesh: Mesh) -> Any:
-    """Parameters of the newest intact checkpoint. ValueError where there is none."""
+    """Parameters of the newest intact checkpoint, or their moving average where it is
+    kept. ValueError where there is none."""
+    if optimizers.average_of(abstract_state(experiment, mesh).optimizer_state):
+        state = finished_state(experiment, folder, mesh)
+        return optimizers.average_of(state.optimizer_state)
     return checkpoint.restore_params(
         folder / CHECKPOINTS,
         checkpoint_identity(experiment),
@@ -122,13 +139,14 @@ def train(
     """Train from the newest intact checkpoint in `folder`, or from the start, to the
     experiment's last step; return the state, with which a notebook can continue.
 
-    Raises faults.Termination after SIGTERM, with the last step saved, and
+    Raises signals.Termination after a signal, with the last step saved, and
     faults.NonFinite before anything after the last finite step is saved.
     """
     with jax.set_mesh(mesh):
         checkpoints = checkpoint.open_(
             folder / CHECKPOINTS, checkpoint_identity(experiment)
         )
+        checkpoints.pin(experiment.decay_step)
         state = restore_or_init(experiment, checkpoints, mesh)
         program: Any = None
         faults.arm_watchdog()
@@ -136,27 +154,29 @@ def train(
             experiment.batch, experiment.batch_size, mesh
         )
         start, steps = int(state.step), experiment.steps
+        record_files = workdir.read_files(folder)
         logger = StepLogger(experiment, folder, first=start, every=intervals.log)
         batches = batching.prefetch(batch_at, range(start, steps))
 
         def evaluate(done: int, state: State) -> None:
             if done and (done % intervals.evaluate == 0 or done == steps):
                 logger.flush()
-                metrics = evaluation.evaluate(experiment, state.params, mesh)
+                metrics = evaluation.evaluate_state(experiment, state, mesh)
                 logger.log_evaluation(done, metrics)
 
         def save(state: State) -> None:
             logger.flush()
             faults.arm_watchdog(compiling=True)
             faults.check_params_finite(int(state.step), state.params)
+            workdir.write_missing(folder, record_files)
             checkpoints.save(state)
             faults.arm_watchdog()
 
         try:
             evaluate(start, state)
             for done, batch in enumerate(batches, start + 1):
-                if faults.stop_requested():
-                    raise faults.Termination
+                if signals.stop_requested():
+                    raise signals.Termination
                 if program is None:
                     program = faults.compile_program(
                         jit_update(experiment, mesh), state, batch
@@ -166,9 +186,12 @@ def train(
                 logger.log_async(done, metrics)
                 faults.arm_watchdog()
                 evaluate(done, state)
-                if done % intervals.checkpoint == 0 or done == steps:
+                if done % intervals.checkpoint == 0 or done in (
+                    steps,
+                    experiment.decay_step,
+                ):
                     save(state)
-        except faults.Termination:
+        except signals.Termination:
             if int(state.step) not in checkpoints.steps():
                 save(state)
             raise

@@ -20,15 +20,24 @@ FLUSH_SECONDS = 60.0
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run folder in order; a line cut by a kill is skipped."""
+    """The records of a run folder in order; a last line cut by a kill is skipped.
+
+    Raises ValueError, with the line's number, for another line that is no record.
+    """
     file = folder / FILE
-    records = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
+    content = file.read_bytes() if file.exists() else b""
+    lines = content.splitlines()
+    if lines and not content.endswith(b"\n"):
+        lines.pop()
+    return [_record(f"{file}, line {n}", line) for n, line in enumerate(lines, 1)]
+
+
+def _record(where: str, line: bytes) -> dict[str, Any]:
+    record: Any = line.decode(errors="replace")
+    with contextlib.suppress(ValueError, RecursionError):
+        record = json.loads(line)
+    storage.check_fields(where, record, {"step": int, "kind": str})
+    return record
 
 
 def truncate(folder: Path, step: int) -> None:
@@ -82,7 +91,7 @@ class Log:
         folder.mkdir(parents=True, exist_ok=True)
         truncate(folder, first)
         self._folder = folder
-        self._lines = (folder / FILE).open("a", buffering=1)
+        self._lines = (folder / FILE).open("a+", buffering=1)
         self._board = _Board(folder / "tensorboard", first + 1)
         self._bar = _bar(first, steps)
 
@@ -91,8 +100,22 @@ class Log:
         of an evaluation."""
         record = {"step": step, "kind": kind, "time": round(time.time(), 3), **numbers}
         with storage.name_os_errors(self._folder):
+            if not (self._folder / FILE).exists():
+                self._write_again(step)
             self._lines.write(json.dumps(record) + "\n")
             self._board.write(step, kind, numbers)
+
+    def _write_again(self, step: int) -> None:
+        """The files were removed while they were open: their content is still there."""
+        self._lines.flush()
+        self._lines.seek(0)
+        content = self._lines.read().encode()
+        self._lines.close()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        storage.commit(self._folder / FILE, content)
+        self._lines = (self._folder / FILE).open("a+", buffering=1)
+        self._board = _Board(self._folder / "tensorboard", step)
+        print(f"warning: {self._folder / FILE} was removed, written again", flush=True)
 
     def print_line(self, step: int, kind: str, numbers: Mapping[str, float]) -> None:
         """Print one line, or advance the progress bar."""

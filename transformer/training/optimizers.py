@@ -7,9 +7,10 @@ name, never from its rank: a scanned stack adds a leading dimension to every lea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +121,98 @@ def muon(
     )
 
 
+class Scheduled(NamedTuple):
+    """An optax pair (`init`, `update`) that says when its learning rate begins to fall.
+
+    decay_step: updates up to this one do not depend on the number of steps, so that a
+    run goes on from there with more of them.
+    """
+
+    init: Any
+    update: Any
+    decay_step: int | None
+
+
+def wrap(optimizer: Any, *, freeze: str = "", ema_decay: float = 0.0) -> Any:
+    """`optimizer` that leaves the parameters alone whose path `freeze` matches (a
+    regular expression, empty for none), and averages all where `ema_decay` is not 0."""
+    step = getattr(optimizer, "decay_step", None)
+    pair = optax.GradientTransformation(optimizer.init, optimizer.update)
+    if freeze:
+        pair = _freeze(pair, freeze)
+    if ema_decay:
+        pair = _average(pair, ema_decay)
+    return Scheduled(pair.init, pair.update, step)
+
+
+def _freeze(optimizer: Any, pattern: str) -> optax.GradientTransformation:
+    try:
+        regex = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"--freeze: expected a regular expression, got {pattern!r}: {error}"
+        ) from None
+
+    def path_of(path: Any) -> str:
+        return jax.tree_util.keystr(path, simple=True, separator="/")
+
+    def init(params: Any) -> Any:
+        paths = [path_of(p) for p, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+        if not any(map(regex.search, paths)):
+            raise ValueError(
+                "--freeze: expected a regular expression of parameter paths such as "
+                f"{paths[0]}, got {pattern!r}, which matches none of {len(paths)}"
+            )
+        return optimizer.init(params)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        change, state = optimizer.update(updates, state, params)
+        change = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf * 0 if regex.search(path_of(path)) else leaf, change
+        )
+        return change, state
+
+    return optax.GradientTransformation(init, update)
+
+
+class AverageState(NamedTuple):
+    """The state of the optimizer, the moving average of the parameters, and the number
+    of updates."""
+
+    inner: Any
+    average: Any
+    count: jax.Array
+
+
+def _average(optimizer: Any, decay: float) -> optax.GradientTransformation:
+    """Keep average <- decay * average + (1 - decay) * params after each update (Polyak
+    and Juditsky 1992), from the initial parameters on; while n updates are few, decay
+    is at most (1 + n) / (10 + n), so that these are forgotten."""
+
+    def init(params: Any) -> AverageState:
+        return AverageState(optimizer.init(params), params, jnp.int32(0))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        inner, average, count = state
+        change, inner = optimizer.update(updates, inner, params)
+        now = jnp.minimum(decay, (1 + count) / (10 + count))
+        average = jax.tree.map(
+            lambda old, new, by: now * old + (1 - now) * (new + by),
+            average,
+            params,
+            change,
+        )
+        return change, AverageState(inner, average, count + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+def average_of(optimizer_state: Any) -> Any:
+    """The moving average of the parameters in an optimizer's state, or None."""
+    is_average = isinstance(optimizer_state, AverageState)
+    return optimizer_state.average if is_average else None
+
+
 def muon_wsd(
     steps: int,
     *,
@@ -127,7 +220,7 @@ def muon_wsd(
     adam_learning_rate: checks.LearningRate = 0.01,
     warmup_steps: checks.CountOrZero = 20,
     decay_fraction: checks.Fraction = 0.5,
-) -> optax.GradientTransformation:
+) -> Scheduled:
     """`muon` with `warmup_stable_decay` to zero for both learning rates.
 
     Args:
@@ -139,7 +232,10 @@ def muon_wsd(
     schedule = partial(
         warmup_stable_decay, steps=steps, warmup=warmup_steps, decay=decay_fraction
     )
-    return muon(schedule(muon_learning_rate), schedule(adam_learning_rate))
+    pair = muon(schedule(muon_learning_rate), schedule(adam_learning_rate))
+    stable = steps - max(1, round(decay_fraction * steps))
+    # A warm-up that is cut short depends on the number of steps as well.
+    return Scheduled(*pair, decay_step=stable if warmup_steps <= stable else 0)
 
 
 def matrix_dimensions(params: Any) -> Any:

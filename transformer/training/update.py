@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -32,10 +33,14 @@ class StepMetrics(NamedTuple):
     gradient_norms: Any
 
 
-def init_state(experiment: Experiment) -> State:
-    """The state before the first step; pure, so that it can be traced and sharded."""
+def init_state(experiment: Experiment, params: Any = None) -> State:
+    """The state before the first step; pure, so that it can be traced and sharded.
+
+    params: in place of those of `experiment.init`.
+    """
     key = jax.random.key(experiment.seed)
-    params = experiment.init(jax.random.fold_in(key, 0))
+    if params is None:
+        params = experiment.init(jax.random.fold_in(key, 0))
     return State(
         step=jnp.int32(0),
         params=params,
@@ -59,11 +64,12 @@ def state_shardings(experiment: Experiment, mesh: Mesh) -> State:
     return jax.tree.map(lambda a: a.sharding, abstract_state(experiment, mesh))
 
 
-def init_sharded_state(experiment: Experiment, mesh: Mesh) -> State:
+def init_sharded_state(experiment: Experiment, mesh: Mesh, params: Any = None) -> State:
     """`init_state` computed already sharded (`out_shardings`), so that no device ever
     holds it whole."""
     shardings = state_shardings(experiment, mesh)
-    return jax.jit(lambda: init_state(experiment), out_shardings=shardings)()
+    init = partial(init_state, experiment)
+    return jax.jit(init, out_shardings=shardings)(params)
 
 
 def update(

@@ -2,82 +2,156 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import contextlib
 import inspect
 import json
 import linecache
-import platform
-import shlex
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from transformer import storage
-from transformer.training import metrics
+from transformer.training import legs, metrics
 from transformer.training.experiment import Experiment
 
 RECORD = "run.json"
 FINISHED = "finished.json"
+LOCK = "lock"
 # Of the names in a run folder; folders of another layout are refused.
-LAYOUT = 2
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+LAYOUT = 3
+FIELDS: dict[str, Any] = {
+    "experiment": str,
+    "fingerprint": str,
+    "flags": dict,
+    "legs": list,
+}
 
 
 def read_record(workdir: Path) -> dict[str, Any] | None:
-    """The record of the run in `workdir` (experiment, flags, command), or None.
+    """The record of the run in `workdir` (experiment, flags, legs), or None.
 
     Raises ValueError for a file that is no record, and for a folder of another layout.
     """
     file = workdir / RECORD
     if not file.exists():
         return None
-    try:
-        record = dict(json.loads(file.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{file}: expected a run's record, got {error}") from None
+    record = storage.read_json(file, {})
     if record.get("layout") != LAYOUT:
         raise ValueError(
-            f"{workdir}: expected a run folder of layout {LAYOUT}, got one of an "
-            "older version; choose another --workdir"
+            f"{workdir}: expected a run folder of layout {LAYOUT}, got "
+            f"{record.get('layout')!r}, of another version; choose another --workdir"
         )
+    storage.check_fields(str(file), record, FIELDS)
+    for leg in record["legs"]:
+        storage.check_fields(f"{file}: legs", leg, legs.FIELDS)
+    if not record["legs"]:
+        raise ValueError(f"{file}: expected at least one leg, got none")
     return record
 
 
 def write_record(
-    workdir: Path, experiment: Experiment, flags: Mapping[str, Any], source: str
+    workdir: Path,
+    experiment: Experiment,
+    flags: Mapping[str, Any],
+    source: str,
+    *,
+    data_flags: Sequence[str] = (),
+    accept_changed_data: bool = False,
 ) -> None:
-    """Record the run at its first start: flags, command, versions, source, files.
+    """Record the run at its first start (flags, command, versions, source, files), and
+    a new leg at a later start that changes something.
 
-    A later start leaves the record as it is. Raises ValueError where the folder cannot
-    be written.
+    Raises ValueError where the folder cannot be written, and for changed data.
     """
+    record = read_record(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if (workdir / RECORD).exists() or jax.process_index() != 0:
-            return
-        for name, content in experiment.extra_files.items():
-            storage.commit(workdir / name, content)
-        storage.commit(workdir / "experiment.py", source.encode())
-        record = {
-            "layout": LAYOUT,
-            "experiment": experiment.name,
-            "fingerprint": experiment.fingerprint,
-            "flags": dict(flags),
-            "command": shlex.join([sys.executable, *sys.orig_argv[1:]]),
-            "python": platform.python_version(),
-            "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
-            "devices": [str(device) for device in jax.devices()],
-        }
-        storage.commit(workdir / RECORD, json.dumps(record, indent=1).encode())
+        if jax.process_index() == 0:
+            if record is None:
+                _begin(workdir, experiment, flags, source)
+            else:
+                leg = legs.describe(experiment, flags, 0)
+                if not accept_changed_data:
+                    legs.check_data(workdir, record["legs"][-1], leg, data_flags)
+                _begin_leg(workdir, record, leg)
     except OSError as error:
         raise ValueError(
             f"run folder {workdir}: expected a folder that can be written, got {error}"
         ) from None
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("the record is written")
+
+
+def _begin(
+    workdir: Path, experiment: Experiment, flags: Mapping[str, Any], source: str
+) -> None:
+    for name, content in experiment.extra_files.items():
+        storage.commit(workdir / name, content)
+    storage.commit(workdir / "experiment.py", source.encode())
+    leg = legs.describe(experiment, flags, 0)
+    _write(
+        workdir,
+        {
+            "layout": LAYOUT,
+            "experiment": experiment.name,
+            "fingerprint": experiment.fingerprint,
+            "flags": dict(flags),
+            "legs": [legs.to_json(leg)],
+        },
+    )
+
+
+def _begin_leg(workdir: Path, record: dict[str, Any], leg: legs.Leg) -> None:
+    old = record["legs"][-1]
+    changed = legs.differences(old, leg)
+    if not changed:
+        return
+    number = len(record["legs"])
+    start = legs.rewind(workdir, old, leg, number)
+    print(f"leg {number + 1}, from step {start}: {', '.join(changed)}", flush=True)
+    added = legs.to_json(leg._replace(from_step=start))
+    record = {**record, "flags": leg.flags, "legs": [*record["legs"], added]}
+    _write(workdir, record)
+
+
+def _write(workdir: Path, record: Mapping[str, Any]) -> None:
+    storage.commit(workdir / RECORD, json.dumps(record, indent=1).encode())
+
+
+def lock(workdir: Path) -> Any:
+    """A context in which no other process trains in `workdir`; ValueError, which names
+    the holder, where one does. Readers need no lock."""
+    if jax.process_index() != 0:
+        return contextlib.nullcontext()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        return storage.claim_or_refuse(workdir / LOCK, str(workdir))
+    except OSError as error:
+        raise ValueError(
+            f"run folder {workdir}: expected a folder that can be written, got {error}"
+        ) from None
+
+
+def read_files(workdir: Path) -> dict[str, bytes]:
+    """The files of the run's record, for `write_missing`."""
+    if jax.process_index() != 0 or not (workdir / RECORD).exists():
+        return {}
+    paths = (workdir / name for name in legs.RECORD_FILES)
+    return {path.name: path.read_bytes() for path in paths if path.exists()}
+
+
+def write_missing(workdir: Path, files: Mapping[str, bytes]) -> None:
+    """Write the record again where somebody removed it while the run goes on."""
+    if files and not (workdir / RECORD).exists():
+        print(f"warning: {workdir / RECORD} was removed, written again", flush=True)
+        workdir.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            storage.commit(workdir / name, content)
 
 
 def finish(workdir: Path, experiment: Experiment, params: Any, step: int) -> None:
@@ -104,7 +178,7 @@ def write_report(workdir: Path, experiment: Experiment, params: Any) -> None:
 def last_step(workdir: Path) -> int | None:
     """The last step of a finished run; None while it is not finished."""
     file = workdir / FINISHED
-    return json.loads(file.read_text())["step"] if file.exists() else None
+    return storage.read_json(file, {"step": int})["step"] if file.exists() else None
 
 
 def _encode(content: Any) -> bytes:

@@ -148,6 +148,7 @@ class TextSplits(NamedTuple):
     train: without their tails. validation: complete. train_tails, validation_tails: the
     last part of each document, to probe a model for the document. train_parts: of a
     mixture, the training documents of each part and its share of the rows.
+    fingerprint: of the text.
     """
 
     train: TokenizedDocuments
@@ -155,6 +156,7 @@ class TextSplits(NamedTuple):
     train_tails: TokenizedDocuments
     validation_tails: TokenizedDocuments
     train_parts: Sequence[tuple[TokenizedDocuments, float]] = ()
+    fingerprint: str = ""
 
 
 def _tokenize(
@@ -188,7 +190,12 @@ def split_text(
         for part, share in text.parts
     ]
     return TextSplits(
-        body, validation, tails, _divide(validation, tail_fraction)[1], parts
+        body,
+        validation,
+        tails,
+        _divide(validation, tail_fraction)[1],
+        parts,
+        text.fingerprint,
     )
 
 

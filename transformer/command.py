@@ -1,0 +1,180 @@
+"""A command line of an experiment: verb, flags, and the run folder's own flags."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags as absl_flags
+
+from transformer import checks, flags
+
+ExperimentFn = Callable[..., Any]
+VERBS = ("train", "evaluate", "generate", "report", "benchmark")
+
+
+def common_flags(
+    *,
+    workdir: Path | None = None,
+    mesh: str = "",
+    log_every: checks.Count = 10,
+    evaluate_every: checks.Count = 500,
+    checkpoint_every: checks.Count = 200,
+    accept_changed_data: bool = False,
+    platform_tuning: bool = True,
+    coordinator: str | None = None,
+    processes: checks.Count | None = None,
+    process: checks.CountOrZero | None = None,
+) -> None:
+    """The flags of every experiment.
+
+    Args:
+        workdir: run folder; default runs/NAME.
+        mesh: axes of devices, as data:2,tensor:4; the axis data takes the rest.
+        log_every: steps between two logs.
+        evaluate_every: steps between two evaluations.
+        checkpoint_every: steps between two checkpoints.
+        accept_changed_data: go on with a run whose data of the same name changed.
+        platform_tuning: set the CPU's flags and allocator (transformer/cpu_tuning.py).
+        coordinator: address:port of process 0, where no cluster is detected.
+        processes: number of processes, with --coordinator.
+        process: number of this process, from 0, with --coordinator.
+    """
+
+
+class Command(NamedTuple):
+    """A parsed command line: verb, arguments of its functions, common flags.
+
+    given: the names of the experiment's flags that stand on the command line.
+    """
+
+    verb: str
+    experiment: dict[str, Any]
+    generate: dict[str, Any]
+    common: dict[str, Any]
+    workdir: Path
+    given: tuple[str, ...]
+
+
+def parse(
+    argv: list[str],
+    experiment: ExperimentFn,
+    generate: Callable[..., Any] | None,
+) -> Command:
+    """The command in `argv`; flags recorded in the run folder are its defaults.
+
+    Raises ValueError for an unknown verb or flag, a value out of range, and another
+    value of a FIXED flag than the recorded one.
+    """
+    name = flags.name_of(experiment)
+    if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv):
+        print(_help(experiment, generate))
+        sys.exit(0)
+    values = absl_flags.FlagValues()
+    flags.define(values, common_flags)
+    flags.define(values, experiment)
+    verb, rest = _verb(argv)
+    if generate is not None and verb == "generate":
+        flags.define(values, generate)
+    extra = flags.parse(values, [name, *rest])[1:]
+    if extra:
+        raise ValueError(f"expected flags --name=value, got {' '.join(extra)!r}")
+    common = flags.arguments(values, common_flags, {})
+    workdir = common["workdir"] or Path("runs") / name
+    recorded = recorded_flags(workdir, experiment)
+    defaults = recorded or inherited_flags(values["init_from"].value, experiment)
+    chosen = flags.arguments(values, experiment, defaults)
+    check_recorded(experiment, chosen, recorded, workdir)
+    to_generate = {}
+    if generate is not None and verb == "generate":
+        to_generate = flags.arguments(values, generate, {})
+    given = tuple(n for n in flags.parameters(experiment) if values[n].present)
+    return Command(verb, chosen, to_generate, common, workdir, given)
+
+
+def _verb(argv: list[str]) -> tuple[str, list[str]]:
+    if argv and not argv[0].startswith("-"):
+        if argv[0] not in VERBS:
+            verbs = ", ".join(VERBS)
+            raise ValueError(f"verb: expected one of {verbs}; got {argv[0]}")
+        return argv[0], argv[1:]
+    return "train", argv
+
+
+def recorded_flags(workdir: Path, experiment: ExperimentFn) -> dict[str, Any]:
+    """The flags in the run's record. ValueError for the record of another experiment,
+    for a flag that this one does not have, and for a value that it does not accept."""
+    try:
+        begun = (workdir / "run.json").exists()
+    except OSError as error:
+        raise ValueError(
+            f"--workdir: expected a path of a folder, got one with the error "
+            f"{error.strerror}"
+        ) from None
+    if not begun:
+        return {}
+    from transformer.training.workdir import read_record
+
+    record, name = read_record(workdir) or {}, flags.name_of(experiment)
+    if record["experiment"] != name:
+        raise ValueError(
+            f"{workdir}: expected a folder of experiment {name}, got one of "
+            f"{record['experiment']}; choose another --workdir"
+        )
+    unknown = sorted(set(record["flags"]) - set(flags.parameters(experiment)))
+    if unknown:
+        raise ValueError(
+            f"{workdir}: expected a run of {name} with its flags, got the recorded "
+            f"flags {', '.join(unknown)}: the folder is of a run with another "
+            "optimizer, or of another version; choose another --workdir"
+        )
+    try:
+        flags.check_values(experiment, record["flags"])
+    except ValueError as error:
+        raise ValueError(f"{workdir}/run.json: {error}") from None
+    return record["flags"]
+
+
+def inherited_flags(init_from: str | None, experiment: ExperimentFn) -> dict[str, Any]:
+    """The FIXED flags of the run that a new run starts from, where it is one of the
+    same experiment."""
+    if init_from is None:
+        return {}
+    from transformer.training.workdir import read_record
+
+    folder = Path(init_from).expanduser()
+    record = read_record(folder)
+    if record is None:
+        raise ValueError(f"--init_from: expected a run folder, got {init_from}")
+    if record["experiment"] != flags.name_of(experiment):
+        return {}
+    fixed = flags.of_role(experiment, checks.FIXED)
+    return {name: record["flags"][name] for name in fixed if name in record["flags"]}
+
+
+def check_recorded(
+    experiment: ExperimentFn,
+    arguments: Mapping[str, Any],
+    recorded: Mapping[str, Any],
+    workdir: Path,
+) -> None:
+    """Raise ValueError for another value of a FIXED flag than the recorded one."""
+    fixed = flags.of_role(experiment, checks.FIXED)
+    for flag, value in flags.to_json(arguments).items():
+        if flag in fixed and flag in recorded and value != recorded[flag]:
+            raise ValueError(
+                f"--{flag}: expected {recorded[flag]}, which the parameters of the run "
+                f"in {workdir} depend on, got {value}; choose another --workdir"
+            )
+
+
+def _help(experiment: ExperimentFn, generate: Callable[..., Any] | None) -> str:
+    module = sys.modules[experiment.__module__].__doc__ or ""
+    parts = [module.strip(), "Flags of the experiment:"]
+    parts += [flags.help_text(experiment)]
+    if generate is not None:
+        parts += ["Flags of the verb generate:", flags.help_text(generate)]
+    parts += ["Flags of every experiment:", flags.help_text(common_flags)]
+    return "\n\n".join(parts)
