@@ -19,8 +19,8 @@ import numpy as np
 
 from transformer import storage
 from transformer.data import sources
+from transformer.data.readers import compression, table
 from transformer.data.readers import files as own_files
-from transformer.data.readers import streams, table
 from transformer.data.records import Arrays, Records
 
 LABELS = ("first", "second")
@@ -62,13 +62,13 @@ def line_files(source: str) -> tuple[Path, Path] | None:
 def _language(path: Path) -> str:
     """The last part of a name before .txt: pt in news.pt.txt and in news.pt."""
     parts = path.name.split(".")
-    while len(parts) > 1 and f".{parts[-1].lower()}" in (".txt", *streams.OPENERS):
+    while len(parts) > 1 and f".{parts[-1].lower()}" in (".txt", *compression.OPENERS):
         parts.pop()
     return parts[-1]
 
 
 def _line_pairs(first: Path, second: Path) -> Iterator[tuple[str, list[str]]]:
-    both = itertools.zip_longest(streams.lines(first), streams.lines(second))
+    both = itertools.zip_longest(compression.lines(first), compression.lines(second))
     for number, (one, two) in enumerate(both, 1):
         if one is None or two is None:
             longer, shorter = (second, first) if one is None else (first, second)

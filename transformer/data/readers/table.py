@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformer.data.readers import streams
+from transformer.data.readers import compression
 from transformer.data.text import documents
 
 PARQUET_ROWS = 256
@@ -38,7 +38,7 @@ class Table(NamedTuple):
 
 def is_table(path: Path) -> bool:
     """Whether the name is that of a table in one of the formats."""
-    return streams.content_suffix(path) in _READERS
+    return compression.content_suffix(path) in _READERS
 
 
 def split_files(folder: Path, what: str) -> dict[str, Path]:
@@ -65,7 +65,9 @@ def read(path: Path, columns: Sequence[str] = (), *, flag: str = "--columns") ->
     missing column, another number of cells, a cell that is not text, and what is not
     UTF-8 or damaged. A file of another suffix is read as TSV.
     """
-    names, rows = _READERS.get(streams.content_suffix(path), _tsv)(path, columns, flag)
+    names, rows = _READERS.get(compression.content_suffix(path), _tsv)(
+        path, columns, flag
+    )
 
     def texts() -> Iterator[tuple[str, list[str]]]:
         for number, cells in rows:
@@ -129,7 +131,7 @@ def _same_width(where: str, cells: Sequence[str], width: int, sign: str) -> None
 def _tsv(path: Path, columns: Sequence[str], flag: str) -> tuple[Sequence[str], Rows]:
     split = (
         (number, [cell.strip() for cell in line.split("\t")])
-        for number, line in streams.lines(path)
+        for number, line in compression.lines(path)
     )
     first = next(split, None)
     if first is None:
@@ -152,7 +154,7 @@ def _tsv(path: Path, columns: Sequence[str], flag: str) -> tuple[Sequence[str], 
 
 def _csv(path: Path, columns: Sequence[str], flag: str) -> tuple[Sequence[str], Rows]:
     csv.field_size_limit(1 << 30)  # The default refuses documents of 128 KiB.
-    source = csv.reader((line for _, line in streams.lines(path)), strict=True)
+    source = csv.reader((line for _, line in compression.lines(path)), strict=True)
 
     def records() -> Iterator[tuple[int, list[str]]]:
         while True:
@@ -184,7 +186,7 @@ def _json_lines(
     path: Path, columns: Sequence[str], flag: str
 ) -> tuple[Sequence[str], Rows]:
     def records() -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, line in streams.lines(path):
+        for number, line in compression.lines(path):
             if not line.strip():
                 continue
             try:

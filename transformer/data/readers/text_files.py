@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from transformer import storage
 from transformer.data.notices import print_once
-from transformer.data.readers import streams, table, text_tables
+from transformer.data.readers import compression, table, text_tables
 from transformer.data.text import documents
 
 READ_BYTES = 1 << 18
@@ -38,10 +38,10 @@ class Span(NamedTuple):
 @contextlib.contextmanager
 def open_at(path: Path, offset: int) -> Iterator[Any]:
     """The stream of a file from a byte on; a compressed one is read up to it."""
-    with streams.open_bytes(path) as file:
-        if not streams.is_compressed(path):
+    with compression.open_bytes(path) as file:
+        if not compression.is_compressed(path):
             file.seek(offset)
-        while offset and streams.is_compressed(path):
+        while offset and compression.is_compressed(path):
             skipped = len(file.read(min(offset, READ_BYTES)))
             offset = offset - skipped if skipped else 0
         yield file
@@ -74,11 +74,11 @@ def chunks(span: Span) -> Iterator[str]:
 def size_of(path: Path) -> int:
     """The bytes of a file after decompression, counted once and cached."""
     size = path.stat().st_size
-    if not streams.is_compressed(path):
+    if not compression.is_compressed(path):
         return size
 
     def count(folder: Path) -> None:
-        with streams.open_bytes(path) as file:
+        with compression.open_bytes(path) as file:
             total = sum(map(len, iter(lambda: file.read(READ_BYTES), b"")))
         (folder / "size.json").write_text(json.dumps(total))
 
