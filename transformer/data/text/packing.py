@@ -15,6 +15,7 @@ from __future__ import annotations
 import array
 import functools
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +57,26 @@ def _batches(pieces: Iterator[documents.Piece]) -> Iterator[list[documents.Piece
         yield batch
 
 
+def _print_rate(
+    name: str, batches: Iterator[list[documents.Piece]], *, seconds: float = 15.0
+) -> Iterator[list[documents.Piece]]:
+    """The batches; every `seconds` a line says how much of them is encoded, as a large
+    text takes long, once."""
+    start = last = time.monotonic()
+    total = 0
+    for batch in batches:
+        yield batch
+        total += sum(len(piece.text) for piece in batch)
+        now = time.monotonic()
+        if now - last >= seconds:
+            last, rate = now, total / (now - start)
+            print(
+                f"{name}: {total / 1e6:.0f} M characters encoded, "
+                f"{rate / 1e6:.1f} M a second",
+                flush=True,
+            )
+
+
 def _write_tokens(
     folder: Path,
     text: documents.TextDataset,
@@ -64,8 +85,9 @@ def _write_tokens(
 ) -> None:
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     offsets, total = array.array("q", [0]), 0
+    batches = _print_rate(f"{text.name} ({split})", _batches(text.pieces(split)))
     with open(folder / "tokens.bin", "wb") as file:
-        for batch in _batches(text.pieces(split)):
+        for batch in batches:
             encoded = tokenizer.encode_pieces([piece.text for piece in batch])
             for piece, ids in zip(batch, encoded, strict=True):
                 end = [tokenizer.end] if piece.last else []
