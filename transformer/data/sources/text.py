@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from transformer.data.notices import print_once
 from transformer.data.sources import HELD_OUT, exists, own_path
 from transformer.data.text import documents
 
@@ -27,6 +26,8 @@ def load(
     parts = mixture_parts(source)
     if not parts:
         return _load_one(source, column, held_out)
+    from transformer.data.notices import print_once
+
     total = sum(weight for _, weight in parts)
     shares = [(name, weight / total) for name, weight in parts]
     words = ", ".join(f"{share:.1%} {name}" for name, share in shares)

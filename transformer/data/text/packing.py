@@ -25,7 +25,7 @@ import numpy as np
 from transformer import storage
 from transformer.data import shuffling
 from transformer.data.shuffling import Batch, EvaluationSplit, TrainingSplit
-from transformer.data.text import documents, mixing, tokenizers
+from transformer.data.text import documents, tokenizers
 
 VERSION = "1"
 BATCH_CHARACTERS = 1 << 21
@@ -187,6 +187,8 @@ def training(
     """
     shuffling.require_positive(length=length, batch_size=batch_size)
     if text.parts:
+        from transformer.data.text import mixing  # The default run has no use for it.
+
         rows_of = functools.partial(
             training, tokenizer=tokenizer, length=length, batch_size=1, seed=seed
         )
