@@ -1,8 +1,6 @@
-"""Which language is a sentence in, English or Portuguese?
+"""Which language is a sentence in? **99.57 %** are right; character n-grams: 99.51 %.
 
-    python -m experiments.classify_sentences [--source=reviews.tsv --workdir=runs/mine]
-
-**99.57 %** of 3,262 held-out sentences in 70 s of CPU time; character n-grams: 99.51 %.
+python -m experiments.classify_sentences [--source=reviews.csv --workdir=runs/mine]
 """
 
 from experiments.reports import classify_sentences as study
@@ -22,13 +20,15 @@ def experiment(
     optimizer=optimizers.muon_wsd,
     *,
     source: checks.Source = "en_pt",
+    columns: checks.Source = labeled_text.COLUMNS,
 ) -> Experiment:
     """A classifier of sentences.
 
     Args:
-        source: en_pt, a TFDS name, or the path of a file of `text<tab>label` rows.
+        source: en_pt, a TFDS name, or a table's path (.tsv, .csv, .jsonl, .parquet).
+        columns: of the table, its texts and its labels.
     """
-    data = labeled_text.load(source)
+    data = labeled_text.load(source, columns=columns)
     tokenizer = labeled_rows.bpe(data)
     net = model(classes=len(data.labels), vocab_size=tokenizer.vocab_size)
     return Experiment.from_run(

@@ -26,7 +26,7 @@ from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
 from transformer.training import optimizers
 from transformer.training.declaration import declare
-from transformer.training.experiment import Experiment, Optimizer, Run
+from transformer.training.experiment import Evaluation, Experiment, Optimizer, Run
 
 CHUNKS = 2
 
@@ -53,6 +53,7 @@ def experiment(
     *,
     depth: checks.Depth = 3,
     text: checks.Source = "austen",
+    text_column: checks.Source = text_source.COLUMN,
     tokenizer: Annotated[Literal["bpe", "characters", "bytes"], checks.FIXED] = "bpe",
     vocab_size: checks.VocabSize = 2048,
     sequence_length: checks.SequenceLength = 256,
@@ -63,18 +64,22 @@ def experiment(
 
     Args:
         depth: blocks, and heads; the width is 64 times as much.
-        text: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
+        text: a shipped text, a TFDS name, the path of a file or folder of text or
+            tables (.jsonl, .csv, .tsv, .parquet, also .gz, .zst), or several with
+            weights, as a:0.7,b:0.3.
+        text_column: of a table, its column of texts.
         tokenizer: byte-level BPE trained on the text, its characters, or bytes.
         vocab_size: tokens of the BPE.
         sequence_length: tokens of a row.
     """
-    documents = text_source.load(text)
+    documents = text_source.load(text, column=text_column)
     text_tokenizer = tokenizers.for_text(
         tokenizer, documents, vocab_size=vocab_size, folder=run.workdir
     )
     net = model(depth=depth, vocab_size=text_tokenizer.vocab_size)
     sizes: Any = {"length": sequence_length, "batch_size": run.batch_size}
     train = packing.training(documents, text_tokenizer, **sizes, seed=run.seed)
+    packing.require_text_targets(documents, text_tokenizer)
     held_out = packing.validation(documents, text_tokenizer, **sizes)
     dtype = run.compute_dtype
 
@@ -89,7 +94,7 @@ def experiment(
     generator = text_model.from_net(
         net, text_tokenizer, sequence_length=sequence_length, compute_dtype=dtype
     )
-    return Experiment.from_run(
+    made = Experiment.from_run(
         run,
         optimizer,
         (train, held_out),
@@ -106,6 +111,9 @@ def experiment(
         tokenizer=text_tokenizer,
         data=documents,
     )
+    parts = packing.part_validations(documents, text_tokenizer, **sizes).items()
+    named = {n: Evaluation.from_split(rows, loss, made.metrics) for n, rows in parts}
+    return made._replace(evaluations={**made.evaluations, **named})
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     text: checks.Source = "austen",
+    text_column: checks.Source = text_source.COLUMN,
     depth: checks.Depth = 4,
     width: checks.Width = 192,
     vocab_size: checks.VocabSize = 2048,
@@ -62,35 +63,34 @@ def experiment(
     """A masked language model; the slot `model` is called as `bert.bert`.
 
     Args:
-        text: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
+        text: as of language_model.
+        text_column: of a table, its column of texts.
         depth: blocks.
         width: features of a token, 64 for each head.
         vocab_size: tokens of the BPE.
         sequence_length: tokens of a row.
         mask_ratio: fraction of the tokens masked in training; 0.15 in evaluation.
     """
-    docs = text_source.load(text)
-    folder = run.workdir
+    docs, folder = text_source.load(text, column=text_column), run.workdir
     tokenizer = tokenizers.for_text("bpe", docs, vocab_size=vocab_size, folder=folder)
-    parts = windows.split_text(docs, tokenizer.encode, tail_fraction=TAIL)
+    parts = windows.split_text(docs, tokenizer, tail_fraction=TAIL)
     sizes: Any = {"length": sequence_length, "batch_size": run.batch_size}
     splits = windows.window_splits(parts, **sizes, seed=run.seed, name=docs.name)
     mask_id, dtype = tokenizer.vocab_size, run.compute_dtype
     net = model(vocab_size=mask_id + 1, depth=depth, width=width)
+    fused = partial(cross_entropy.fused_cross_entropy, chunks=CHUNKS)
 
-    def apply(params: Any, ids_BL: jax.Array) -> Any:
-        return bert.apply(net, precision.cast_weights(params, dtype), ids_BL)
+    def apply(params: Any, *ids_and_segment: jax.Array) -> Any:
+        weights = precision.cast_weights(params, dtype)
+        return bert.apply(net, weights, *ids_and_segment)
 
     def loss(ratio: float, params: Any, batch: Any, key: jax.Array) -> Loss:
+        ids_BL, segment_BL = batch["ids_BL"], batch["segment_BL"]
         return denoising.denoising_loss(
-            masked_diffusion.process(
-                mask_id=mask_id, sample_time=masked_diffusion.constant_mask_ratio(ratio)
-            ),
-            lambda pair, *targets: cross_entropy.fused_cross_entropy(
-                *pair, *targets, chunks=CHUNKS
-            ),
-            lambda ids_BL, t_B: apply(params, ids_BL),
-            batch["ids_BL"],
+            masked_diffusion.at_ratio(ratio, mask_id=mask_id, real_BL=segment_BL > 0),
+            lambda pair, *targets: fused(*pair, *targets),
+            lambda ids_BL, t_B: apply(params, ids_BL, segment_BL),
+            ids_BL,
             key,
             weight_B=batch["weight_B"],
         )

@@ -48,6 +48,7 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     text: checks.Source = "austen",
+    text_column: checks.Source = text_source.COLUMN,
     depth: checks.Depth = 3,
     width: checks.Width = 192,
     vocab_size: checks.VocabSize = 2048,
@@ -57,36 +58,33 @@ def experiment(
     """Span corruption; the slot `model` is called as `t5.t5`.
 
     Args:
-        text: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
+        text: as of language_model.
+        text_column: of a table, its column of texts.
         depth: blocks of encoder and decoder each.
         width: features of a token, 64 for each head.
         vocab_size: tokens of the BPE.
         sequence_length: tokens of a row before its corruption.
         corruption_rate: fraction of the tokens that is removed; 0.15 in evaluation.
     """
-    docs, folder = text_source.load(text), run.workdir
+    docs, folder = text_source.load(text, column=text_column), run.workdir
     tokenizer = tokenizers.for_text("bpe", docs, vocab_size=vocab_size, folder=folder)
-    parts = windows.split_text(docs, tokenizer.encode, tail_fraction=mlm.TAIL)
+    parts = windows.split_text(docs, tokenizer, tail_fraction=mlm.TAIL)
     sentinel, dtype = tokenizer.vocab_size, run.compute_dtype
-    marks = {"sentinel": sentinel, "sentinels": t5.SENTINELS, "end": tokenizer.end}
-    corrupt = partial(span_corruption.corrupt_spans, mean_span=3.0, **marks)
-    corrupt_held_out = partial(corrupt, corruption_rate=mlm.EVALUATION_RATIO)
-    splits = windows.window_splits(
-        parts,
-        length=sequence_length,
-        batch_size=run.batch_size,
-        seed=run.seed,
-        prepare=partial(corrupt, corruption_rate=corruption_rate),
-        validation_prepare=corrupt_held_out,
-    )
+    ends: Any = {"sentinel": sentinel, "end": tokenizer.end, "sentinels": t5.SENTINELS}
+    rates = corruption_rate, mlm.EVALUATION_RATIO
+    prepare = span_corruption.corruptions(rates, length=sequence_length, **ends)
+    rows: Any = {"length": sequence_length, "batch_size": run.batch_size}
+    rows |= {"prepare": prepare[0], "validation_prepare": prepare[1]}
+    splits = windows.window_splits(parts, **rows, seed=run.seed, name=docs.name)
     net = model(vocab_size=sentinel + t5.SENTINELS, depth=depth, width=width)
 
-    def apply(params: Any, source_BL: jax.Array, ids_BL: jax.Array) -> Any:
+    def apply(params: Any, *arrays: jax.Array) -> Any:
         weights = precision.cast_weights(params, dtype)
-        return t5.apply(net, weights, source_BL, ids_BL, sentinel=sentinel)
+        return t5.apply(net, weights, *arrays, sentinel=sentinel)
 
     def loss(weight: str, ids: int, params: Any, batch: Any, key: jax.Array) -> Loss:
-        x_BLD, w_VD = apply(params, batch["source_BL"], batch["ids_BL"])
+        inputs = batch["source_BL"], batch["ids_BL"], batch["source_segment_BL"]
+        x_BLD, w_VD = apply(params, *inputs)
         weight_BL = batch[weight] * batch["weight_B"][:, None]
         targets = jnp.minimum(batch["targets_BL"], ids - 1), weight_BL
         return cross_entropy.fused_cross_entropy(x_BLD, w_VD[:ids], *targets)
@@ -95,7 +93,7 @@ def experiment(
         lambda *x: decoder.logits(apply(*x)),
         span_corruption.predicted_spans,
     )
-    fill = fill_in.fill_spans(logits, spans, **marks)
+    fill = fill_in.fill_spans(logits, spans, **ends)
     filler = fill_in.FillIn(fill, tokenizer)
     made = Experiment.from_run(
         run,
@@ -113,7 +111,7 @@ def experiment(
         tokenizer=tokenizer,
         data=parts,
     )
-    return made._replace(report=partial(report, corrupt_held_out, made, filler, dtype))
+    return made._replace(report=partial(report, prepare[1], made, filler, dtype))
 
 
 if __name__ == "__main__":

@@ -52,23 +52,24 @@ def experiment(
     patterns: Mapping[str, attention_patterns.AttentionPattern] = PATTERNS,
     *,
     text: checks.Source = "austen",
+    text_column: checks.Source = text_source.COLUMN,
     vocab_size: checks.VocabSize = 1024,
     sequence_length: Annotated[checks.SequenceLength, checks.FIXED] = 512,
     depth: checks.Depth = 2,
     width: checks.Width = 128,
 ) -> Experiment:
-    """Decoders that differ in their attention, on the same text with needles in it.
-
-    The slot `model` is called with `depth`, `width`, `vocab_size` and `make_attention`.
+    """Decoders that differ in their attention, on one text with needles in it; `model`
+    is called with `depth`, `width`, `vocab_size` and `make_attention`.
 
     Args:
-        text: a shipped text, a TFDS name, or the path of a UTF-8 file or folder.
+        text: as of language_model.
+        text_column: of a table, its column of texts.
         vocab_size: tokens of the BPE.
         sequence_length: tokens of a row.
         depth: blocks of each model.
         width: features of a token, 32 for each head.
     """
-    docs, length = text_source.load(text), sequence_length
+    docs, length = text_source.load(text, column=text_column), sequence_length
     bpe = tokenizers.for_text("bpe", docs, vocab_size=vocab_size, folder=run.workdir)
     needles = associative_recall.NeedleVocabulary(bpe.vocab_size, *NEEDLES)
     sizes: Any = {"length": length, "batch_size": run.batch_size, "seed": run.seed}

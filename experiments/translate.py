@@ -58,6 +58,7 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     source: checks.Source = "en_pt",
+    columns: checks.Source = "",
     direction: Annotated[str, checks.FIXED] = "en-pt",
     depth: checks.Depth = 3,
     width: checks.Width = 192,
@@ -68,31 +69,31 @@ def experiment(
     """A translator; `model` is called with `depth`, `width` and `vocab_size`.
 
     Args:
-        source: en_pt, a TFDS name of pairs, or the path of a file of two columns.
-        direction: source and target language, as en-pt.
+        source: en_pt, a TFDS name of pairs, the path of a table (.tsv, .csv, .jsonl,
+            .parquet), or two files of aligned lines, as a.en.txt,a.pt.txt.
+        columns: two columns of a table, as en,pt; by default its only two.
+        direction: source and target language, or their columns, as en-pt.
         depth: blocks of encoder and decoder each.
         width: features of a token, 64 for each head.
         vocab_size: tokens of the BPE, which is trained on both languages.
         sequence_length: tokens of a row of several sentences, on each side.
         label_smoothing: probability of the target spread over all tokens.
     """
-    data = pair_source.load(source)
+    translation.bucket_by_length([sequence_length])
+    data = pair_source.load(source, columns=columns)
     sides = sentence_pairs.sides(direction, data.labels)
     texts, folder = sentence_pairs.pair_documents(data), run.workdir
     tokenizer = tokenizers.for_text("bpe", texts, vocab_size=vocab_size, folder=folder)
     rows: Any = {"length": sequence_length, "batch_size": run.batch_size}
-    splits = sentence_pairs.splits(data, sides, tokenizer, **rows, seed=run.seed)
+    data, splits = sentence_pairs.splits(data, sides, tokenizer, **rows, seed=run.seed)
     net = model(depth=depth, width=width, vocab_size=tokenizer.vocab_size)
     dtype = run.compute_dtype
+    chunked_loss = partial(cross_entropy.chunked_loss, chunks=CHUNKS)
 
-    def loss(
-        objective: cross_entropy.Objective, params: Any, batch: Any, key: jax.Array
-    ) -> Loss:
+    def loss(objective: Any, params: Any, batch: Any, key: jax.Array) -> Loss:
         x_BLD, w_VD = apply(net, precision.cast_weights(params, dtype), batch)
         targets = batch["targets_BL"], batch["weight_BL"]
-        nats = cross_entropy.chunked_loss(
-            objective, x_BLD, w_VD, *targets, chunks=CHUNKS
-        )
+        nats = chunked_loss(objective, x_BLD, w_VD, *targets)
         return cross_entropy.add_byte_count(nats, *targets, tokenizer.bytes_V)
 
     translator = translation.from_net(net, tokenizer, compute_dtype=dtype)

@@ -77,3 +77,16 @@ def at_least(name: str, value: Any, minimum: Any) -> Any:
     if value < minimum:
         raise ValueError(f"{name}: expected at least {minimum}, got {value}")
     return value
+
+
+def utf8(name: str, text: str) -> str:
+    """`text`, or ValueError where UTF-8 cannot encode it: a command line that is not
+    UTF-8 reaches Python as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name}: expected text in UTF-8, got {text[error.start]!a} at character "
+            f"{error.start}"
+        ) from None
+    return text

@@ -3,7 +3,7 @@ features, and filled passages; `study` does so for any model that fills gaps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +22,8 @@ from transformer.training import evaluation
 from transformer.training.experiment import Experiment
 
 PASSAGES, PROBE_LENGTH = 4, 64
+# More tokens change n-gram counts little, more texts make the probe slow.
+NGRAM_TOKENS, PROBE_TEXTS = 20_000_000, 64
 # (ids [L], rng) -> the pieces that remain, and the removed ids between them.
 Remove = Callable[
     [np.ndarray, np.random.Generator], tuple[list[np.ndarray], list[np.ndarray]]
@@ -47,14 +49,60 @@ def fill_passages(
 ) -> list[fill_in.Passage]:
     """Random windows with gaps that the model has filled."""
     rng = np.random.default_rng(int(jax.random.bits(key)))
-    starts = held_out.rows["start"]
     passages = []
-    for start in starts[rng.choice(len(starts), PASSAGES)]:
-        pieces, removed = remove(held_out.at(start), rng)
+    for number in rng.choice(len(held_out.rows["start"]), PASSAGES):
+        pieces, removed = remove(held_out.window(number), rng)
         predicted = model.fill(params, pieces)
         decode = model.tokenizer.decode
         passages.append(fill_in.passage(pieces, removed, predicted, decode))
     return passages
+
+
+def first_tokens(
+    texts: Iterable[np.ndarray], *, least: int, most: int = NGRAM_TOKENS
+) -> list[np.ndarray]:
+    """The first texts, until they have `most` tokens, without those of less than
+    `least`."""
+    chosen, total = [], 0
+    for ids in texts:
+        if total >= most:
+            break
+        if len(ids) >= least:
+            chosen.append(ids)
+            total += len(ids)
+    return chosen
+
+
+def ngram_accuracies(parts: windows.TextSplits, *, vocab_size: int) -> dict[str, float]:
+    """Of n-gram counts, which include the tails, on which the model is not trained;
+    empty where no text has four tokens. Both sides are cut at `NGRAM_TOKENS`."""
+    whole = parts.train._replace(stops=parts.train_tails.stops)
+    known = first_tokens(whole.arrays(), least=4)
+    held_out = first_tokens(parts.validation.arrays(), least=4)
+    if not (known and held_out):
+        print("no n-gram baselines: expected texts of 4 tokens or more")
+        return {}
+    return ngram.ngram_accuracies(known, held_out, vocab_size=vocab_size)
+
+
+def probe_accuracies(
+    features: Callable[[Any, jax.Array], jax.Array],
+    params: Mapping[str, Any],
+    parts: windows.TextSplits,
+) -> dict[str, float]:
+    """The linear probe for the text that a passage is from, among the texts whose tails
+    have two passages; empty where these are not 2 to `PROBE_TEXTS`."""
+    tails = (*parts.train_tails.arrays(), *parts.validation_tails.arrays())
+    texts = [ids for ids in tails if len(ids) >= 2 * PROBE_LENGTH]
+    if not 2 <= len(texts) <= PROBE_TEXTS:
+        print(
+            f"no linear probe: expected 2 to {PROBE_TEXTS} texts with tails of "
+            f"{2 * PROBE_LENGTH} tokens, got {len(texts)} of {len(tails)}"
+        )
+        return {}
+    return source_probe.source_probe_accuracy(
+        features, params, texts, length=PROBE_LENGTH
+    )
 
 
 def study(
@@ -73,15 +121,9 @@ def study(
     parts: windows.TextSplits = experiment.data
     measure = experiment.evaluations["validation"]
     accuracy = measure.metrics(evaluation.total_loss(measure, params, axes.make_mesh()))
-    # The n-gram counts include the tails, on which the model is not trained.
-    known = [*parts.train, *parts.tails[: len(parts.train)]]
-    vocab_size = model.tokenizer.vocab_size
-    counts = ngram.ngram_accuracies(known, parts.validation, vocab_size=vocab_size)
-    probe = source_probe.source_probe_accuracy(
-        pooled_features,
-        {"trained": params, "random": experiment.init(key)},
-        parts.tails,
-        length=PROBE_LENGTH,
+    counts = ngram_accuracies(parts, vocab_size=model.tokenizer.vocab_size)
+    probe = probe_accuracies(
+        pooled_features, {"trained": params, "random": experiment.init(key)}, parts
     )
     length = experiment.tokens_per_row
     held_out = windows.cut_windows(parts.validation, length=length)

@@ -32,7 +32,8 @@ def report(
     def remove(ids: np.ndarray, rng: np.random.Generator) -> Any:
         row = corrupt(ids, rng)
         removed = span_corruption.predicted_spans(row["targets_BL"], sentinel, end)
-        return span_corruption.uncorrupted_pieces(row["source_BL"], sentinel), removed
+        source = row["source_BL"][row["source_segment_BL"] > 0]
+        return span_corruption.uncorrupted_pieces(source, sentinel), removed
 
     def pooled_features(params: Any, ids_BL: jax.Array) -> jax.Array:
         weights = precision.cast_weights(params, compute_dtype)

@@ -49,14 +49,18 @@ def copy_study(
     translations: Sequence[str],
     *,
     length: int,
-) -> alignment.CopyStudy:
-    """How often words that a translation copies attend most to their copy."""
+) -> alignment.CopyStudy | None:
+    """How often words that a translation copies attend most to their copy; None where
+    no translation fits a row, as those of an untrained model."""
     pairs = sentence_pairs.encode_pairs(tokenizer, sources, translations)
     rows = sentence_pairs.validation(
         pairs, end=tokenizer.end, length=length, batch_size=8
     )
     batches = cross_attention(net, rows, params)
     found = list(alignment.alignments(batches, tokenizer.decode))
+    if not found:
+        print("no alignment: expected translations that fit a row, got none")
+        return None
     return alignment.copy_study(found, words=PLOTTED_WORDS)
 
 
@@ -66,7 +70,7 @@ def scores(
     near: tfidf.NearestSentences,
 ) -> dict[str, float]:
     """BLEU and chrF of each system by `metric/system`; BLEU of the model and of the
-    nearest neighbor by bucket of cosine, with the number of pairs."""
+    nearest neighbor by bucket of cosine that has pairs, with their number."""
     results: dict[str, float] = {
         f"{metric}/{system}": score
         for system, texts in systems.items()
@@ -74,6 +78,8 @@ def scores(
     }
     for bucket, chosen in tfidf.bucket_by_similarity(near, COSINES).items():
         results[f"pairs/cosine_{bucket}"] = len(chosen)
+        if not chosen:
+            continue
         wanted = [references[n] for n in chosen]
         for system in ("beam_search", "tfidf_nn"):
             texts = [systems[system][n] for n in chosen]
@@ -116,13 +122,13 @@ def report(
         f"nearest      {systems['tfidf_nn'][n]}\n"
         for n in rng.permutation(len(sources))[:EXAMPLES]
     ]
-    return {
-        "results.json": {
-            **scores(systems, references, near),
+    results = scores(systems, references, near)
+    files: dict[str, Any] = {"translations.txt": "\n".join(examples)}
+    if study is not None:
+        results |= {
             "alignment_accuracy": study.accuracy,
             "alignment_layer": study.layer,
-            "pairs": len(sources),
-        },
-        "translations.txt": "\n".join(examples),
-        "alignment.png": alignments.plot_alignments(study.examples),
-    }
+        }
+    if study is not None and study.examples:
+        files["alignment.png"] = alignments.plot_alignments(study.examples)
+    return {"results.json": {**results, "pairs": len(sources)}, **files}

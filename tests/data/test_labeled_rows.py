@@ -22,6 +22,19 @@ def test_texts_are_padded_or_cut_off() -> None:
     assert rows["label_B"].tolist() == [1, 0, 1]
 
 
+def test_texts_that_are_cut_off_are_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = DATA._replace(name="cut", train={n: a[[0, 2]] for n, a in SPLIT.items()})
+    labeled_rows.splits(data, tokenizers.bytes_(), batch_size=2, length=4)
+    assert capsys.readouterr().out == (
+        "cut: 0 of 2 training and 1 of 3 held-out texts are longer than 4 tokens, of "
+        "which the first 4 are used\n"
+    )
+    labeled_rows.splits(data, tokenizers.bytes_(), batch_size=2, length=6)
+    assert capsys.readouterr().out == ""
+
+
 def test_both_splits_have_the_rows_and_their_labels() -> None:
     train, held_out = labeled_rows.splits(
         DATA, tokenizers.bytes_(), batch_size=2, length=4

@@ -15,7 +15,7 @@ from data_texts import (
 )
 
 from transformer.data import shuffling
-from transformer.data.text import first_fit, mixing, packing, tokenizers
+from transformer.data.text import documents, first_fit, mixing, packing, tokenizers
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -236,3 +236,13 @@ def test_a_text_barely_longer_than_a_row_gives_one_row(total):
     starts = {rows.order[i] for i in range(200)}
     assert min(starts) == 0 and max(starts) + 16 < total
     assert rows.batch(0, [0])["weight_BL"].sum() == 16
+
+
+def test_a_long_encoding_prints_its_rate(capsys):
+    batches = [[documents.Piece("a" * 1_500_000, True)]] * 2
+    assert list(packing._print_rate("big (train)", iter(batches), seconds=0)) == batches
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("big (train): 2 M characters encoded, ")
+    assert second.startswith("big (train): 3 M characters encoded, ")
+    assert list(packing._print_rate("big", iter(batches))) == batches
+    assert capsys.readouterr().out == ""

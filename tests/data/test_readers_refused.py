@@ -82,7 +82,7 @@ def test_faulty_image_splits_are_refused(tmp_path: Path) -> None:
         (b"alone\none\ttwo\n", "row 1: expected 2 columns divided by tabs, got 1"),
         (b"a\tb\tc\na\tb\n", "row 1: expected 2 columns divided by tabs, got 3"),
         (b"#\tpt\na\tb\n", "row 1: expected two different names, got"),
-        (b"#en\ten\na\tb\n", "row 1: expected two different names, got"),
+        (b"#en\ten\na\tb\n", "expected one column 'en', got en, en"),
         (b"one\ttwo\n\tempty\n", "row 2: expected text, got an empty column 1"),
         (
             b"one\ttwo\nbad \xff\tx\n",
@@ -141,7 +141,7 @@ def test_a_missing_package_is_asked_for_in_one_line(
 
 def test_faulty_pair_splits_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("#en\tpt\na\tb\n")
-    refused(pair_source.load, tmp_path, "validation.tsv: expected a file, got No such")
+    refused(pair_source.load, tmp_path, "sentence pairs called validation", "got none")
     (tmp_path / "validation.tsv").write_text("#pt\ten\na\tb\n")
     refused(pair_source.load, tmp_path, "validation.tsv: expected the columns of train")
 

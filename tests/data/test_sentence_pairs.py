@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transformer.data.text import sentence_pairs
+from transformer.data.records import Records
+from transformer.data.text import sentence_pairs, tokenizers
 
 RNG = np.random.default_rng(0)
 END = 50
@@ -63,6 +64,40 @@ def test_only_pairs_longer_than_a_row_are_left_out() -> None:
     fitting = [pair for pair in given if max(map(len, pair)) <= 8]
     assert 0 < len(packed) < 60
     assert sorted(map(id, packed)) == sorted(map(id, fitting))
+
+
+def test_pairs_longer_than_a_row_are_counted_and_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In both splits, on either side; what is left is the same pairs in the data."""
+    sizes = {"train": [(3, 3), (9, 3), (3, 9), (7, 7)] * 8, "validation": [(2, 8)] * 3}
+    arrays = {
+        split: {
+            side: np.array(["x" * pair[n] for pair in pairs], object)
+            for n, side in enumerate(sentence_pairs.SIDES)
+        }
+        for split, pairs in sizes.items()
+    }
+    data = Records("probe", "0", **arrays, labels=("a", "b"))
+    how: Any = {"batch_size": 2, "seed": 0}
+    sides, tokenizer = sentence_pairs.SIDES, tokenizers.bytes_()
+    kept, (train, held_out) = sentence_pairs.splits(
+        data, sides, tokenizer, length=9, **how
+    )
+    assert capsys.readouterr().out == (
+        "probe: 16 of 32 training and 0 of 3 held-out pairs are longer than a row of 9 "
+        "tokens on a side, and left out\n"
+    )
+    assert sorted(set(map(len, kept.train["first"]))) == [3, 7]
+    assert len(kept.train["second"]) == 16 and len(kept.validation["first"]) == 3
+    batches = [held_out.batch(step, range(2)) for step in range(held_out.batches)]
+    assert len([s for batch in batches for s in segments(batch)]) == 3
+    whole = sentence_pairs.splits(data, sides, tokenizer, length=10, **how)
+    assert capsys.readouterr().out == "" and len(whole[0].train["first"]) == 32
+    for length, split in ((3, "train"), (8, "validation")):
+        message = f"expected {split} pairs of at most {length} tokens a side, got none"
+        with pytest.raises(ValueError, match=message):
+            sentence_pairs.splits(data, sides, tokenizer, length=length, **how)
 
 
 def test_training_rows_depend_only_on_seed_and_step() -> None:

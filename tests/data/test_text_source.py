@@ -197,8 +197,7 @@ def test_a_tfds_text_feature_can_be_chosen():
     assert "fox" in read(text_source.load("data_probe"), "train")[0]
     for feature in ("note", "pair/en"):
         assert (
-            read(text_source.load("data_probe", feature=feature), "train")[1]
-            == "note 1"
+            read(text_source.load("data_probe", column=feature), "train")[1] == "note 1"
         )
 
 
@@ -256,6 +255,8 @@ def test_faulty_text_is_refused_in_one_line(tmp_path, case, message):
         ("", None, r"expected a file or folder of text, got none at ''"),
         ("~/none.txt", None, r"expected a file .*, got none at '~/none.txt'"),
         ("none.txt", None, r"expected a file .*, got none at 'none.txt'"),
+        ("x" * 5000, None, r"expected a file .*, got none at 'x{255}'\.\.\.$"),
+        ("a\0.txt", None, r"expected a file .*, got none at 'a.x00.txt'"),
         ("tiny_shakespear", None, r"'tiny_shakespear'; nearest names: tiny_shakesp"),
         ("austn", None, r"got 'austn'; nearest names: austen"),
         ("no/such.txt", None, r"file or folder or a TFDS name, got 'no/such.txt'"),
@@ -270,7 +271,7 @@ def test_faulty_text_is_refused_in_one_line(tmp_path, case, message):
 )
 def test_unknown_names_are_refused_in_one_line(name, feature, message):
     with pytest.raises(ValueError, match=message) as caught:
-        text_source.load(name, feature=feature)
+        text_source.load(name, column=feature or "text")
     assert "\n" not in str(caught.value)
 
 

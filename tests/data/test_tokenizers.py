@@ -6,11 +6,13 @@ import random
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from transformer.data.sources import text as text_source
-from transformer.data.text import documents, tokenizers
+from transformer.data.text import documents, packing, tokenizers
+from transformer.objectives import cross_entropy
 
 WORDS = "It is a truth universally acknowledged, that 12 men's \t hats cost £3.\n\n"
 STRANGE = "".join(map(chr, [0, 1, 27, 28, 160, 768, 0x2028, 0x1F642, 0xFFFD, 0x10FFFF]))
@@ -61,7 +63,7 @@ def each(text):
     }
 
 
-@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+@pytest.mark.parametrize("kind", ["bytes", "bpe", "characters"])
 @pytest.mark.parametrize("sample", TEXTS)
 def test_decoding_returns_any_text(each, kind, sample):
     tokenizer = each[kind]
@@ -84,13 +86,57 @@ def test_the_end_is_the_last_token_and_has_no_bytes(each, kind):
 
 
 def test_characters_are_those_of_the_training_split(each, text):
+    """Others are their bytes, so that no text is free and none is lost."""
     tokenizer = each["characters"]
     (train,) = documents.full_documents(text, "train")
-    assert tokenizer.decode(tokenizer.encode(train)) == train
-    assert tokenizer.vocab_size == len(set(train)) + 2
-    unknown = tokenizer.encode("t☃h")
-    assert tokenizer.decode(unknown) == "t\ufffdh"
-    assert tokenizer.bytes_V[unknown].tolist() == [1, 0, 1]
+    assert len(tokenizer.encode(train)) == len(train)
+    assert tokenizer.vocab_size == len(set(train)) + 256 + 1
+    unknown = tokenizer.encode("t☃h é")
+    assert tokenizer.decode(unknown) == "t☃h é"
+    assert tokenizer.bytes_V[unknown].tolist() == [1, 1, 1, 1, 1, 1, 1, 1]
+    # The bytes of one whole character that the training split has not.
+    assert [tokenizer.table[t] for t in unknown[1:4]] == [b"\xe2", b"\x98", b"\x83"]
+
+
+@pytest.mark.parametrize("unknown", [0, 500, 1400])
+def test_unknown_characters_cost_their_bytes(tmp_path, unknown):
+    """Bits per byte of 1,400 held-out characters, of which some were not in training,
+    equal those of a float64 reference over the UTF-8 of the text."""
+    rng = random.Random(unknown)
+    train = "".join(rng.choices("abcdef é\n", k=4000))
+    held = rng.choices("abcdef é", k=1400 - unknown)
+    held = "".join(rng.sample([*held, *rng.choices("☃日🙂ñ", k=unknown)], k=1400))
+    for split, content in (("train", train), ("validation", held)):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "a.txt").write_text(content)
+    text = text_source.load(tmp_path)
+    tokenizer = tokenizers.characters(text)
+    rows = packing.validation(text, tokenizer, length=64, batch_size=8)
+    log_p = np.log(np.random.default_rng(0).dirichlet(np.ones(tokenizer.vocab_size)))
+    total = None
+    for step in range(rows.batches):
+        batch = rows.batch(step, range(8))
+        logits = np.broadcast_to(log_p, (8, 64, len(log_p))).astype(np.float32)
+        targets = batch["targets_BL"], batch["weight_BL"]
+        loss = cross_entropy.add_byte_count(
+            cross_entropy.cross_entropy(logits, *targets), *targets, tokenizer.bytes_V
+        )
+        total = loss if total is None else jax.tree.map(np.add, total, loss)
+    letters = len(tokenizer.table) - 257
+    names = {entry: n for n, entry in enumerate(tokenizer.table[:letters])}
+
+    def entries(letter):
+        return (
+            [names[letter.encode()]]
+            if letter in train
+            else [letters + byte for byte in letter.encode()]
+        )
+
+    tokens = [token for letter in held for token in entries(letter)]
+    nats = -log_p[[*tokens[1:], tokenizer.end]].sum()
+    size = len(held.encode()) - len(tokenizer.table[tokens[0]])
+    expected = nats / np.log(2) / size
+    assert cross_entropy.bits_per_byte(total) == pytest.approx(expected, rel=1e-5)
 
 
 def test_byte_tokens_are_utf8(each):
@@ -193,6 +239,19 @@ def changed(content: bytes) -> bytes:
     return json.dumps(body).encode()
 
 
+def with_hash(content: bytes, **changed) -> bytes:
+    """The content with other fields and the hash that belongs to them."""
+    body = {**json.loads(content), **changed}
+    del body["hash"]
+    return json.dumps({**body, "hash": tokenizers._hash(body)}).encode()
+
+
+def with_hole(content: bytes) -> bytes:
+    model = json.loads(content)["model"]
+    model["model"]["vocab"]["!"] = 1000
+    return with_hash(content, model=model)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -202,6 +261,13 @@ def changed(content: bytes) -> bytes:
         (lambda content: b"[1]", "a tokenizer, got TypeError"),
         (lambda content: b"{}", "a tokenizer, got KeyError"),
         (lambda content: b"\xff\xfa", "a tokenizer, got UnicodeDecodeError"),
+        (lambda content: with_hash(content, model=None), "a bpe tokenizer, got inv"),
+        (lambda content: with_hash(content, model={}), "a bpe tokenizer, got "),
+        (with_hole, "a bpe tokenizer, got ids that do not count from 0"),
+        (
+            lambda content: with_hash(content, kind="characters", alphabet=[1]),
+            "a characters tokenizer, got ",
+        ),
     ],
 )
 def test_a_damaged_tokenizer_file_is_named(each, tmp_path, damage, message):

@@ -11,6 +11,7 @@ import short_training
 
 from experiments import mlm, span_corruption
 from experiments.reports import mlm as report
+from transformer.data.text import windows
 from transformer.generation import fill_in
 
 RNG = np.random.default_rng(0)
@@ -54,3 +55,22 @@ def test_masked_tokens_and_the_pieces_between_them_are_the_text() -> None:
     joined = fill_in.join_pieces(pieces, [int(part[0]) for part in removed])
     np.testing.assert_array_equal(joined, ids)
     assert all(len(part) == 1 for part in removed)
+
+
+def test_documents_too_short_for_a_baseline_leave_it_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In a printed line each, and not with an error after training."""
+    texts = windows.from_arrays([RNG.integers(0, 9, 3) for _ in range(40)])
+    ends = texts._replace(starts=texts.stops - 1)
+    parts = windows.TextSplits(texts._replace(stops=ends.starts), texts, ends, ends)
+    assert report.ngram_accuracies(parts, vocab_size=9) == {}
+    params: Any = {"trained": {}}
+    assert report.probe_accuracies(lambda *_: pytest.fail(), params, parts) == {}
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "no n-gram baselines: expected texts of 4 tokens or more",
+        "no linear probe: expected 2 to 64 texts with tails of 128 tokens, got 0 of 80",
+    ]
+    known = report.first_tokens(map(np.zeros, (3, 5, 6, 7)), least=4, most=10)
+    assert [len(ids) for ids in known] == [5, 6]

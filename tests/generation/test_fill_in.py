@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from transformer.data.text import tokenizers
 from transformer.generation import fill_in
 from transformer.plots import cloze
 
@@ -62,3 +63,11 @@ def test_spans_are_decoded_from_left_to_right_and_split() -> None:
     assert fill(None, pieces) == [([4, 5, 6, 7], 20, 3)]
     with pytest.raises(ValueError, match="at most 1 gaps, got 2"):
         fill(None, [*pieces, pieces[0]])
+
+
+def test_prompts_that_are_not_utf8_are_refused() -> None:
+    filler = fill_in.FillIn(lambda *_: pytest.fail("computed"), tokenizers.bytes_())
+    with pytest.raises(
+        ValueError, match="prompt: expected text in UTF-8, got '.udcff'"
+    ):
+        fill_in.generate(filler, {}, jax.random.key(0), prompt="a * b\udcff")

@@ -44,3 +44,11 @@ def test_the_images_of_all_texts_are_written_side_by_side(
         written = np.asarray(file)
     assert written.shape == (12, 40, 3)
     np.testing.assert_array_equal(written[::4, ::4], np.concatenate(list(PIXELS), 1))
+
+
+def test_texts_that_are_not_utf8_are_refused() -> None:
+    def sample(*_: Any, **__: Any) -> Any:
+        pytest.fail("computed")
+
+    with pytest.raises(ValueError, match="text: expected text in UTF-8, got '.udcff'"):
+        image_files.generate(sample, {}, jax.random.key(0), text="red \udcff")

@@ -116,6 +116,7 @@ def test_generate_prints_the_text_that_it_returns(
         ([""], 4, "expected at least one token each"),
         ([], 4, "expected at least one token each"),
         (["a"], 0, "new_tokens: expected at least 1, got 0"),
+        (["a", "b\udcff"], 4, "prompt: expected text in UTF-8, got '.udcff' at char"),
     ],
 )
 def test_prompts_that_do_not_fit_are_refused(

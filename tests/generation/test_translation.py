@@ -63,5 +63,10 @@ def test_a_translation_is_independent_of_the_other_texts(
 def test_texts_are_bucketed_by_length_and_long_ones_are_refused() -> None:
     buckets = translation.bucket_by_length([40, 3, 32, 33])
     assert buckets[32] == [1, 2] and buckets[64] == [3, 0]
-    with pytest.raises(ValueError, match="expected at most 512 tokens, got 513"):
-        translation.bucket_by_length([1, 513])
+    with pytest.raises(ValueError, match="expected at most 4096 tokens, got 4097"):
+        translation.bucket_by_length([1, 4097])
+
+
+def test_texts_that_are_not_utf8_are_refused(translator: Any) -> None:
+    with pytest.raises(ValueError, match="text: expected text in UTF-8, got '.udcff'"):
+        translation.translate(*translator, ["OK", "a\udcff"])

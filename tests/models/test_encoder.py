@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from cases import close, random_params
 
-from transformer.models import encoder
+from transformer.models import bert, encoder
 from transformer.network import masks
 
 RNG = np.random.default_rng(0)
@@ -35,3 +35,16 @@ def test_text_logits_depend_on_the_text_and_not_on_its_padding() -> None:
     ids_BL[1] = (ids_BL[1] + 1) % 16
     other = logits(params, {"ids_BL": ids_BL, "segment_BL": segment_BL})
     assert np.abs(other[1] - got[1]).max() > 1e-3
+
+
+def test_masked_lm_features_do_not_depend_on_padding() -> None:
+    net = bert.bert(vocab_size=20, depth=1, width=64)
+    params = random_params(net, init_params=bert.init_params)
+    ids_BL = jax.random.randint(jax.random.key(1), (2, 5), 0, 20)
+    features = jax.jit(lambda *arrays: bert.apply(net, params, *arrays)[0])
+    alone_BLD = features(ids_BL)
+    segment_BL = jnp.pad(jnp.ones_like(ids_BL), ((0, 0), (0, 3)))
+    for padding in (0, 7):
+        longer_BL = jnp.pad(ids_BL, ((0, 0), (0, 3)), constant_values=padding)
+        padded_BLD = features(longer_BL, segment_BL)
+        np.testing.assert_allclose(padded_BLD[:, :5], alone_BLD, atol=1e-5)

@@ -23,6 +23,20 @@ def test_target_positions_count_from_the_sentinel_in_the_source() -> None:
     assert t5.source_positions(4).position_BL.tolist() == [[0, 8, 16, 24]]
 
 
+def test_padding_of_the_source_changes_nothing() -> None:
+    params = random_params(NET, init_params=t5.init_params)
+    logits = jax.jit(
+        lambda *arrays: decoder.logits(t5.apply(NET, params, *arrays, sentinel=FIRST))
+    )
+    expected = logits(SOURCE, IDS, jnp.ones_like(SOURCE))
+    segment = jnp.pad(jnp.ones_like(SOURCE), ((0, 0), (0, 4)))
+    for padding in (0, 3):
+        source = jnp.pad(SOURCE, ((0, 0), (0, 4)), constant_values=padding)
+        target = jnp.pad(IDS, ((0, 0), (0, 3)), constant_values=padding)
+        got = logits(source, target, segment)
+        np.testing.assert_allclose(got[:, :6], expected, atol=1e-5)
+
+
 def test_encoder_and_decoder_share_one_embedding() -> None:
     """A decoder input's embedding is the encoder's: its gradient is not zero."""
     params = random_params(NET, init_params=t5.init_params)

@@ -31,6 +31,23 @@ def test_corruption_masks_the_ratio_of_its_time_and_nothing_else() -> None:
     assert (other.inputs != inputs).any()
 
 
+def test_padding_is_never_masked_and_a_short_row_has_its_own_ratio() -> None:
+    """Rows of 8, 5, 1 and 0 tokens at a ratio of 0.15, rounded up."""
+    ids_BL = jax.random.randint(KEY, (4, 8), 0, MASK_ID)
+    real_BL = jnp.arange(8)[None] < jnp.asarray([8, 5, 1, 0])[:, None]
+    process = masked_diffusion.at_ratio(0.15, mask_id=MASK_ID, real_BL=real_BL)
+    for seed in range(20):
+        key = jax.random.key(seed)
+        t_B = process.sample_time(key, 4)
+        inputs, _, weight = process.corrupt(ids_BL, t_B, key)
+        assert (weight * real_BL).sum(1).tolist() == [2, 1, 1, 0]
+        assert not (weight * ~real_BL).any()
+        np.testing.assert_array_equal(weight, inputs == MASK_ID)
+        # A full row is masked as without padding.
+        whole = masked_diffusion.corrupt(ids_BL, t_B, key, mask_id=MASK_ID)
+        np.testing.assert_array_equal(whole.inputs[0], inputs[0])
+
+
 def test_elbo_weights_of_a_row_sum_to_its_length() -> None:
     ids_BL = jax.random.randint(KEY, (5, 8), 0, MASK_ID)
     t_B = jnp.asarray([0.0, 1 / 3, 0.5, 2 / 3, 0.99])

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer import checks
 from transformer.generation import logit_filters, process_sampler
 from transformer.processes import autoregressive
 
@@ -147,13 +148,15 @@ def generate(
     *,
     prompt: str = "It is a * universally acknowledged, that a single * must be in *.",
 ) -> str:
-    """Fill in the gaps of a text: print the text, and return it.
+    """Fill in the gaps of a text: print the text, and return it. ValueError for a text
+    that is not UTF-8.
 
     Args:
         prompt: the text, with an asterisk for each gap.
     """
     encode, decode = model.tokenizer.encode, model.tokenizer.decode
-    pieces = [encode(piece.removesuffix(" ")) for piece in prompt.split("*")]
+    parts = checks.utf8("prompt", prompt).split("*")
+    pieces = [encode(piece.removesuffix(" ")) for piece in parts]
     predicted = model.fill(params, pieces)
     unknown = [np.zeros(0, np.int32)] * len(predicted)
     text = filled_text(passage(pieces, unknown, predicted, decode))

@@ -24,7 +24,8 @@ def generate(
 ) -> np.ndarray:
     """Sample images for texts: write them to a file, and return them, 8-bit.
 
-    sample(params, texts, key, steps=...) returns the images.
+    sample(params, texts, key, steps=...) returns the images. ValueError for a text that
+    is not UTF-8.
 
     Args:
         text: what to draw; several texts are divided by a semicolon.
@@ -34,7 +35,7 @@ def generate(
     """
     from PIL import Image
 
-    texts = [part.strip() for part in text.split(";")]
+    texts = [part.strip() for part in checks.utf8("text", text).split(";")]
     key = jax.random.fold_in(key, sample_seed)
     images = sample(params, texts, key, steps=sampling_steps)
     wide = np.concatenate(list(images), axis=1)

@@ -145,10 +145,11 @@ def stream_text(
 ) -> Iterator[list[str]]:
     """The new text of each prompt, burst by burst.
 
-    ValueError, before any computation, for an empty prompt, and where a prompt and
-    `new_tokens` together exceed `sequence_length`.
+    ValueError, before any computation, for an empty prompt, one that is not UTF-8, and
+    where a prompt and `new_tokens` together exceed `sequence_length`.
     """
-    ids = [list(model.tokenizer.encode(prompt)) for prompt in prompts]
+    texts = [checks.utf8("prompt", prompt) for prompt in prompts]
+    ids = [list(model.tokenizer.encode(text)) for text in texts]
     longest = max(map(len, ids), default=0)
     at_least("new_tokens", new_tokens, 1)
     if longest + new_tokens > model.sequence_length:

@@ -15,7 +15,7 @@ from transformer.generation import beam_search, decoding
 from transformer.network import masks
 
 # Texts are padded to one of these numbers of tokens: one program for each.
-BUCKETS = (32, 64, 128, 256, 512)
+BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 class Translator(NamedTuple):
@@ -83,12 +83,13 @@ def translate(
     """The best hypothesis for each text; length_penalty as in `beam_search`. Texts of
     similar length share a batch.
 
-    ValueError for a text of more tokens than the last of `BUCKETS`.
+    ValueError for a text of more tokens than the last of `BUCKETS`, or not UTF-8.
     """
     tokenizer = translator.tokenizer
     run = jax.jit(
         partial(search, translator, beam_size=beam_size, length_penalty=length_penalty)
     )
+    texts = [checks.utf8("text", text) for text in texts]
     ids = [np.append(tokenizer.encode(text), tokenizer.end) for text in texts]
     translations = [""] * len(ids)
     for bucket, members in bucket_by_length([len(one) for one in ids]).items():

@@ -67,8 +67,17 @@ def init_params(net: MaskedLM, key: jax.Array) -> Any:
     return net.init(key, ids_BL, masks.single_document(1))["params"]
 
 
-def apply(net: MaskedLM, params: Any, ids_BL: jax.Array, **options: Any) -> Any:
-    """`net.apply` with the positions of rows of one document; options: of
-    `flax.linen.Module.apply`, such as `method`."""
+def apply(
+    net: MaskedLM,
+    params: Any,
+    ids_BL: jax.Array,
+    segment_BL: jax.Array | None = None,
+    **options: Any,
+) -> Any:
+    """`net.apply` with the positions of rows of one document. segment_BL: 1 for a token
+    and 0 for padding, where rows are padded. options: of `flax.linen.Module.apply`,
+    such as `method`."""
     tokens = masks.single_document(ids_BL.shape[1])
+    if segment_BL is not None:
+        tokens = tokens._replace(segment_BL=segment_BL)
     return net.apply({"params": params}, ids_BL, tokens, **options)

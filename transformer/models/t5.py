@@ -77,15 +77,18 @@ def apply(
     params: Any,
     source_BL: jax.Array,
     ids_BL: jax.Array,
+    source_segment_BL: jax.Array | None = None,
     *,
     sentinel: int,
 ) -> Readout:
     """The pair (features, unembedding) that predicts the next target tokens.
 
-    source_BL: encoder inputs; ids_BL: decoder inputs; sentinel: the first sentinel's
-    id.
+    source_BL: encoder inputs; ids_BL: decoder inputs; source_segment_BL: 1 for an input
+    and 0 for padding, where sources are padded; sentinel: the first sentinel's id.
     """
     source = source_positions(source_BL.shape[1])
+    if source_segment_BL is not None:
+        source = source._replace(segment_BL=source_segment_BL)
     target = target_positions(source_BL, ids_BL, sentinel=sentinel)
     variables = {"params": _share_embedding(params)}
     readout: Any = net.apply(variables, source_BL, source, ids_BL, target)

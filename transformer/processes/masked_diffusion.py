@@ -31,7 +31,7 @@ def mask_ratio(t: Any) -> jax.Array:
     return jnp.cos(jnp.pi / 2 * jnp.asarray(t, jnp.float32))
 
 
-def num_masked(t: Any, length: int) -> jax.Array:
+def num_masked(t: Any, length: Any) -> jax.Array:
     """The number of masked positions among `length` at time t, int32, rounded up (with
     a tolerance for float32 rounding)."""
     return jnp.ceil(mask_ratio(t) * length - 1e-4).astype(jnp.int32)
@@ -44,11 +44,20 @@ def lowest_k_mask(score_BL: jax.Array, k_B: jax.Array) -> jax.Array:
 
 
 def corrupt(
-    ids_BL: jax.Array, t_B: jax.Array, key: jax.Array, *, mask_id: int
+    ids_BL: jax.Array,
+    t_B: jax.Array,
+    key: jax.Array,
+    *,
+    mask_id: int,
+    real_BL: jax.Array | None = None,
 ) -> NoisedExample:
-    """`mask_id` in as many random positions as are masked at t; those have weight 1."""
+    """`mask_id` in as many random positions as are masked at t; those have weight 1.
+    real_BL: bool, False for padding, which is never masked and has no weight."""
     noise_BL = jax.random.uniform(key, ids_BL.shape)
-    masked_BL = lowest_k_mask(noise_BL, num_masked(t_B, ids_BL.shape[1]))
+    length: Any = ids_BL.shape[1]
+    if real_BL is not None:
+        noise_BL, length = jnp.where(real_BL, noise_BL, jnp.inf), real_BL.sum(1)
+    masked_BL = lowest_k_mask(noise_BL, num_masked(t_B, length))
     inputs_BL = jnp.where(masked_BL, mask_id, ids_BL)
     return NoisedExample(inputs_BL, ids_BL, masked_BL.astype(jnp.float32))
 
@@ -129,12 +138,14 @@ def process(
     sample_time: SampleTime = uniform_times,
     temperature: float = 1.0,
     choice_temperature: float = 4.5,
+    real_BL: jax.Array | None = None,
 ) -> Process:
     """Masked generation of ids (B, L) int32, masked where they equal `mask_id`; the
-    model predicts float32 logits (B, L, V) of the token at each position."""
+    model predicts float32 logits (B, L, V) of the token at each position. real_BL: of
+    `corrupt`."""
     return Process(
         sample_time,
-        partial(corrupt, mask_id=mask_id),
+        partial(corrupt, mask_id=mask_id, real_BL=real_BL),
         partial(fully_masked, mask_id=mask_id),
         partial(
             unmask_step,
@@ -143,6 +154,16 @@ def process(
             choice_temperature=choice_temperature,
         ),
         times,
+    )
+
+
+def at_ratio(
+    ratio: float, *, mask_id: int, real_BL: jax.Array | None = None
+) -> Process:
+    """The process at the time at which the fraction `ratio` is masked: BERT's
+    objective. real_BL: of `corrupt`. Errors as `constant_mask_ratio`."""
+    return process(
+        mask_id=mask_id, sample_time=constant_mask_ratio(ratio), real_BL=real_BL
     )
 
 

@@ -1,10 +1,11 @@
-"""The user's own labeled text: a UTF-8 file, one `text<tab>label` per line.
+"""The user's own labeled text: a table of texts and labels (`readers/table.py`), in
+columns called `text` and `label`, or a TSV of two columns without names.
 
     What a lovely day!<tab>positive
 
-The first row may name the two columns, starting with `#`: `#text<tab>label`. A folder
-with `train.tsv` and `validation.tsv` is used as given. Of one file, the texts of each
-class with the smallest sha256 are held out, so that no text is in both splits.
+A folder with a table called train and one called validation is used as given. Of one
+file, the texts of each class with the smallest sha256 are held out, so that no text is
+in both splits.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from transformer import storage
 from transformer.data.readers import files as own_files
+from transformer.data.readers import table
 from transformer.data.records import Arrays, Records
-from transformer.data.text import documents
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read(path: Path, columns: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
     """Texts and their labels, arrays of strings."""
-    rows = own_files.tsv_rows(path, columns=2)
-    rows = rows[1:] if rows and rows[0][0].startswith("#") else rows
+    rows = list(table.require_cells(table.read(path, columns).rows))
     if not rows:
         raise ValueError(f"{path}: expected labeled text, got none")
     text, label = (
@@ -59,28 +60,29 @@ def _held_out(
     return np.array([one in chosen for one in text])
 
 
-def read(path: Path, *, held_out: float) -> Records:
-    """`text`, an array of strings, and `label` int32 [N]. ValueError, naming file and
-    row, for a missing column, an empty cell, and what is not UTF-8."""
+def read(path: Path, *, held_out: float, columns: tuple[str, str]) -> Records:
+    """`text`, an array of strings, and `label` int32 [N]. columns: of the texts and of
+    the labels. ValueError, naming file and row, for a missing column, an empty cell,
+    and what is not UTF-8."""
     if path.is_dir():
-        files = [path / f"{split}.tsv" for split in documents.SPLITS]
-        (text, label), (held_text, held_label) = map(_read, files)
+        files = list(table.split_files(path, "labeled text").values())
+        (text, label), (held_text, held_label) = (_read(f, columns) for f in files)
         classes = _classes(files[0], label)
         new = sorted(set(held_label) - set(classes))
         if new:
             raise ValueError(
-                f"{files[1]}: expected the labels of train.tsv, {', '.join(classes)}; "
-                f"got {new[0]}"
+                f"{files[1]}: expected the labels of {files[0].name}, "
+                f"{', '.join(classes)}; got {new[0]}"
             )
         train = _arrays(text, label, classes)
         validation = _arrays(held_text, held_label, classes)
     else:
         files = [path]
-        text, label = _read(path)
+        text, label = _read(path, columns)
         classes = _classes(path, label)
         held = _held_out(path, text, label, held_out)
         train, validation = own_files.split(_arrays(text, label, classes), held)
         if len(set(train["label"])) < len(classes):
             raise ValueError(f"{path}: expected each text with one label, got several")
-    fingerprint = own_files.fingerprint(path, files)
-    return Records(str(path), fingerprint, train, validation, classes)
+    stamp = storage.short_hash(own_files.fingerprint(path, files), repr(columns))
+    return Records(str(path), stamp, train, validation, classes)

@@ -1,19 +1,26 @@
 """The user's own UTF-8 file, or folder of them, read in pieces.
 
-The validation split is the tail: the last `held_out` of all bytes, in the order of
-the files' paths, starting at the beginning of a line (the file that contains the cut is
-divided). A folder with sub-folders `train` and `validation` is used as given.
+A file is one document, also compressed (`.txt.gz`); of a table (`.jsonl`, `.csv`), each
+row is one (`readers/text_tables.py`). The validation split is the tail: the last
+`held_out` of all bytes, in the order of the files' paths, starting at the beginning of
+a line (the file that contains the cut is divided); of tables, the rows with a small
+hash. A folder with sub-folders `train` and `validation` is used as given, and so are
+tables called so (`train.jsonl`, `train-00000-of-00002.parquet`).
 """
 
 from __future__ import annotations
 
 import codecs
+import contextlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transformer import storage
+from transformer.data.notices import print_once
+from transformer.data.readers import compression, table, text_tables
 from transformer.data.text import documents
 
 READ_BYTES = 1 << 18
@@ -21,19 +28,30 @@ HASHED_BYTES = 64 << 20
 
 
 class Span(NamedTuple):
-    """Bytes start..stop of a file: one document."""
+    """Bytes start..stop of a file, after decompression: one document."""
 
     path: Path
     start: int
     stop: int
 
 
+@contextlib.contextmanager
+def open_at(path: Path, offset: int) -> Iterator[Any]:
+    """The stream of a file from a byte on; a compressed one is read up to it."""
+    with compression.open_bytes(path) as file:
+        if not compression.is_compressed(path):
+            file.seek(offset)
+        while offset and compression.is_compressed(path):
+            skipped = len(file.read(min(offset, READ_BYTES)))
+            offset = offset - skipped if skipped else 0
+        yield file
+
+
 def chunks(span: Span) -> Iterator[str]:
     """The text of a span; ValueError names the file and the byte that is not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     path, offset, stop = span
-    with open(path, "rb") as file:
-        file.seek(offset)
+    with open_at(path, offset) as file:
         while offset < stop:
             data = file.read(min(READ_BYTES, stop - offset))
             if not data:
@@ -53,13 +71,27 @@ def chunks(span: Span) -> Iterator[str]:
             yield text
 
 
+def size_of(path: Path) -> int:
+    """The bytes of a file after decompression, counted once and cached."""
+    size = path.stat().st_size
+    if not compression.is_compressed(path):
+        return size
+
+    def count(folder: Path) -> None:
+        with compression.open_bytes(path) as file:
+            total = sum(map(len, iter(lambda: file.read(READ_BYTES), b"")))
+        (folder / "size.json").write_text(json.dumps(total))
+
+    stamp = fingerprint([Span(path, 0, size)])
+    folder = storage.cached_folder(f"sizes/{stamp}", count)
+    return json.loads((folder / "size.json").read_text())
+
+
 def line_start(path: Path, offset: int) -> int:
     """The first byte >= offset that begins a line or, if none is near, a character."""
-    size = path.stat().st_size
-    if not 0 < offset < size:
+    if not 0 < offset < size_of(path):
         return offset
-    with open(path, "rb") as file:
-        file.seek(offset - 1)
+    with open_at(path, offset - 1) as file:
         window = file.read(READ_BYTES)
     newline = window.find(b"\n", 0, -1)
     if newline >= 0:
@@ -80,8 +112,8 @@ def listing(folder: Path) -> list[Path]:
 
 
 def file_spans(files: list[Path]) -> list[Span]:
-    """Each non-empty file as one document; ValueError if there is none."""
-    found = [Span(path, 0, path.stat().st_size) for path in files]
+    """Each non-empty file as one document."""
+    found = [Span(path, 0, size_of(path)) for path in files]
     return [span for span in found if span.stop]
 
 
@@ -98,23 +130,106 @@ def split_spans(spans: list[Span], held_out: float) -> dict[str, list[Span]]:
 
 
 def fingerprint(spans: list[Span]) -> str:
-    """A hash of the files: of their bytes up to 64 MiB, else of path, size and time."""
+    """A hash of the files: of their bytes up to 64 MiB, else of path, size and time.
+    spans: all bytes of each, as they are stored."""
     if sum(span.stop for span in spans) <= HASHED_BYTES:
         return storage.short_hash(*(storage.sha256(span.path) for span in spans))
     facts = [(str(s.path.resolve()), s.stop, s.path.stat().st_mtime_ns) for s in spans]
     return storage.short_hash(repr(facts))
 
 
-def read(path: Path, *, held_out: float) -> documents.TextDataset:
-    """The file or folder `path` as a `TextDataset`; ValueError if it is empty."""
-    if path.is_dir() and all((path / split).is_dir() for split in documents.SPLITS):
-        parts = {split: file_spans(listing(path / split)) for split in documents.SPLITS}
+def _stamp(files: Iterable[Path]) -> str:
+    spans = [Span(path, 0, path.stat().st_size) for path in files]
+    return fingerprint([span for span in spans if span.stop])
+
+
+def _given_splits(folder: Path) -> dict[str, list[Path]] | None:
+    """The files of each split, where the folder has both."""
+    if all((folder / split).is_dir() for split in documents.SPLITS):
+        return {split: listing(folder / split) for split in documents.SPLITS}
+    files = listing(folder)
+    found = {
+        split: [
+            path
+            for path in files
+            if path.name.startswith((f"{split}.", f"{split}-")) and table.is_table(path)
+        ]
+        for split in documents.SPLITS
+    }
+    if not all(found.values()):
+        return None
+    others = len(files) - sum(map(len, found.values()))
+    if others:
+        print_once(f"{folder}: tables of train and validation; {others} others unread")
+    return found
+
+
+class _Documents(NamedTuple):
+    """The documents of a split: spans of files, and rows of tables for which
+    `is_wanted` holds; `facts` are the tables'."""
+
+    spans: list[Span]
+    tables: list[Path]
+    facts: list[text_tables.Facts]
+    is_wanted: Callable[[str], bool]
+    is_empty: bool
+
+    def pieces(self, column: str) -> Iterator[documents.Piece]:
+        for span in self.spans:
+            yield from documents.pieces_of(chunks(span))
+        for path in self.tables:
+            yield from text_tables.pieces(path, column, self.is_wanted)
+
+
+def _all_documents(files: list[Path], column: str, held_out: float) -> _Documents:
+    spans = file_spans([path for path in files if not table.is_table(path)])
+    tables = [path for path in files if table.is_table(path)]
+    facts = [text_tables.scan(p, column, held_out, _stamp([p])) for p in tables]
+    rows = sum(one.rows - one.empty for one in facts)
+    return _Documents(spans, tables, facts, bool, not (spans or rows))
+
+
+def _divide(every: _Documents, held_out: float) -> dict[str, _Documents]:
+    """The documents of both splits."""
+    spans = split_spans(every.spans, held_out)
+    limit = text_tables.limit(every.facts, held_out)
+
+    def is_held_out(text: str) -> bool:
+        return text_tables.hash_fraction(text) < limit
+
+    rest = any(one.highest >= limit for one in every.facts)
+    held = any(one.lowest < limit for one in every.facts)
+    return {
+        "train": every._replace(
+            spans=spans["train"],
+            is_wanted=lambda text: not is_held_out(text),
+            is_empty=not (spans["train"] or rest),
+        ),
+        "validation": every._replace(
+            spans=spans["validation"],
+            is_wanted=is_held_out,
+            is_empty=not (spans["validation"] or held),
+        ),
+    }
+
+
+def read(path: Path, *, held_out: float, column: str = "text") -> documents.TextDataset:
+    """The file or folder `path` as a `TextDataset`. column: of tables. ValueError if a
+    split is empty, for the faults of tables, and for another column than `text` where
+    there is no table."""
+    given = _given_splits(path) if path.is_dir() else None
+    if given is not None:
+        parts = {s: _all_documents(given[s], column, held_out) for s in given}
+        files = [file for split in documents.SPLITS for file in given[split]]
     else:
         files = listing(path) if path.is_dir() else [path]
-        parts = split_spans(file_spans(files), held_out)
-    all_spans = [span for split in documents.SPLITS for span in parts[split]]
-    if not all(parts.values()):
-        got = sum(span.stop - span.start for span in all_spans)
+        parts = _divide(_all_documents(files, column, held_out), held_out)
+    if column != "text" and not any(map(table.is_table, files)):
+        raise ValueError(
+            f"--text_column: expected a table at {path}, got plain text and {column!r}"
+        )
+    if any(part.is_empty for part in parts.values()):
+        got = sum(file.stat().st_size for file in files)
         raise ValueError(
             f"{path}: expected UTF-8 text for a train and a validation split, "
             f"got {got} bytes"
@@ -122,11 +237,10 @@ def read(path: Path, *, held_out: float) -> documents.TextDataset:
 
     def pieces(split: str) -> Iterator[documents.Piece]:
         documents.check_split(split)
-        for span in parts[split]:
-            yield from documents.pieces_of(chunks(span))
+        return parts[split].pieces(column)
 
-    cuts = repr([(span.start, span.stop) for span in all_spans])
-    files = file_spans(list(dict.fromkeys(span.path for span in all_spans)))
-    return documents.TextDataset(
-        str(path), storage.short_hash(fingerprint(files), cuts), pieces
-    )
+    spans = [span for split in documents.SPLITS for span in parts[split].spans]
+    cuts = repr([(span.start, span.stop) for span in spans])
+    rows = repr((column, held_out)) if any(map(table.is_table, files)) else ""
+    stamp = storage.short_hash(_stamp(files), cuts, rows)
+    return documents.TextDataset(str(path), stamp, pieces)

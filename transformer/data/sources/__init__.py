@@ -15,7 +15,17 @@ from pathlib import Path
 from transformer.data.shipped import MEMBERS
 
 HELD_OUT = 0.05
+NAME_CHARACTERS = 255
 TFDS_NAME = re.compile(r"\w+(:\w+)?(/[\w.,=+-]+)*(:[\d.*]+)?")  # name/config:version
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder; False for a name that can be none, as one that
+    is too long or has a null character."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def own_path(source: str | Path, what: str, held_out: float) -> Path | None:
@@ -25,10 +35,22 @@ def own_path(source: str | Path, what: str, held_out: float) -> Path | None:
             f"held_out: expected a fraction between 0 and 1, got {held_out}"
         )
     path = Path(source).expanduser()
-    if source not in ("", *MEMBERS) and path.exists():
+    if source not in ("", *MEMBERS) and exists(path):
         return path
-    if isinstance(source, Path) or not TFDS_NAME.fullmatch(source):
-        raise ValueError(
-            f"expected a file or folder of {what}, got none at {str(source)!r}"
-        )
+    name = str(source)
+    is_long = len(name) > NAME_CHARACTERS
+    if isinstance(source, Path) or is_long or not TFDS_NAME.fullmatch(name):
+        got = repr(name[:NAME_CHARACTERS]) + "..." * is_long
+        raise ValueError(f"expected a file or folder of {what}, got none at {got}")
     return None
+
+
+def column_names(columns: str, count: int) -> tuple[str, ...]:
+    """`count` names of columns, divided by commas; ValueError for another number."""
+    names = tuple(name.strip() for name in columns.split(","))
+    if len(set(names)) != count or not all(names):
+        raise ValueError(
+            f"--columns: expected {count} different names divided by a comma, "
+            f"got {columns!r}"
+        )
+    return names

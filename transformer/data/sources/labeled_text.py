@@ -1,4 +1,4 @@
-"""Labeled text: load("en_pt"), load("reviews.tsv"), load("ag_news_subset")."""
+"""Labeled text: load("en_pt"), load("reviews.csv"), load("ag_news_subset")."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ import numpy as np
 
 from transformer import storage
 from transformer.data.records import Arrays, Records
-from transformer.data.sources import HELD_OUT, own_path
+from transformer.data.sources import HELD_OUT, column_names, own_path
+
+COLUMNS = "text,label"
 
 
-def load(source: str | Path, *, held_out: float = HELD_OUT) -> Records:
+def load(
+    source: str | Path, *, columns: str = COLUMNS, held_out: float = HELD_OUT
+) -> Records:
     """`text`, an array of strings, and `label` int32 [N]; `labels` are the classes.
+
+    columns: the names of the two columns of a table, divided by a comma.
 
     en_pt: the sentences of the shipped pairs, labeled by language, split as the pairs.
     A TFDS data set needs one text (or one called text) and one ClassLabel feature.
@@ -21,7 +27,10 @@ def load(source: str | Path, *, held_out: float = HELD_OUT) -> Records:
     if path is not None:
         from transformer.data.readers import label_table
 
-        return label_table.read(path, held_out=held_out)
+        text, label = column_names(columns, 2)
+        return label_table.read(path, held_out=held_out, columns=(text, label))
+    if columns != COLUMNS:
+        raise ValueError(f"--columns: expected a table of one's own, got {source!r}")
     from transformer.data.tfds import arrays
 
     if source == "en_pt":

@@ -8,11 +8,12 @@ et al. 2014, arXiv 1410.5401, section 4.3).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from transformer.data import records
+from transformer.data import records, shuffling
 from transformer.data.shuffling import EvaluationSplit, TrainingSplit
 from transformer.data.text import documents, tokenizers, windows
 
@@ -103,23 +104,33 @@ def splits(
     seed: int = 0,
 ) -> tuple[TrainingSplit, EvaluationSplit]:
     """Rows of `insert_needles` of `length` tokens: random windows of the train split,
-    and those of the validation split in order, 16 a batch. Errors as `text_length` and
-    `windows.cut_windows`."""
-    documents_ = windows.split_text(text, tokenizer.encode, tail_fraction=0.0)
-    train, held_out = (
-        windows.cut_windows(ids, length=text_length(vocabulary, length))
-        for ids in (documents_.train, documents_.validation)
+    and those of the validation split in order, 16 a batch. Ends of documents that fill
+    no row are left out, and counted. Errors as `text_length` and
+    `windows.full_windows`."""
+    split = windows.split_text(text, tokenizer, tail_fraction=0.0)
+    places = text_length(vocabulary, length)
+    held_out = windows.full_windows(
+        split.validation, length=places, name=f"{text.name} (validation)"
     )
 
-    def prepare(row: dict[str, np.ndarray], rng: np.random.Generator):
-        return insert_needles(train.random_window(row, rng), rng, vocabulary)
+    def prepare(ids: np.ndarray, rng: np.random.Generator) -> shuffling.Batch:
+        return insert_needles(ids, rng, vocabulary)
 
-    def prepare_held_out(row: dict[str, np.ndarray], rng: np.random.Generator):
-        return insert_needles(held_out.at(int(row["start"])), rng, vocabulary)
-
-    training = records.training(
-        train.rows, batch_size=batch_size, seed=seed, prepare=prepare, name=text.name
+    training = windows.mixed_training(
+        split,
+        partial(
+            windows.full_windows,
+            length=places,
+            name=f"{text.name} (train)",
+            moving=True,
+        ),
+        batch_size=batch_size,
+        seed=seed,
+        prepare=prepare,
+        name=text.name,
     )
     return training, records.evaluation(
-        held_out.rows, batch_size=16, prepare=prepare_held_out
+        held_out.rows,
+        batch_size=16,
+        prepare=lambda row, rng: prepare(held_out.row(row), rng),
     )

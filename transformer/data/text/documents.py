@@ -7,8 +7,10 @@ the tokens of the pieces are the tokens of the document (test_tokenizers.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
+
+from transformer import storage
 
 SPLITS = ("train", "validation")
 CHARACTERS = 1 << 16
@@ -28,11 +30,25 @@ class TextDataset(NamedTuple):
     name: the source as the user gave it, for messages.
     fingerprint: a hash of the text, the cache key of all that is derived from it.
     pieces: split -> the pieces of its documents, in a fixed order, read lazily.
+    parts: of a mixture, each part and its share of the training rows.
     """
 
     name: str
     fingerprint: str
     pieces: Callable[[str], Iterator[Piece]]
+    parts: tuple[tuple[TextDataset, float], ...] = ()
+
+
+def mix(name: str, parts: Sequence[tuple[TextDataset, float]]) -> TextDataset:
+    """The documents of all parts, one part after the other, as one data set."""
+
+    def pieces(split: str) -> Iterator[Piece]:
+        for part, _ in parts:
+            yield from part.pieces(split)
+
+    stamps = [f"{part.fingerprint} {share!r}" for part, share in parts]
+    fingerprint = storage.short_hash("mixture", *stamps)
+    return TextDataset(name, fingerprint, pieces, tuple(parts))
 
 
 def full_documents(text: TextDataset, split: str) -> Iterator[str]:

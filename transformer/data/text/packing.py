@@ -15,6 +15,7 @@ from __future__ import annotations
 import array
 import functools
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +57,26 @@ def _batches(pieces: Iterator[documents.Piece]) -> Iterator[list[documents.Piece
         yield batch
 
 
+def _print_rate(
+    name: str, batches: Iterator[list[documents.Piece]], *, seconds: float = 15.0
+) -> Iterator[list[documents.Piece]]:
+    """The batches; every `seconds` a line says how much of them is encoded, as a large
+    text takes long, once."""
+    start = last = time.monotonic()
+    total = 0
+    for batch in batches:
+        yield batch
+        total += sum(len(piece.text) for piece in batch)
+        now = time.monotonic()
+        if now - last >= seconds:
+            last, rate = now, total / (now - start)
+            print(
+                f"{name}: {total / 1e6:.0f} M characters encoded, "
+                f"{rate / 1e6:.1f} M a second",
+                flush=True,
+            )
+
+
 def _write_tokens(
     folder: Path,
     text: documents.TextDataset,
@@ -64,8 +85,9 @@ def _write_tokens(
 ) -> None:
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     offsets, total = array.array("q", [0]), 0
+    batches = _print_rate(f"{text.name} ({split})", _batches(text.pieces(split)))
     with open(folder / "tokens.bin", "wb") as file:
-        for batch in _batches(text.pieces(split)):
+        for batch in batches:
             encoded = tokenizer.encode_pieces([piece.text for piece in batch])
             for piece, ids in zip(batch, encoded, strict=True):
                 end = [tokenizer.end] if piece.last else []
@@ -133,6 +155,22 @@ def require_rows(name: str, rows: int, *, batch_size: int, length: int) -> None:
         )
 
 
+def require_text_targets(
+    text: documents.TextDataset, tokenizer: tokenizers.Tokenizer
+) -> None:
+    """ValueError where no target of the validation split, or of that of a part of a
+    mixture, has bytes, so that it has no bits per byte: documents of one token, each
+    followed by `end` alone."""
+    for part, _ in text.parts:
+        require_text_targets(part, tokenizer)
+    split = tokenize_split(text, tokenizer, split="validation")
+    if np.diff(split.offsets).max() < 3:
+        raise ValueError(
+            f"{split.name}: expected a document of 2 tokens or more, to have bits "
+            "per byte, got documents of 1"
+        )
+
+
 def training(
     text: documents.TextDataset,
     tokenizer: tokenizers.Tokenizer,
@@ -142,11 +180,20 @@ def training(
     seed: int = 0,
 ) -> TrainingSplit:
     """Rows of `length` tokens of the train split; an address is a row's first token.
+    Of a mixture, the rows of its parts, in proportion to their shares.
 
     The windows of epoch e start at an offset below `length`, a hash of (seed, e).
     ValueError where the text is shorter than a row or its rows fewer than a batch.
     """
     shuffling.require_positive(length=length, batch_size=batch_size)
+    if text.parts:
+        from transformer.data.text import mixing  # The default run has no use for it.
+
+        rows_of = functools.partial(
+            training, tokenizer=tokenizer, length=length, batch_size=1, seed=seed
+        )
+        parts = [(rows_of(part), share) for part, share in text.parts]
+        return mixing.mixture(parts, batch_size=batch_size)
     split = tokenize_split(text, tokenizer, split="train")
     total = len(split.tokens)
     if total < length + 1:
@@ -173,6 +220,20 @@ def training(
     return shuffling.training_split(
         order, read, batch_size=batch_size, rows_per_epoch=rows
     )
+
+
+def part_validations(
+    text: documents.TextDataset, tokenizer: tokenizers.Tokenizer, **rows: int
+) -> dict[str, EvaluationSplit]:
+    """Of a mixture, the `validation` rows of each part by `validation/name`: of a path,
+    its last piece, where that is unique. rows: of `validation`."""
+    short = {part.name: Path(part.name).name for part, _ in text.parts}
+    if len(set(short.values())) < len(short):
+        short = {name: name for name in short}
+    return {
+        f"validation/{short[part.name]}": validation(part, tokenizer, **rows)
+        for part, _ in text.parts
+    }
 
 
 def validation(

@@ -15,6 +15,7 @@ import numpy as np
 
 from transformer import storage
 from transformer.data import records, shuffling
+from transformer.data.notices import print_once
 from transformer.data.shuffling import Batch, EvaluationSplit, TrainingSplit
 from transformer.data.text import documents, packing
 from transformer.data.text.tokenizers import Tokenizer
@@ -160,6 +161,39 @@ def validation(
     return EvaluationSplit(batch, batch_size, -(-len(rows) // batch_size))
 
 
+def fit(
+    data: records.Records, encoded: dict[str, list[Pair]], *, length: int
+) -> tuple[records.Records, dict[str, list[Pair]]]:
+    """`data` and its encoded pairs by split, without the pairs of which a side is
+    longer than a row; these are counted in a printed line. ValueError where a split has
+    no other."""
+    keep = {
+        split: np.array([max(map(len, pair)) <= length for pair in pairs])
+        for split, pairs in encoded.items()
+    }
+    long = [f"{(~kept).sum()} of {len(kept)}" for kept in keep.values()]
+    for split, kept in keep.items():
+        if not kept.any():
+            raise ValueError(
+                f"{data.name}: expected {split} pairs of at most {length} tokens a "
+                "side, got none; raise --sequence_length"
+            )
+    if not all(kept.all() for kept in keep.values()):
+        print_once(
+            f"{data.name}: {long[0]} training and {long[1]} held-out pairs are longer "
+            f"than a row of {length} tokens on a side, and left out"
+        )
+    fitting = {
+        split: [p for p, one in zip(pairs, keep[split], strict=True) if one]
+        for split, pairs in encoded.items()
+    }
+    arrays = {
+        split: {n: a[keep[split]] for n, a in getattr(data, split).items()}
+        for split in encoded
+    }
+    return data._replace(**arrays), fitting
+
+
 def splits(
     data: records.Records,
     sides: tuple[str, str],
@@ -168,15 +202,16 @@ def splits(
     length: int,
     batch_size: int,
     seed: int = 0,
-) -> tuple[TrainingSplit, EvaluationSplit]:
-    """The `training` rows and the `validation` rows of `data`; sides: source and
-    target, of `sides`."""
-    train, held_out = (
-        encode_pairs(tokenizer, *(split[side] for side in sides))
-        for split in (data.train, data.validation)
-    )
+) -> tuple[records.Records, tuple[TrainingSplit, EvaluationSplit]]:
+    """The part of `data` that `fit` keeps, and its `training` rows and `validation`
+    rows; sides: source and target, of `sides`."""
+    encoded = {
+        split: encode_pairs(tokenizer, *(getattr(data, split)[side] for side in sides))
+        for split in documents.SPLITS
+    }
+    data, fitting = fit(data, encoded, length=length)
     rows: Any = {"end": tokenizer.end, "length": length, "batch_size": batch_size}
-    return (
-        training(train, **rows, seed=seed, name=data.name),
-        validation(held_out, **rows),
+    return data, (
+        training(fitting["train"], **rows, seed=seed, name=data.name),
+        validation(fitting["validation"], **rows),
     )

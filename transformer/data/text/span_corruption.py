@@ -3,16 +3,24 @@ et al. 2020, arXiv 1910.10683, section 3.1.4 and figure 2), numpy."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
+
+from transformer.data.text import windows
+
+MEAN_SPAN = 3.0
 
 
 def span_counts(
     length: int, *, corruption_rate: float, mean_span: float
 ) -> tuple[int, int]:
     """The number of corrupted tokens in a row and of their spans: at least one of each,
-    and at least as many tokens kept as spans."""
-    corrupt = min(max(1, round(length * corruption_rate)), length - 1)
-    return corrupt, min(max(1, round(corrupt / mean_span)), length - corrupt)
+    and at least as many tokens kept as spans; of a single token, that one."""
+    corrupt = max(1, min(round(length * corruption_rate), length - 1))
+    kept = max(1, length - corrupt)
+    return corrupt, min(max(1, round(corrupt / mean_span)), kept)
 
 
 def corrupt_spans(
@@ -22,28 +30,22 @@ def corrupt_spans(
     corruption_rate: float,
     mean_span: float,
     sentinel: int,
-    sentinels: int,
     end: int,
+    length: int | None = None,
 ) -> dict[str, np.ndarray]:
     """A row of tokens [L] as the encoder's and the decoder's row.
 
     `source_BL`: the row with each span replaced by a sentinel, `sentinel` the first and
-    one more each. `targets_BL`: each sentinel followed by its span, then `end`.
-    `ids_BL`: the targets shifted right, after an `end`. `weight_BL`: 1.0;
-    `span_weight_BL`: 1.0 where a target is a token of the text, else 0.0. Without the
-    first dimension; lengths follow from L.
+    one more each; `source_segment_BL`: 1. `targets_BL`: each sentinel followed by its
+    span, then `end`. `ids_BL`: the targets shifted right, after an `end`. `weight_BL`:
+    1.0; `span_weight_BL`: 1.0 where a target is a token of the text, else 0.0. Without
+    the first dimension. All are padded with 0 to the sizes of a row of `length` tokens
+    (L if None).
 
     corruption_rate: fraction of the tokens in spans. mean_span: tokens of a span.
-    sentinels: their number; ValueError for more spans.
     """
-    corrupt, spans = span_counts(
-        len(ids), corruption_rate=corruption_rate, mean_span=mean_span
-    )
-    if spans > sentinels:
-        raise ValueError(
-            f"span corruption: expected at most {sentinels} spans in a row, got "
-            f"{spans} of {corruption_rate:.3g} x {len(ids)} tokens"
-        )
+    rates = {"corruption_rate": corruption_rate, "mean_span": mean_span}
+    corrupt, spans = span_counts(len(ids), **rates)
     lost, kept = (_partition(n, spans, rng) for n in (corrupt, len(ids) - corrupt))
     # Kept and lost pieces take turns, beginning with a kept one.
     edges = np.cumsum(np.stack([kept, lost], axis=1).reshape(-1))[:-1]
@@ -52,17 +54,54 @@ def corrupt_spans(
     source = [part for pair in zip(pieces[::2], marks, strict=True) for part in pair]
     target = [part for pair in zip(marks, pieces[1::2], strict=True) for part in pair]
     targets = np.concatenate([*target, [end]]).astype(np.int32)
-    return {
+    row = {
         "source_BL": np.concatenate(source).astype(np.int32),
         "ids_BL": np.roll(targets, 1),
         "targets_BL": targets,
         "weight_BL": np.ones(len(targets), np.float32),
         "span_weight_BL": (targets < min(sentinel, end)).astype(np.float32),
     }
+    row["source_segment_BL"] = np.ones_like(row["source_BL"])
+    # Both sizes grow with the number of tokens (test_span_corruption.py).
+    most = length or len(ids)
+    corrupt, spans = span_counts(most, **rates)
+    sides = {True: most - corrupt + spans, False: corrupt + spans + 1}
+    return {
+        name: windows.pad(values, sides[name.startswith("source")])
+        for name, values in row.items()
+    }
+
+
+def corruptions(
+    rates: Sequence[float], *, length: int, sentinel: int, sentinels: int, end: int
+) -> list[windows.PrepareWindow]:
+    """`corrupt_spans` at each of the rates for windows of `length` tokens, in spans of
+    `MEAN_SPAN`. ValueError where a row has more than `sentinels` spans."""
+    made = []
+    for rate in rates:
+        _, spans = span_counts(length, corruption_rate=rate, mean_span=MEAN_SPAN)
+        if spans > sentinels:
+            raise ValueError(
+                f"sequence_length and corruption_rate: expected at most {sentinels} "
+                f"spans in a row, got {spans} at the rate {rate}"
+            )
+        corrupt = partial(
+            corrupt_spans,
+            corruption_rate=rate,
+            mean_span=MEAN_SPAN,
+            sentinel=sentinel,
+            end=end,
+            length=length,
+        )
+        made.append(corrupt)
+    return made
 
 
 def _partition(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """`total` as a sum of `parts` positive integers, uniform over all such sums."""
+    """`total` as a sum of `parts` positive integers, uniform over all such sums; 0 as
+    one part."""
+    if not total:
+        return np.zeros(1, int)
     cuts = 1 + np.sort(rng.choice(total - 1, parts - 1, replace=False))
     return np.diff(np.concatenate([[0], cuts, [total]]))
 

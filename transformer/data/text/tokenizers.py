@@ -35,7 +35,8 @@ class Tokenizer(NamedTuple):
 
     kind: "bytes", "characters" or "bpe".
     end: the token that closes every document.
-    bytes_V: UTF-8 bytes of each token, 0 for `end` (and for an unknown character).
+    bytes_V: UTF-8 bytes of each token, 0 for `end`: those of a text's tokens sum to
+        those of the text.
     table: the bytes themselves, for decoding.
     encode_pieces: strings -> one int32 array for each.
     data: the fields that `to_bytes` adds for this kind.
@@ -121,27 +122,41 @@ def bytes_() -> Tokenizer:
 
 
 def _from_alphabet(alphabet: str) -> Tokenizer:
-    """Each character of `alphabet` is a token; all others are the token U+FFFD."""
+    """Each character of `alphabet` is a token; all others are their UTF-8 bytes, each
+    byte a token, as SentencePiece encodes them with `byte_fallback`."""
     codes = np.array([ord(letter) for letter in alphabet], np.int64)
-    lookup = np.full(0x110000, len(alphabet), np.int32)
+    lookup = np.full(0x110000, -1, np.int32)
     lookup[codes] = np.arange(len(alphabet))
+
+    def by_bytes(tokens: np.ndarray, piece: str) -> np.ndarray:
+        parts, begin = [], 0
+        for place in np.flatnonzero(tokens < 0).tolist():
+            raw = np.frombuffer(piece[place].encode(), np.uint8).astype(np.int32)
+            parts += [tokens[begin:place], len(alphabet) + raw]
+            begin = place + 1
+        return np.concatenate([*parts, tokens[begin:]])
 
     def encode_pieces(pieces: Sequence[str]) -> list[np.ndarray]:
         wide = [np.frombuffer(p.encode("utf-32-le"), np.uint32) for p in pieces]
-        return [lookup[points] for points in wide]
+        found = [lookup[points] for points in wide]
+        return [
+            by_bytes(tokens, piece) if (tokens < 0).any() else tokens
+            for tokens, piece in zip(found, pieces, strict=True)
+        ]
 
-    table = [*(letter.encode() for letter in alphabet), "\ufffd".encode()]
-    sizes = [*(len(letter.encode()) for letter in alphabet), 0]
+    table = [letter.encode() for letter in alphabet]
+    table += [bytes([value]) for value in range(256)]
     data = {"alphabet": alphabet}
+    sizes = [len(entry) for entry in table]
     return _make("characters", table, encode_pieces, sizes=sizes, data=data)
 
 
 def characters(text: documents.TextDataset) -> Tokenizer:
-    """Each character of the train split is a token; all others share one more."""
+    """Each character of the train split is a token; others are bytes."""
     seen: set[str] = set()
     for piece in text.pieces("train"):
         seen.update(piece.text)
-    return _from_alphabet("".join(sorted(seen - {"\ufffd"})))
+    return _from_alphabet("".join(sorted(seen)))
 
 
 def _library() -> Any:
@@ -171,6 +186,9 @@ def _from_model(model: dict[str, Any], target_vocab_size: int) -> Tokenizer:
     """
     library = _library().Tokenizer.from_str(json.dumps(model))
     letters = _byte_letters()
+    ids = sorted(model["model"]["vocab"].values())
+    if ids != list(range(len(ids))):
+        raise ValueError("ids that do not count from 0")
     names = sorted(model["model"]["vocab"], key=model["model"]["vocab"].__getitem__)
     table = [bytes(letters[letter] for letter in name) for name in names]
 
@@ -194,6 +212,12 @@ def _from_model(model: dict[str, Any], target_vocab_size: int) -> Tokenizer:
 
 
 def _training_pieces(text: documents.TextDataset, limit: int) -> Iterator[str]:
+    """The first `limit` characters of the train split; of a mixture, from each part its
+    share of them."""
+    for part, share in text.parts:
+        yield from _training_pieces(part, round(limit * share))
+    if text.parts:
+        return
     for piece in text.pieces("train"):
         yield piece.text
         limit -= len(piece.text)
@@ -225,14 +249,16 @@ def from_bytes(content: bytes, *, name: str = FILE) -> Tokenizer:
         raise ValueError(
             f"{name}: expected hash {stored}, got {_hash(body)}: it has changed"
         )
-    if kind == "bytes":
-        made = bytes_()
-    elif kind == "characters":
-        made = _from_alphabet(body["alphabet"])
-    elif kind == "bpe":
-        made = _from_model(body["model"], body.get("target_vocab_size", vocab_size))
-    else:
+    if kind not in ("bytes", "characters", "bpe"):
         raise ValueError(f"{name}: expected bytes, characters or bpe, got {kind!r}")
+    try:
+        if kind == "bpe":
+            made = _from_model(body["model"], body.get("target_vocab_size", vocab_size))
+        else:
+            made = _from_alphabet(body["alphabet"]) if "alphabet" in body else bytes_()
+    except Exception as error:  # The library raises bare exceptions.
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name}: expected a {kind} tokenizer, got {reason}") from None
     if made.vocab_size != vocab_size:
         raise ValueError(
             f"{name}: expected vocab_size {vocab_size}, got {made.vocab_size}"

@@ -1,0 +1,258 @@
+"""The user's own tables, row by row: CSV, TSV, JSON lines and Parquet.
+
+The format follows from the name: `.csv`, `.tsv`, `.jsonl` or `.ndjson`, `.parquet`; the
+first three also compressed (`.jsonl.zst`). Columns are chosen by name: from the first
+row of a CSV, from the keys of JSON objects, from the schema of a Parquet file. The
+first row of a TSV names its columns where it starts with `#`, or has all wanted names;
+otherwise it is data. A faulty row is refused with its number, which counts lines (in
+Parquet, rows) from 1. Memory does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformer.data.readers import compression
+from transformer.data.text import documents
+
+PARQUET_ROWS = 256
+# (number of the row, its cells in the order of the wanted columns)
+Rows = Iterator[tuple[int, Sequence[Any]]]
+
+
+class Table(NamedTuple):
+    """An open table.
+
+    names: of the columns that are read; empty for a TSV that does not name them.
+    rows: the place of each row, for messages, and its cells.
+    """
+
+    names: tuple[str, ...]
+    rows: Iterator[tuple[str, list[str]]]
+
+
+def is_table(path: Path) -> bool:
+    """Whether the name is that of a table in one of the formats."""
+    return compression.content_suffix(path) in _READERS
+
+
+def split_files(folder: Path, what: str) -> dict[str, Path]:
+    """The tables called train and validation in a folder, by split. ValueError unless
+    there is one of each."""
+    found = {}
+    for split in documents.SPLITS:
+        files = sorted(p for p in folder.glob(f"{split}.*") if is_table(p))
+        if len(files) != 1:
+            got = ", ".join(p.name for p in files) or "none"
+            raise ValueError(
+                f"{folder}: expected one table of {what} called {split}, such as "
+                f"{split}.tsv or {split}.jsonl, got {got}"
+            )
+        found[split] = files[0]
+    return found
+
+
+def read(path: Path, columns: Sequence[str] = (), *, flag: str = "--columns") -> Table:
+    """The table at `path`, its rows read lazily.
+
+    columns: the names of those wanted; all in their order if there are none. flag: for
+    the message where a column is missing. ValueError, naming file and row, for a
+    missing column, another number of cells, a cell that is not text, and what is not
+    UTF-8 or damaged. A file of another suffix is read as TSV.
+    """
+    names, rows = _READERS.get(compression.content_suffix(path), _tsv)(
+        path, columns, flag
+    )
+
+    def texts() -> Iterator[tuple[str, list[str]]]:
+        for number, cells in rows:
+            where = f"{path}, row {number}"
+            yield where, [_text(where, cell) for cell in cells]
+
+    return Table(tuple(names), texts())
+
+
+def require_cells(rows: Iterable[tuple[str, list[str]]]) -> Iterator[list[str]]:
+    """The cells of each row, without white space around them; ValueError names the row
+    and the column of an empty one."""
+    for where, row in rows:
+        cells = [cell.strip() for cell in row]
+        if not all(cells):
+            column = cells.index("") + 1
+            raise ValueError(f"{where}: expected text, got an empty column {column}")
+        yield cells
+
+
+def _text(where: str, cell: Any) -> str:
+    """A cell as text; a whole number, such as a class, as its digits."""
+    if isinstance(cell, str):
+        if not cell.isascii():
+            try:
+                cell.encode()
+            except UnicodeEncodeError:  # JSON can spell half of a surrogate pair.
+                raise ValueError(
+                    f"{where}: expected text, got half a surrogate pair"
+                ) from None
+        return cell
+    if cell is None:
+        return ""
+    if isinstance(cell, int):
+        return str(cell)
+    raise ValueError(f"{where}: expected text, got {type(cell).__name__}")
+
+
+def _choose(
+    path: Path, present: Sequence[str], columns: Sequence[str], flag: str
+) -> list[int]:
+    """The places of the wanted columns among those that the table has."""
+    for name in columns or present:
+        if list(present).count(name) != 1:
+            got = ", ".join(present) or "none"
+            raise ValueError(
+                f"{path}: expected one column {name!r}, got {got}; {flag} names others"
+            )
+    return [list(present).index(name) for name in columns or present]
+
+
+def _same_width(where: str, cells: Sequence[str], width: int, sign: str) -> None:
+    if len(cells) != width:
+        got = "commas" if len(cells) == 1 and "," in cells[0] and sign == "tabs" else ""
+        raise ValueError(
+            f"{where}: expected {width} columns divided by {sign}, "
+            f"got {got or len(cells)}"
+        )
+
+
+def _tsv(path: Path, columns: Sequence[str], flag: str) -> tuple[Sequence[str], Rows]:
+    split = (
+        (number, [cell.strip() for cell in line.split("\t")])
+        for number, line in compression.lines(path)
+    )
+    first = next(split, None)
+    if first is None:
+        return (), iter(())
+    head = [first[1][0].removeprefix("#").strip(), *first[1][1:]]
+    names = head if head != first[1] or (columns and set(columns) <= set(head)) else []
+    if names:
+        chosen = _choose(path, names, columns, flag)
+    else:
+        chosen = list(range(len(columns) or len(head)))
+    width = len(head) if names else max(2, len(columns) or len(head))
+
+    def rows() -> Rows:
+        for number, cells in split if names else itertools.chain([first], split):
+            _same_width(f"{path}, row {number}", cells, width, "tabs")
+            yield number, [cells[place] for place in chosen]
+
+    return [names[place] for place in chosen] if names else (), rows()
+
+
+def _csv(path: Path, columns: Sequence[str], flag: str) -> tuple[Sequence[str], Rows]:
+    csv.field_size_limit(1 << 30)  # The default refuses documents of 128 KiB.
+    source = csv.reader((line for _, line in compression.lines(path)), strict=True)
+
+    def records() -> Iterator[tuple[int, list[str]]]:
+        while True:
+            start = source.line_num + 1
+            try:
+                cells = next(source, None)
+            except csv.Error as error:
+                raise ValueError(
+                    f"{path}, row {start}: expected CSV, got {error}"
+                ) from None
+            if cells is None:
+                return
+            if cells:  # An empty line is no record.
+                yield start, cells
+
+    found = records()
+    names = [name.strip() for name in next(found, (0, []))[1]]
+    chosen = _choose(path, names, columns, flag) if names else []
+
+    def rows() -> Rows:
+        for number, cells in found:
+            _same_width(f"{path}, row {number}", cells, len(names), "commas")
+            yield number, [cells[place] for place in chosen]
+
+    return [names[place] for place in chosen], rows()
+
+
+def _json_lines(
+    path: Path, columns: Sequence[str], flag: str
+) -> tuple[Sequence[str], Rows]:
+    def records() -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, line in compression.lines(path):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"{path}, row {number}: expected JSON, got {error}"
+                ) from None
+            if not isinstance(value, dict):
+                got = type(value).__name__
+                raise ValueError(f"{path}, row {number}: expected an object, got {got}")
+            yield number, value
+
+    found = records()
+    first = next(found, None)
+    if first is None:
+        return (), iter(())
+    names = list(columns or first[1])
+
+    def rows() -> Rows:
+        for number, value in itertools.chain([first], found):
+            missing = [name for name in names if name not in value]
+            if missing:
+                _choose(Path(f"{path}, row {number}"), list(value), missing, flag)
+            yield number, [value[name] for name in names]
+
+    return names, rows()
+
+
+def _parquet(
+    path: Path, columns: Sequence[str], flag: str
+) -> tuple[Sequence[str], Rows]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path, pre_buffer=False)
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: expected Parquet, got {reason}") from None
+    found = file.schema_arrow.names
+    names = [found[place] for place in _choose(path, found, columns, flag)]
+
+    def rows() -> Rows:
+        number = 0
+        try:
+            for batch in file.iter_batches(PARQUET_ROWS, columns=names):
+                lists = [batch.column(name).to_pylist() for name in names]
+                for cells in zip(*lists, strict=True):
+                    number += 1
+                    yield number, cells
+        except (OSError, pyarrow.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{path}, after row {number}: expected Parquet, got {reason}"
+            ) from None
+        finally:
+            file.close()
+
+    return names, rows()
+
+
+_READERS: dict[str, Callable[..., tuple[Sequence[str], Rows]]] = {
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".parquet": _parquet,
+}
