@@ -9,7 +9,7 @@ import numpy as np
 from experiments import winds
 from experiments.reports import winds as study
 from transformer.data import climate_fields
-from transformer.training import update
+from transformer.training import optimizers, update
 
 
 def test_an_untrained_model_forecasts_the_regression() -> None:
@@ -27,6 +27,18 @@ def test_an_untrained_model_forecasts_the_regression() -> None:
     np.testing.assert_allclose(
         loss.sums["squared_error"], (expected * weight).sum(), rtol=1e-4
     )
+
+
+def test_weight_decay_is_of_the_matrices() -> None:
+    experiment = winds.experiment(width=32, depth=1, steps=2)
+    shapes = jax.eval_shape(lambda: update.init_state(experiment)).params
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+    zeros = jax.tree.map(np.zeros_like, ones)
+    optimizer = experiment.optimizer
+    change, _ = optimizer.update(zeros, optimizer.init(ones), ones)
+    decayed = [bool(np.any(leaf)) for leaf in jax.tree.leaves(change)]
+    assert decayed == jax.tree.leaves(optimizers.is_decayed(ones))
+    assert (sum(decayed), len(decayed)) == (14, 25)
 
 
 def test_training_lowers_the_loss_and_members_differ() -> None:
