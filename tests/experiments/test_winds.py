@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,3 +82,25 @@ def test_report_of_the_regression_has_the_error_of_that_baseline() -> None:
     assert 0 < results["crps/climatology"] < results["rmse/climatology"]
     panels = files["maps.png"].axes[:3]
     assert [axes.get_title() for axes in panels][0] == "anomaly"
+
+
+def test_own_series_with_land_trains_and_reports(tmp_path: Path, capsys) -> None:
+    """252 months of 10 x 16 cells, some of them missing, some at times."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(252, 1, 10, 16)).astype(np.float32)
+    values[:, :, 3:5, 2:9] = np.nan
+    values[rng.random(252) < 0.2, :, 7, 7] = np.nan
+    latitude, longitude = np.linspace(-80, 80, 10), np.arange(16)
+    file = tmp_path / "ocean.npz"
+    np.savez(file, values=values, latitude=latitude, longitude=longitude)
+    experiment = winds.experiment(source=str(file), width=32, depth=1, steps=2)
+    missing = np.isnan(values).sum()
+    line = f"{missing:,} of {values.size:,} values are missing: anomalies of 0 as input"
+    assert line in capsys.readouterr().out
+    state = jax.jit(lambda: update.init_state(experiment))()
+    advance = jax.jit(lambda *arrays: update.update(experiment, *arrays))
+    state, outcome = advance(state, experiment.batch(0, range(experiment.batch_size)))
+    finite = jax.tree.map(lambda leaf: bool(jnp.isfinite(leaf).all()), state.params)
+    assert all(jax.tree.leaves(finite)) and np.isfinite(outcome.loss.total)
+    files = experiment.report(state.params, jax.random.key(0))
+    assert np.isfinite([*files["results.json"].values()]).all()
