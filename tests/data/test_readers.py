@@ -14,6 +14,7 @@ from scipy.io import netcdf_file
 
 from transformer.data import records
 from transformer.data.readers import files as own_files
+from transformer.data.readers import image_files
 from transformer.data.sources import captions as caption_source
 from transformer.data.sources import episodes as episode_source
 from transformer.data.sources import fields as field_source
@@ -369,7 +370,7 @@ def test_a_resized_image_keeps_its_aspect_ratio_and_is_padded_with_white(
     tall = np.zeros((64, 32, 2), np.uint8)
     tall[8:56, 8:24, 1] = 255
     Image.fromarray(tall, "LA").save(tmp_path / "tall.png")
-    resized = own_files.resized_image(tmp_path / "tall.png", (32, 32, 3))
+    resized = image_files.resized_image(tmp_path / "tall.png", (32, 32, 3))
     assert resized.shape == (32, 32, 3) and resized[0, 0].tolist() == [255, 255, 255]
     rows, columns = np.nonzero((resized < 128).all(-1))
     assert np.ptp(rows) == 23 and np.ptp(columns) == 7
