@@ -226,8 +226,7 @@ def test_large_sets_are_decoded_once(
     in_classes(photos, {f"{n}.png": Image.fromarray(rows[n]) for n in range(40)})
     expected = image_source.load(photos, 4)
     told = capsys.readouterr().out
-    monkeypatch.setattr(image_arrays, "CACHED_IMAGES", 9)
-    monkeypatch.setattr(image_arrays, "FEWEST_PARALLEL", 9)
+    monkeypatch.setattr(image_arrays, "FEWEST_CACHED", 9)
     monkeypatch.setattr(image_arrays, "BATCH", 7)
     made = image_source.load(photos, 4)
     assert made.fingerprint == expected.fingerprint
@@ -241,7 +240,7 @@ def test_large_sets_are_decoded_once(
     assert capsys.readouterr().out == told
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(image_arrays, "CACHED_IMAGES", 9)
+    monkeypatch.setattr(image_arrays, "FEWEST_CACHED", 9)
     Image.fromarray(rows[5]).save(photos / "a/0.png")
     changed = image_source.load(photos, 4)
     assert changed.fingerprint != made.fingerprint

@@ -40,7 +40,7 @@ def split(arrays: Arrays, is_held_out: np.ndarray) -> tuple[Arrays, Arrays]:
 
 def fingerprint(root: Path, files: Iterable[Path]) -> str:
     """A hash of the files: their names under `root` and `text_files.fingerprint`."""
-    listed = sorted(files)
+    listed = sorted(files, key=lambda path: path.parts)
     names = [path.relative_to(root).as_posix() for path in listed]
     spans = [text_files.Span(path, 0, path.stat().st_size) for path in listed]
     return storage.short_hash(repr(names), text_files.fingerprint(spans))

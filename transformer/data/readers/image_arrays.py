@@ -25,11 +25,18 @@ from transformer.data.readers import image_files
 from transformer.data.readers.image_files import Facts, ImageFile
 from transformer.data.records import Arrays, Records
 
-BATCH = 64
-FEWEST_PARALLEL = 512
-CACHED_IMAGES = 2000
-CACHED_BYTES = 32 << 20
+BATCH = 32
+# Fewer are decoded at every start, by this process.
+FEWEST_CACHED = 1000
+FEWEST_CACHED_BYTES = 4 << 20
 VERSION = 1  # of the decoding; other pixels need another one
+
+
+def _is_large(files: Sequence[ImageFile]) -> bool:
+    if len(files) >= FEWEST_CACHED:
+        return True
+    paths = {file.path for file in files}
+    return sum(path.stat().st_size for path in paths) >= FEWEST_CACHED_BYTES
 
 
 def _over_batches(
@@ -42,7 +49,7 @@ def _over_batches(
     where there are many, with a progress bar on a terminal."""
     starts = range(0, len(files), BATCH)
     jobs = ((start, files[start : start + BATCH]) for start in starts)
-    if len(files) < FEWEST_PARALLEL:
+    if not _is_large(files):
         results = (function(*job) for job in jobs)
     else:
         import joblib
@@ -182,9 +189,7 @@ def read(
     ValueError names the first file that is no image, or of another size than the
     others where there is no `image_size`.
     """
-    paths = {file.path for file in files}
-    large = sum(path.stat().st_size for path in paths) > CACHED_BYTES
-    if large or len(files) > CACHED_IMAGES:
+    if _is_large(files):
         names = repr([file.name for file in files])
         key = storage.short_hash(fingerprint, names, repr((image_size, VERSION)))
         build = partial(_build, source, files, image_size)
@@ -216,7 +221,7 @@ def split_records(
     root: the folder whose place does not matter to the fingerprint. tables: the files
     that list the images.
     """
-    paths = sorted({*tables, *(file.path for file in files)})
+    paths = {*tables, *(file.path for file in files)}
     fingerprint = own_files.fingerprint(root, paths)
     if image_size is not None:
         fingerprint = storage.short_hash(fingerprint, str(image_size))

@@ -193,7 +193,8 @@ def _decode(file: ImageFile, *, gray: bool) -> Any:
             decoded = opened if opened.mode == "L" else opened.convert("RGB")
             decoded.load()
         if deep and opened.mode[0] != "I":
-            _check_levels(file, max(high for _, high in decoded.getextrema()))
+            extrema: Any = decoded.getextrema()
+            _check_levels(file, max(high for _, high in extrema))
         orientation = _orientation(opened)
         if orientation > 1:
             decoded.getexif()[EXIF_ORIENTATION] = orientation

@@ -59,10 +59,12 @@ def _listing(path: Path, root: Path) -> Listing:
     if path.is_dir():
         table = image_table.find(path)
     if table is not None:
-        return (*image_table.read(table), [table])
+        images, labels = image_table.read(table)
+        return images, labels, [table]
     shards = image_shards.find(path)
     if shards:
-        return (*image_shards.read(shards, root, image_shards.LABEL), [])
+        images, labels = image_shards.read(shards, root, image_shards.LABEL)
+        return images, labels, []
     classes = _classes(path)
     images, labels = [], []
     for label, listed in classes.items():

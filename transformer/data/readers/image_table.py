@@ -59,15 +59,10 @@ def _text_rows(path: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
 
 
 def _parquet_rows(path: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    try:
-        from pyarrow import parquet
+    from pyarrow import parquet
 
+    try:
         table: Any = parquet.read_table(path)
-    except ImportError as error:
-        raise ValueError(
-            f"{path}: expected what Parquet needs, pip install -e '.[tables]', got: "
-            f"{own_files.one_line(error)}"
-        ) from None
     except Exception as error:  # A damaged file raises any kind of error.
         got = own_files.one_line(error)
         raise ValueError(f"{path}: expected Parquet, got {got}") from None

@@ -144,7 +144,7 @@ def _decode(where: str, variable: Any, times: bool = False) -> np.ndarray:
     import xarray
 
     data = xarray.Dataset({"x": variable})
-    options = {"decode_times": times, "decode_timedelta": False}
+    options: Any = {"decode_times": times, "decode_timedelta": False}
     try:
         return _quiet(lambda: xarray.decode_cf(data, **options).variables["x"].values)
     except Exception as error:  # The decoder raises any kind of error.
