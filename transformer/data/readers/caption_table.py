@@ -41,7 +41,9 @@ def _column(path: Path, rows: list[list[str]], language: str) -> int:
     )
 
 
-def _listed(path: Path, language: str) -> tuple[list[ImageFile], list[str], list[Path]]:
+def _table_rows(
+    path: Path, language: str
+) -> tuple[list[ImageFile], list[str], list[Path]]:
     """The images that the table names, their captions, and the table."""
     listing = path / TABLE if path.is_dir() else path
     rows = own_files.tsv_rows(listing, columns=None)
@@ -78,7 +80,7 @@ def read(
         tables = []
         images, texts = image_shards.read(shards, root, image_shards.CAPTION)
     else:
-        images, texts, tables = _listed(path, language)
+        images, texts, tables = _table_rows(path, language)
     if len(images) < 2:
         raise ValueError(
             f"{(*tables, path)[0]}: expected 2 images or more, one to hold out, got "

@@ -55,13 +55,13 @@ def _members(shard: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
 
 
 def _text(
-    shard: Path, name: str, found: dict[str, tarfile.TarInfo], columns: dict[str, Any]
+    shard: Path, name: str, example: dict[str, tarfile.TarInfo], columns: dict[str, Any]
 ) -> str:
     """What the example is labeled with."""
     for extension, keys in columns.items():
-        if extension not in found:
+        if extension not in example:
             continue
-        member = found[extension]
+        member = example[extension]
         with open(shard, "rb") as file:
             file.seek(member.offset_data)
             content = file.read(member.size)
@@ -77,7 +77,7 @@ def _text(
         if str(value):
             return str(value)
     expected = " or ".join(f".{extension}" for extension in columns)
-    got = ", ".join(f".{extension}" for extension in found)
+    got = ", ".join(f".{extension}" for extension in example)
     raise ValueError(f"{shard}: {name}: expected {expected}, got {got}")
 
 
