@@ -55,7 +55,8 @@ def _over_batches(
         import joblib
 
         # Processes of loky import neither the program's main module nor JAX.
-        run = joblib.Parallel(n_jobs=joblib.cpu_count(), return_as="generator")
+        options: Any = {"return_as": "generator", "idle_worker_timeout": 10}
+        run = joblib.Parallel(n_jobs=joblib.cpu_count(), **options)
         results: Any = run(joblib.delayed(function)(*job) for job in jobs)
     with _bar(len(files), what) as bar:
         for start, result in zip(starts, results, strict=True):
