@@ -48,6 +48,7 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     source: checks.Source = "emoji",
+    image_size: checks.ImageSize | None = None,
     language: Annotated[Literal["en", "pt"], checks.FIXED] = "en",
     patch: checks.PatchSize = 8,
     depth: checks.Depth = 3,
@@ -62,6 +63,7 @@ def experiment(
 
     Args:
         source: emoji, a TFDS name of images with a text, or the path of a folder.
+        image_size: pixels along a side, resized and cropped; default: as they are.
         language: the language of the names.
         patch: pixels along a patch's side.
         depth: blocks of the encoder.
@@ -73,7 +75,7 @@ def experiment(
         label_smoothing: probability that the targets share among all tokens.
     """
     options: Any = {"language": language, "patch": patch, "vocab_size": vocab_size}
-    captions = captioned_images.load(source, **options, workdir=run.workdir)
+    captions = captioned_images.load(source, image_size, **options, workdir=run.workdir)
     tokenizer = captions.tokenizer
     # The last id of the model is the mask of word dropout.
     model_sizes = {**captions.sizes, "vocab_size": tokenizer.vocab_size + 1}
@@ -86,8 +88,7 @@ def experiment(
         weights = precision.cast_weights(params, run.compute_dtype)
         inputs = {**batch, "ids_BL": mask(batch["ids_BL"], key, dropout)}
         x_BLD, w_VD = encoder_decoder.apply_image_to_text(net, weights, inputs)
-        weight_BL = batch["weight_BL"] * batch["weight_B"][:, None]
-        targets = batch["targets_BL"], weight_BL
+        targets = batch["targets_BL"], batch["weight_BL"] * batch["weight_B"][:, None]
         return cross_entropy.chunked_loss(objective, x_BLD, w_VD, *targets)
 
     smooth = cross_entropy.label_smoothing(label_smoothing)

@@ -50,6 +50,7 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     source: checks.Source = "digits",
+    image_size: checks.ImageSize | None = None,
     patch: checks.PatchSize = 4,
     pool: Annotated[Literal["mean", "class"], checks.FIXED] = "mean",
     depth: checks.Depth = 4,
@@ -61,14 +62,15 @@ def experiment(
     The slot `model` is called as `vit.classifier`.
 
     Args:
-        source: digits, a TFDS name of labeled images, or the path of class folders.
+        source: digits, a TFDS name of labeled images, or the path of images.
+        image_size: pixels along a side, resized and cropped; default: as they are.
         patch: pixels along a patch's side.
         pool: classify the mean of the patches' features, or those of a class token.
         depth: blocks.
         width: features of a token, 32 for each head.
         augment: distortion of training images; 1 is up to 2 pixels and 12 degrees.
     """
-    data = image_source.load(source)
+    data = image_source.load(source, image_size)
     classes = len(data.labels)
     tokenizer = patches.PatchTokenizer(data.train["image"].shape[1:], (patch, patch))
     net = model(

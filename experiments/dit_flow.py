@@ -47,6 +47,7 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     source: checks.Source = "digits",
+    image_size: checks.ImageSize | None = None,
     patch: checks.PatchSize = 4,
     depth: checks.Depth = 5,
     width: checks.Width = 128,
@@ -58,14 +59,15 @@ def experiment(
     The slot `model` is called as `dit.patch_dit`.
 
     Args:
-        source: digits, a TFDS name of labeled images, or the path of class folders.
+        source: digits, a TFDS name of labeled images, or the path of images.
+        image_size: pixels along a side, resized and cropped; default: as they are.
         patch: pixels along a patch's side.
         depth: blocks.
         width: features of a token, 32 for each head.
         guidance: scale of classifier-free guidance; 1 is none.
         classifier: run folder of experiments.classify_images; default: trained once.
     """
-    data = image_source.load(source)
+    data = image_source.load(source, image_size)
     classes = len(data.labels)
     tokenizer = patches.PatchTokenizer(data.train["image"].shape[1:], (patch, patch))
     net = model(
@@ -89,13 +91,9 @@ def experiment(
         inputs="raw_BLP",
         null_label=classes,
     )
-    sampling: Any = {
-        "like": tokenizer.abstract_row,
-        "null_label": classes,
-        "scale": guidance,
-    }
+    sampling: Any = {"null_label": classes, "scale": guidance}
     sample = process_sampler.class_sampler(
-        PROCESS, predict, tokenizer.decode, **sampling
+        PROCESS, predict, tokenizer.decode, like=tokenizer.abstract_row, **sampling
     )
     return Experiment.from_run(
         run,

@@ -50,6 +50,7 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     source: checks.Source = "digits",
+    image_size: checks.ImageSize | None = None,
     gray_levels: checks.GrayLevels = 4,
     depth: checks.Depth = 4,
     width: checks.Width = 128,
@@ -60,13 +61,14 @@ def experiment(
     The slot `model` is called as `image_gpt.image_gpt`.
 
     Args:
-        source: digits, a TFDS name of labeled images, or the path of class folders.
+        source: digits, a TFDS name of labeled images, or the path of images.
+        image_size: pixels along a side, resized and cropped; default: as they are.
         gray_levels: of a pixel.
         depth: blocks.
         width: features of a token, 32 for each head.
         classifier: run folder of experiments.classify_images; default: trained once.
     """
-    data = image_source.load(source)
+    data = image_source.load(source, image_size)
     tokenizer = gray.quantize_records(data, gray_levels=gray_levels, factor=2)
     vocab_size = gray_levels + len(data.labels)
     net = model(side=tokenizer.side, vocab_size=vocab_size, depth=depth, width=width)

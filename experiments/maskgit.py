@@ -46,6 +46,7 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     source: checks.Source = "digits",
+    image_size: checks.ImageSize | None = None,
     gray_levels: checks.GrayLevels = 4,
     patch: checks.PatchSize = 2,
     depth: checks.Depth = 4,
@@ -58,7 +59,8 @@ def experiment(
     """Masked generation of images; the slot `model` is called as `dit.token_dit`.
 
     Args:
-        source: digits, a TFDS name of labeled images, or the path of class folders.
+        source: digits, a TFDS name of labeled images, or the path of images.
+        image_size: pixels along a side, resized and cropped; default: as they are.
         gray_levels: of a pixel.
         patch: pixels along the side of a token.
         depth: blocks.
@@ -68,7 +70,7 @@ def experiment(
         choice_temperature: noise in the choice of the tokens that stay.
         classifier: run folder of experiments.classify_images; default: trained once.
     """
-    data = image_source.load(source)
+    data = image_source.load(source, image_size)
     tokenizer = gray.quantize_records(
         data, gray_levels=gray_levels, factor=2, patch=patch
     )

@@ -47,6 +47,7 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     source: checks.Source = "emoji",
+    image_size: checks.ImageSize | None = None,
     language: Annotated[Literal["en", "pt"], checks.FIXED] = "en",
     patch: checks.PatchSize = 4,
     depth: checks.Depth = 4,
@@ -62,6 +63,7 @@ def experiment(
 
     Args:
         source: emoji, a TFDS name of images with a text, or the path of a folder.
+        image_size: pixels along a side, resized and cropped; default: as they are.
         language: the language of the names.
         patch: pixels along a patch's side.
         depth: blocks of the denoiser.
@@ -74,7 +76,7 @@ def experiment(
         scorer: run folder of experiments.clip; default: trained once.
     """
     options: Any = {"language": language, "patch": patch, "vocab_size": vocab_size}
-    captions = captioned_images.load(source, **options, workdir=run.workdir)
+    captions = captioned_images.load(source, image_size, **options, workdir=run.workdir)
     net = model(**captions.sizes, depth=depth, text_depth=text_depth, width=width)
     sizes: Any = {"batch_size": run.batch_size, "seed": run.seed, "augment": augment}
     splits = captions.splits(captions.encoder_split, **sizes)
@@ -89,13 +91,9 @@ def experiment(
             PROCESS, denoising.squared_error, *inputs, weight_B=batch["weight_B"]
         )
 
+    codec = captions.encode, captions.to_images
     sample = process_sampler.text_sampler(
-        PROCESS,
-        predict,
-        captions.encode,
-        captions.to_images,
-        like=captions.abstract_row,
-        scale=guidance,
+        PROCESS, predict, *codec, like=captions.abstract_row, scale=guidance
     )
     return Experiment.from_run(
         run,

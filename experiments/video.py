@@ -52,21 +52,21 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     source: checks.Source = "digits",
+    image_size: checks.ImageSize | None = None,
     patch: checks.PatchSize = 4,
     depth: checks.Depth = 6,
     width: checks.Width = 128,
 ) -> Experiment:
-    """A predictor of the next frame of videos of moving digits.
-
-    The slot `model` is called as `video.video_predictor`.
+    """A predictor of the next frame of moving digits; slot `model`: as its default.
 
     Args:
-        source: digits, a TFDS name of labeled images, or the path of class folders.
+        source: digits, a TFDS name of labeled images, or the path of images.
+        image_size: pixels along a side, resized and cropped; default: as they are.
         patch: pixels along a tubelet's side; it is one frame deep.
         depth: blocks, alternately within frames and along time.
         width: features of a token, 32 for each head.
     """
-    data = image_source.load(source)
+    data = image_source.load(source, image_size)
     tokenizer = moving_digits.VideoTokenizer(FRAMES, SIDE, patch)
     train, held = (
         gray_levels.downsample(part["image"], 2)

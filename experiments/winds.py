@@ -48,15 +48,15 @@ def experiment(
     width: checks.Width = 128,
     members: checks.Count = 2,
 ) -> Experiment:
-    """Forecasts of fields on the sphere, one and three months ahead.
+    """Forecasts of fields on the sphere, one and three steps (months) ahead.
 
     Args:
-        source: the shipped winds, or the path of a NetCDF or npz file.
+        source: the shipped winds, or the path of a NetCDF, Zarr or npz file.
         depth: blocks.
         width: features of a token, 32 for each head.
         members: of the ensemble in training; 32 in evaluation.
     """
-    series = field_source.load(source)
+    series = climate_fields.whole_years(field_source.load(source))
     grid = climate_fields.patch_grid(series)
     weight = climate_fields.area_weight(series, grid)
     climate = climate_fields.fit_climatology(series, grid, weight)
@@ -80,7 +80,7 @@ def experiment(
         noise: Any = {"members": members, "noise_features": NOISE}
         out_IBLP = noise_ensemble.sample_members(net, *inputs, **noise)
         out_IBLP = batch["base_BLP"][None] + batch["deviation_BLP"][None] * out_IBLP
-        weight_BLP = batch["weight_B"][:, None, None] * weight[None]
+        weight_BLP = batch["weight_B"][:, None, None] * batch["area_BLP"]
         return out_IBLP, crps.crps(out_IBLP, batch["target_BLP"], weight_BLP)
 
     def loss(members: int, params: Any, batch: Any, key: jax.Array) -> Loss:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import experiments
 from experiments import language_model
 from transformer import axes, checks, command, flags
-from transformer.training import update
+from transformer.training import optimizers, update
 from transformer.training.experiment import Experiment
 
 NAMES = sorted(
@@ -23,6 +24,26 @@ NAMES = sorted(
 
 
 PACKED = {"language_model", "moe", "translate"}
+
+
+def decay_matrices_alone(optimizer, params):
+    """The optimizer multiplies no parameter but those of the rule: it is given shapes,
+    which cannot be multiplied, in place of all others."""
+
+    def update_of(params):
+        rule = optimizers.is_decayed(params)
+        shapes = jax.eval_shape(lambda: params)
+        known = jax.tree.map(lambda r, p, s: p if r else s, rule, params, shapes)
+        return optimizer.update(params, optimizer.init(params), known)[0]
+
+    jax.eval_shape(update_of, params)
+
+
+def test_decay_of_another_parameter_is_noticed():
+    params = {"gain_D": np.ones(3), "w_in_DF": np.ones((3, 4))}
+    decay_matrices_alone(optimizers.adamw(4), params)
+    with pytest.raises(TypeError, match="ShapeDtypeStruct"):
+        decay_matrices_alone(optax.adamw(0.1), params)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -44,6 +65,7 @@ def test_every_experiment_traces(name):
     after, step_metrics = jax.eval_shape(
         lambda *given: update.update(experiment, *given), state, batch
     )
+    decay_matrices_alone(experiment.optimizer, state.params)
     shapes = jax.tree.map(lambda a: (a.shape, a.dtype), (state, after))
     assert shapes[0] == shapes[1]
     assert step_metrics.loss.total.shape == ()

@@ -11,7 +11,7 @@ import numpy as np
 
 from transformer.data import captioned_images
 from transformer.data.captioned_images import CaptionedImages, Texts
-from transformer.data.readers import files
+from transformer.data.readers import image_files
 from transformer.evaluation import retrieval, text_scores
 from transformer.generation import captioning, minimum_bayes_risk
 from transformer.generation.captioning import Captioner
@@ -126,7 +126,7 @@ def name_image(
 ) -> str:
     """The name of the image in a file, and of the nearest training image."""
     shape = captions.data.train["image"].shape[1:]
-    pixels = files.resized_image(image, shape)
+    pixels = image_files.resized_image(image, shape, crop=captions.is_cropped)
     names = name_images(captions, captioner, params, pixels[None], key)
     (name,), (neighbor,) = names["minimum_bayes_risk"], names["nearest_neighbor"]
     return f"{name} (nearest in training: {neighbor})"

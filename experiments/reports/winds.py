@@ -18,8 +18,8 @@ from transformer.objectives import crps
 
 class Forecasts(NamedTuple):
     """Forecasts of a validation split: its metrics in m/s, and [months, L, P] of the
-    truth, the ensemble's mean and its standard deviation, in units of the climatology's
-    scale."""
+    truth (NaN where missing), the ensemble's mean and its standard deviation, in units
+    of the climatology's scale."""
 
     metrics: dict[str, float]
     truth: np.ndarray
@@ -37,7 +37,8 @@ def predict_split(
         members_IBLP, loss = predict(batch, key)
         members, real = np.asarray(members_IBLP), batch["weight_B"] > 0
         losses.append(loss)
-        arrays = batch["target_BLP"], members.mean(0), members.std(0, ddof=1)
+        truth = np.where(batch["area_BLP"] > 0, batch["target_BLP"], np.nan)
+        arrays = truth, members.mean(0), members.std(0, ddof=1)
         parts.append([array[real] for array in arrays])
     loss = jax.tree.map(lambda *sums: sum(sums), *losses)
     arrays = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -67,7 +68,7 @@ def report(
     results |= climate_fields.baseline_rmse(climate, weight)
     results["crps/climatology"] = climatology_crps(climate, weight)
     first = next(iter(forecasts.values()))
-    month = int(np.argmax(np.square(first.truth).mean((1, 2))))
+    month = int(np.argmax(np.nansum(np.square(first.truth), (1, 2))))
     return {
         "results.json": results,
         "maps.png": plot_maps(first, fields, climate, month),
@@ -77,7 +78,7 @@ def report(
 def climatology_crps(climate: Climatology, weight: np.ndarray) -> float:
     """CRPS, m/s, of an ensemble of the same calendar month of every training year."""
     truth, others = climate_fields.validation_anomalies(climate)
-    arrays = others, truth, np.broadcast_to(weight, truth.shape)
+    arrays = others, truth, weight * np.isfinite(truth)
     loss = crps.crps(*map(jnp.asarray, arrays))
     return climate.scale * float(loss.total / loss.weight)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -65,7 +68,7 @@ def test_no_climatology_includes_its_own_month(known) -> None:
     assert changed(5) == [False] * 6
     # The random means of training, too.
     prepare = climate_fields.prepare_forecast(was)
-    row = {"month": np.int32(12 * 2 + 3), "lead": np.int32(0)}
+    row = {"step": np.int32(12 * 2 + 3), "lead": np.int32(0)}
     seen = set()
     for seed in range(20):
         target = prepare(row, np.random.default_rng(seed))["target_BLP"]
@@ -96,3 +99,154 @@ def test_features_and_regression_equal_their_formulas(known) -> None:
     assert 0.5 < np.average(was.coefficients[0, 0], weights=weight) < 1.0
     numbers = climate_fields.baseline_rmse(was, weight)
     assert numbers["rmse/regression/lead_1"] < numbers["rmse/climatology"]
+
+
+def months(count: int, **changed: Any) -> Fields:
+    """A series of `count` months, its training steps as a file's are."""
+    values = np.random.default_rng(1).normal(size=(count, 1, 10, 16))
+    facts: dict[str, Any] = {
+        "values": values.astype(np.float32),
+        "latitude": np.linspace(-80, 80, 10, dtype=np.float32),
+        "longitude": np.arange(16, dtype=np.float32),
+        "time": np.arange(count),
+        "train_steps": round(0.95 * count),
+        **changed,
+    }
+    return Fields("own.npz", "0", variables=("t",), units=("K",), **facts)
+
+
+def fit(fields: Fields) -> tuple[climate_fields.Climatology, np.ndarray, Fields]:
+    fields = climate_fields.whole_years(fields)
+    grid = climate_fields.patch_grid(fields)
+    weight = climate_fields.area_weight(fields, grid)
+    return climate_fields.fit_climatology(fields, grid, weight), weight, fields
+
+
+def test_every_length_has_whole_years_or_is_refused() -> None:
+    for count in range(2, 601):
+        fields = months(count, values=np.zeros((count, 1, 1, 1), np.float32))
+        if count < 60:
+            with pytest.raises(ValueError, match="60 steps of a month, got") as caught:
+                climate_fields.whole_years(fields)
+            assert "\n" not in str(caught.value)
+            continue
+        train = climate_fields.whole_years(fields).train_steps
+        assert train % 12 == 0 and train >= 48 and count - train >= 12
+        # No more than a year is taken from training, beside what validation needs.
+        assert train > min(fields.train_steps, count - 12) - 12
+
+
+@pytest.mark.parametrize("count", [60, 61, 71, 72, 83, 252])
+def test_series_of_any_length_have_finite_batches_and_baselines(count: int) -> None:
+    climate, weight, _ = fit(months(count))
+    train, held_out = climate_fields.splits(climate, batch_size=4)
+    batches = [train.batch(step, range(4)) for step in range(6)]
+    for split in held_out.values():
+        batches += [split.batch(step, range(12)) for step in range(split.batches)]
+    assert all(np.isfinite(a).all() for batch in batches for a in batch.values())
+    assert all((batch["area_BLP"].sum((1, 2)) > 0).all() for batch in batches)
+    _, others = climate_fields.validation_anomalies(climate)
+    assert others.shape[:2] == (climate.train_steps // 12, count - climate.train_steps)
+    numbers = climate_fields.baseline_rmse(climate, weight)
+    assert np.isfinite([*numbers.values()]).all()
+
+
+def test_missing_values_equal_those_that_are_not_there() -> None:
+    """Land, and a cell that is missing at times, against NumPy's functions of NaN."""
+    full = months(84)
+    values = full.values.copy()
+    values[:, :, 3, :8] = np.nan
+    rng = np.random.default_rng(2)
+    values[rng.random(84) < 0.3, :, 4, 4] = np.nan
+    climate, weight, fields = fit(full._replace(values=values))
+    grid = climate_fields.patch_grid(fields)
+    raw = grid.patchify(values).astype(np.float64)
+    yearly = raw[: climate.train_steps].reshape(-1, 12, *raw.shape[1:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # means of nothing
+        mean = np.nanmean(yearly, 0)
+        others = np.nanmean(yearly[3:], 0)
+    np.testing.assert_allclose(climate.scale * climate.means[-1], mean, atol=1e-5)
+    np.testing.assert_allclose(climate.scale * climate.means[1], others, atol=1e-5)
+    anomalies = raw - mean[np.arange(len(raw)) % 12]
+    part = anomalies[: climate.train_steps]
+    seen = np.isfinite(part)
+    weights = np.broadcast_to(weight, part.shape)[seen]
+    scale = np.sqrt(np.average(np.square(part[seen]), weights=weights))
+    np.testing.assert_allclose(climate.scale, scale, rtol=1e-5)
+    held = anomalies[climate.train_steps :]
+    seen = np.isfinite(held)
+    weights = np.broadcast_to(weight, held.shape)[seen]
+    numbers = climate_fields.baseline_rmse(climate, weight)
+    expected = np.sqrt(np.average(np.square(held[seen]), weights=weights))
+    np.testing.assert_allclose(numbers["rmse/climatology"], expected, rtol=1e-5)
+    # Inputs of what is missing are 0, and its target has no weight.
+    _, held_out = climate_fields.splits(climate, batch_size=4)
+    batch = held_out["lead_1"].batch(0, range(12))
+    assert all(np.isfinite(array).all() for array in batch.values())
+    missing = ~np.isfinite(held[:12])
+    assert missing.any() and not batch["area_BLP"][missing].any()
+    assert (batch["area_BLP"] > 0).sum() == (~missing & (weight > 0)).sum()
+    cells = weight.size
+    land = np.isnan(raw).all(0)
+    assert (
+        not batch["raw_BLP"]
+        .reshape(12, len(weight), 4, -1)[:, :, :3][
+            np.broadcast_to(land[:, None], (12, len(weight), 3, cells // len(weight)))
+        ]
+        .any()
+    )
+    # The regression of each cell, by least squares over what was seen.
+    changed = values.copy()
+    changed[np.isnan(values)] = 7.0
+    assert np.isfinite(climate.coefficients).all() and (climate.deviation > 0).all()
+
+
+def test_what_is_missing_does_not_matter_for_the_regression() -> None:
+    """Cells without a value change neither the slopes of the others nor their prior."""
+    full = months(72)
+    land = full.values.copy()
+    land[:, :, :5] = np.nan
+    known, _, _ = fit(full._replace(values=land))
+    half = full._replace(values=full.values[:, :, 5:], latitude=full.latitude[5:])
+    alone, _, _ = fit(half)
+    np.testing.assert_allclose(known.scale, alone.scale, rtol=1e-5)
+    for name in ("coefficients", "deviation"):
+        of_sea = getattr(known, name)[:, :, 2:]
+        np.testing.assert_allclose(of_sea, getattr(alone, name), rtol=1e-4, atol=1e-5)
+
+
+def test_days_have_a_smooth_climatology_of_other_years() -> None:
+    """A yearly cycle and a trend: each mean is that of its years, and its noise that of
+    31 days of each."""
+    time = np.arange("2001-01-01", "2007-01-01", dtype="datetime64[D]")
+    day = np.array([str(date)[5:] != "02-29" for date in time])
+    season = (time - time.astype("datetime64[Y]")).astype(int)
+    cycle = 10 * np.sin(2 * np.pi * season / 365)
+    noise = np.random.default_rng(0).normal(size=(len(time), 1, 5, 8))
+    values = (cycle[:, None, None, None] + noise).astype(np.float32)
+    latitude = np.zeros(5, np.float32)
+    facts = {"time": time, "latitude": latitude, "longitude": np.arange(8.0)}
+    climate, weight, fields = fit(months(len(time), values=values, **facts))
+    assert climate.year == 365 and day.sum() == len(fields.values) == 6 * 365
+    assert climate.train_steps == 5 * 365 and fields.time[-1] == time[-1]
+    yearly = fields.values[: climate.train_steps].reshape(5, 365, *values.shape[1:])
+    window = (np.arange(365)[:, None] + np.arange(-15, 16)) % 365
+    grid = climate_fields.patch_grid(fields)
+    for row, years in ((1, [3, 4]), (-1, [0, 1, 2, 3, 4])):
+        expected = yearly[years][:, window].mean((0, 2), dtype=np.float64)
+        got = climate.scale * climate.means[row]
+        np.testing.assert_allclose(got, grid.patchify(expected), atol=1e-4)
+    numbers = climate_fields.baseline_rmse(climate, weight)
+    assert 0.9 < numbers["rmse/climatology"] < 1.1
+    batch = climate_fields.splits(climate, batch_size=4)[0].batch(0, range(4))
+    assert all(np.isfinite(array).all() for array in batch.values())
+
+
+def test_fields_without_values_are_refused() -> None:
+    values = months(60).values.copy()
+    values[48:] = np.nan
+    with pytest.raises(ValueError, match="expected values in validation"):
+        fit(months(60, values=values))
+    with pytest.raises(ValueError, match="expected values that vary, got constants"):
+        fit(months(60, values=np.ones_like(values)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import numpy as np
 from experiments import winds
 from experiments.reports import winds as study
 from transformer.data import climate_fields
-from transformer.training import update
+from transformer.training import optimizers, update
 
 
 def test_an_untrained_model_forecasts_the_regression() -> None:
@@ -27,6 +29,18 @@ def test_an_untrained_model_forecasts_the_regression() -> None:
     np.testing.assert_allclose(
         loss.sums["squared_error"], (expected * weight).sum(), rtol=1e-4
     )
+
+
+def test_weight_decay_is_of_the_matrices() -> None:
+    experiment = winds.experiment(width=32, depth=1, steps=2)
+    shapes = jax.eval_shape(lambda: update.init_state(experiment)).params
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+    zeros = jax.tree.map(np.zeros_like, ones)
+    optimizer = experiment.optimizer
+    change, _ = optimizer.update(zeros, optimizer.init(ones), ones)
+    decayed = [bool(np.any(leaf)) for leaf in jax.tree.leaves(change)]
+    assert decayed == jax.tree.leaves(optimizers.is_decayed(ones))
+    assert (sum(decayed), len(decayed)) == (14, 25)
 
 
 def test_training_lowers_the_loss_and_members_differ() -> None:
@@ -68,3 +82,25 @@ def test_report_of_the_regression_has_the_error_of_that_baseline() -> None:
     assert 0 < results["crps/climatology"] < results["rmse/climatology"]
     panels = files["maps.png"].axes[:3]
     assert [axes.get_title() for axes in panels][0] == "anomaly"
+
+
+def test_own_series_with_land_trains_and_reports(tmp_path: Path, capsys) -> None:
+    """252 months of 10 x 16 cells, some of them missing, some at times."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(252, 1, 10, 16)).astype(np.float32)
+    values[:, :, 3:5, 2:9] = np.nan
+    values[rng.random(252) < 0.2, :, 7, 7] = np.nan
+    latitude, longitude = np.linspace(-80, 80, 10), np.arange(16)
+    file = tmp_path / "ocean.npz"
+    np.savez(file, values=values, latitude=latitude, longitude=longitude)
+    experiment = winds.experiment(source=str(file), width=32, depth=1, steps=2)
+    missing = np.isnan(values).sum()
+    line = f"{missing:,} of {values.size:,} values are missing: anomalies of 0 as input"
+    assert line in capsys.readouterr().out
+    state = jax.jit(lambda: update.init_state(experiment))()
+    advance = jax.jit(lambda *arrays: update.update(experiment, *arrays))
+    state, outcome = advance(state, experiment.batch(0, range(experiment.batch_size)))
+    finite = jax.tree.map(lambda leaf: bool(jnp.isfinite(leaf).all()), state.params)
+    assert all(jax.tree.leaves(finite)) and np.isfinite(outcome.loss.total)
+    files = experiment.report(state.params, jax.random.key(0))
+    assert np.isfinite([*files["results.json"].values()]).all()

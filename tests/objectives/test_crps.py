@@ -33,6 +33,27 @@ def test_crps_equals_its_definition() -> None:
     np.testing.assert_allclose(loss.sums["variance"], variance, rtol=1e-5)
 
 
+def test_what_has_no_weight_may_be_missing() -> None:
+    """NaN there changes neither score nor gradient."""
+    members, target, weight = ensemble(3)
+    unseen = weight == 0
+    assert unseen.any()
+
+    def value_and_grad(members: np.ndarray, target: np.ndarray) -> list[np.ndarray]:
+        arrays = map(jnp.asarray, (members, target, weight))
+        loss, slope = jax.value_and_grad(lambda m, *w: crps.crps(m, *w).total)(*arrays)
+        sums = crps.crps(*map(jnp.asarray, (members, target, weight))).sums
+        return [np.asarray(leaf) for leaf in jax.tree.leaves((loss, slope, sums))]
+
+    expected = value_and_grad(members, target)
+    holes = np.where(unseen, np.nan, target)
+    both = np.where(unseen, np.nan, members), holes
+    for got in (value_and_grad(members, holes), value_and_grad(*both)):
+        for one, other in zip(got, expected, strict=True):
+            assert np.isfinite(one).all()
+            np.testing.assert_array_equal(one, other)
+
+
 def test_crps_of_one_member_is_its_absolute_error() -> None:
     members, target, weight = ensemble(1)
     loss = crps.crps(*map(jnp.asarray, (members, target, weight)))

@@ -67,10 +67,11 @@ def test_scanned_layers_are_updated_like_unrolled_ones(name):
 
 
 @pytest.mark.parametrize("scanned", [False, True])
-def test_muon_decays_matrices_only(scanned):
+@pytest.mark.parametrize("name", RECIPES)
+def test_matrices_only_are_decayed(name, scanned):
     params = stack(random_layers(0)) if scanned else random_layers(0)[0]
     zeros = jax.tree.map(np.zeros_like, params)
-    change = changes(RECIPES["muon"], params, zeros)[0]
+    change = changes(RECIPES[name], params, zeros)[0]
     changed = {leaf for leaf, value in change.items() if np.abs(value).max() > 1e-6}
     assert changed == MATRICES
     for leaf in MATRICES:
@@ -108,7 +109,9 @@ def test_adamw_equals_the_one_of_optax():
     params, gradients = random_layers(0)[0], random_layers(1)[0]
     schedule = optimizers.warmup_cosine(0.1, steps=4, warmup=1)
     expected = changes(
-        optax.adamw(schedule, b2=0.99, weight_decay=0.1), params, gradients
+        optax.adamw(schedule, b2=0.99, weight_decay=0.1, mask=optimizers.is_decayed),
+        params,
+        gradients,
     )
     for one, other in zip(
         changes(RECIPES["adamw"], params, gradients), expected, strict=True

@@ -80,6 +80,7 @@ class CaptionedImages(NamedTuple):
 
     patch: rows and columns of a patch. grid: patches down and across.
     patch_features: of a raw patch. length: tokens of the longest text and its end.
+    is_cropped: whether images are cropped to a square.
     """
 
     data: records.Records
@@ -88,6 +89,7 @@ class CaptionedImages(NamedTuple):
     grid: tuple[int, ...]
     patch_features: int
     length: int
+    is_cropped: bool = False
 
     @property
     def patches(self) -> int:
@@ -171,6 +173,7 @@ class CaptionedImages(NamedTuple):
 
 def load(
     source: str,
+    image_size: int | None = None,
     *,
     language: str,
     patch: int,
@@ -180,7 +183,7 @@ def load(
     """The captions of `source` in `language`, and a BPE of `vocab_size` trained on them
     and saved in `workdir`, if there is one. ValueError where patches of `patch` x
     `patch` pixels do not fill the images."""
-    data = caption_source.load(source, language=language)
+    data = caption_source.load(source, image_size, language=language)
     train = partial(tokenizers.bpe, caption_documents(data), vocab_size=vocab_size)
     tokenizer = tokenizers.load_or_train(
         workdir, train, kind="bpe", vocab_size=vocab_size
@@ -198,4 +201,5 @@ def load(
         grid=patches.grid((rows, columns), (patch, patch)),
         patch_features=patch * patch * channels,
         length=1 + max(lengths),
+        is_cropped=image_size is not None,
     )

@@ -1,9 +1,14 @@
-"""Monthly fields as anomalies from their climatology, cut into patches, and a linear
-regression of each cell's future on its past.
+"""Fields as anomalies from their climatology, cut into patches, and a linear regression
+of each cell's future on its past.
 
-The years of a series drift, and a climatology that includes the month to forecast leaks
+The years of a series drift, and a climatology that includes the step to forecast leaks
 it. So training takes anomalies from the mean of other years, and validation from the
-mean of all training years: neither mean includes the month itself.
+mean of all training years: neither mean includes the step itself.
+
+A step is a month, or a day or a fraction of it (`time_axis`). Monthly means are those
+of each calendar month. Of shorter steps, the mean at a time of the year and of the day
+is over the 31 days around it. A missing value (NaN) has no weight as a target, and is
+an anomaly of 0 as an input.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer.data import records
+from transformer.data import missing_values, records, time_axis
 from transformer.data.images import patches
 from transformer.data.records import Fields
 from transformer.data.shuffling import EvaluationSplit, TrainingSplit
@@ -21,7 +26,12 @@ PATCH = (5, 8)
 LEADS = (1, 3)
 LEAD_NAMES = ("lead_1", "lead_3")
 HARMONICS = 2
-YEAR = 12
+HISTORY = 12
+SEASONS = 12
+SMOOTHING_DAYS = 31
+# With fewer years, some year would have no other beside its two neighbors.
+TRAINING_YEARS = 4
+EVALUATION_BATCH = 12
 
 
 class PatchGrid(NamedTuple):
@@ -62,139 +72,260 @@ def area_weight(fields: Fields, grid: PatchGrid) -> np.ndarray:
     return grid.patchify(maps).astype(np.float32)
 
 
-class Climatology(NamedTuple):
-    """Statistics of the training months in every cell, in units of `scale` (m/s).
+def whole_years(fields: Fields) -> Fields:
+    """The series with training steps of whole years and a validation of one or more,
+    without February 29; what that changes is printed in one line.
 
-    values: [T, L, P]. means: [years + 1, 12, L, P], the calendar months' means of the
-    training years other than y, y - 1 and y + 1; the last one is of all training years.
+    ValueError, naming the series, where steps are not equal, or years too few.
+    """
+    axis = time_axis.read(fields.name, fields.time)
+    year, steps = axis.steps_per_year, int(axis.keep.sum())
+    train = int(axis.keep[: fields.train_steps].sum())
+    years = min(train // year, steps // year - 1)
+    if years < TRAINING_YEARS:
+        raise ValueError(
+            f"{fields.name}: expected {TRAINING_YEARS} years or more to train on and 1 "
+            f"to validate, {(TRAINING_YEARS + 1) * year} steps of a {axis.step}, got "
+            f"{steps} steps, of which {train} to train on"
+        )
+    told = time_axis.describe(axis)
+    if train != years * year:
+        told.append(
+            f"training has {years} whole years, {years * year} steps, and validation "
+            f"the other {steps - years * year}"
+        )
+    values = fields.values
+    if not axis.keep.all():
+        values = values[axis.keep]
+    missing = int(np.isnan(values).sum())
+    if missing:
+        told.append(
+            f"{missing:,} of {values.size:,} values are missing: anomalies of 0 as "
+            "input, no weight as target"
+        )
+    if told:
+        print(f"{fields.name}: {'; '.join(told)}", flush=True)
+    time = fields.time[axis.keep]
+    return fields._replace(values=values, time=time, train_steps=years * year)
+
+
+class Climatology(NamedTuple):
+    """Statistics of the training years in every cell, in units of `scale` (m/s).
+
+    values: [T, L, P], NaN where missing. weight: [L, P]. means: [years + 1, S, L, P],
+    the means of the S steps of the year over the training years other than y, y - 1 and
+    y + 1; the last one is of all training years; NaN where there is no value. sums,
+    counts: [years, S, L, P], of which the mean of any years is the quotient.
     coefficients: [leads, 3, L, P], of the forecast from `anomaly_features`. deviation:
-    [leads, 12, L, P], of that forecast's error by calendar month. train_steps: months.
+    [leads, 12, L, P], of that forecast's error by twelfth of the year. train_steps: a
+    multiple of S.
     """
 
     values: np.ndarray
+    weight: np.ndarray
     means: np.ndarray
+    sums: np.ndarray
+    counts: np.ndarray
     coefficients: np.ndarray
     deviation: np.ndarray
     scale: float
     train_steps: int
 
+    @property
+    def year(self) -> int:
+        """The steps of a year, S."""
+        return self.means.shape[1]
+
+
+def _season(step: Any, year: int) -> Any:
+    """The twelfth of the year that a step is in."""
+    return step % year * SEASONS // year
+
+
+def _features(anomalies: np.ndarray) -> np.ndarray:
+    full = missing_values.fill(anomalies)
+    return np.stack([full[-1], full[-3:].mean(0), full.mean(0)])
+
+
+def _history(now: int) -> np.ndarray:
+    return np.arange(now - HISTORY + 1, now + 1)
+
 
 def anomaly_features(values: np.ndarray, mean: np.ndarray, now: int) -> np.ndarray:
-    """Anomalies from `mean` [3, L, P]: of month `now`, and the means over its last 3
-    and 12 months."""
-    months = np.arange(now - 11, now + 1)
-    anomalies = values[months] - mean[months % YEAR]
-    return np.stack([anomalies[-1], anomalies[-3:].mean(0), anomalies.mean(0)])
+    """Anomalies from `mean` [3, L, P]: of step `now`, and the means over its last 3
+    and 12 steps."""
+    steps = _history(now)
+    return _features(values[steps] - mean[steps % len(mean)])
+
+
+def _yearly(values: np.ndarray, year: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and counts [years, S, L, P] of what `values` has in each step of each year;
+    of steps shorter than a month, the means of both over SMOOTHING_DAYS, within the
+    same year."""
+    yearly = values.reshape(-1, year, *values.shape[1:])
+    missing = np.isnan(yearly)
+    sums, counts = np.where(missing, 0, yearly), (~missing).astype(np.float32)
+    if year == time_axis.MONTHS:
+        return sums, counts
+    from scipy import ndimage
+
+    days = year // (year // 360)  # 360, 365 or 366
+    by_day = len(yearly), days, year // days, *values.shape[1:]
+    sums, counts = (
+        ndimage.uniform_filter1d(
+            array.reshape(by_day), SMOOTHING_DAYS, axis=1, mode="wrap"
+        ).reshape(yearly.shape)
+        for array in (sums, counts)
+    )
+    return sums, counts
 
 
 def fit_climatology(fields: Fields, grid: PatchGrid, weight: np.ndarray) -> Climatology:
     """The climatology of the training years, and the regression of anomalies from the
-    mean of *other* years: for each cell, shrunk toward one for all cells."""
+    mean of *other* years: for each cell, shrunk toward one for all cells.
+
+    fields: as from `whole_years`. ValueError where a split has no values that have a
+    climatology, or values do not vary.
+    """
+    year = time_axis.read(fields.name, fields.time).steps_per_year
     values = grid.patchify(fields.values)
-    years = fields.train_steps // YEAR
-    yearly = values[: YEAR * years].reshape(years, YEAR, *values.shape[1:])
+    years = fields.train_steps // year
+    sums, counts = _yearly(values[: year * years], year)
     apart = np.abs(np.arange(years)[:, None] - np.arange(years)) > 1
     subsets = (*apart, np.ones(years, bool))
-    means = np.stack([yearly[others].mean(0) for others in subsets])
-    anomalies = values - means[-1][np.arange(len(values)) % YEAR]
-    train = anomalies[: fields.train_steps]
-    scale = float(
-        np.sqrt((np.square(train) * weight).sum() / weight.sum() / len(train))
+    means = np.stack(
+        [missing_values.mean(sums[others], counts[others]) for others in subsets]
     )
-    values, means = values / scale, means / scale
+    anomalies = values - means[-1][np.arange(len(values)) % year]
+    for split, part in zip(
+        ("training", "validation"),
+        np.split(anomalies, [fields.train_steps]),
+        strict=True,
+    ):
+        if not (np.isfinite(part) & (weight > 0)).any():
+            raise ValueError(
+                f"{fields.name}: expected values in {split} that are not missing in "
+                "all training years, got none"
+            )
+    scale = float(
+        np.sqrt(missing_values.mean_square(anomalies[: fields.train_steps], weight))
+    )
+    if not scale > 0:
+        raise ValueError(f"{fields.name}: expected values that vary, got constants")
+    values, means, sums = values / scale, means / scale, sums / scale
     fits = [_fit_regression(values, means[:-1], weight, lead=lead) for lead in LEADS]
     coefficients, deviation = (np.stack(part) for part in zip(*fits, strict=True))
-    return Climatology(
-        values, means, coefficients, deviation, scale, fields.train_steps
-    )
+    fitted = coefficients, deviation, scale, fields.train_steps
+    return Climatology(values, weight, means, sums, counts, *fitted)
 
 
 def _fit_regression(
     values: np.ndarray, means: np.ndarray, weight: np.ndarray, *, lead: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Least squares of the anomaly on `anomaly_features` of `lead` months before.
+    """Least squares of the anomaly on `anomaly_features` of `lead` steps before.
 
     Coefficients [3, L, P] of each cell, shrunk toward those of all cells by a prior as
     strong as one mean cell's data; and the standard deviation [12, L, P] of the
-    residuals by season: a calendar month and its two neighbors."""
+    residuals by season: a twelfth of the year and its two neighbors."""
     features, truths = [], []
-    months = range(11 + lead, YEAR * len(means))
-    for month in months:
-        mean = means[month // YEAR]
-        features.append(anomaly_features(values, mean, month - lead))
-        truths.append(values[month] - mean[month % YEAR])
-    known, truth = np.stack(features), np.stack(truths)
-    known = np.moveaxis(known, 1, -1)  # [months, L, P, 3]
-    moments = (known[..., :, None] * known[..., None, :]).sum(0)
+    year = means.shape[1]
+    steps = range(HISTORY - 1 + lead, year * len(means))
+    for step in steps:
+        mean = means[step // year]
+        features.append(anomaly_features(values, mean, step - lead))
+        truths.append(values[step] - mean[step % year])
+    truth = np.stack(truths)
+    seen = np.isfinite(truth)
+    truth = missing_values.fill(truth)
+    known = np.moveaxis(np.stack(features), 1, -1)  # [steps, L, P, 3]
+    known *= seen[..., None]
+    moments = sum(row[..., :, None] * row[..., None, :] for row in known)
     slopes = (known * truth[..., None]).sum(0)
     shared = np.linalg.solve(
         (moments * weight[..., None, None]).sum((0, 1)),
         (slopes * weight[..., None]).sum((0, 1)),
     )
-    prior = np.trace(moments, axis1=-2, axis2=-1).mean() / 3 * np.eye(3)
+    strength = np.trace(moments, axis1=-2, axis2=-1).mean() / 3 / seen.any(0).mean()
+    prior = strength.astype(np.float32) * np.eye(3)
     cells = np.linalg.solve(moments + prior, (slopes + prior @ shared)[..., None])
     cells = cells[..., 0]
     residual = np.square(truth - (known * cells).sum(-1))
-    calendar = np.asarray(months) % YEAR
-    apart = np.abs(np.arange(YEAR)[:, None] - calendar)
-    near = np.minimum(apart, YEAR - apart) <= 1
-    variance = [residual[rows].mean(0) for rows in near]
-    return np.moveaxis(cells, -1, 0), np.sqrt(np.stack(variance))
+    season = _season(np.asarray(steps), year)
+    apart = np.abs(np.arange(SEASONS)[:, None] - season)
+    near = np.minimum(apart, SEASONS - apart) <= 1
+    count = np.stack([seen[rows].sum(0) for rows in near])
+    total = np.stack([residual[rows].sum(0) for rows in near])
+    # What was not seen in a season has the spread of all cells.
+    variance = np.where(count > 0, total / np.maximum(count, 1), residual.mean())
+    return np.moveaxis(cells, -1, 0), np.sqrt(variance)
 
 
 def examples(climate: Climatology) -> dict[str, dict[str, np.ndarray]]:
-    """By split, `month` to forecast and index of its `lead`, for every month whose past
-    is in the series; validation months come after the training months."""
+    """By split, `step` to forecast and index of its `lead`, for every step whose past
+    is in the series; validation steps come after the training steps."""
     found: dict[str, list[tuple[int, int]]] = {"train": [], "validation": []}
     for number, lead in enumerate(LEADS):
-        for month in range(11 + lead, len(climate.values)):
-            split = "train" if month < climate.train_steps else "validation"
-            found[split].append((month, number))
+        for step in range(HISTORY - 1 + lead, len(climate.values)):
+            split = "train" if step < climate.train_steps else "validation"
+            found[split].append((step, number))
     pairs = {split: np.asarray(rows, np.int32) for split, rows in found.items()}
-    return {s: {"month": rows[:, 0], "lead": rows[:, 1]} for s, rows in pairs.items()}
+    return {s: {"step": rows[:, 0], "lead": rows[:, 1]} for s, rows in pairs.items()}
 
 
-def _random_mean(
+def _random_years(
     climate: Climatology, year: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """The calendar months' means of a random half or more of the years other than
-    `year` and its neighbors."""
-    years = climate.train_steps // YEAR
+    """A random half or more of the training years other than `year` and its
+    neighbors."""
+    years = climate.train_steps // climate.year
     others = np.flatnonzero(np.abs(np.arange(years) - year) > 1)
     order = rng.permutation(others)
-    chosen = order[: rng.integers(len(others) // 2, len(others) + 1)]
-    cells = climate.values.shape[1:]
-    yearly = climate.values[: YEAR * years].reshape(years, YEAR, *cells)
-    return yearly[chosen].mean(0)
+    least = max(len(others) // 2, 1)
+    return order[: rng.integers(least, len(others) + 1)]
 
 
-def regression_forecast(
-    climate: Climatology, month: int, lead_index: int
-) -> np.ndarray:
-    """The regression's anomaly of a validation month at LEADS[lead_index], [L, P]."""
-    now = int(month) - LEADS[lead_index]
+def regression_forecast(climate: Climatology, step: int, lead_index: int) -> np.ndarray:
+    """The regression's anomaly of a validation step at LEADS[lead_index], [L, P]."""
+    now = int(step) - LEADS[lead_index]
     features = anomaly_features(climate.values, climate.means[-1], now)
     return (climate.coefficients[lead_index] * features).sum(0)
 
 
+def _anomalies(
+    climate: Climatology, steps: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """[steps, L, P] from the mean of all training years, or, where the last step is in
+    training, of random years beside its own."""
+    of_year, last = steps % climate.year, int(steps[-1])
+    if last >= climate.train_steps:
+        return climate.values[steps] - climate.means[-1][of_year]
+    years = _random_years(climate, last // climate.year, rng)
+    index = np.ix_(years, of_year)
+    return climate.values[steps] - missing_values.mean(
+        climate.sums[index], climate.counts[index]
+    )
+
+
 def prepare_forecast(climate: Climatology) -> records.Prepare:
-    """From (month, lead) to the model's input, the regression that it corrects, and the
-    target, all as anomalies from a mean without the month."""
+    """From (step, lead) to the model's input, the regression that it corrects, the
+    target, and its weight, 0 where it is missing; all as anomalies from a mean without
+    the step."""
 
     def prepare(row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        month, number = int(row["month"]), int(row["lead"])
-        mean = climate.means[-1]
-        if month < climate.train_steps:
-            mean = _random_mean(climate, month // YEAR, rng)
-        features = anomaly_features(climate.values, mean, month - LEADS[number])
+        step, number = int(row["step"]), int(row["lead"])
+        steps = np.append(_history(step - LEADS[number]), step)
+        anomalies = _anomalies(climate, steps, rng)
+        features, target = _features(anomalies[:-1]), anomalies[-1]
         base = (climate.coefficients[number] * features).sum(0)
-        angle = 2 * np.pi / 12 * (month % 12) * np.arange(1, 1 + HARMONICS)
+        year = climate.year
+        angle = 2 * np.pi / year * (step % year) * np.arange(1, 1 + HARMONICS)
         condition = [np.sin(angle), np.cos(angle), np.eye(len(LEADS))[number]]
         arrays = {
             "raw_BLP": np.concatenate([*features, base], axis=-1),
             "base_BLP": base,
-            "deviation_BLP": climate.deviation[number, month % YEAR],
-            "target_BLP": climate.values[month] - mean[month % YEAR],
+            "deviation_BLP": climate.deviation[number, _season(step, year)],
+            "target_BLP": missing_values.fill(target),
+            "area_BLP": climate.weight * np.isfinite(target),
             "condition_BJ": np.concatenate(condition),
         }
         return {name: array.astype(np.float32) for name, array in arrays.items()}
@@ -205,8 +336,8 @@ def prepare_forecast(climate: Climatology) -> records.Prepare:
 def splits(
     climate: Climatology, *, batch_size: int, seed: int = 0
 ) -> tuple[TrainingSplit, dict[str, EvaluationSplit]]:
-    """Rows of `prepare_forecast`: the training months, and by the name of the lead the
-    validation months in order, 12 a batch."""
+    """Rows of `prepare_forecast`: the training steps, and by the name of the lead the
+    validation steps in order, 12 a batch."""
     rows, prepare = examples(climate), prepare_forecast(climate)
     training = records.training(
         rows["train"], batch_size=batch_size, seed=seed, prepare=prepare
@@ -215,36 +346,41 @@ def splits(
     for number, name in enumerate(LEAD_NAMES):
         chosen = rows["validation"]["lead"] == number
         part = {key: array[chosen] for key, array in rows["validation"].items()}
-        validation[name] = records.evaluation(part, batch_size=YEAR, prepare=prepare)
+        validation[name] = records.evaluation(
+            part, batch_size=EVALUATION_BATCH, prepare=prepare
+        )
     return training, validation
 
 
 def validation_anomalies(climate: Climatology) -> tuple[np.ndarray, np.ndarray]:
-    """Each validation month's anomaly [months, L, P], and those of the same calendar
-    month in every training year, [years, months, L, P]."""
-    calendar = np.arange(len(climate.values)) % YEAR
-    anomalies = climate.values - climate.means[-1][calendar]
-    months = np.arange(climate.train_steps, len(climate.values))
-    others = [anomalies[m % YEAR : climate.train_steps : YEAR] for m in months]
-    return anomalies[months], np.stack(others, 1)
+    """Each validation step's anomaly [steps, L, P], NaN where missing, and those of the
+    same step of every training year, [years, steps, L, P], 0 where missing."""
+    of_year = np.arange(len(climate.values)) % climate.year
+    anomalies = climate.values - climate.means[-1][of_year]
+    steps = np.arange(climate.train_steps, len(climate.values))
+    others = [
+        anomalies[m % climate.year : climate.train_steps : climate.year] for m in steps
+    ]
+    return anomalies[steps], missing_values.fill(np.stack(others, 1))
 
 
 def baseline_rmse(climate: Climatology, weight: np.ndarray) -> dict[str, float]:
-    """Area-weighted errors, m/s, over the validation months: of the climatology,
-    persistence, anomaly persistence, and the regression on `anomaly_features`."""
+    """Area-weighted errors, m/s, over the validation steps: of the climatology,
+    persistence, anomaly persistence, and the regression on `anomaly_features`. What
+    persists is the climatology where it is missing."""
 
     def rmse(error: np.ndarray) -> float:
-        mean = (np.square(error) * weight).sum() / weight.sum() / len(error)
-        return climate.scale * float(np.sqrt(mean))
+        return climate.scale * float(np.sqrt(missing_values.mean_square(error, weight)))
 
     truth, _ = validation_anomalies(climate)
     found = {"rmse/climatology": rmse(truth)}
-    months = range(climate.train_steps, len(climate.values))
+    steps = range(climate.train_steps, len(climate.values))
     for number, (lead, name) in enumerate(zip(LEADS, LEAD_NAMES, strict=True)):
-        before = np.stack([climate.values[m - lead] for m in months])
-        mean = np.stack([climate.means[-1][(m - lead) % YEAR] for m in months])
-        forecast = np.stack([regression_forecast(climate, m, number) for m in months])
-        now = np.stack([climate.values[m] for m in months])
+        before = np.stack([climate.values[m - lead] for m in steps])
+        mean = np.stack([climate.means[-1][(m - lead) % climate.year] for m in steps])
+        before = np.where(np.isnan(before), mean, before)
+        forecast = np.stack([regression_forecast(climate, m, number) for m in steps])
+        now = np.stack([climate.values[m] for m in steps])
         found[f"rmse/persistence/{name}"] = rmse(now - before)
         found[f"rmse/anomaly_persistence/{name}"] = rmse(truth - before + mean)
         found[f"rmse/regression/{name}"] = rmse(truth - forecast)

@@ -39,7 +39,8 @@ class Fields(NamedTuple):
     name: the source as the user gave it, for messages. fingerprint: a hash of the data.
     values: float32 [time, variable, latitude, longitude], NaN where missing.
     latitude, longitude: float32, degrees north and east.
-    time: datetime64[D], or integers where the source has no dates.
+    time: datetime64[D], or [s] where steps are shorter than a day; cftime dates of a
+    calendar that datetime64 does not have; or integers where the source has no dates.
     variables, units: one word for each variable of `values`.
     train_steps: the number of steps for training; all later steps are validation.
     """

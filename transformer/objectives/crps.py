@@ -1,7 +1,8 @@
 """Scores of an ensemble forecast of I members.
 
 Forecasts are tokens of P features. Each feature has a weight, such as the area of its
-cell on the sphere, or 0 where the target is missing.
+cell on the sphere, or 0 where the target is missing: there, target and members may be
+NaN.
 """
 
 from __future__ import annotations
@@ -10,6 +11,16 @@ import jax
 import jax.numpy as jnp
 
 from transformer.objectives.loss import Loss
+
+
+def _zero_unweighted(
+    members_IBLP: jax.Array, target_BLP: jax.Array, weight_BLP: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Members and target, 0 where the weight is 0: NaN * 0 would be NaN, in the
+    gradient too."""
+    seen_BLP = weight_BLP > 0
+    members_IBLP = jnp.where(seen_BLP[None], members_IBLP, 0)
+    return members_IBLP, jnp.where(seen_BLP, target_BLP, 0)
 
 
 def crps(members_IBLP: jax.Array, target_BLP: jax.Array, weight_BLP: jax.Array) -> Loss:
@@ -21,6 +32,7 @@ def crps(members_IBLP: jax.Array, target_BLP: jax.Array, weight_BLP: jax.Array) 
     distribution. One member scores its absolute error. sums: those of
     `error_and_spread`, and crps.
     """
+    members_IBLP, target_BLP = _zero_unweighted(members_IBLP, target_BLP, weight_BLP)
     count = members_IBLP.shape[0]
     error_BLP = jnp.abs(members_IBLP - target_BLP[None]).mean(0)
     pairwise_BLP = jnp.zeros_like(target_BLP)
@@ -39,6 +51,7 @@ def error_and_spread(
     """Weighted sums: the ensemble mean's squared error, the members' variance (divided
     by I - 1), the weights. Error and variance agree, but for a factor (I + 1) / I,
     where members and target have the same distribution (Fortin et al. 2014)."""
+    members_IBLP, target_BLP = _zero_unweighted(members_IBLP, target_BLP, weight_BLP)
     count = members_IBLP.shape[0]
     mean_BLP = members_IBLP.mean(0)
     variance_BLP = jnp.square(members_IBLP - mean_BLP[None]).sum(0) / max(count - 1, 1)

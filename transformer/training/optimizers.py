@@ -86,17 +86,19 @@ def adamw(
     warmup_fraction: checks.Fraction = 0.05,
     b2: checks.Fraction = 0.99,
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) with `warmup_cosine`.
+    """AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) with `warmup_cosine`, and
+    decay of the parameters that `is_decayed`.
 
     Args:
         learning_rate: peak learning rate.
-        weight_decay: decay of all parameters, in units of the learning rate.
+        weight_decay: decay of the linear maps' matrices, in units of the learning rate.
         warmup_fraction: fraction of the steps in which the learning rate rises.
         b2: decay rate of the second moments.
     """
     warmup = int(steps * warmup_fraction) + 1
     schedule = warmup_cosine(learning_rate, steps=steps, warmup=warmup)
-    return optax.adamw(schedule, b2=b2, weight_decay=weight_decay)
+    decay: Any = {"weight_decay": weight_decay, "mask": is_decayed}
+    return optax.adamw(schedule, b2=b2, **decay)
 
 
 def muon(

@@ -1,4 +1,4 @@
-"""The user's own images with captions: a folder with `captions.tsv` in it.
+"""The user's own images with captions: a folder with `captions.tsv` or tar files.
 
     #file<tab>en<tab>pt
     cats/1.png<tab>a cat asleep<tab>um gato a dormir
@@ -7,7 +7,7 @@ UTF-8, columns divided by tabs: the image's path within the folder, and its capt
 one language or several. The first row names the columns, starting with `#`; it may be
 omitted where there is one caption. A column called text or caption serves any language.
 The images with the smallest sha256 of their path are held out; images that no row names
-are ignored.
+are ignored. Tar files: `image_shards`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from transformer.data.readers import files as own_files
+from transformer.data.readers import image_arrays, image_shards
+from transformer.data.readers.image_files import ImageFile
 from transformer.data.records import Records
 
 TABLE = "captions.tsv"
@@ -39,10 +41,10 @@ def _column(path: Path, rows: list[list[str]], language: str) -> int:
     )
 
 
-def read(path: Path, *, held_out: float, language: str) -> Records:
-    """`image` uint8 [N, rows, columns, channels] and `text`, an array of strings.
-    ValueError, naming file and row, for a missing image or caption, an image named
-    twice, and images of different sizes."""
+def _table_rows(
+    path: Path, language: str
+) -> tuple[list[ImageFile], list[str], list[Path]]:
+    """The images that the table names, their captions, and the table."""
     listing = path / TABLE if path.is_dir() else path
     rows = own_files.tsv_rows(listing, columns=None)
     if not rows:
@@ -62,16 +64,35 @@ def read(path: Path, *, held_out: float, language: str) -> Records:
             raise ValueError(f"{where}: expected each image once, got {row[0]!r} again")
         seen.add(str(name))
         names.append(str(name))
-    if len(names) < 2:
+    texts = [row[column] for row in rows[header:]]
+    return [ImageFile(listing.parent / n, n) for n in names], texts, [listing]
+
+
+def read(
+    path: Path, *, held_out: float, language: str, image_size: int | None
+) -> Records:
+    """`image` uint8 [N, rows, columns, channels] and `text`, an array of strings.
+    ValueError, naming file and row, for a missing image or caption, an image named
+    twice, and images of different sizes where there is no `image_size`."""
+    root = path if path.is_dir() else path.parent
+    shards = [] if (path / TABLE).is_file() else image_shards.find(path)
+    if shards:
+        tables = []
+        images, texts = image_shards.read(shards, root, image_shards.CAPTION)
+    else:
+        images, texts, tables = _table_rows(path, language)
+    if len(images) < 2:
         raise ValueError(
-            f"{listing}: expected 2 images or more, one to hold out, got {len(names)}"
+            f"{(*tables, path)[0]}: expected 2 images or more, one to hold out, got "
+            f"{len(images)}"
         )
-    files = [listing.parent / name for name in names]
-    arrays = {
-        "image": own_files.images(files),
-        "text": own_files.strings([row[column] for row in rows[header:]]),
-    }
-    held = own_files.held_out(names, held_out)
-    train, validation = own_files.split(arrays, held)
-    fingerprint = own_files.fingerprint(listing.parent, [listing, *files])
-    return Records(str(path), fingerprint, train, validation)
+    held = own_files.held_out([image.name for image in images], held_out)
+    return image_arrays.split_records(
+        path,
+        images,
+        {"text": own_files.strings(texts)},
+        held,
+        root=root,
+        tables=tables,
+        image_size=image_size,
+    )

@@ -1,8 +1,7 @@
-"""Shared by the readers of own files: tables, images, arrays, splits by hash."""
+"""Shared by the readers of own files: tables, arrays, splits by hash."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from transformer import storage
 from transformer.data.readers import text_files
 from transformer.data.records import Arrays
 
-# Not all that Pillow knows: for some formats (EPS) it starts another program.
-IMAGE_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 ZIP = b"PK"
 
 
@@ -43,7 +40,7 @@ def split(arrays: Arrays, is_held_out: np.ndarray) -> tuple[Arrays, Arrays]:
 
 def fingerprint(root: Path, files: Iterable[Path]) -> str:
     """A hash of the files: their names under `root` and `text_files.fingerprint`."""
-    listed = sorted(files)
+    listed = sorted(files, key=lambda path: path.parts)
     names = [path.relative_to(root).as_posix() for path in listed]
     spans = [text_files.Span(path, 0, path.stat().st_size) for path in listed]
     return storage.short_hash(repr(names), text_files.fingerprint(spans))
@@ -72,64 +69,6 @@ def npz_arrays(
             got = ", ".join(present) or "none"
             raise ValueError(f"{path}: expected an array {name!r}, got {got}")
     return found
-
-
-def image(path: Path) -> np.ndarray:
-    """uint8 [rows, columns, channels]: 1 channel for gray images, 3 for all others;
-    rotated by the EXIF orientation, transparency on white. ValueError where an image
-    cannot be read or has more than 8 bits a channel."""
-    from PIL import Image, ImageOps
-
-    try:
-        with warnings.catch_warnings(), Image.open(path, formats=IMAGE_FORMATS) as file:
-            warnings.simplefilter("ignore")  # What matters is raised as well.
-            mode = file.mode
-            upright = ImageOps.exif_transpose(file)
-            opened = upright.convert("RGBA") if mode[0] not in "IF" else upright
-    except Exception as error:  # A damaged image raises any kind of error.
-        got = one_line(error)
-        raise ValueError(f"{path}: expected an image, got {got}") from None
-    if mode[0] in "IF":
-        raise ValueError(f"{path}: expected 8 bits a channel, got the mode {mode}")
-    gray = mode in ("1", "L", "LA")
-    white = Image.new("RGBA", opened.size, "white")
-    solid = Image.alpha_composite(white, opened)
-    pixels = np.asarray(solid.convert("L" if gray else "RGB"))
-    return pixels[..., None] if gray else pixels
-
-
-def resized_image(path: Path, shape: Sequence[int]) -> np.ndarray:
-    """`image` as uint8 of `shape` [rows, columns, 1 or 3]: scaled to fit, its aspect
-    ratio kept, padded with white; gray where `shape` has one channel."""
-    from PIL import Image, ImageOps
-
-    rows, columns, channels = shape
-    pixels = image(path)
-    colored = Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
-    padded = ImageOps.pad(colored, (columns, rows), color="white")
-    return np.asarray(padded.convert("L" if channels == 1 else "RGB")).reshape(shape)
-
-
-def describe_shape(shape: Sequence[int]) -> str:
-    """An image's shape, in words."""
-    rows, columns, channels = shape
-    return f"{rows} x {columns} pixels of {channels} channel{'s' * (channels > 1)}"
-
-
-def images(paths: Sequence[Path]) -> np.ndarray:
-    """uint8 [N, rows, columns, channels]; ValueError names the first image of another
-    shape than the first."""
-    first = image(paths[0])
-    pixels = np.empty((len(paths), *first.shape), np.uint8)
-    for number, path in enumerate(paths):
-        found = image(path)
-        if found.shape != first.shape:
-            raise ValueError(
-                f"{path}: expected {describe_shape(first.shape)} as in "
-                f"{paths[0].name}, got {describe_shape(found.shape)}"
-            )
-        pixels[number] = found
-    return pixels
 
 
 def tsv_rows(path: Path, *, columns: int | None) -> list[list[str]]:

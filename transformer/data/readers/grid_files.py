@@ -2,8 +2,8 @@
 
 `.npz`: arrays `values` [time, variable, latitude, longitude], `latitude`, `longitude`,
 and optionally `time`, `variables`, `units`. NetCDF and Zarr: all variables over (time,
-latitude, longitude), with missing values, scale and offset decoded. The last `held_out`
-fraction of the steps is validation.
+latitude, longitude), decoded as xarray does it. The last `held_out` fraction of the
+steps is validation.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _degrees(path: Path, name: str, array: np.ndarray, limit: int) -> np.ndarray
 
 def _time(path: Path, time: np.ndarray) -> np.ndarray:
     """Dates or integers, increasing: validation is the end of the series."""
-    if time.dtype.kind not in "Mfiu":
+    if time.dtype.kind not in "MfiuO":
         raise ValueError(
             f"{path}: expected time in datetime64 or numbers, got {time.dtype}"
         )
@@ -54,11 +54,24 @@ def _time(path: Path, time: np.ndarray) -> np.ndarray:
             f"{path}: expected time to increase, got {time[step]} after "
             f"{time[step - 1]} at step {step}"
         )
+    if time.dtype.kind == "O":
+        return time
     if time.dtype.kind == "M":
-        return time.astype("datetime64[D]")
+        return _dates(time)
     if (np.abs(time) < 2**53).all() and (time == np.round(time)).all():
         return time.astype(np.int64)
+    print(f"{path}: times are no dates and no integers: steps are counted", flush=True)
     return np.arange(len(time))
+
+
+def _dates(time: np.ndarray) -> np.ndarray:
+    """datetime64[D], or, where a step is shorter than a day, datetime64[s]."""
+    # Fractions of days as floats are some microseconds off.
+    milliseconds = time.astype("datetime64[ms]") + np.timedelta64(500, "ms")
+    seconds = milliseconds.astype("datetime64[s]")
+    if (np.diff(seconds) < np.timedelta64(1, "D")).any():
+        return seconds
+    return seconds.astype("datetime64[D]")
 
 
 def _fields(path: Path, arrays: dict[str, Any], held_out: float) -> Fields:
@@ -109,9 +122,9 @@ def _fingerprint(path: Path) -> str:
 
 
 def read(path: Path, *, held_out: float) -> Fields:
-    """`time` is datetime64[D] where the source has dates, and counts the steps where it
-    has neither dates nor integers. ValueError, naming the file and its content, where
-    that is not a field."""
+    """`time` is that of `Fields`, and counts the steps where the source has neither
+    dates nor integers. ValueError, naming the file and its content, where that is not a
+    field."""
     try:
         kind = netcdf.format_of(path)
     except OSError as error:

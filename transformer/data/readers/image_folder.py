@@ -1,11 +1,15 @@
-"""The user's own images, in a folder for each class.
+"""The user's own labeled images: class folders, a table of labels, or tar files.
 
     photographs/cat/1.png, photographs/dog/a/7.jpg, ...
+    photographs/labels.csv (or .tsv, .parquet) with the columns path and label
+    photographs/000.tar, ... with 1.png, 1.cls, 2.png, 2.cls, ...
 
-PNG, JPEG, GIF, BMP, WebP, TIFF or PPM, all gray or all color, of one size. Of each
+PNG, JPEG, GIF, BMP, WebP, TIFF or PPM, of one size, or resized (`image_files`): gray if
+all are, else RGB. The class of a file in class folders is its first folder. Of each
 class the files with the smallest sha256 of their path are held out. Sub-folders `train`
-and `validation`, each with the same classes, are used as given. Hidden files, and files
-beside the class folders, are ignored.
+and `validation`, each with the same classes, are used as given. A table or a tar file
+is a source by itself too. Hidden files, and files beside the class folders, are
+ignored.
 """
 
 from __future__ import annotations
@@ -14,16 +18,27 @@ from pathlib import Path
 
 import numpy as np
 
-from transformer.data.readers import files as own_files
-from transformer.data.readers import text_files
-from transformer.data.records import Arrays, Records
+from transformer.data.readers import (
+    files,
+    image_arrays,
+    image_shards,
+    image_table,
+    text_files,
+)
+from transformer.data.readers.image_files import ImageFile
+from transformer.data.records import Records
 from transformer.data.text import documents
+
+Listing = tuple[list[ImageFile], list[str], list[Path]]
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
     """Each class's files; ValueError where there are no classes, or one is empty."""
     if not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder of class folders, got a file")
+        raise ValueError(
+            f"{folder}: expected a folder of class folders, a table of labels (.csv, "
+            ".tsv, .parquet) or a .tar, got a file"
+        )
     inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     names = [path.name for path in inside if path.is_dir()]
     if len(names) < 2:
@@ -32,53 +47,93 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
             f"{len(names)}"
         )
     found = {name: text_files.listing(folder / name) for name in names}
-    for name, files in found.items():
-        if not files:
+    for name, listed in found.items():
+        if not listed:
             raise ValueError(f"{folder / name}: expected images, got an empty class")
     return found
 
 
-def _read(folder: Path) -> tuple[Arrays, list[Path], tuple[str, ...]]:
-    """Images and labels, their files, and the classes' names."""
-    classes = _classes(folder)
-    files = [path for listed in classes.values() for path in listed]
-    sizes = [len(listed) for listed in classes.values()]
-    label = np.repeat(np.arange(len(classes), dtype=np.int32), sizes)
-    arrays = {"image": own_files.images(files), "label": label}
-    return arrays, files, tuple(classes)
+def _listing(path: Path, root: Path) -> Listing:
+    """The images of a source, their classes, and the tables that list them."""
+    table = path if path.suffix.lower() in image_table.SUFFIXES else None
+    if path.is_dir():
+        table = image_table.find(path)
+    if table is not None:
+        images, labels = image_table.read(table)
+        return images, labels, [table]
+    shards = image_shards.find(path)
+    if shards:
+        images, labels = image_shards.read(shards, root, image_shards.LABEL)
+        return images, labels, []
+    classes = _classes(path)
+    images, labels = [], []
+    for label, listed in classes.items():
+        images += [ImageFile(f, f.relative_to(root).as_posix()) for f in listed]
+        labels += [label] * len(listed)
+    return images, labels, []
 
 
-def read(path: Path, *, held_out: float) -> Records:
+def _names(labels: list[str]) -> tuple[str, ...]:
+    """The classes in order: of numbers, by number."""
+    found = sorted(set(labels))
+    if all(label.isascii() and label.isdigit() for label in found):
+        found.sort(key=int)
+    return tuple(found)
+
+
+def _check_classes(path: Path, names: tuple[str, ...]) -> None:
+    if len(names) < 2:
+        got = ", ".join(names) or "none"
+        raise ValueError(f"{path}: expected 2 classes or more, got {got}")
+
+
+def _held_out(
+    path: Path, images: list[ImageFile], labels: list[str], fraction: float
+) -> np.ndarray:
+    held = np.zeros(len(images), bool)
+    of_label = np.array(labels)
+    for label in _names(labels):
+        rows = np.flatnonzero(of_label == label)
+        if len(rows) < 2:
+            place = path / label if (path / label).is_dir() else f"{path}: {label}"
+            raise ValueError(
+                f"{place}: expected 2 images or more, one to hold out, got {len(rows)}"
+            )
+        held[rows] = files.held_out([images[row].name for row in rows], fraction)
+    return held
+
+
+def read(path: Path, *, held_out: float, image_size: int | None) -> Records:
     """`image` uint8 [N, rows, columns, channels] and `label` int32 [N]. ValueError,
     naming the file, for a file that is no image or of another size, and for an empty
     class."""
+    root = path if path.is_dir() else path.parent
     if all((path / split).is_dir() for split in documents.SPLITS):
-        parts = {split: _read(path / split) for split in documents.SPLITS}
-        (train, files, labels), (validation, held_files, others) = parts.values()
-        if labels != others:
+        parts = [_listing(path / split, path) for split in documents.SPLITS]
+        (images, labels, tables), (others, other_labels, other_tables) = parts
+        names = _names(labels)
+        if names != _names(other_labels):
             raise ValueError(
                 f"{path / 'validation'}: expected the classes of train, "
-                f"{', '.join(labels)}; got {', '.join(others)}"
+                f"{', '.join(names)}; got {', '.join(_names(other_labels))}"
             )
-        shape, got = (part["image"].shape[1:] for part in (train, validation))
-        if shape != got:
-            raise ValueError(
-                f"{held_files[0]}: expected {own_files.describe_shape(shape)} as in "
-                f"train, got {own_files.describe_shape(got)}"
-            )
-        files = files + held_files
+        held = np.arange(len(images) + len(others)) >= len(images)
+        images, labels = images + others, labels + other_labels
+        tables = tables + other_tables
     else:
-        arrays, files, labels = _read(path)
-        names = [file.relative_to(path).as_posix() for file in files]
-        held = np.zeros(len(names), bool)
-        for number, name in enumerate(labels):
-            rows = np.flatnonzero(arrays["label"] == number)
-            if len(rows) < 2:
-                raise ValueError(
-                    f"{path / name}: expected 2 images or more, one to hold out, got "
-                    f"{len(rows)}"
-                )
-            held[rows] = own_files.held_out([names[row] for row in rows], held_out)
-        train, validation = own_files.split(arrays, held)
-    fingerprint = own_files.fingerprint(path, files)
-    return Records(str(path), fingerprint, train, validation, labels)
+        images, labels, tables = _listing(path, root)
+        names = _names(labels)
+        held = _held_out(path, images, labels, held_out)
+    _check_classes(path, names)
+    number = {name: index for index, name in enumerate(names)}
+    label = np.array([number[name] for name in labels], np.int32)
+    return image_arrays.split_records(
+        path,
+        images,
+        {"label": label},
+        held,
+        root=root,
+        tables=tables,
+        image_size=image_size,
+        labels=names,
+    )

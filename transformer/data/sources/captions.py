@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from transformer.data.records import Records
 from transformer.data.sources import HELD_OUT, own_path
 
 
 def load(
-    source: str | Path, *, language: str = "en", held_out: float = HELD_OUT
+    source: str | Path,
+    image_size: int | None = None,
+    *,
+    language: str = "en",
+    held_out: float = HELD_OUT,
 ) -> Records:
     """`image` uint8 [N, rows, columns, channels] and `text`, an array of strings.
 
-    language: which text, where there is one for each of several languages.
+    image_size: as in `images.load`. language: which text, where there is one for each
+        of several languages.
     A TFDS data set needs one 8-bit image feature, and a text feature called as the
     language, or text, or caption, or a single one.
     """
     path = own_path(source, "images with captions", held_out)
+    options: Any = {"held_out": held_out, "image_size": image_size}
     if path is not None:
         from transformer.data.readers import caption_table
 
-        return caption_table.read(path, held_out=held_out, language=language)
+        return caption_table.read(path, language=language, **options)
     from transformer.data.tfds import arrays
 
-    return arrays.captions(str(source), language=language, held_out=held_out)
+    return arrays.captions(str(source), language=language, **options)

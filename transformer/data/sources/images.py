@@ -8,17 +8,21 @@ from transformer.data.records import Records
 from transformer.data.sources import HELD_OUT, own_path
 
 
-def load(source: str | Path, *, held_out: float = HELD_OUT) -> Records:
+def load(
+    source: str | Path, image_size: int | None = None, *, held_out: float = HELD_OUT
+) -> Records:
     """`image` uint8 [N, rows, columns, channels] and `label` int32 [N]; `labels` are
     the classes.
 
+    image_size: pixels along the side of a square, to which images are resized and
+        cropped; without it they must be of one size.
     A TFDS data set needs one 8-bit image and one ClassLabel feature.
     """
     path = own_path(source, "images", held_out)
     if path is not None:
         from transformer.data.readers import image_folder
 
-        return image_folder.read(path, held_out=held_out)
+        return image_folder.read(path, held_out=held_out, image_size=image_size)
     from transformer.data.tfds import arrays
 
-    return arrays.images(str(source), held_out=held_out)
+    return arrays.images(str(source), held_out=held_out, image_size=image_size)

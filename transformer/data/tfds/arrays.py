@@ -19,11 +19,13 @@ from transformer.data.tfds import text as tfds_text
 
 
 class Column(NamedTuple):
-    """An array: its name, its feature, and the function that decodes one value."""
+    """An array: its name, its feature, the function that decodes one value, and what
+    is not in the source of that function."""
 
     name: str
     feature: str
     decode: Callable[[Any, str], Any]
+    options: tuple[Any, ...] = ()
 
 
 def _images(features: Any) -> list[str]:
@@ -63,6 +65,17 @@ def _pixels(image: Any, place: str) -> np.ndarray:
             f"{np.shape(image)}"
         )
     return image
+
+
+def _image_column(feature: str, image_size: int | None) -> Column:
+    if image_size is None:
+        return Column("image", feature, _pixels)
+    from transformer.data.readers import image_files
+
+    def decode(image: Any, place: str) -> np.ndarray:
+        return image_files.fit_array(_pixels(image, place), image_size)
+
+    return Column("image", feature, decode, (image_size,))
 
 
 def _label(number: Any, place: str) -> np.int32:
@@ -122,7 +135,7 @@ def _records(
     held_out: float,
 ) -> records.Records:
     """The columns of both splits, decoded once per machine."""
-    chosen = [(column.name, column.feature) for column in columns]
+    chosen = [(column.name, column.feature, *column.options) for column in columns]
     fingerprint = tfds_text.fingerprint(name, builder, chosen, held_out)
     splits = tfds_text.ranges(builder, held_out)
 
@@ -141,14 +154,16 @@ def _records(
     return records.Records(name, fingerprint, **parts, labels=labels)
 
 
-def images(name: str, *, held_out: float) -> records.Records:
+def images(
+    name: str, *, held_out: float, image_size: int | None = None
+) -> records.Records:
     """`image` uint8 [N, rows, columns, channels] and `label` int32 [N] of a data set
     with one image and one ClassLabel feature (or several, called image and label)."""
     builder = tfds_text.prepared_builder(name)
     features = builder.info.features
     image = _one(name, _images(features), "8-bit image", ("image",))
     label = _one(name, _classes(features), "ClassLabel", ("label",))
-    columns = Column("image", image, _pixels), Column("label", label, _label)
+    columns = _image_column(image, image_size), Column("label", label, _label)
     labels = tuple(tfds_text.at(features, label).names)
     return _records(name, builder, columns, labels, held_out)
 
@@ -169,7 +184,9 @@ def pairs(name: str, *, held_out: float) -> records.Records:
     return _records(name, builder, columns, labels, held_out)
 
 
-def captions(name: str, *, language: str, held_out: float) -> records.Records:
+def captions(
+    name: str, *, language: str, held_out: float, image_size: int | None = None
+) -> records.Records:
     """`image` as in `images`, and `text`: the text feature with the name of the
     language, else the one called text or caption, else the only one."""
     builder = tfds_text.prepared_builder(name)
@@ -179,7 +196,10 @@ def captions(name: str, *, language: str, held_out: float) -> records.Records:
     in_language = [path for path in text_paths if path.split("/")[-1] == language]
     kind = f"text (or one called {language})"
     text = _one(name, text_paths, kind, (*in_language, "text", "caption"))
-    columns = Column("image", image, _pixels), Column("text", text, tfds_text.string)
+    columns = (
+        _image_column(image, image_size),
+        Column("text", text, tfds_text.string),
+    )
     return _records(name, builder, columns, (), held_out)
 
 

@@ -1,0 +1,351 @@
+"""The user's own images: modes, bit depths, sizes, layouts, and the cache."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transformer.data.readers import image_arrays, image_files
+from transformer.data.sources import captions as caption_source
+from transformer.data.sources import images as image_source
+
+RNG = np.random.default_rng(0)
+NOISE = RNG.integers(0, 256, (6, 4, 4), np.uint8)
+
+
+def refused(load: Callable[[], Any], *parts: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        load()
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def in_classes(folder: Path, images: dict[str, Any], **options: Any) -> None:
+    """Two class folders with all of these images each."""
+    for label in "ab":
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        for name, image in images.items():
+            image.save(folder / label / name, **options)
+
+
+def by_class(made: Any) -> list[np.ndarray]:
+    """All images of both splits."""
+    return [*made.train["image"], *made.validation["image"]]
+
+
+def on_white(rgba: np.ndarray) -> np.ndarray:
+    alpha = rgba[..., 3:].astype(np.float64) / 255
+    return rgba[..., :-1] * alpha + 255 * (1 - alpha)
+
+
+def test_any_mode_is_read_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rgb, gray = Image.fromarray(NOISE[..., :3]), Image.fromarray(NOISE[..., 0])
+    palette = rgb.quantize(4)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    other = RNG.integers(0, 256, (6, 4, 3), np.uint8)
+    upside_down = Image.fromarray(other[::-1, ::-1])
+    upside_down.info["exif"] = exif.tobytes()
+    modes = {
+        "1.png": (rgb, NOISE[..., :3]),
+        "2.png": (gray, np.repeat(NOISE[..., :1], 3, -1)),
+        "3.png": (Image.fromarray(NOISE, "RGBA"), on_white(NOISE)),
+        "4.png": (palette, np.asarray(palette.convert("RGB"))),
+        "5.png": (
+            Image.fromarray(NOISE[..., 0] > 99),
+            255 * (NOISE[..., [0] * 3] > 99),
+        ),
+        "6.tif": (Image.fromarray(255 - NOISE, "CMYK"), None),
+    }
+    in_classes(tmp_path, {name: image for name, (image, _) in modes.items()})
+    for label in "ab":
+        upside_down.save(tmp_path / label / "7.png", exif=exif)
+    made = image_source.load(tmp_path, held_out=0.5)
+    line = capsys.readouterr().out
+    assert line.startswith(f"{tmp_path}: 12 of 14 images: 4 gray to RGB, 2 ")
+    for words in (
+        *("alpha composited on white", "palette to RGB", "CMYK to RGB"),
+        *("1 bit to gray", "rotated by EXIF"),
+    ):
+        assert f"2 {words}" in line
+    assert line.count("\n") == 1
+    found = by_class(made)
+    expected = [value for _, value in modes.values() if value is not None]
+    for value in [*expected, other]:
+        errors = [np.abs(image - np.asarray(value, float)).max() for image in found]
+        assert sorted(errors)[1] <= 1  # in both classes
+    in_classes(tmp_path / "gray", {n: modes[n][0] for n in ("2.png", "5.png")})
+    assert image_source.load(tmp_path / "gray").train["image"].shape[1:] == (6, 4, 1)
+
+
+def deep_png(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits a channel, uint16 [rows, columns, 1 or 3]."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(kind + content)
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+        )
+
+    rows, columns, channels = values.shape
+    header = struct.pack(">IIBBBBB", columns, rows, 16, {1: 0, 3: 2}[channels], 0, 0, 0)
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines))
+    return b"\x89PNG\r\n\x1a\n" + parts + chunk(b"IEND", b"")
+
+
+def deep_ppm(values: np.ndarray, highest: int) -> bytes:
+    rows, columns, channels = values.shape
+    kind = {1: 5, 3: 6}[channels]
+    return (
+        f"P{kind} {columns} {rows} {highest}\n".encode()
+        + values.astype(">u2").tobytes()
+    )
+
+
+def deep_tiff(values: np.ndarray) -> bytes:
+    """Uncompressed RGB of 16 bits."""
+    rows, columns, _ = values.shape
+    content = values.astype("<u2").tobytes()
+    entries = [
+        *((256, 3, 1, columns), (257, 3, 1, rows), (258, 3, 3, 8), (259, 3, 1, 1)),
+        *((262, 3, 1, 2), (273, 4, 1, 14), (277, 3, 1, 3), (278, 3, 1, rows)),
+        (279, 4, 1, len(content)),
+    ]
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    head = (
+        b"II*\0"
+        + struct.pack("<I", 14 + len(content))
+        + struct.pack("<HHH", 16, 16, 16)
+    )
+    return head + content + struct.pack("<H", len(entries)) + table + bytes(4)
+
+
+def load_bytes(tmp_path: Path, name: str, content: bytes) -> np.ndarray:
+    (tmp_path / name).write_bytes(content)
+    return image_files.image(tmp_path / name)
+
+
+def test_16_bits_are_read_in_full_range_or_refused(tmp_path: Path) -> None:
+    values = RNG.integers(0, 65536, (5, 7, 3), np.uint16)
+    values[0, 0] = 127, 128, 65535  # both sides of the first step, and the last
+    rounded = np.rint(values / 257.0)
+    for name, content in (
+        ("a.png", deep_png(values[..., :1])),
+        ("a.pgm", deep_ppm(values[..., :1], 65535)),
+    ):
+        got = load_bytes(tmp_path, name, content)
+        np.testing.assert_array_equal(got, rounded[..., :1])
+    Image.fromarray(values[..., 0]).save(tmp_path / "a.tif")
+    got = image_files.image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(got, rounded[..., :1])
+    got = load_bytes(tmp_path, "a.ppm", deep_ppm(values, 65535))
+    assert np.abs(got - rounded).max() <= 1
+    ten = values // 64
+    for channels in (1, 3):
+        content = deep_ppm(ten[..., :channels], 1023)
+        got = load_bytes(tmp_path, "b.ppm", content)
+        assert np.abs(got - ten[..., :channels] * (255 / 1023)).max() <= 1
+    for name, content in (("c.png", deep_png(values)), ("c.tif", deep_tiff(values))):
+        message = f"{name}: expected 8 bits a channel, or 16 of gray, got RGB;16"
+        refused(lambda n=name, c=content: load_bytes(tmp_path, n, c), message)
+    dark = values % 236
+    for channels, make in (
+        (1, deep_png),
+        (3, deep_png),
+        (1, lambda v: deep_ppm(v, 65535)),
+        (3, lambda v: deep_ppm(v, 65535)),
+    ):
+        content = make(dark[..., :channels])
+        refused(lambda c=content: load_bytes(tmp_path, "d", c), "d: expected ", "16")
+    black = load_bytes(tmp_path, "e.png", deep_png(0 * values[..., :1]))
+    assert not black.any()
+
+
+def bicubic(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Bicubic resampling, a = -1/2, its kernel widened where it shrinks, float64."""
+
+    def weights(size: int, target: int) -> np.ndarray:
+        scale = size / target
+        wide = max(scale, 1.0)
+        center = (np.arange(target)[:, None] + 0.5) * scale
+        x = np.abs((np.arange(size) + 0.5 - center) / wide)
+        near = 1.5 * x**3 - 2.5 * x**2 + 1
+        far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+        found = np.where(x < 1, near, np.where(x < 2, far, 0))
+        return found / found.sum(1, keepdims=True)
+
+    across, down = weights(image.shape[1], columns), weights(len(image), rows)
+    return np.einsum("ry,cx,yxd->rcd", down, across, image.astype(np.float64))
+
+
+def test_the_short_side_is_resized_and_the_center_cropped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"wide": (40, 61), "tall": (53, 24), "small": (9, 12), "same": (16, 16)}
+    images = {}
+    for name, size in sizes.items():
+        # Not so bright and dark that the first of two passes would be cut.
+        pixels = RNG.integers(64, 192, (*size, 3), np.uint8)
+        images[name] = pixels
+        in_classes(tmp_path, {f"{name}.png": Image.fromarray(pixels)})
+    refused(lambda: image_source.load(tmp_path), "--image_size=N resizes and crops")
+    made = image_source.load(tmp_path, 16, held_out=0.5)
+    line = capsys.readouterr().out
+    assert line == f"{tmp_path}: 6 of 8 images: 6 resized and cropped to 16 x 16\n"
+    found = by_class(made)
+    for pixels in images.values():
+        short = min(pixels.shape[:2])
+        rows, columns = (16 * side // short for side in pixels.shape[:2])
+        top, left = (rows - 16) // 2, (columns - 16) // 2
+        expected = bicubic(pixels, rows, columns)
+        expected = expected[top : top + 16, left : left + 16]
+        assert sorted(np.abs(image - expected).max() for image in found)[1] < 1.6
+    assert made.fingerprint != image_source.load(tmp_path, 8).fingerprint
+
+
+def test_large_sets_are_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By other processes, into the cache; a second start reads no image."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rows = RNG.integers(0, 256, (40, 5, 5, 3), np.uint8)
+    photos = tmp_path / "photos"
+    in_classes(photos, {f"{n}.png": Image.fromarray(rows[n]) for n in range(40)})
+    expected = image_source.load(photos, 4)
+    told = capsys.readouterr().out
+    monkeypatch.setattr(image_arrays, "FEWEST_CACHED", 9)
+    monkeypatch.setattr(image_arrays, "BATCH", 7)
+    made = image_source.load(photos, 4)
+    assert made.fingerprint == expected.fingerprint
+    assert capsys.readouterr().out == told != ""
+    for split in ("train", "validation"):
+        np.testing.assert_equal(getattr(made, split), getattr(expected, split))
+    assert made.train["image"].base is not None  # a view of the mapped file
+    monkeypatch.setattr(image_files, "facts", None)
+    again = image_source.load(photos, 4)
+    np.testing.assert_array_equal(again.train["image"], made.train["image"])
+    assert capsys.readouterr().out == told
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(image_arrays, "FEWEST_CACHED", 9)
+    Image.fromarray(rows[5]).save(photos / "a/0.png")
+    changed = image_source.load(photos, 4)
+    assert changed.fingerprint != made.fingerprint
+    assert any(map(np.any, map(np.subtract, by_class(changed), by_class(made))))
+    (photos / "a/0.png").write_text("no image")
+    refused(lambda: image_source.load(photos, 4), "a/0.png: expected an image, got")
+
+
+def write_table(path: Path, names: list[str], rows: list[list[str]]) -> None:
+    if path.suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        columns = {n: [row[i] for row in rows] for i, n in enumerate(names)}
+        parquet.write_table(pyarrow.table(columns), path)
+        return
+    cells = "\t" if path.suffix == ".tsv" else ","
+    lines = [cells.join(f'"{cell}"' for cell in row) for row in [names, *rows]]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_a_table_names_images_and_labels(tmp_path: Path, suffix: str) -> None:
+    rows = []
+    for number in range(6):
+        image = Image.fromarray(np.full((2, 2), number, np.uint8))
+        image.save(tmp_path / f"{number}, {suffix}.png")
+        rows.append([f"{number}, {suffix}.png", "10" if number % 2 else "9"])
+    table = tmp_path / f"labels{suffix}"
+    write_table(table, ["Label", "id", "file_name"], [[b, "0", a] for a, b in rows])
+    for source in (tmp_path, table):
+        made = image_source.load(source, held_out=0.3)
+        assert made.labels == ("9", "10")  # numbers by number
+        for part in (made.train, made.validation):
+            for image, label in zip(part["image"], part["label"], strict=True):
+                assert image[0, 0, 0] % 2 == label
+    fault = [
+        (["path", "kind"], rows, "expected a column 'label', got path, kind"),
+        (["path", "label"], [["x.png", "a"]], "expected an image, got no file 'x.png'"),
+        (["path", "label"], [["../x", "a"]], "expected a path in the folder"),
+        (["path", "label"], [rows[0], rows[0]], "expected each image once"),
+        (["path", "label"], [[rows[0][0], ""]], "expected a label, got none"),
+        (["path", "label"], rows[:1], "expected 2 images or more"),
+        (["path", "label"], rows[::2], "expected 2 classes or more, got 9"),
+    ]
+    for names, content, message in fault:
+        write_table(table, names, content)
+        refused(lambda: image_source.load(table), str(table), message)
+    if suffix == ".csv":
+        table.write_text("path,label\na.png\n")
+        refused(lambda: image_source.load(table), "line 2: expected 2 columns, got 1")
+        (tmp_path / "labels.tsv").write_text("path\tlabel\n")
+        refused(lambda: image_source.load(tmp_path), "expected one table of labels")
+
+
+def write_shard(path: Path, files: dict[str, bytes]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def png(value: int) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(np.full((2, 3), value, np.uint8)).save(content, "PNG")
+    return content.getvalue()
+
+
+def test_tar_files_are_read_by_the_names_of_webdataset(tmp_path: Path) -> None:
+    for shard in range(2):
+        files = {}
+        for number in range(4 * shard, 4 * shard + 4):
+            name = f"in/{number:06d}"
+            record = {"caption": f"picture {number}", "label": number % 2}
+            files[f"{name}.png"] = png(number)
+            if shard:
+                files[f"{name}.json"] = json.dumps(record).encode()
+            else:
+                files[f"{name}.cls"] = str(number % 2).encode()
+                files[f"{name}.txt"] = record["caption"].encode()
+        write_shard(tmp_path / f"shards/{shard}.tar", files)
+    made = image_source.load(tmp_path / "shards", held_out=0.3)
+    assert made.labels == ("0", "1") and len(by_class(made)) == 8
+    for part in (made.train, made.validation):
+        assert part["image"].shape[1:] == (2, 3, 1)
+        for image, label in zip(part["image"], part["label"], strict=True):
+            assert image[0, 0, 0] % 2 == label
+    alone = image_source.load(tmp_path / "shards/1.tar")
+    assert sorted(image[0, 0, 0] for image in by_class(alone)) == [4, 5, 6, 7]
+    texts = caption_source.load(tmp_path / "shards")
+    for part in (texts.train, texts.validation):
+        for image, text in zip(part["image"], part["text"], strict=True):
+            assert text == f"picture {image[0, 0, 0]}"
+    shard = tmp_path / "shards/0.tar"
+    for files, message in (
+        ({"1.png": png(1)}, "0.tar: 1: expected .cls or .json or .txt, got .png"),
+        ({"1.cls": b"0"}, "0.tar: 1: expected an image, got .cls"),
+        ({"1.png": png(1), "1.cls": b"\xff"}, "0.tar: 1.cls: expected UTF-8 text"),
+        ({"1.png": png(1), "1.json": b"{"}, "0.tar: 1.json: expected UTF-8 text"),
+        ({"1.png": b"no", "1.cls": b"0"}, "0.tar: 0.tar/1.png: expected an image"),
+    ):
+        write_shard(shard, files)
+        refused(lambda: image_source.load(tmp_path / "shards"), message)
+    shard.write_bytes(b"something")
+    refused(lambda: image_source.load(shard), "0.tar: expected a tar file, got")

@@ -1,0 +1,255 @@
+"""One image of the user's own, decoded by Pillow as 8-bit gray or RGB.
+
+Gray are the modes 1, L and LA of Pillow, and 16-bit gray; all else is color. EXIF
+orientation is applied, transparency is composited on white, of several frames the first
+is taken. 16 bits a channel are scaled from 0..65535 to 0..255 and rounded; refused are
+those that Pillow would cut to the high byte (PNG and TIFF in color), and those of
+which fewer than 16 levels would be left.
+
+Resized images are squares: the short side is resized to `image_size`, bicubic with
+antialiasing, and the center is cropped, as for CLIP (Radford et al. 2021, arXiv
+2103.00020) and ADM (Dhariwal and Nichol 2021, arXiv 2105.05233).
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from transformer.data.readers import files
+
+# Not all that Pillow knows: for some formats (EPS) it starts another program.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+GRAY = ("1", "L", "LA")
+DEEP = 65535
+FEWEST_LEVELS = 16
+EXIF_ORIENTATION = 0x0112
+TIFF_PHOTOMETRIC = 262  # 0: white is zero
+
+
+class ImageFile(NamedTuple):
+    """An encoded image: the file `path`, or its bytes start..stop.
+
+    name: for messages and the split, such as a path within a folder.
+    """
+
+    path: Path
+    name: str
+    start: int = 0
+    stop: int | None = None
+
+    def open(self) -> BinaryIO:
+        if self.stop is None:
+            return open(self.path, "rb")
+        with open(self.path, "rb") as file:
+            file.seek(self.start)
+            return io.BytesIO(file.read(self.stop - self.start))
+
+    def __str__(self) -> str:
+        return str(self.path) if self.stop is None else f"{self.path}: {self.name}"
+
+
+class Facts(NamedTuple):
+    """What the header of an image says: its size, upright, whether it is gray, and
+    what becomes of it on reading, in words."""
+
+    rows: int
+    columns: int
+    gray: bool
+    conversions: tuple[str, ...] = ()
+
+
+@contextmanager
+def _open(file: ImageFile) -> Iterator[Any]:
+    """The Pillow image; ValueError where it cannot be read."""
+    from PIL import Image
+
+    try:
+        with file.open() as raw, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What matters is raised as well.
+            with Image.open(raw, formats=FORMATS) as opened:
+                yield opened
+    except Exception as error:  # A damaged image raises any kind of error.
+        if isinstance(error, _Refusal):
+            raise ValueError(str(error)) from None
+        got = files.one_line(error)
+        raise ValueError(f"{file}: expected an image, got {got}") from None
+
+
+class _Refusal(ValueError):
+    """An image that can be decoded, but not in its full range."""
+
+
+def _raw_mode(opened: Any) -> str:
+    """How the pixels lie in the file, such as RGB;16B."""
+    arguments = opened.tile[0][3] if opened.tile else ""
+    return arguments if isinstance(arguments, str) else str(arguments[0])
+
+
+def _bits(file: ImageFile, opened: Any) -> int:
+    """8, or 16 where there are more; ValueError for what cannot be read in full."""
+    raw, mode = _raw_mode(opened), opened.mode
+    expected = f"{file}: expected 8 bits a channel, or 16 of gray"
+    if opened.format == "PPM" and mode != "F":
+        arguments = opened.tile[0][3]
+        highest = 255 if isinstance(arguments, str) else arguments[1]
+        return 16 if mode == "I" or highest > 255 else 8
+    if opened.format in ("PNG", "TIFF") and (";16" in raw or ";12" in raw):
+        inverted = opened.format == "TIFF" and not opened.tag_v2.get(
+            TIFF_PHOTOMETRIC, 1
+        )
+        if mode.startswith("I;16") and not inverted:
+            return 16
+        raise _Refusal(f"{expected}, got {raw}{', inverted' * inverted}")
+    if mode[0] in "IF":
+        raise _Refusal(f"{expected}, got the mode {mode}")
+    return 8
+
+
+def _orientation(opened: Any) -> int:
+    """The EXIF orientation, 1 to 8. Of a PNG that is not decoded yet, only what stands
+    before its pixels."""
+    if opened.format == "PNG" and opened.tile and "exif" not in opened.info:
+        return 1
+    found = opened.getexif().get(EXIF_ORIENTATION, 1)
+    return found if found in range(1, 9) else 1
+
+
+def _is_clear(opened: Any) -> bool:
+    """Whether the image has transparency."""
+    return opened.mode in ("RGBA", "LA", "PA", "RGBa", "La") or (
+        "transparency" in opened.info
+    )
+
+
+def facts(file: ImageFile) -> Facts:
+    """From the header alone. ValueError, naming the file, where that is no image, or
+    one that cannot be read in its full range."""
+    with _open(file) as opened:
+        mode, deep = opened.mode, _bits(file, opened) == 16
+        columns, rows = opened.size
+        orientation = _orientation(opened)
+        if orientation > 4:  # by a quarter
+            rows, columns = columns, rows
+        of_mode = {"1": "1 bit to gray", "P": "palette to RGB", "PA": "palette to RGB"}
+        if mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+            of_mode[mode] = f"{mode} to RGB"
+        found = {
+            of_mode.get(mode): mode in of_mode,
+            "16 bits rounded to 8": deep,
+            "alpha composited on white": _is_clear(opened),
+            "rotated by EXIF": orientation > 1,
+            "first of several frames": getattr(opened, "is_animated", False),
+        }
+        gray = mode in GRAY or mode[0] == "I"
+    told = tuple(str(words) for words, holds in found.items() if holds)
+    return Facts(rows, columns, gray, told)
+
+
+def _from_deep(file: ImageFile, opened: Any) -> Any:
+    """16-bit gray as 8 bits."""
+    from PIL import Image
+
+    of_12_bits = ";12" in _raw_mode(opened)  # decoding forgets it
+    values = np.asarray(opened).astype(np.int64)
+    if of_12_bits:
+        values = (values * DEEP + 2047) // 4095
+    clear = opened.info.get("transparency")
+    if clear is not None:
+        values = np.where(values == clear, DEEP, values)
+    scaled = (values * 255 + DEEP // 2) // DEEP
+    if values.min() != values.max():
+        _check_levels(file, int(scaled.max()))
+    return Image.fromarray(scaled.astype(np.uint8))
+
+
+def _check_levels(file: ImageFile, brightest: int) -> None:
+    if brightest < FEWEST_LEVELS:
+        raise _Refusal(
+            f"{file}: expected 16 bits a channel with values up to {DEEP}, got at most "
+            f"{257 * brightest + 128}: in 8 bits it would be black"
+        )
+
+
+def _decode(file: ImageFile, *, gray: bool) -> Any:
+    """A Pillow image of mode L or RGB, upright."""
+    from PIL import Image, ImageOps
+
+    with _open(file) as opened:
+        deep = _bits(file, opened) == 16
+        if deep and opened.mode[0] == "I":
+            decoded = _from_deep(file, opened)
+        elif _is_clear(opened):
+            layer = opened.convert("RGBA")
+            white = Image.new("RGBA", layer.size, "white")
+            decoded = Image.alpha_composite(white, layer)
+        else:
+            decoded = opened if opened.mode == "L" else opened.convert("RGB")
+            decoded.load()
+        if deep and opened.mode[0] != "I":
+            extrema: Any = decoded.getextrema()
+            _check_levels(file, max(high for _, high in extrema))
+        orientation = _orientation(opened)
+        if orientation > 1:
+            decoded.getexif()[EXIF_ORIENTATION] = orientation
+            decoded = ImageOps.exif_transpose(decoded)
+        return decoded.convert("L" if gray else "RGB")
+
+
+def fit(opened: Any, image_size: int) -> Any:
+    """The Pillow image as a square: its short side resized, its center cropped."""
+    from PIL import Image
+
+    short = min(opened.size)
+    columns, rows = (
+        max(image_size * side // short, image_size) for side in opened.size
+    )
+    if opened.size != (columns, rows):
+        opened = opened.resize((columns, rows), Image.Resampling.BICUBIC)
+    left, top = (columns - image_size) // 2, (rows - image_size) // 2
+    return opened.crop((left, top, left + image_size, top + image_size))
+
+
+def fit_array(image: np.ndarray, image_size: int) -> np.ndarray:
+    """`fit` of uint8 [rows, columns, 1 or 3]."""
+    from PIL import Image
+
+    channels = image.shape[-1]
+    opened = Image.fromarray(image[..., 0] if channels == 1 else image)
+    return np.asarray(fit(opened, image_size)).reshape(image_size, image_size, channels)
+
+
+def pixels(file: ImageFile, *, gray: bool, image_size: int | None) -> np.ndarray:
+    """uint8 [rows, columns, 1 or 3]. ValueError as `facts`, and for a damaged image."""
+    decoded = _decode(file, gray=gray)
+    if image_size is not None:
+        decoded = fit(decoded, image_size)
+    return np.asarray(decoded).reshape(decoded.height, decoded.width, -1)
+
+
+def image(path: Path) -> np.ndarray:
+    """uint8 [rows, columns, channels]: 1 channel for gray images, 3 for all others."""
+    file = ImageFile(path, path.name)
+    return pixels(file, gray=facts(file).gray, image_size=None)
+
+
+def resized_image(
+    path: Path, shape: Sequence[int], *, crop: bool = False
+) -> np.ndarray:
+    """`image` as uint8 of `shape` [rows, columns, 1 or 3]; gray where `shape` has one
+    channel. Scaled to fit, its aspect ratio kept, padded with white; or, with `crop`,
+    to a square as `fit`."""
+    from PIL import ImageOps
+
+    rows, columns, channels = shape
+    decoded = _decode(ImageFile(path, path.name), gray=channels == 1)
+    if crop:
+        return np.asarray(fit(decoded, rows)).reshape(shape)
+    padded = ImageOps.pad(decoded, (columns, rows), color="white")
+    return np.asarray(padded).reshape(shape)

@@ -1,0 +1,109 @@
+"""The user's own images in tar files, with the names of WebDataset.
+
+    000001.png, 000001.cls, 000002.png, 000002.json, ...
+
+The files of one example follow each other and share their name up to its first dot. A
+label is the text of `.cls`, `label` or `cls` in `.json`, or the text of `.txt`; a
+caption is the text of `.txt`, or `text` or `caption` in `.json`. Images are read where
+they are: nothing is unpacked, so a tar file that is compressed as a whole is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformer.data.readers import files as own_files
+from transformer.data.readers.image_files import ImageFile
+
+IMAGES = ("png", "jpg", "jpeg", "gif", "bmp", "webp", "tif", "tiff", "ppm", "pgm")
+LABEL = {"cls": None, "json": ("label", "cls"), "txt": None}
+CAPTION = {"txt": None, "json": ("text", "caption")}
+
+
+def find(path: Path) -> list[Path]:
+    """The tar files: `path` itself, or those in a folder without other folders; none
+    where it is something else."""
+    found = [path]
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+        if any(inside.is_dir() for inside in found):
+            return []
+    return [file for file in found if file.suffix == ".tar"]
+
+
+def _members(shard: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    """Each example's name and its files by extension."""
+    name, found = "", {}
+    with tarfile.open(shard, "r:") as archive:
+        for member in archive:
+            folder, _, base = member.name.rpartition("/")
+            stem, _, extension = base.partition(".")
+            if not member.isfile() or not stem:
+                continue
+            key = f"{folder}/{stem}" if folder else stem
+            if key != name and found:
+                yield name, found
+                found = {}
+            name = key
+            found[extension.lower()] = member
+    if found:
+        yield name, found
+
+
+def _text(
+    shard: Path, name: str, example: dict[str, tarfile.TarInfo], columns: dict[str, Any]
+) -> str:
+    """What the example is labeled with."""
+    for extension, keys in columns.items():
+        if extension not in example:
+            continue
+        member = example[extension]
+        with open(shard, "rb") as file:
+            file.seek(member.offset_data)
+            content = file.read(member.size)
+        try:
+            value: Any = content.decode("utf-8").strip()
+            if keys is not None:
+                record = json.loads(value)
+                value = next((record[key] for key in keys if key in record), "")
+        except (ValueError, TypeError) as error:
+            got = own_files.one_line(error)
+            where = f"{shard}: {name}.{extension}"
+            raise ValueError(f"{where}: expected UTF-8 text, got {got}") from None
+        if str(value):
+            return str(value)
+    expected = " or ".join(f".{extension}" for extension in columns)
+    got = ", ".join(f".{extension}" for extension in example)
+    raise ValueError(f"{shard}: {name}: expected {expected}, got {got}")
+
+
+def read(
+    shards: list[Path], root: Path, columns: dict[str, Any]
+) -> tuple[list[ImageFile], list[str]]:
+    """The images of all shards, and the text of each. columns: LABEL or CAPTION.
+
+    ValueError, naming shard and example, where one has no image or text, or where a
+    file is no tar file.
+    """
+    files, texts = [], []
+    for shard in shards:
+        inside = shard.relative_to(root) if shard != root else Path(shard.name)
+        try:
+            examples = list(_members(shard))
+        except (tarfile.TarError, OSError) as error:
+            got = own_files.one_line(error)
+            raise ValueError(f"{shard}: expected a tar file, got {got}") from None
+        for name, found in examples:
+            member = next((found[kind] for kind in IMAGES if kind in found), None)
+            if member is None:
+                got = ", ".join(f".{extension}" for extension in found)
+                raise ValueError(f"{shard}: {name}: expected an image, got {got}")
+            start = member.offset_data
+            place = f"{inside.as_posix()}/{member.name}"
+            files.append(ImageFile(shard, place, start, start + member.size))
+            texts.append(_text(shard, name, found, columns))
+    return files, texts
