@@ -1,9 +1,14 @@
 """Start of a process: meshes from text, single processes and clusters."""
 
+import os
+import socket
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import numpy as np
+import pyarrow
 import pytest
 
 from transformer import launch
@@ -42,6 +47,56 @@ def test_half_a_cluster_is_refused():
         launch.initialize_distributed(None, None, 1)
 
 
+BAD_CLUSTERS = {
+    ("localhost", 1, 0): "--coordinator: expected address:port .* got 'localhost'",
+    ("localhost:", 2, 0): "--coordinator: expected address:port",
+    ("localhost:99999", 2, 0): "--coordinator: expected address:port",
+    ("localhost:http", 2, 0): "--coordinator: expected address:port",
+    (":1234", 2, 0): "--coordinator: expected address:port",
+    ("localhost:1234", 2, 2): "--process: expected 0 to 1 of 2 processes, got 2",
+    ("localhost:1234", 2, -1): "--process: expected 0 to 1 of 2 processes, got -1",
+}
+
+
+@pytest.mark.parametrize("cluster", BAD_CLUSTERS)
+def test_a_cluster_that_cannot_be_is_refused(cluster):
+    with pytest.raises(ValueError, match=BAD_CLUSTERS[cluster]):
+        launch.initialize_distributed(*cluster)
+
+
+def test_a_coordinator_that_does_not_come_is_said_so(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setattr(launch, "COORDINATOR_SECONDS", 0.6)
+    with pytest.raises(ValueError, match=f"expected process 0 at {address} within 1 s"):
+        launch.initialize_distributed(address, 2, 1)
+
+
+def test_compiled_programs_that_a_full_disk_cut_are_removed(tmp_path, capsys):
+    """Of zlib and zstandard; a whole one stays, and is not read again."""
+    noise = np.random.default_rng(0).bytes(9999)
+    zstd = pyarrow.compress(noise, codec="zstd", asbytes=True)
+    programs = {
+        "a": zlib.compress(noise),
+        "b": zlib.compress(noise)[:-9],
+        "c": zstd,
+        "d": zstd[:-9],
+        "e": b"",
+    }
+    for name, content in programs.items():
+        (tmp_path / f"{name}-cache").write_bytes(content)
+    launch._remove_torn_programs(tmp_path)
+    assert capsys.readouterr().out.startswith("removed 3 incomplete programs from ")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"a-cache", "c-cache", "checked"}
+    old = tmp_path / "a-cache"
+    old.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    launch._remove_torn_programs(tmp_path)
+    assert old.exists() and capsys.readouterr().out == ""
+
+
 def test_this_is_a_single_process():
     assert not launch.is_multiprocess()
 
@@ -49,8 +104,8 @@ def test_this_is_a_single_process():
 LIGHT = """
 import sys, time
 start = time.perf_counter()
-from transformer import main
-main.parse_command(["--depth=3"], __import__("light").experiment, None)
+from transformer import command
+command.parse(["--depth=3"], __import__("light").experiment, None)
 print(time.perf_counter() - start, {"jax", "orbax", "flax"} & set(sys.modules))
 """
 

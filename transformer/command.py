@@ -88,7 +88,9 @@ def parse(
     common = flags.arguments(values, common_flags, {})
     workdir = common["workdir"] or Path("runs") / name
     recorded = recorded_flags(workdir, experiment)
-    defaults = recorded or inherited_flags(values["init_from"].value, experiment)
+    defaults = recorded or inherited_flags(
+        values["init_from"].value if "init_from" in values else None, experiment
+    )
     chosen = flags.arguments(values, experiment, defaults)
     check_recorded(experiment, chosen, recorded, workdir)
     to_generate = {}
@@ -172,6 +174,17 @@ def check_recorded(
                 f"--{flag}: expected {recorded[flag]}, which the parameters of the run "
                 f"in {workdir} depend on, got {value}; choose another --workdir"
             )
+
+
+def make(experiment: ExperimentFn, arguments: Mapping[str, Any], workdir: Path) -> Any:
+    """The value of an experiment; its `workdir` is set once the run has begun, so that
+    a refused run leaves nothing there. Until then the tokenizer is that of `init_from`.
+    """
+    arguments = dict(arguments)
+    if "workdir" in arguments:
+        begun = (workdir / "run.json").exists()
+        arguments["workdir"] = workdir if begun else arguments.get("init_from")
+    return experiment(**arguments)
 
 
 def _help(experiment: ExperimentFn, generate: Callable[..., Any] | None) -> str:

@@ -83,7 +83,7 @@ def run(
     defaults |= {name: source[name] for name in defaults if name in source}
     chosen = flags.from_json(experiment, {**defaults, **arguments})
     with jax.set_mesh(mesh), signals.restore_handlers():
-        value = _make(experiment, chosen, workdir)
+        value = command.make(experiment, chosen, workdir)
         if _is_finished(workdir, value.steps):
             return loop.finished_state(value, workdir, mesh)
         options = {"mesh": mesh, "intervals": intervals or loop.DEFAULT_INTERVALS}
@@ -98,14 +98,19 @@ def _refuse(error: Exception) -> NoReturn:
     os._exit(2) if launch.is_multiprocess() else sys.exit(2)
 
 
-def _make(make: ExperimentFn, arguments: Mapping[str, Any], workdir: Path) -> Any:
-    """The experiment; its `workdir` is set once the run has begun, so that a refused
-    run leaves nothing there. Until then the tokenizer is that of `init_from`."""
-    arguments = dict(arguments)
-    if "workdir" in arguments:
-        begun = (workdir / "run.json").exists()
-        arguments["workdir"] = workdir if begun else arguments.get("init_from")
-    return make(**arguments)
+def _make_for(parsed: Command, make: ExperimentFn) -> Any:
+    """The experiment of a command; `generate` does without data that is gone."""
+    try:
+        return command.make(make, parsed.experiment, parsed.workdir)
+    except ValueError as error:
+        from transformer import other_data
+
+        arguments = other_data.without_data(parsed.experiment, make)
+        if parsed.verb != "generate" or arguments is None:
+            raise
+        value = command.make(make, arguments, parsed.workdir)
+        print(f"note: the data of the run is not needed ({error})", file=sys.stderr)
+        return value
 
 
 def _is_finished(workdir: Path, steps: int) -> bool:
@@ -118,6 +123,7 @@ def _is_finished(workdir: Path, steps: int) -> bool:
 def _execute(parsed: Command, make: ExperimentFn) -> int:
     import jax
 
+    from transformer import other_data
     from transformer.training import faults, signals
     from transformer.training import workdir as folder
 
@@ -137,8 +143,11 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
     mesh = launch.parse_mesh(parsed.common["mesh"])
     try:
         with jax.set_mesh(mesh):
-            value = _make(make, parsed.experiment, parsed.workdir)
-            _VERBS[parsed.verb](parsed, make, value, mesh)
+            if parsed.verb == "evaluate" and other_data.sources(parsed, make):
+                other_data.evaluate(parsed, make, mesh)
+            else:
+                value = _make_for(parsed, make)
+                _VERBS[parsed.verb](parsed, make, value, mesh)
     except signals.Termination as termination:
         print(f"{termination}; the last step is saved", flush=True)
         # At once: XLA may still compile in another thread.

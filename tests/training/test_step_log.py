@@ -64,3 +64,11 @@ def test_non_finite_number_is_named_and_not_recorded(total, norm, message, tmp_p
         log.flush()
     log.close()
     assert [record["step"] for record in metrics.read(tmp_path)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4.4, "4 s"), (39.9, "40 s"), (171, "2 min 50 s"), (12000, "3 h 20 min")],
+)
+def test_durations_are_short_words(seconds, text):
+    assert step_log._duration(seconds) == text

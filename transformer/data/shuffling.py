@@ -89,6 +89,15 @@ def training_split(
     return TrainingSplit(batch, batch_size, rows_per_epoch, order, read)
 
 
+def no_training(name: str, *, batch_size: int) -> TrainingSplit:
+    """The training split of data that are only evaluated: every batch is refused."""
+
+    def batch(step: int, rows: Sequence[int]) -> Batch:
+        raise ValueError(f"{name}: expected training rows, got data for evaluation")
+
+    return TrainingSplit(batch, batch_size, 0, None, lambda addresses: batch(0, []))
+
+
 def stack(rows: Sequence[Mapping[str, Any]]) -> Batch:
     """Examples stacked along a new first dimension."""
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}

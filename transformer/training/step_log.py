@@ -14,6 +14,19 @@ from transformer.training import comparison, faults, flops, metrics
 from transformer.training.experiment import Experiment
 from transformer.training.update import StepMetrics
 
+# Between these steps of a start the time of a step is measured; compilation and what
+# warms up are before.
+TIMED_STEPS = (2, 6)
+
+
+def _duration(seconds: float) -> str:
+    """Such as 40 s, 2 min 50 s, 3 h 20 min."""
+    minutes, rest = divmod(round(seconds, -1 if seconds > 20 else 0), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest:.0f} s" if minutes else f"{rest:.0f} s"
+
 
 class StepLogger:
     """Reads the metrics of step n after step n + 1 was dispatched, checks that they are
@@ -28,6 +41,7 @@ class StepLogger:
         self._window: list[Any] = []
         self._flops = 0.0
         self._since = time.perf_counter()
+        self._timed_since = math.nan
         self._finite = (first, float("nan"))
         is_first_process = jax.process_index() == 0
         self._log = (
@@ -53,10 +67,22 @@ class StepLogger:
         total = math.sqrt(sum(float(np.square(n)) for n in jax.tree.leaves(norms)))
         numbers = {**self._experiment.metrics(loss), "gradient_norm": total}
         self._window.append(loss)
+        self._estimate(step)
         if self._log is not None:
             self._log.write(step, "train", numbers)
         if step % self._every == 0 or step == self._experiment.steps:
             self._print_mean(step)
+
+    def _estimate(self, step: int) -> None:
+        """Early in the run, how long it will take on this machine."""
+        start, stop = (self._first + number for number in TIMED_STEPS)
+        if step == start:
+            self._timed_since = time.perf_counter()
+        left = self._experiment.steps - step
+        if step == stop and left > stop - start and self._log is not None:
+            seconds = (time.perf_counter() - self._timed_since) / (stop - start)
+            line = f"step {step:>6}  about {_duration(left * seconds)} to the last step"
+            print(f"{line}, {self._experiment.steps}", flush=True)
 
     def _print_mean(self, step: int) -> None:
         seconds = (time.perf_counter() - self._since) / len(self._window)

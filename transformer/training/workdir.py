@@ -106,6 +106,7 @@ def _begin(
             "layout": LAYOUT,
             "experiment": experiment.name,
             "module": module,
+            "labels": list(getattr(experiment.data, "labels", ())),
             "fingerprint": experiment.fingerprint,
             "flags": dict(flags),
             "legs": [legs.to_json(leg)],

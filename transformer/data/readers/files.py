@@ -22,7 +22,10 @@ def one_line(error: Exception) -> str:
 
 def held_out(names: Sequence[str], fraction: float) -> np.ndarray:
     """bool [N]: the round(fraction * N) names with the smallest sha256, but at least
-    one held out and one not. Independent of the order of the names."""
+    one held out and one not; all where `fraction` is 1. Independent of the order of the
+    names."""
+    if fraction == 1:
+        return np.ones(len(names), bool)
     count = max(1, min(round(fraction * len(names)), len(names) - 1))
     # A file's name need not be UTF-8.
     encoded = [name.encode(errors="surrogateescape") for name in names]
@@ -33,7 +36,10 @@ def held_out(names: Sequence[str], fraction: float) -> np.ndarray:
 
 
 def split(arrays: Arrays, is_held_out: np.ndarray) -> tuple[Arrays, Arrays]:
-    """The examples that are not held out, and those that are."""
+    """The examples that are not held out, and those that are; twice all where all
+    are."""
+    if is_held_out.all():
+        return arrays, arrays
     train = {name: array[~is_held_out] for name, array in arrays.items()}
     return train, {name: array[is_held_out] for name, array in arrays.items()}
 

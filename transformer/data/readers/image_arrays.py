@@ -234,6 +234,7 @@ def split_records(
     sorted_columns = {name: column[order] for name, column in columns.items()}
     arrays = {"image": pixels, **sorted_columns}
     cut = len(files) - int(is_held_out.sum())
-    train = {name: array[:cut] for name, array in arrays.items()}
+    # Where all are held out, both splits are the whole.
+    train = {name: array[: cut or None] for name, array in arrays.items()}
     validation = {name: array[cut:] for name, array in arrays.items()}
     return Records(str(source), fingerprint, train, validation, labels)

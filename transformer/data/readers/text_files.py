@@ -224,7 +224,9 @@ def read(path: Path, *, held_out: float, column: str = "text") -> documents.Text
         files = [file for split in documents.SPLITS for file in given[split]]
     else:
         files = listing(path) if path.is_dir() else [path]
-        parts = _divide(_all_documents(files, column, held_out), held_out)
+        every = _all_documents(files, column, held_out)
+        whole = dict.fromkeys(documents.SPLITS, every)
+        parts = whole if held_out == 1 else _divide(every, held_out)
     if column != "text" and not any(map(table.is_table, files)):
         raise ValueError(
             f"--text_column: expected a table at {path}, got plain text and {column!r}"

@@ -15,8 +15,19 @@ from pathlib import Path
 from transformer.data.shipped import MEMBERS
 
 HELD_OUT = 0.05
+ALL = 1.0
 NAME_CHARACTERS = 255
 TFDS_NAME = re.compile(r"\w+(:\w+)?(/[\w.,=+-]+)*(:[\d.*]+)?")  # name/config:version
+
+
+class Whole(str):
+    """A source of which all is evaluated: both splits of a file or folder are the whole
+    of it, but where the user divided it. A name keeps its splits."""
+
+
+def held_out_of(source: str | Path, fraction: float) -> float:
+    """`fraction`, or `ALL` of a `Whole`."""
+    return ALL if isinstance(source, Whole) else fraction
 
 
 def exists(path: Path) -> bool:
@@ -30,10 +41,8 @@ def exists(path: Path) -> bool:
 
 def own_path(source: str | Path, what: str, held_out: float) -> Path | None:
     """The path of the user's own data, or None if `source` is a name."""
-    if not 0 < held_out < 1:
-        raise ValueError(
-            f"held_out: expected a fraction between 0 and 1, got {held_out}"
-        )
+    if not 0 < held_out <= ALL:
+        raise ValueError(f"held_out: expected a fraction in (0, 1], got {held_out}")
     path = Path(source).expanduser()
     if source not in ("", *MEMBERS) and exists(path):
         return path

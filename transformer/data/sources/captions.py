@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from transformer.data.records import Records
-from transformer.data.sources import HELD_OUT, own_path
+from transformer.data.sources import HELD_OUT, held_out_of, own_path
 
 
 def load(
@@ -23,6 +23,7 @@ def load(
     A TFDS data set needs one 8-bit image feature, and a text feature called as the
     language, or text, or caption, or a single one.
     """
+    held_out = held_out_of(source, held_out)
     path = own_path(source, "images with captions", held_out)
     options: Any = {"held_out": held_out, "image_size": image_size}
     if path is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from transformer.data.records import Records
-from transformer.data.sources import HELD_OUT, own_path
+from transformer.data.sources import HELD_OUT, held_out_of, own_path
 
 
 def load(
@@ -18,6 +18,7 @@ def load(
         cropped; without it they must be of one size.
     A TFDS data set needs one 8-bit image and one ClassLabel feature.
     """
+    held_out = held_out_of(source, held_out)
     path = own_path(source, "images", held_out)
     if path is not None:
         from transformer.data.readers import image_folder

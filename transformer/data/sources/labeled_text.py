@@ -8,7 +8,7 @@ import numpy as np
 
 from transformer import storage
 from transformer.data.records import Arrays, Records
-from transformer.data.sources import HELD_OUT, column_names, own_path
+from transformer.data.sources import HELD_OUT, column_names, held_out_of, own_path
 
 COLUMNS = "text,label"
 
@@ -23,6 +23,7 @@ def load(
     en_pt: the sentences of the shipped pairs, labeled by language, split as the pairs.
     A TFDS data set needs one text (or one called text) and one ClassLabel feature.
     """
+    held_out = held_out_of(source, held_out)
     path = own_path(source, "labeled text", held_out)
     if path is not None:
         from transformer.data.readers import label_table

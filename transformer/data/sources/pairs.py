@@ -6,7 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from transformer.data.records import Records
-from transformer.data.sources import HELD_OUT, column_names, exists, own_path
+from transformer.data.sources import (
+    HELD_OUT,
+    column_names,
+    exists,
+    held_out_of,
+    own_path,
+)
 
 
 def load(
@@ -18,6 +24,7 @@ def load(
     columns: the names of two columns of a table, divided by a comma; or the languages
     of two text files. A TFDS data set needs exactly two text features.
     """
+    held_out = held_out_of(source, held_out)
     names = column_names(columns, 2) if columns else ()
     is_file_pair = "," in str(source) and not exists(Path(source).expanduser())
     if is_file_pair:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from transformer.data.sources import HELD_OUT, exists, own_path
+from transformer.data.sources import ALL, HELD_OUT, exists, held_out_of, own_path
 from transformer.data.text import documents
 
 COLUMN = "text"
@@ -23,6 +23,7 @@ def load(
     column: the column of a table, or the text feature of a TFDS data set, where it has
         several.
     """
+    held_out = held_out_of(source, held_out)
     parts = mixture_parts(source)
     if not parts:
         return _load_one(source, column, held_out)
@@ -72,7 +73,8 @@ def _load_one(
     if path is not None:
         from transformer.data.readers import text_files
 
-        return text_files.read(path, held_out=held_out, column=column)
+        text = text_files.read(path, held_out=held_out, column=column)
+        return text._replace(is_only_evaluated=held_out == ALL)
     from transformer.data.tfds import text as tfds_text
 
     feature = None if column == COLUMN else column

@@ -31,12 +31,14 @@ class TextDataset(NamedTuple):
     fingerprint: a hash of the text, the cache key of all that is derived from it.
     pieces: split -> the pieces of its documents, in a fixed order, read lazily.
     parts: of a mixture, each part and its share of the training rows.
+    is_only_evaluated: both splits are the whole text, and no training row is needed.
     """
 
     name: str
     fingerprint: str
     pieces: Callable[[str], Iterator[Piece]]
     parts: tuple[tuple[TextDataset, float], ...] = ()
+    is_only_evaluated: bool = False
 
 
 def mix(name: str, parts: Sequence[tuple[TextDataset, float]]) -> TextDataset:

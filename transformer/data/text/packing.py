@@ -186,6 +186,8 @@ def training(
     ValueError where the text is shorter than a row or its rows fewer than a batch.
     """
     shuffling.require_positive(length=length, batch_size=batch_size)
+    if text.is_only_evaluated:
+        return shuffling.no_training(text.name, batch_size=batch_size)
     if text.parts:
         from transformer.data.text import mixing  # The default run has no use for it.
 

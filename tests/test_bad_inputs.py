@@ -1,0 +1,170 @@
+"""Bad flags, records and files of a run: one line, before any computation."""
+
+import json
+from types import SimpleNamespace
+
+import commands
+import pytest
+
+from experiments import language_model
+from transformer.generation import text_model
+
+LANGUAGE_MODEL = SimpleNamespace(
+    experiment=language_model.experiment, generate=text_model.generate
+)
+SHAPE = ["--depth=1", "--sequence_length=32", "--vocab_size=300", "--batch_size=8"]
+RUN = [*SHAPE, "--steps=6", "--tokenizer=bytes", "--dtype=float32"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of a short text."""
+    folder = tmp_path_factory.mktemp("bad")
+    lines = [f"It is a truth that {i} is less than {i + 1}.\n" for i in range(400)]
+    (folder / "text.txt").write_text("".join(lines))
+    argv = [*RUN, f"--text={folder / 'text.txt'}", f"--workdir={folder / 'run'}"]
+    with pytest.MonkeyPatch.context() as patch:
+        assert commands.exit_status(argv, patch, run=LANGUAGE_MODEL) == 0
+    return folder / "run"
+
+
+def refusal(argv, capsys, monkeypatch):
+    capsys.readouterr()
+    return commands.refusal(argv, capsys, monkeypatch, run=LANGUAGE_MODEL)
+
+
+COUNT = "a whole number in [1, 2147483647]"
+FLAGS = {
+    "--depth=0": "--depth: expected a whole number in [1, 128], got '0'",
+    "--depth=-1": "--depth: expected a whole number in [1, 128]",
+    "--depth=100000": "--depth: expected a whole number in [1, 128]",
+    "--depth=\u0663": "--depth: expected a whole number in [1, 128]",
+    "--depth=\u00b2": "--depth: expected a whole number in [1, 128]",
+    "--depth=0x10": "--depth: expected a whole number in [1, 128]",
+    "--steps=2147483648": f"--steps: expected {COUNT}, got '2147483648'",
+    "--steps=0": f"--steps: expected {COUNT}",
+    "--seed=99999999999999999999": "--seed: expected a whole number in [0, 4294967295]",
+    "--seed=-1": "--seed: expected a whole number in [0, 4294967295]",
+    "--sequence_length=1": "--sequence_length: expected a whole number in [2, 1048576]",
+    "--muon_learning_rate=0": "--muon_learning_rate: expected a number in (0, 10]",
+    "--adam_learning_rate=-1": "--adam_learning_rate: expected a number in (0, 10]",
+    "--adam_learning_rate=inf": "--adam_learning_rate: expected a number in (0, 10]",
+    "--adam_learning_rate=nan": "--adam_learning_rate: expected a number in (0, 10]",
+    "--decay_fraction=1.5": "--decay_fraction: expected a number in [0, 1]",
+    "--ema_decay=2": "--ema_decay: expected a number in [0, 1]",
+    "--freeze=(": "--freeze: expected a regular expression",
+    "--init_from=/no/such": "--init_from: expected a run folder, got /no/such",
+    "--profile=5": "--profile: expected the first and the last step",
+    "--foo=1": "--foo: there is no such flag; --help lists them",
+}
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_bad_flag_is_refused_with_its_range(flag, tmp_path, capsys, monkeypatch):
+    argv = [*RUN, f"--workdir={tmp_path / 'run'}", flag]
+    assert FLAGS[flag] in refusal(argv, capsys, monkeypatch)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_path_that_is_too_long_is_refused(capsys, monkeypatch):
+    message = refusal([*RUN, "--workdir=" + 5000 * "a"], capsys, monkeypatch)
+    assert message.startswith("error: --workdir: expected a path of a folder, got")
+
+
+GENERATE = {
+    "--prompt=a\udcff\udcfe": "expected",
+    "--temperature=inf": "--temperature: expected",
+    "--temperature=1e-38": "--temperature: expected",
+    "--temperature=-1": "--temperature: expected",
+    "--top_k=0": "--top_k: expected",
+    "--top_k=258": "expected",
+    "--top_p=0": "--top_p: expected a number in (0, 1]",
+    "--min_p=1.1": "--min_p: expected a number in [0, 1]",
+    "--sample_seed=-1": "--sample_seed: expected a whole number in [0, 4294967295]",
+    "--sample_seed=4294967296": "--sample_seed: expected a whole number",
+    "--new_tokens=0": f"--new_tokens: expected {COUNT}",
+    "--checkpoint=last": "--checkpoint: expected newest, best or one of the steps",
+    "--checkpoint=5": "--checkpoint: expected newest, best or one of the steps",
+}
+
+
+@pytest.mark.parametrize("flag", GENERATE)
+def test_bad_flags_of_generate_are_refused(flag, finished, capsys, monkeypatch):
+    argv = ["generate", f"--workdir={finished}", "--prompt=It", "--new_tokens=2", flag]
+    assert GENERATE[flag] in refusal(argv, capsys, monkeypatch)
+
+
+def edit_flag(name, value):
+    """An edit of run.json that changes a recorded flag."""
+
+    def edit(content):
+        record = json.loads(content)
+        record["flags"][name] = value
+        return json.dumps(record).encode()
+
+    return edit
+
+
+def insert(line):
+    """An edit of metrics.jsonl that makes `line` its second one."""
+
+    def edit(content):
+        first, _, rest = content.partition(b"\n")
+        return b"\n".join([first, line, rest])
+
+    return edit
+
+
+FILES = {
+    "deep": ("run.json", lambda content: b"[" * 99999, "run.json: expected JSON"),
+    "empty": ("run.json", lambda content: b"", "run.json: expected JSON"),
+    "depth=None": ("run.json", edit_flag("depth", None), "--depth: expected"),
+    "depth=1.5": ("run.json", edit_flag("depth", 1.5), "--depth: expected"),
+    "depth=-1": ("run.json", edit_flag("depth", -1), "--depth: expected"),
+    "depth=true": ("run.json", edit_flag("depth", True), "--depth: expected"),
+    "text=None": ("run.json", edit_flag("text", None), "--text: expected text"),
+    "tokenizer": ("run.json", edit_flag("tokenizer", "evil"), "--tokenizer: expected"),
+    "steps='x'": ("run.json", edit_flag("steps", "x"), "--steps: expected"),
+    "rate='x'": (
+        "run.json",
+        edit_flag("muon_learning_rate", "x"),
+        "--muon_learning_rate: expected",
+    ),
+    "batch_size='2'": ("run.json", edit_flag("batch_size", "2"), "--batch_size: exp"),
+    "a list": ("finished.json", lambda content: b"[6]", "finished.json: expected"),
+    "null": ("finished.json", lambda content: b"null", "finished.json: expected"),
+    "a text": (
+        "finished.json",
+        lambda content: b'{"step": "6"}',
+        "finished.json: step: expected a whole number, got '6'",
+    ),
+    "one byte": ("metrics.jsonl", insert(b"\xff"), "metrics.jsonl, line 2: expected"),
+    "a number": ("metrics.jsonl", insert(b"3"), "metrics.jsonl, line 2: expected"),
+    "no step": (
+        "metrics.jsonl",
+        insert(b'{"kind": "train"}'),
+        "metrics.jsonl, line 2: step: expected a whole number, got 'nothing'",
+    ),
+    "step a text": (
+        "metrics.jsonl",
+        insert(b'{"kind": "train", "step": "1"}'),
+        "metrics.jsonl, line 2: step: expected a whole number, got '1'",
+    ),
+    "no tokenizer": ("tokenizer.json", lambda content: b"{}", "tokenizer.json"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_damaged_file_of_a_run_is_named(case, finished, capsys, monkeypatch):
+    """And left as it is; the run goes on to more steps once it is mended."""
+    name, edit, expected = FILES[case]
+    file = finished / name
+    content = file.read_bytes()
+    damaged = edit(content)
+    file.write_bytes(damaged)
+    try:
+        argv = [f"--workdir={finished}", "--steps=8"]
+        assert expected in refusal(argv, capsys, monkeypatch)
+        assert file.read_bytes() == damaged
+    finally:
+        file.write_bytes(content)

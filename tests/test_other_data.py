@@ -1,0 +1,81 @@
+"""`evaluate` on other data, and `generate` without the data of the run."""
+
+from types import SimpleNamespace
+
+import commands
+import numpy as np
+import pytest
+
+import transformer
+from experiments import language_model
+from transformer.generation import text_model
+from transformer.network import masks
+
+LANGUAGE_MODEL = SimpleNamespace(
+    experiment=language_model.experiment, generate=text_model.generate
+)
+TEXTS = {"a.txt": "Nobody was there, and so nobody saw it.", "b.txt": "So be it."}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run of a tiny language model, whose text is deleted, and two other texts."""
+    root = tmp_path_factory.mktemp("other")
+    lines = [f"It is a truth that {i} is less than {i + 1}.\n\n" for i in range(400)]
+    (root / "text.txt").write_text("".join(lines))
+    for name, text in TEXTS.items():
+        (root / name).write_text(text)
+    flags = "--depth=1 --sequence_length=64 --tokenizer=bytes --batch_size=8 --steps=2"
+    paths = [f"--text={root / 'text.txt'}", f"--workdir={root / 'run'}"]
+    with pytest.MonkeyPatch.context() as patch:
+        argv = [*flags.split(), "--dtype=float32", *paths]
+        assert commands.exit_status(argv, patch, run=LANGUAGE_MODEL) == 0
+    (root / "text.txt").unlink()
+    return root
+
+
+def bits_per_byte(folder, text):
+    """Of the whole text as one row, by float64 numpy from the logits."""
+    make = language_model.experiment
+    made = make(depth=1, tokenizer="bytes", sequence_length=64, dtype="float32")
+    with pytest.MonkeyPatch.context() as patch:
+        # `load` makes the experiment, for which the text must be there.
+        patch.chdir(folder)
+        (folder / "text.txt").write_text("It is a truth. " * 200)
+        params = transformer.load(folder / "run").params
+        (folder / "text.txt").unlink()
+    tokens = [*text.encode(), made.tokenizer.end]
+    ids_BL = np.array([tokens[:-1]], np.int32)
+    place_BL = np.arange(ids_BL.shape[1], dtype=np.int32)[None]
+    tokens_BL = masks.packed(np.ones_like(ids_BL), place_BL)
+    x_BLD, w_VD = made.net.apply({"params": params}, ids_BL, tokens_BL)
+    logits_LV = np.asarray(x_BLD[0], np.float64) @ np.asarray(w_VD, np.float64).T
+    log_sum_L = np.log(np.exp(logits_LV).sum(-1))
+    nats = log_sum_L - logits_LV[np.arange(len(tokens) - 1), tokens[1:]]
+    return nats.sum() / np.log(2) / (len(text.encode()) - 1)
+
+
+def test_other_texts_are_measured_whole(folder, capsys, monkeypatch):
+    """Each in a column, also where it is shorter than a row."""
+    texts = f"--text={folder / 'a.txt'},{folder / 'b.txt'}"
+    argv = ["evaluate", f"--workdir={folder / 'run'}", texts]
+    assert commands.exit_status(argv, monkeypatch, run=LANGUAGE_MODEL) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == [str(folder / "a.txt"), str(folder / "b.txt")]
+    cells = {line.split()[0]: line.split()[1:] for line in lines}
+    found = [float(cell) for cell in cells["validation/bits_per_byte"]]
+    expected = [bits_per_byte(folder, (folder / f).read_text()) for f in TEXTS]
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_a_file_that_is_gone_is_refused(folder, capsys, monkeypatch):
+    argv = ["evaluate", f"--workdir={folder / 'run'}", "--text=/no/such.txt"]
+    message = commands.refusal(argv, capsys, monkeypatch, run=LANGUAGE_MODEL)
+    assert "expected a file or folder of text, got none at '/no/such.txt'" in message
+
+
+def test_generation_needs_no_text(folder, capsys, monkeypatch):
+    argv = ["generate", f"--workdir={folder / 'run'}", "--prompt=It", "--new_tokens=2"]
+    assert commands.exit_status(argv, monkeypatch, run=LANGUAGE_MODEL) == 0
+    output = capsys.readouterr()
+    assert output.out.startswith("It") and "data of the run is not needed" in output.err
