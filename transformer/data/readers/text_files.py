@@ -225,7 +225,7 @@ def read(path: Path, *, held_out: float, column: str = "text") -> documents.Text
     else:
         files = listing(path) if path.is_dir() else [path]
         every = _all_documents(files, column, held_out)
-        whole = dict.fromkeys(documents.SPLITS, every)
+        whole: dict[str, _Documents] = dict.fromkeys(documents.SPLITS, every)
         parts = whole if held_out == 1 else _divide(every, held_out)
     if column != "text" and not any(map(table.is_table, files)):
         raise ValueError(
