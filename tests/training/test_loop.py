@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny_experiment
 
-from transformer import axes
+from transformer import axes, storage
 from transformer.training import checkpoint, loop, metrics, update
 
 STEPS = 30
@@ -138,6 +138,21 @@ def test_train_returns_the_state_and_continues_it(tmp_path):
     assert int(loop.train(longer, tmp_path, mesh=mesh).step) == 6
     records = [(record["step"], record["kind"]) for record in metrics.read(tmp_path)]
     assert records == [*((step, "train") for step in range(1, 7)), (6, "held_out")]
+
+
+def test_another_tokenizer_is_refused(tmp_path):
+    """Of the same size, so that every shape fits; both hashes are told."""
+    files = {"tokenizer.json": b"one"}
+    first = tiny_experiment.experiment(steps=1)._replace(extra_files=files)
+    mesh = axes.make_mesh()
+    loop.train(first, tmp_path, mesh=mesh)
+    other = first._replace(extra_files={"tokenizer.json": b"two"})
+    hashes = [storage.short_hash(content) for content in (b"two", b"one")]
+    message = f"expected tokenizer.json {hashes[0]}, got tokenizer.json {hashes[1]}"
+    for read in (loop.finished_state, loop.finished_params):
+        assert read(first, tmp_path, mesh)
+        with pytest.raises(ValueError, match=message):
+            read(other, tmp_path, mesh)
 
 
 def test_another_model_is_refused(uninterrupted):

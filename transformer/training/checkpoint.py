@@ -39,10 +39,12 @@ BEST = "best.json"
 
 
 class Identity(NamedTuple):
-    """The experiment and the model of the checkpoints in a folder."""
+    """The experiment and the model of the checkpoints in a folder, and the files, such
+    as the tokenizer, that its numbers mean nothing without, each with a hash."""
 
     experiment: str
     fingerprint: str
+    files: str = ""
 
 
 def steps(folder: Path) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from transformer import storage
 from transformer.checks import at_least
 from transformer.training import (
     batching,
@@ -48,7 +49,13 @@ DEFAULT_INTERVALS = Intervals()
 
 def checkpoint_identity(experiment: Experiment) -> checkpoint.Identity:
     """The identity of the experiment's checkpoints."""
-    return checkpoint.Identity(experiment.name, experiment.fingerprint)
+    hashes = (
+        f"{name} {storage.short_hash(content)}"
+        for name, content in sorted(experiment.extra_files.items())
+    )
+    return checkpoint.Identity(
+        experiment.name, experiment.fingerprint, ", ".join(hashes)
+    )
 
 
 def restore_or_init(experiment: Experiment, checkpoints: Any, mesh: Mesh) -> State:
