@@ -139,6 +139,38 @@ def another_value(parameter):
     return None
 
 
+def outside(kind):
+    """Texts that a flag of this kind does not accept."""
+    if kind.choices:
+        return ["", kind.choices[0] + "x"]
+    if kind.type is bool:
+        return ["2", "maybe"]
+    if kind.range is None:
+        return []
+    ends = kind.range.low - 1, 2 * kind.range.high + 1
+    words = ["", "x", "\u0663", "\u00b2", "0x1", "1_0", "1 2", "nan", "inf", "-inf"]
+    return [*words, *(f"{kind.type(end)}" for end in ends)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_value_out_of_range_is_refused_in_one_line(name, tmp_path):
+    """Of every flag of every experiment, of `generate` and of the command; it names the
+    flag, what is expected and what was given."""
+    module = importlib.import_module(f"experiments.{name}")
+    generate = generate_function(module)
+    functions = [module.experiment, command.common_flags, generate]
+    for function in functions:
+        verb = "generate" if function is generate else "train"
+        for flag, parameter in flags.parameters(function).items():
+            kind = flags.kind_of(parameter)
+            for text in outside(kind):
+                argv = [verb, f"--workdir={tmp_path}", f"--{flag}={text}"]
+                with pytest.raises(ValueError) as refused:
+                    command.parse(argv, module.experiment, generate)
+                message = str(refused.value)
+                assert message == f"--{flag}: expected {kind}, got {text!r}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_flag_that_shapes_parameters_is_fixed(name):
