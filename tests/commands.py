@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -147,6 +148,9 @@ def _run(output: str, argv: list[str], env: dict[str, str]) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.environ.update(env)
+    # nohup and background jobs ignore these, and so would the child.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     _lose(os.environ.pop("LOSE", None))
     limit = os.environ.pop("LIMIT_BYTES", None)
     if limit is not None:
@@ -176,7 +180,6 @@ def _lose(how: str | None) -> None:
 def _limit(size: int) -> None:
     """Limit files to `size` bytes: writing more fails, as on a full disk."""
     import resource
-    import signal
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

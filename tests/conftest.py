@@ -1,5 +1,6 @@
 """Eight simulated devices for every test, set before jax is imported."""
 
+import gc
 import os
 from importlib.metadata import version
 
@@ -16,3 +17,6 @@ os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Tracing makes many objects that live long.
+gc.set_threshold(200_000, 20, 100)

@@ -111,6 +111,7 @@ def test_a_sweep_checks_all_flags_first(tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_and_compares(tmp_path):
     """In processes of their own; then `compare` of the same folders."""
     line = [sys.executable, "-m", "tiny_experiment", "sweep", "--steps=2"]

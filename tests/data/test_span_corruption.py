@@ -20,7 +20,7 @@ def test_source_and_targets_together_are_the_text(length: int, rate: float) -> N
     )
     for _ in range(5):
         ids = RNG.integers(0, END, length)
-        marks = {"sentinel": SENTINEL, "sentinels": length, "end": END}
+        marks = {"sentinel": SENTINEL, "end": END}
         row = span_corruption.corrupt_spans(
             ids, RNG, corruption_rate=rate, mean_span=3.0, **marks
         )

@@ -42,6 +42,7 @@ def test_episodes_follow_from_the_seed() -> None:
         decision_transformer.dataset(999, 0)
 
 
+@pytest.mark.slow
 def test_training_lowers_both_losses_and_rollouts_follow_from_the_key(
     capsys: Any,
 ) -> None:

@@ -43,6 +43,7 @@ def test_a_pattern_attends_to_what_its_mask_allows(name: str) -> None:
     np.testing.assert_array_equal(difference > 1e-6, allowed)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_the_report_has_every_pattern(
     monkeypatch: Any,
 ) -> None:

@@ -13,6 +13,7 @@ from transformer.evaluation.baselines import tfidf
 from transformer.generation import translation
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_translations_do_not_depend_on_the_batch() -> None:
     experiment = translate.experiment(
         depth=1, width=64, sequence_length=64, batch_size=8, steps=16, dtype="float32"

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from experiments import winds
 from experiments.reports import winds as study
@@ -84,6 +85,7 @@ def test_report_of_the_regression_has_the_error_of_that_baseline() -> None:
     assert [axes.get_title() for axes in panels][0] == "anomaly"
 
 
+@pytest.mark.slow
 def test_own_series_with_land_trains_and_reports(tmp_path: Path, capsys) -> None:
     """252 months of 10 x 16 cells, some of them missing, some at times."""
     rng = np.random.default_rng(0)

@@ -198,6 +198,7 @@ def test_scores_equal_the_full_forward_pass(search_result: Any) -> None:
     assert (ends.argmax(-1) == length_BI - 1)[real].all()
 
 
+@pytest.mark.slow
 def test_a_search_is_independent_of_the_other_rows(search_result: Any) -> None:
     params, batch, search, together = search_result
     for row in (0, 3):

@@ -64,6 +64,7 @@ def test_a_mask_token_is_not_part_of_a_caption(captioner: Any) -> None:
     assert captioner[0].detokenize(ids) == "hi"
 
 
+@pytest.mark.slow
 def test_samples_depend_on_the_image_and_the_key_alone(captioner: Any) -> None:
     model, params = captioner
     sample = partial(

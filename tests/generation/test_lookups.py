@@ -66,9 +66,9 @@ def classes(label: Any) -> Any:
 
 
 def spans(length: int) -> Any:
-    marks = {"sentinel": 100, "sentinels": 64, "end": 99, "mean_span": 3.0}
-    ids, rng = np.zeros(length, np.int32), np.random.default_rng(0)
-    return span_corruption.corrupt_spans(ids, rng, corruption_rate=0.4, **marks)
+    marks = {"sentinel": 100, "sentinels": 64, "end": 99}
+    (corrupt,) = span_corruption.corruptions([0.4], length=length, **marks)
+    return corrupt(np.zeros(length, np.int32), np.random.default_rng(0))
 
 
 REFUSED = {
@@ -106,7 +106,7 @@ REFUSED = {
         partial(terminal_images.parse_digits, "\u0663"),
         "digits: .* got ",
     ),
-    "more spans than sentinels": (partial(spans, 600), "at most 64 spans .* got 80 of"),
+    "more spans than sentinels": (partial(spans, 600), "at most 64 spans .* got 80 at"),
 }
 
 

@@ -47,6 +47,7 @@ def test_source_padding_does_not_change_a_translation(translator: Any) -> None:
     assert (changed.score_BI[:, 0] != found.score_BI[:, 0]).all()
 
 
+@pytest.mark.slow
 def test_a_translation_is_independent_of_the_other_texts(
     translator: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

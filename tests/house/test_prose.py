@@ -70,8 +70,16 @@ def test_commands_name_existing_modules():
     assert not faults, "\n".join(faults)
 
 
+# The others take half a minute each.
+DEFAULT = {"attention_by_hand", "one_batch"}
+NOTEBOOKS = [
+    pytest.param(file, id=file.stem, marks=[pytest.mark.slow][file.stem in DEFAULT :])
+    for file in sorted((ROOT / "notebooks").glob("*.ipynb"))
+]
+
+
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")))
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_notebook_runs(notebook, monkeypatch):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")

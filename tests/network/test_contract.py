@@ -92,6 +92,7 @@ def test_the_first_unequal_layer() -> None:
     assert stack.first_unequal_layer(lambda block, layer: [{"a": 1}], Any, 4) is None
 
 
+@pytest.mark.slow
 def test_grouped_attention_with_narrow_values_keeps_the_contract() -> None:
     contract.check_attention(
         make_attention(value_features=4, mask=masks.causal() & masks.window(3)),

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
 
 from transformer.models import decoder, defaults
 from transformer.network import attention, contract, masks, norms, positions, stack
@@ -49,6 +50,7 @@ def test_differential_attention_keeps_the_contract() -> None:
     contract.check_block(make_block, width=32)
 
 
+@pytest.mark.slow
 def test_a_language_model_with_differential_attention_trains() -> None:
     net = decoder.Decoder(16, 32, partial(stack.UnrolledStack, 2, make_block))
     ids_BL, tokens = jnp.arange(32)[None] % 7, masks.single_document(32)

@@ -59,7 +59,7 @@ def steps_in(folder: Path) -> list[int]:
     return checkpoint.steps(folder / loop.CHECKPOINTS)
 
 
-@pytest.mark.parametrize("kills", [20, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [8, pytest.param(150, marks=pytest.mark.slow)])
 def test_run_killed_at_random_moments_resumes_exactly(kills, tmp_path):
     """Each child resumes the run of the one before; every step is saved."""
     rng = random.Random(kills)
@@ -223,7 +223,7 @@ def test_run_stopped_in_its_report_is_finished_by_the_next(tmp_path):
     assert not {"finished.json", "samples.txt"} & {
         path.name for path in folder.iterdir()
     }
-    again = commands.Child(tmp_path / "again.txt", *argv)
+    again = commands.Child(tmp_path / "again.txt", *argv, "--report_pause=0")
     assert again.status() == 0 and f"finished; see {folder}" in again.text
     assert (folder / "samples.txt").read_text() == "0 1 2\n"
     assert "step      6  train" not in again.text
