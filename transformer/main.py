@@ -85,6 +85,7 @@ def run(
     with jax.set_mesh(mesh), signals.restore_handlers():
         value = command.make(experiment, chosen, workdir)
         if _is_finished(workdir, value.steps):
+            print(_finished_line(workdir, value.steps))
             return loop.finished_state(value, workdir, mesh)
         options = {"mesh": mesh, "intervals": intervals or loop.DEFAULT_INTERVALS}
         return _run(experiment, value, chosen, workdir, options, accept_changed_data)
@@ -120,6 +121,13 @@ def _is_finished(workdir: Path, steps: int) -> bool:
     return folder.last_step(workdir) == steps
 
 
+def _finished_line(workdir: Path, steps: int) -> str:
+    return (
+        f"the run in {workdir} is finished: step {steps}; a larger --steps goes on "
+        "with it, another --workdir begins a new one"
+    )
+
+
 def _execute(parsed: Command, make: ExperimentFn) -> int:
     import jax
 
@@ -130,10 +138,7 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
     begun = folder.read_record(parsed.workdir) is not None
     steps = parsed.experiment.get("steps", 0)
     if parsed.verb == "train" and _is_finished(parsed.workdir, steps):
-        print(
-            f"the run in {parsed.workdir} is finished: step {steps}; a larger --steps "
-            "goes on with it"
-        )
+        print(_finished_line(parsed.workdir, steps))
         return 0
     if parsed.verb in ("evaluate", "generate") and not begun:
         raise ValueError(

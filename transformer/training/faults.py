@@ -104,7 +104,8 @@ def check_finite(step: int, loss: float, norms: Any, last: tuple[int, float]) ->
         first = f"first bad gradient: {name}"
     raise NonFinite(
         f"step {step}: expected a finite loss, got {loss}; {first}; "
-        f"last finite loss {last[1]:.4f} at step {last[0]}; nothing after is saved"
+        f"last finite loss {last[1]:.4f} at step {last[0]}; nothing after is saved; "
+        "with a lower learning rate the same command goes on from the last saved step"
     )
 
 
