@@ -3,6 +3,7 @@
 import gc
 import os
 from importlib.metadata import version
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile much and compute little: without optimisation they take a quarter.
@@ -15,8 +16,19 @@ if version("jaxlib").startswith("0.10."):  # later ones do not know it
 os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Tracing makes many objects that live long.
 gc.set_threshold(200_000, 20, 100)
+
+# Cases of other tests that take long and that a cheaper case stands for.
+NIGHTLY = (Path(__file__).parent / "nightly.txt").read_text().split("\n")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.nodeid in NIGHTLY:
+            item.add_marker(pytest.mark.slow)

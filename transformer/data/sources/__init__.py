@@ -41,8 +41,10 @@ def exists(path: Path) -> bool:
 
 def own_path(source: str | Path, what: str, held_out: float) -> Path | None:
     """The path of the user's own data, or None if `source` is a name."""
-    if not 0 < held_out <= ALL:
-        raise ValueError(f"held_out: expected a fraction in (0, 1], got {held_out}")
+    if not 0 < held_out < 1:
+        raise ValueError(
+            f"held_out: expected a fraction between 0 and 1, got {held_out}"
+        )
     path = Path(source).expanduser()
     if source not in ("", *MEMBERS) and exists(path):
         return path

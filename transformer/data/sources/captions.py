@@ -23,12 +23,12 @@ def load(
     A TFDS data set needs one 8-bit image feature, and a text feature called as the
     language, or text, or caption, or a single one.
     """
-    held_out = held_out_of(source, held_out)
     path = own_path(source, "images with captions", held_out)
     options: Any = {"held_out": held_out, "image_size": image_size}
     if path is not None:
         from transformer.data.readers import caption_table
 
+        options["held_out"] = held_out_of(source, held_out)
         return caption_table.read(path, language=language, **options)
     from transformer.data.tfds import arrays
 

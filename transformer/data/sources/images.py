@@ -18,12 +18,13 @@ def load(
         cropped; without it they must be of one size.
     A TFDS data set needs one 8-bit image and one ClassLabel feature.
     """
-    held_out = held_out_of(source, held_out)
     path = own_path(source, "images", held_out)
     if path is not None:
         from transformer.data.readers import image_folder
 
-        return image_folder.read(path, held_out=held_out, image_size=image_size)
+        return image_folder.read(
+            path, held_out=held_out_of(source, held_out), image_size=image_size
+        )
     from transformer.data.tfds import arrays
 
     return arrays.images(str(source), held_out=held_out, image_size=image_size)

@@ -23,13 +23,14 @@ def load(
     en_pt: the sentences of the shipped pairs, labeled by language, split as the pairs.
     A TFDS data set needs one text (or one called text) and one ClassLabel feature.
     """
-    held_out = held_out_of(source, held_out)
     path = own_path(source, "labeled text", held_out)
     if path is not None:
         from transformer.data.readers import label_table
 
         text, label = column_names(columns, 2)
-        return label_table.read(path, held_out=held_out, columns=(text, label))
+        return label_table.read(
+            path, held_out=held_out_of(source, held_out), columns=(text, label)
+        )
     if columns != COLUMNS:
         raise ValueError(f"--columns: expected a table of one's own, got {source!r}")
     from transformer.data.tfds import arrays

@@ -24,7 +24,6 @@ def load(
     columns: the names of two columns of a table, divided by a comma; or the languages
     of two text files. A TFDS data set needs exactly two text features.
     """
-    held_out = held_out_of(source, held_out)
     names = column_names(columns, 2) if columns else ()
     is_file_pair = "," in str(source) and not exists(Path(source).expanduser())
     if is_file_pair:
@@ -32,12 +31,16 @@ def load(
 
         files = sentence_table.line_files(str(source))
         if files is not None:
-            return sentence_table.read_lines(files, held_out=held_out, columns=names)
+            return sentence_table.read_lines(
+                files, held_out=held_out_of(source, held_out), columns=names
+            )
     path = own_path(source, "sentence pairs", held_out)
     if path is not None:
         from transformer.data.readers import sentence_table
 
-        return sentence_table.read(path, held_out=held_out, columns=names)
+        return sentence_table.read(
+            path, held_out=held_out_of(source, held_out), columns=names
+        )
     if names:
         raise ValueError(f"--columns: expected a table of one's own, got {source!r}")
     from transformer.data.tfds import arrays

@@ -23,7 +23,6 @@ def load(
     column: the column of a table, or the text feature of a TFDS data set, where it has
         several.
     """
-    held_out = held_out_of(source, held_out)
     parts = mixture_parts(source)
     if not parts:
         return _load_one(source, column, held_out)
@@ -73,6 +72,7 @@ def _load_one(
     if path is not None:
         from transformer.data.readers import text_files
 
+        held_out = held_out_of(source, held_out)
         text = text_files.read(path, held_out=held_out, column=column)
         return text._replace(is_only_evaluated=held_out == ALL)
     from transformer.data.tfds import text as tfds_text
