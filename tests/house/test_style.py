@@ -279,3 +279,16 @@ def test_parameters_and_fields_are_not_named_by_irregular_participles() -> None:
         if name in IRREGULAR_PARTICIPLES - NO_PARTICIPLES - {"done"}
     ]
     assert not faults, report(faults)
+
+
+def test_nightly_cases_exist():
+    """A case that is renamed would run by day."""
+    names = (ROOT / "tests" / "nightly.txt").read_text().split()
+    listed = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    missing = [
+        name
+        for name in names
+        if "::" in name
+        and f"def {name.split('::')[1].partition('[')[0]}(" not in listed
+    ]
+    assert not missing
