@@ -155,7 +155,8 @@ def _short(value: float) -> str:
 
 
 def plot(folder: Path, number: str = "loss") -> None:
-    """`loss.png`: the number against the step, training and every evaluation."""
+    """`loss.png`: the number against the step, training and every evaluation; dotted
+    where a leg of the run begins."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -171,12 +172,19 @@ def plot(folder: Path, number: str = "loss") -> None:
     for kind, points in curves.items():
         marker = "" if kind == "train" else "o"
         panel.plot(*zip(*points, strict=True), label=kind, marker=marker)
+    for leg in _legs(folder)[1:]:
+        panel.axvline(leg["from_step"], color="gray", linestyle=":")
     panel.grid(alpha=0.3)
     if curves:
         panel.legend()
     file = io.BytesIO()
     figure.savefig(file, dpi=120)
     storage.commit(folder / "loss.png", file.getvalue())
+
+
+def _legs(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "run.json"
+    return storage.read_json(file, {}).get("legs", []) if file.exists() else []
 
 
 def table(folders: Sequence[Path | str]) -> str:
