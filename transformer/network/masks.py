@@ -233,7 +233,7 @@ def padding() -> Mask:
 def _block_sparse(
     q: TokenPositions, k: TokenPositions, layout: tuple, block: int
 ) -> Any:
-    table = np.pad(np.asarray(layout, bool), (0, 1))
+    table: Any = np.pad(np.asarray(layout, bool), (0, 1))
     i = (q.index_BL // block).clip(max=table.shape[0] - 1)
     j = (k.index_BL // block).clip(max=table.shape[1] - 1)
     is_jax = isinstance(i, jax.Array) or isinstance(j, jax.Array)

@@ -78,7 +78,7 @@ def insert_needles(
         events += [(time, question, key) for time in question_time[key]]
     events.sort(key=lambda event: event[0])
     row = np.asarray([token for _, token, _ in events], np.int32)
-    key = np.asarray([key for _, _, key in events])
+    key = np.asarray([key for _, _, key in events], np.int64)
     place = np.arange(len(row))
     needle_at = np.array([np.argmax(key == n) for n in range(vocabulary.keys)])
     is_question = (key >= 0) & (place != needle_at[key])
