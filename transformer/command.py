@@ -88,9 +88,8 @@ def parse(
     common = flags.arguments(values, common_flags, {})
     workdir = common["workdir"] or Path("runs") / name
     recorded = recorded_flags(workdir, experiment)
-    defaults = recorded or inherited_flags(
-        values["init_from"].value if "init_from" in values else None, experiment
-    )
+    init_from = values["init_from"].value if "init_from" in values else None
+    defaults = recorded or inherited_flags(init_from, experiment)
     chosen = flags.arguments(values, experiment, defaults)
     check_recorded(experiment, chosen, recorded, workdir)
     to_generate = {}
@@ -143,7 +142,9 @@ def recorded_flags(workdir: Path, experiment: ExperimentFn) -> dict[str, Any]:
     return record["flags"]
 
 
-def inherited_flags(init_from: str | None, experiment: ExperimentFn) -> dict[str, Any]:
+def inherited_flags(
+    init_from: Path | str | None, experiment: ExperimentFn
+) -> dict[str, Any]:
     """The FIXED flags of the run that a new run starts from, where it is one of the
     same experiment."""
     if init_from is None:
@@ -178,12 +179,16 @@ def check_recorded(
 
 def make(experiment: ExperimentFn, arguments: Mapping[str, Any], workdir: Path) -> Any:
     """The value of an experiment; its `workdir` is set once the run has begun, so that
-    a refused run leaves nothing there. Until then the tokenizer is that of `init_from`.
+    a refused run leaves nothing there. Until then the tokenizer is that of `init_from`,
+    where there is one: one that is made anew must not be written there.
     """
     arguments = dict(arguments)
     if "workdir" in arguments:
+        source = arguments.get("init_from")
+        if source is not None and not (source / "tokenizer.json").exists():
+            source = None
         begun = (workdir / "run.json").exists()
-        arguments["workdir"] = workdir if begun else arguments.get("init_from")
+        arguments["workdir"] = workdir if begun else source
     return experiment(**arguments)
 
 

@@ -77,9 +77,8 @@ def run(
     recorded = command.recorded_flags(workdir, experiment)
     command.check_recorded(experiment, arguments, recorded, workdir)
     defaults = flags.defaults(experiment)
-    source = recorded or command.inherited_flags(
-        arguments.get("init_from") and str(arguments["init_from"]), experiment
-    )
+    init_from = arguments.get("init_from")
+    source = recorded or command.inherited_flags(init_from, experiment)
     defaults |= {name: source[name] for name in defaults if name in source}
     chosen = flags.from_json(experiment, {**defaults, **arguments})
     with jax.set_mesh(mesh), signals.restore_handlers():
@@ -193,7 +192,7 @@ def _run(
         )
         state = loop.train(experiment, workdir, **options)
         signals.raise_at_once()
-        folder.finish(workdir, experiment, state.params, experiment.steps)
+        folder.finish(workdir, experiment, loop.params_of(state), experiment.steps)
         signals.request_stop()  # The run is finished: a signal changes nothing.
     print(f"finished; see {workdir}")
     return state

@@ -29,6 +29,10 @@ class _Stream:
         if not self.lost:
             try:
                 return self._stream.write(text)
+            except UnicodeEncodeError as error:
+                # The terminal's encoding lacks a character: the stream is not lost.
+                shown = text.encode(error.encoding, errors="backslashreplace")
+                self._stream.write(shown.decode(error.encoding))
             except (OSError, ValueError) as error:
                 self._lose(error)
         return len(text)

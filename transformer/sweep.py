@@ -57,6 +57,11 @@ def execute(argv: list[str], experiment: Callable[..., Any]) -> int:
     for folder, arguments in runs.items():
         command.parse([*arguments, f"--workdir={root / folder}"], experiment, None)
     module = flags.module_of(experiment)
+    if not module:
+        raise ValueError(
+            f"sweep: expected an experiment in a module, as python -m experiments.NAME "
+            f"runs it, got {name} in a script"
+        )
     failed = []
     for number, (folder, arguments) in enumerate(runs.items(), 1):
         print(f"run {number} of {len(runs)}: {folder}", flush=True)

@@ -42,7 +42,7 @@ class Reference:
     def check(self, folder: Path) -> int:
         """Check the newest committed state in a folder; return its step."""
         checkpoints = checkpoint.open_(
-            folder / loop.CHECKPOINTS, loop.checkpoint_identity(self.experiment)
+            folder / checkpoint.FOLDER, loop.checkpoint_identity(self.experiment)
         )
         newest = max(checkpoints.steps())
         with jax.set_mesh(self.mesh):
@@ -56,7 +56,7 @@ class Reference:
 
 
 def steps_in(folder: Path) -> list[int]:
-    return checkpoint.steps(folder / loop.CHECKPOINTS)
+    return checkpoint.steps(folder / checkpoint.FOLDER)
 
 
 @pytest.mark.parametrize("kills", [8, pytest.param(150, marks=pytest.mark.slow)])
@@ -314,12 +314,12 @@ def test_failing_write_keeps_older_steps(tmp_path):
     argv = [f"--workdir={folder}", "--checkpoint_every=2", "--width=64"]
     first = commands.Child(tmp_path / "a.txt", *argv, "--fault=nan", "--fault_step=4")
     assert first.status() == 1 and steps_in(folder) == [2, 4]
-    before = commands.contents(folder / loop.CHECKPOINTS)
+    before = commands.contents(folder / checkpoint.FOLDER)
     second = commands.Child(
         tmp_path / "b.txt", f"--workdir={folder}", env={"LIMIT_BYTES": "20000"}
     )
     assert second.status() == 1
     line = second.text.splitlines()[-1]
     assert line.startswith("error: ")
-    after = commands.contents(folder / loop.CHECKPOINTS)
+    after = commands.contents(folder / checkpoint.FOLDER)
     assert before.items() <= after.items()

@@ -103,3 +103,16 @@ def test_changed_data_is_refused_or_begins_a_leg(tmp_path, monkeypatch):
     run(tmp_path, accept_changed_data=True)
     after = json.loads((tmp_path / "run.json").read_text())
     assert [leg["data"] for leg in after["legs"]] == ["0123", ""]
+
+
+def test_fewer_steps_than_were_taken_are_refused(tmp_path):
+    """Where the schedule cannot go back; otherwise they are the run of so few steps."""
+    cosine = partial(main.run, tiny_experiment.experiment, intervals=INTERVALS)
+    cosine(tmp_path / "cosine", steps=6)
+    before = (tmp_path / "cosine" / "run.json").read_bytes()
+    with pytest.raises(ValueError, match="--steps: expected at least 6, at which"):
+        cosine(tmp_path / "cosine", steps=4)
+    assert (tmp_path / "cosine" / "run.json").read_bytes() == before
+    assert (tmp_path / "cosine" / "finished.json").exists()
+    run(tmp_path / "back", steps=12)
+    assert_equal(run(tmp_path / "back", steps=6), run(tmp_path / "six", steps=6))

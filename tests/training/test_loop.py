@@ -24,7 +24,7 @@ def state_of(folder: Path, experiment) -> update.State:
     """The newest state on disk, on the host."""
     mesh = axes.make_mesh(devices=jax.devices()[:1])
     checkpoints = checkpoint.open_(
-        folder / loop.CHECKPOINTS, loop.checkpoint_identity(experiment)
+        folder / checkpoint.FOLDER, loop.checkpoint_identity(experiment)
     )
     with jax.set_mesh(mesh):
         state, skipped = checkpoints.restore(update.abstract_state(experiment, mesh))
@@ -197,7 +197,7 @@ def test_value_error_of_a_step_is_not_reported_as_bad_input(tmp_path):
             experiment._replace(batch=batch), folder, mesh=mesh, intervals=intervals
         )
     assert "row of step 3 is bad" in str(failure.value.__cause__)
-    assert checkpoint.steps(folder / loop.CHECKPOINTS) == [2]
+    assert checkpoint.steps(folder / checkpoint.FOLDER) == [2]
 
 
 def test_finished_state_is_the_newest_or_refused(uninterrupted, tmp_path):

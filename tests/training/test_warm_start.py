@@ -1,5 +1,6 @@
 """Runs that start from another one, train a part, and average their parameters."""
 
+import inspect
 from functools import partial
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 import tiny_experiment
 
 import transformer
-from transformer import main
+from transformer import command, main
 from transformer.training import checkpoint, loop, optimizers, warm_start, workdir
 
 INTERVALS = loop.Intervals(log=2, evaluate=4, checkpoint=2)
@@ -42,35 +43,62 @@ def test_a_run_starts_from_the_parameters_of_another(source, tmp_path, capsys):
     assert int(first.step) == 0
     fresh = tiny_experiment.experiment(width=4).optimizer.init(state.params)
     assert_equal(first.optimizer_state, fresh)
-    assert "4 of 4 parameters taken" in capsys.readouterr().out
     run(tmp_path / "run", steps=2, init_from=folder)
+    assert "4 of 4 parameters taken" in capsys.readouterr().out
     record = workdir.read_record(tmp_path / "run")
     assert record is not None
     assert record["flags"]["width"] == 4
     assert record["flags"]["init_from"] == str(folder)
 
 
-def test_what_does_not_fit_is_listed_and_refused_or_left(source, capsys):
-    _, state = source
-    loaded = jax.device_get(state.params)
-    left_over = loaded.pop("w_up_DF")
-    loaded = {**loaded, "other": {"w_up_DF": left_over}, "readout_VD": np.ones((3, 4))}
+def test_what_does_not_fit_is_listed_and_refused_or_left(source, tmp_path, capsys):
+    """From shapes alone, so that a refused run leaves no folder."""
+    folder, state = source
+    wide = {"width": 5, "steps": 1, "init_from": folder}
+    for width in (5, 4):
+        loaded = {**state.params, "other": {"w_DF": np.ones((2, width))}}
+        found = warm_start.match(state.params, loaded)
+        assert found.same == set(state.params)
+        assert found.differences == ("other/w_DF: left over",)
     with pytest.raises(ValueError) as refused:
-        warm_start.merge(state.params, loaded, name="a", partial=False)
+        run(tmp_path / "run", **wide)
     for part in (
-        "3 that differ",
-        "readout_VD: expected float32[17, 4], got float64[3, 4]",
-        "w_up_DF: new",
-        "other/w_up_DF: left over",
-        "--init_partial takes the other 2",
+        "4 that differ",
+        "readout_VD: expected float32[17, 5], got float32[17, 4]",
+        "--init_partial takes the other 0",
     ):
         assert part in str(refused.value)
+    assert not (tmp_path / "run").exists()
+    capsys.readouterr()
+    run(tmp_path / "run", **wide, init_partial=True)
+    assert capsys.readouterr().out.count("not taken") == 4
+
+
+def test_leaves_that_fit_are_taken_and_others_left(source):
+    folder, state = source
     zeros = jax.tree.map(jnp.zeros_like, state.params)
-    merged = warm_start.merge(zeros, loaded, name="a", partial=True)
-    for name in ("embedding_VD", "w_down_FD"):
+    model = {**zeros, "w_up_DF": jnp.zeros((4, 7)), "new_D": jnp.zeros(3)}
+    merged = warm_start.WarmStart(folder, True).apply(model)
+    for name in ("embedding_VD", "w_down_FD", "readout_VD"):
         np.testing.assert_array_equal(merged[name], state.params[name])
-    assert not merged["w_up_DF"].any() and not merged["readout_VD"].any()
-    assert capsys.readouterr().out.count("not taken") == 3
+    assert merged["w_up_DF"].shape == (4, 7) and not merged["w_up_DF"].any()
+    assert not merged["new_D"].any()
+
+
+def test_a_tokenizer_is_not_written_into_the_run_that_is_started_from(source):
+    """Where that one has none."""
+    folder, _ = source
+    before = sorted(folder.iterdir())
+    made = []
+
+    def experiment(*, workdir=None, init_from=None):
+        made.append(workdir)
+
+    command.make(experiment, {"workdir": None, "init_from": folder}, folder / "new")
+    (folder / "tokenizer.json").write_text("{}")
+    command.make(experiment, {"workdir": None, "init_from": folder}, folder / "new")
+    (folder / "tokenizer.json").unlink()
+    assert made == [None, folder] and sorted(folder.iterdir()) == before
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
@@ -123,3 +151,19 @@ def test_a_run_evaluates_its_average_and_loads_it(tmp_path, capsys):
     loaded = transformer.load(tmp_path)
     assert_equal(loaded.params, optimizers.average_of(state.optimizer_state))
     assert_equal(loaded.state.params, state.params)
+
+
+def test_the_report_is_of_the_average(tmp_path):
+    """As are the verbs `report` and `generate`."""
+    seen = []
+
+    def report(params, key):
+        seen.append(params)
+        return {}
+
+    def make(**arguments):
+        return tiny_experiment.experiment(**arguments)._replace(report=report)
+
+    make.__signature__ = inspect.signature(tiny_experiment.experiment)
+    state = main.run(make, tmp_path, intervals=INTERVALS, steps=3, ema_decay=0.5)
+    assert_equal(seen[0], optimizers.average_of(state.optimizer_state))

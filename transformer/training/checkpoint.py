@@ -34,7 +34,8 @@ from transformer.training.checkpoint_files import (
 )
 from transformer.training.update import State
 
-# The best step so far, beside the folder of checkpoints.
+# The folder of checkpoints in a run folder, and the best step so far, beside it.
+FOLDER = "checkpoints"
 BEST = "best.json"
 
 
@@ -282,15 +283,28 @@ def restore_params(
     )
 
 
+def abstract_params(folder: Path) -> Any:
+    """Shapes and dtypes of the newest parameters in `folder`, of whatever model, as on
+    the first device. ValueError where there are none."""
+    for step in choose(folder, "newest"):
+        try:
+            leaves = checkpoint_files.read_metadata(folder / str(step))["leaves"]
+        except CorruptCheckpoint:
+            continue
+        mesh = axes.make_mesh(devices=jax.local_devices()[:1])
+        return checkpoint_files.abstract_params(leaves, mesh)
+    raise ValueError(f"{folder}: expected an intact checkpoint, got none")
+
+
 def load_params(folder: Path) -> Any:
     """The newest intact parameters in `folder` on the host, of whatever model: nested
     dictionaries of numpy arrays. ValueError where there are none."""
     messages = []
-    for step in reversed(steps(folder)):
+    mesh = axes.make_mesh(devices=jax.local_devices()[:1])
+    for step in choose(folder, "newest"):
         path = folder.absolute() / str(step)
         try:
             leaves = checkpoint_files.read_metadata(path)["leaves"]
-            mesh = axes.make_mesh(devices=jax.local_devices()[:1])
             target = checkpoint_files.abstract_params(leaves, mesh)
             with jax.set_mesh(mesh):
                 _, parts = checkpoint_files.load_verified(path, {"params": target})

@@ -130,7 +130,7 @@ def _apply(run: Run, experiment: Experiment) -> Experiment:
     if run.init_from is not None:
         from transformer.training import warm_start
 
-        start = warm_start.from_folder(run.init_from, partial=run.init_partial)
+        start = warm_start.WarmStart(run.init_from, run.init_partial)
         experiment = experiment._replace(warm_start=start)
     return experiment
 

@@ -93,7 +93,7 @@ class Experiment(NamedTuple):
     benchmarks: further lines of the verb `benchmark`, each a function of params.
     net, tokenizer, data: what the run was built from, for notebooks and derived
     experiments.
-    warm_start(params) -> params: applied once, before the first step of a new run.
+    warm_start: a `warm_start.WarmStart`, applied before the first step of a new run.
     """
 
     fingerprint: str
@@ -116,7 +116,7 @@ class Experiment(NamedTuple):
     net: Any = None
     tokenizer: Any = None
     data: Any = None
-    warm_start: Callable[[Params], Params] | None = None
+    warm_start: Any = None
 
     @property
     def decay_step(self) -> int | None:

@@ -24,7 +24,6 @@ from transformer.training import checkpoint
 from transformer.training.experiment import Experiment
 
 FOLDER = "legs"
-CHECKPOINTS = "checkpoints"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 # Of the whole run, not of one leg.
 RECORD_FILES = ("run.json", "experiment.py", "tokenizer.json")
@@ -107,8 +106,12 @@ def check_data(
 
 def rewind(workdir: Path, old: Mapping[str, Any], new: Leg, number: int) -> int:
     """The step from which `new` goes on; later checkpoints, and the results of a
-    finished run, are moved to `legs/number`."""
-    saved = checkpoint.steps(workdir / CHECKPOINTS)
+    finished run, are moved to `legs/number`.
+
+    Raises ValueError, before anything is moved, for fewer steps than were taken where
+    the run cannot go back.
+    """
+    saved = checkpoint.steps(workdir / checkpoint.FOLDER)
     newest = max(saved, default=0)
     if (old["to_step"], old["decay_step"]) == (new.to_step, new.decay_step):
         return newest
@@ -121,6 +124,11 @@ def rewind(workdir: Path, old: Mapping[str, Any], new: Leg, number: int) -> int:
         limit = newest
     else:
         limit = min(old["decay_step"], new.decay_step)
+    if limit > new.to_step:
+        raise ValueError(
+            f"--steps: expected at least {limit}, at which the run in {workdir} is and "
+            f"from which its schedule cannot go back, got {new.to_step}"
+        )
     later = [step for step in saved if step > limit]
     archive = workdir / FOLDER / str(number)
     if later or (workdir / "finished.json").exists():
@@ -130,12 +138,12 @@ def rewind(workdir: Path, old: Mapping[str, Any], new: Leg, number: int) -> int:
 
 
 def _archive(workdir: Path, archive: Path, steps: list[int]) -> None:
-    (archive / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    (archive / checkpoint.FOLDER).mkdir(parents=True, exist_ok=True)
     metrics = workdir / "metrics.jsonl"
     if metrics.exists() and not (archive / metrics.name).exists():
         storage.commit(archive / metrics.name, metrics.read_bytes())
     for step in steps:
-        name = f"{CHECKPOINTS}/{step}"
+        name = f"{checkpoint.FOLDER}/{step}"
         shutil.move(workdir / name, archive / name)
     for file in sorted(p for p in workdir.iterdir() if p.is_file()):
         if file.name not in KEPT and not (archive / file.name).exists():

@@ -29,8 +29,6 @@ from transformer.training.update import (
     update,
 )
 
-CHECKPOINTS = "checkpoints"
-
 
 class Intervals(NamedTuple):
     """Steps between two logs, evaluations and checkpoints; the last step does all.
@@ -66,7 +64,7 @@ def restore_or_init(experiment: Experiment, checkpoints: Any, mesh: Mesh) -> Sta
         state = init_sharded_state(experiment, mesh)
         if experiment.warm_start is None:
             return state
-        params = experiment.warm_start(state.params)
+        params = experiment.warm_start.apply(state.params)
         return init_sharded_state(experiment, mesh, params)
     print(f"resuming from step {int(state.step)}", flush=True)
     return state
@@ -92,8 +90,8 @@ def check(
     intervals: Intervals = DEFAULT_INTERVALS,
 ) -> None:
     """Raise ValueError, before anything is written, for counts below one, batches that
-    the mesh does not divide, a state that no memory holds, and checkpoints of
-    another experiment or model."""
+    the mesh does not divide, a state that no memory holds, a warm start that
+    does not fit, and checkpoints of another experiment or model."""
     counts = {
         "steps": experiment.steps,
         "batch_size": experiment.batch_size,
@@ -107,9 +105,14 @@ def check(
     batching.check(experiment.batch_size, experiment.accumulate, mesh)
     for held_out in experiment.evaluations.values():
         batching.check(held_out.batch_size, 1, mesh)
-    memory.check(abstract_state(experiment, mesh))
-    if (folder / CHECKPOINTS).exists():
-        checkpoint.open_(folder / CHECKPOINTS, checkpoint_identity(experiment)).close()
+    abstract = abstract_state(experiment, mesh)
+    memory.check(abstract)
+    if experiment.warm_start and not checkpoint.steps(folder / checkpoint.FOLDER):
+        experiment.warm_start.check(abstract.params)
+    if (folder / checkpoint.FOLDER).exists():
+        checkpoint.open_(
+            folder / checkpoint.FOLDER, checkpoint_identity(experiment)
+        ).close()
 
 
 def finished_state(
@@ -118,7 +121,7 @@ def finished_state(
     """The state of the newest intact checkpoint, of the best, or of a step. ValueError
     where there is none."""
     checkpoints = checkpoint.open_(
-        folder / CHECKPOINTS, checkpoint_identity(experiment)
+        folder / checkpoint.FOLDER, checkpoint_identity(experiment)
     )
     state = _restore(experiment, checkpoints, mesh, which=which)
     if state is None:
@@ -141,7 +144,7 @@ def finished_params(
     if optimizers.average_of(abstract.optimizer_state) is not None:
         return params_of(finished_state(experiment, folder, mesh, which=which))
     return checkpoint.restore_params(
-        folder / CHECKPOINTS,
+        folder / checkpoint.FOLDER,
         checkpoint_identity(experiment),
         abstract.params,
         which=which,
@@ -172,7 +175,7 @@ def train(
     """
     with jax.set_mesh(mesh):
         checkpoints = checkpoint.open_(
-            folder / CHECKPOINTS, checkpoint_identity(experiment)
+            folder / checkpoint.FOLDER, checkpoint_identity(experiment)
         )
         state = restore_or_init(experiment, checkpoints, mesh)
         program: Any = None

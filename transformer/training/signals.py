@@ -48,12 +48,12 @@ def _install(handler: Callable[[int, FrameType | None], None]) -> None:
             signal.signal(number, handler)
 
 
-def exit_at_once(message: str = "") -> None:
+def exit_at_once() -> None:
     """From here on a signal ends the process at once, in one line: for a process that
     has nothing to save."""
 
     def leave(number: int, frame: FrameType | None) -> None:
-        line = f"stopped by {signal.Signals(number).name}{message}\n"
+        line = f"stopped by {signal.Signals(number).name}\n"
         try:
             sys.stdout.flush()
             os.write(1, line.encode())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from transformer.training import checkpoint
 from transformer.training.checksum import leaf_paths
@@ -14,30 +14,25 @@ from transformer.training.checksum import leaf_paths
 Params = Any
 
 
-def from_folder(folder: Path, *, partial: bool) -> Callable[[Params], Params]:
-    """The function that puts the parameters of the run in `folder` in place of those of
-    the same path, shape and dtype.
+class Match(NamedTuple):
+    """The parameters of a model beside those of a checkpoint.
 
-    It prints how many were taken. What is new, left over or of another shape is listed
-    and refused (ValueError), or with `partial` listed and left as it is.
+    same: paths of the same shape and dtype. differences: a line for each other path,
+    which is new, left over, or of another shape or dtype.
     """
 
-    def start(params: Params) -> Params:
-        loaded = checkpoint.load_params(folder / "checkpoints")
-        return merge(params, loaded, name=str(folder), partial=partial)
-
-    return start
+    same: frozenset[str]
+    differences: tuple[str, ...]
 
 
-def merge(params: Params, loaded: Params, *, name: str, partial: bool) -> Params:
-    """`params` with the leaves of `loaded` of the same path, shape and dtype, placed as
-    those were. Errors as `from_folder`; name: of the source, for messages."""
+def match(params: Params, loaded: Params) -> Match:
+    """Compare two trees, of arrays or of their shapes, by path."""
     mine, theirs = leaf_paths(params), leaf_paths(loaded)
-    same = {
+    same = frozenset(
         path
         for path, leaf in mine.items()
         if path in theirs and _type(leaf) == _type(theirs[path])
-    }
+    )
     lines = [
         f"{path}: expected {_type(leaf)}, got {_type(theirs[path])}"
         if path in theirs
@@ -46,20 +41,45 @@ def merge(params: Params, loaded: Params, *, name: str, partial: bool) -> Params
         if path not in same
     ]
     lines += [f"{path}: left over" for path in theirs if path not in mine]
-    if lines and not partial:
-        raise ValueError(
-            f"{name}: expected the parameters of this model, got {len(lines)} that "
-            f"differ ({'; '.join(lines)}); --init_partial takes the other {len(same)}"
-        )
-    print(f"{name}: {len(same)} of {len(mine)} parameters taken", flush=True)
-    for line in lines:
-        print(f"  not taken: {line}", flush=True)
-    values = [
-        jax.device_put(theirs[path], leaf.sharding) if path in same else leaf
-        for path, leaf in mine.items()
-    ]
-    return jax.tree.unflatten(jax.tree.structure(params), values)
+    return Match(same, tuple(lines))
+
+
+class WarmStart(NamedTuple):
+    """The parameters of the run in `folder` in place of those of the same path, shape
+    and dtype. partial: accept others, which stay as they are."""
+
+    folder: Path
+    partial: bool
+
+    def check(self, abstract_params: Params) -> None:
+        """Print what is taken and what is not, from shapes alone.
+
+        ValueError where there is no checkpoint, and for differences that `partial` does
+        not accept.
+        """
+        shapes = checkpoint.abstract_params(self.folder / checkpoint.FOLDER)
+        same, differences = match(abstract_params, shapes)
+        if differences and not self.partial:
+            raise ValueError(
+                f"{self.folder}: expected the parameters of this model, got "
+                f"{len(differences)} that differ ({'; '.join(differences)}); "
+                f"--init_partial takes the other {len(same)}"
+            )
+        count = len(leaf_paths(abstract_params))
+        print(f"{self.folder}: {len(same)} of {count} parameters taken", flush=True)
+        for line in differences:
+            print(f"  not taken: {line}", flush=True)
+
+    def apply(self, params: Params) -> Params:
+        """`params` with the leaves that are taken, sharded as they were."""
+        loaded = checkpoint.load_params(self.folder / checkpoint.FOLDER)
+        same, theirs = match(params, loaded).same, leaf_paths(loaded)
+        values = [
+            jax.device_put(theirs[path], leaf.sharding) if path in same else leaf
+            for path, leaf in leaf_paths(params).items()
+        ]
+        return jax.tree.unflatten(jax.tree.structure(params), values)
 
 
 def _type(leaf: Any) -> str:
-    return f"{leaf.dtype.name}{list(leaf.shape)}"
+    return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
