@@ -24,7 +24,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(200_000, 20, 100)
 
 # Cases of other tests that take long and that a cheaper case stands for.
-NIGHTLY = (Path(__file__).parent / "nightly.txt").read_text().split("\n")
+NIGHTLY = (Path(__file__).parent / "nightly.txt").read_text().splitlines()
 
 
 @pytest.hookimpl(tryfirst=True)

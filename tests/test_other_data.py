@@ -36,19 +36,12 @@ def folder(tmp_path_factory):
 
 def bits_per_byte(folder, text):
     """Of the whole text as one row, by float64 numpy from the logits."""
-    make = language_model.experiment
-    made = make(depth=1, tokenizer="bytes", sequence_length=64, dtype="float32")
-    with pytest.MonkeyPatch.context() as patch:
-        # `load` makes the experiment, for which the text must be there.
-        patch.chdir(folder)
-        (folder / "text.txt").write_text("It is a truth. " * 200)
-        params = transformer.load(folder / "run").params
-        (folder / "text.txt").unlink()
-    tokens = [*text.encode(), made.tokenizer.end]
+    run = transformer.load(folder / "run")
+    tokens = [*text.encode(), run.tokenizer.end]
     ids_BL = np.array([tokens[:-1]], np.int32)
     place_BL = np.arange(ids_BL.shape[1], dtype=np.int32)[None]
     tokens_BL = masks.packed(np.ones_like(ids_BL), place_BL)
-    x_BLD, w_VD = made.net.apply({"params": params}, ids_BL, tokens_BL)
+    x_BLD, w_VD = run.net.apply({"params": run.params}, ids_BL, tokens_BL)
     logits_LV = np.asarray(x_BLD[0], np.float64) @ np.asarray(w_VD, np.float64).T
     log_sum_L = np.log(np.exp(logits_LV).sum(-1))
     nats = log_sum_L - logits_LV[np.arange(len(tokens) - 1), tokens[1:]]
@@ -66,6 +59,11 @@ def test_other_texts_are_measured_whole(folder, capsys, monkeypatch):
     found = [float(cell) for cell in cells["validation/bits_per_byte"]]
     expected = [bits_per_byte(folder, (folder / f).read_text()) for f in TEXTS]
     np.testing.assert_allclose(found, expected, atol=2e-4)
+    run = transformer.load(folder / "run")
+    metrics = run.evaluate(str(folder / "a.txt"))["validation"]
+    assert metrics["bits_per_byte"] == pytest.approx(expected[0], abs=2e-4)
+    with pytest.raises(ValueError, match="expected the data of the run, or other data"):
+        run.evaluate()
 
 
 def test_a_file_that_is_gone_is_refused(folder, capsys, monkeypatch):

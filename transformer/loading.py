@@ -6,14 +6,14 @@ import importlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformer import command, flags
+from transformer import command, flags, other_data
 
 
 class LoadedRun(NamedTuple):
     """What a run left, for a notebook.
 
-    experiment: the value that was trained. state: the checkpoint, on the mesh; its
-    params are `params`. mesh: all devices.
+    experiment: the value that was trained, by make(**arguments). state: the checkpoint,
+    on the mesh. params: its parameters, or their moving average. mesh: all devices.
     """
 
     folder: Path
@@ -21,6 +21,8 @@ class LoadedRun(NamedTuple):
     state: Any
     params: Any
     mesh: Any
+    make: Any
+    arguments: dict[str, Any]
 
     @property
     def net(self) -> Any:
@@ -44,14 +46,23 @@ class LoadedRun(NamedTuple):
         key = jax.random.key(self.experiment.seed)
         return self.experiment.generate(self.params, key, **options)
 
-    def evaluate(self) -> dict[str, dict[str, float]]:
-        """The metrics of every evaluation, by its name."""
+    def evaluate(self, source: str | None = None) -> dict[str, dict[str, float]]:
+        """The metrics of every evaluation, by its name; of a `source`, as the verb
+        `evaluate` measures it. ValueError where the data of the run is gone."""
         import jax
 
         from transformer.training import evaluation
 
+        value = self.experiment
+        if source is not None:
+            value = other_data.make_on(source, self.make, self.arguments, self.folder)
+        if not value.evaluations:
+            raise ValueError(
+                f"{self.folder}: expected the data of the run, or other data to "
+                "evaluate on, got none"
+            )
         with jax.set_mesh(self.mesh):
-            return evaluation.evaluate(self.experiment, self.params, self.mesh)
+            return evaluation.evaluate(value, self.params, self.mesh)
 
 
 def load(folder: Path | str, *, checkpoint: str = "newest", **slots: Any) -> LoadedRun:
@@ -73,12 +84,12 @@ def load(folder: Path | str, *, checkpoint: str = "newest", **slots: Any) -> Loa
     make = declaration.fill(_experiment_of(folder, record), **slots)
     recorded = command.recorded_flags(folder, make)
     values = flags.from_json(make, {**flags.defaults(make), **recorded})
-    experiment = make(**{**values, "workdir": folder})
+    experiment = other_data.make_without_data(make, values, folder)
     mesh = axes.make_mesh()
     with jax.set_mesh(mesh):
         state = loop.finished_state(experiment, folder, mesh, which=checkpoint)
     params = loop.params_of(state)
-    return LoadedRun(folder, experiment, state, params, mesh)
+    return LoadedRun(folder, experiment, state, params, mesh, make, values)
 
 
 def _experiment_of(folder: Path, record: dict[str, Any]) -> Any:

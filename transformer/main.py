@@ -98,21 +98,6 @@ def _refuse(error: Exception) -> NoReturn:
     os._exit(2) if launch.is_multiprocess() else sys.exit(2)
 
 
-def _make_for(parsed: Command, make: ExperimentFn) -> Any:
-    """The experiment of a command; `generate` does without data that is gone."""
-    try:
-        return command.make(make, parsed.experiment, parsed.workdir)
-    except ValueError as error:
-        from transformer import other_data
-
-        arguments = other_data.without_data(parsed.experiment, make)
-        if parsed.verb != "generate" or arguments is None:
-            raise
-        value = command.make(make, arguments, parsed.workdir)
-        print(f"note: the data of the run is not needed ({error})", file=sys.stderr)
-        return value
-
-
 def _is_finished(workdir: Path, steps: int) -> bool:
     """Whether the run in `workdir` ended, at `steps`."""
     from transformer.training import workdir as folder
@@ -150,7 +135,10 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
             if parsed.verb == "evaluate" and other_data.sources(parsed, make):
                 other_data.evaluate(parsed, make, mesh)
             else:
-                value = _make_for(parsed, make)
+                # Text and images are generated without the data of the run.
+                generates = parsed.verb == "generate"
+                build = other_data.make_without_data if generates else command.make
+                value = build(make, parsed.experiment, parsed.workdir)
                 _VERBS[parsed.verb](parsed, make, value, mesh)
     except signals.Termination as termination:
         print(f"{termination}; the last step is saved", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,39 +39,56 @@ def _is_one_text(text: str) -> bool:
     return is_path or bool(text_source.mixture_parts(text))
 
 
-def without_data(
-    arguments: Mapping[str, Any], make: ExperimentFn
-) -> dict[str, Any] | None:
-    """`arguments` with the default data in place of a file or folder that is gone;
-    None where it is not gone."""
+def make_without_data(
+    make: ExperimentFn, arguments: Mapping[str, Any], workdir: Path
+) -> Any:
+    """The value of an experiment; where a file or folder of its data is gone, with the
+    default data in its place, in one printed line, and then without evaluations."""
     from transformer.data import sources as doors
 
-    flag = _source_flag(make)
-    default = flags.defaults(make)[flag] if flag else None
-    if flag is None or arguments[flag] == default:
-        return None
-    if doors.exists(Path(arguments[flag]).expanduser()):
-        return None
-    roles = flags.of_role(make, checks.DATA)
-    return {**arguments, **{name: flags.defaults(make)[name] for name in roles}}
+    try:
+        return command.make(make, arguments, workdir)
+    except ValueError as error:
+        flag, defaults = _source_flag(make), flags.defaults(make)
+        if flag is None or arguments[flag] == defaults[flag]:
+            raise
+        if doors.exists(Path(arguments[flag]).expanduser()):
+            raise
+        roles = flags.of_role(make, checks.DATA)
+        others = {name: defaults[name] for name in roles}
+        value = command.make(make, {**arguments, **others}, workdir)
+        print(f"note: the data of the run is not needed ({error})", file=sys.stderr)
+        return value._replace(evaluations={}, data=None)
+
+
+def make_on(
+    source: str, make: ExperimentFn, arguments: Mapping[str, Any], workdir: Path
+) -> Any:
+    """The value of the experiment of the run in `workdir` on all of a file or folder,
+    or on the validation split of a name. ValueError for other classes."""
+    from transformer.data.sources import Whole
+    from transformer.training.workdir import read_record
+
+    whole = {**arguments, str(_source_flag(make)): Whole(source)}
+    value = command.make(make, whole, workdir)
+    expected = (read_record(workdir) or {}).get("labels", [])
+    got = list(getattr(value.data, "labels", ()))
+    if expected and got != expected:
+        raise ValueError(
+            f"{source}: expected the classes of the run, {', '.join(expected)}; got "
+            f"{', '.join(got)}"
+        )
+    return value
 
 
 def evaluate(parsed: Command, make: ExperimentFn, mesh: Any) -> None:
-    """Print the metrics of each evaluation on each of `sources`, a column each: all of
-    a file or folder, the validation split of a name.
+    """Print the metrics of each evaluation on each of `sources`, a column each. The
+    training data of the run is not needed."""
+    from transformer.training import evaluation, loop, metrics
 
-    The training data of the run is not needed. Raises ValueError for other classes.
-    """
-    from transformer.data.sources import Whole
-    from transformer.training import evaluation, loop, metrics, workdir
-
-    flag, found = str(_source_flag(make)), sources(parsed, make)
-    record = workdir.read_record(parsed.workdir) or {}
-    params, columns = None, []
+    found, params, columns = sources(parsed, make), None, []
     for source in found:
-        arguments = {**parsed.experiment, flag: Whole(source)}
-        value = command.make(make, arguments, parsed.workdir)
-        _check_labels(source, record.get("labels", []), value)
+        value = make_on(source, make, parsed.experiment, parsed.workdir)
         if params is None:
             which = parsed.common["checkpoint"]
             params = loop.finished_params(value, parsed.workdir, mesh, which=which)
@@ -85,12 +103,3 @@ def evaluate(parsed: Command, make: ExperimentFn, mesh: Any) -> None:
     names = dict.fromkeys(name for column in columns for name in column)
     rows = [[name, *(column.get(name, "") for column in columns)] for name in names]
     print(metrics.align([["", *found], *rows]))
-
-
-def _check_labels(source: str, expected: list[str], experiment: Any) -> None:
-    got = list(getattr(experiment.data, "labels", ()))
-    if expected and got != expected:
-        raise ValueError(
-            f"{source}: expected the classes of the run, {', '.join(expected)}; got "
-            f"{', '.join(got)}"
-        )

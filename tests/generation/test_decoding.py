@@ -65,7 +65,7 @@ def with_more_room(module: Any, caches: Any) -> Any:
 
 
 ROOMS = [pytest.param(case, LENGTH, id=case.name) for case in CACHED] + [
-    pytest.param(case, 8, id=f"{case.name}, larger cache", marks=pytest.mark.slow)
+    pytest.param(case, 8, id=f"{case.name}, larger cache")
     for case in CACHED
     if case.mask.max_lookback is not None or case.name in (MODERN.name, "scanned")
 ]

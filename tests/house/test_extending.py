@@ -57,13 +57,7 @@ def test_sections_and_devices_are_parsed():
     assert recipes(page) == {"One": (1, ["a\n", "b\n"]), "Many": (8, ["c\n"])}
 
 
-SLOW = {"A sweep", "Another optimizer"}
-
-
-@pytest.mark.parametrize(
-    "title",
-    [pytest.param(t, marks=[pytest.mark.slow] if t in SLOW else []) for t in RECIPES],
-)
+@pytest.mark.parametrize("title", RECIPES)
 def test_recipe_runs(title, tmp_path):
     devices, blocks = RECIPES[title]
     result = run("\n".join(blocks), devices, tmp_path)

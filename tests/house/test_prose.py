@@ -70,16 +70,11 @@ def test_commands_name_existing_modules():
     assert not faults, "\n".join(faults)
 
 
-# The others take half a minute each.
-DEFAULT = {"attention_by_hand", "one_batch"}
-NOTEBOOKS = [
-    pytest.param(file, id=file.stem, marks=[pytest.mark.slow][file.stem in DEFAULT :])
-    for file in sorted((ROOT / "notebooks").glob("*.ipynb"))
-]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("notebook", NOTEBOOKS)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda file: file.stem)
 def test_notebook_runs(notebook, monkeypatch):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")

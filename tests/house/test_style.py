@@ -282,13 +282,11 @@ def test_parameters_and_fields_are_not_named_by_irregular_participles() -> None:
 
 
 def test_nightly_cases_exist():
-    """A case that is renamed would run by day."""
-    names = (ROOT / "tests" / "nightly.txt").read_text().split()
-    listed = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    missing = [
-        name
-        for name in names
-        if "::" in name
-        and f"def {name.split('::')[1].partition('[')[0]}(" not in listed
-    ]
+    """A case whose test is renamed would run by day."""
+    missing = []
+    for name in (ROOT / "tests" / "nightly.txt").read_text().splitlines():
+        file, _, case = name.partition("::")
+        path, function = ROOT / file, case.partition("[")[0]
+        if not path.exists() or f"def {function}(" not in path.read_text():
+            missing.append(name)
     assert not missing

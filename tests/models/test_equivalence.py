@@ -29,19 +29,7 @@ from transformer import axes
 from transformer.network import masks, precision, stack
 
 ALL = [*MODELS, *KINDS]
-# The largest of the other kinds, and the slowest: nightly.
-HEAVY = {"text-to-image", "encoder-decoder", "video"}
-
-
-def nightly(case: Case, *values: Any) -> Any:
-    """The parameters of a test, marked slow where the case is a heavy one."""
-    marks = [pytest.mark.slow] if case.name in HEAVY else []
-    return pytest.param(case, *values, marks=marks)
-
-
-every_model = pytest.mark.parametrize(
-    "case", [nightly(case) for case in ALL], ids=name_of
-)
+every_model = pytest.mark.parametrize("case", ALL, ids=name_of)
 every_language_model = pytest.mark.parametrize("case", MODELS, ids=name_of)
 
 MESHES = {
@@ -103,7 +91,7 @@ def test_scanned_layers_equal_unrolled_layers(case: Case) -> None:
 @pytest.mark.parametrize(
     ("case", "policy"),
     [
-        *(nightly(case, "all") for case in ALL),
+        *((case, "all") for case in ALL),
         *((MODELS[1], name) for name in ("products", "weight_products")),
     ],
     ids=name_of,
@@ -206,7 +194,7 @@ def test_padded_equals_unpadded(case: Case) -> None:
 @pytest.mark.parametrize(
     ("case", "shape"),
     [
-        *(nightly(case, "fsdp x tensor x context") for case in ALL),
+        *((case, "fsdp x tensor x context") for case in ALL),
         *((MODELS[i % len(MODELS)], shape) for i, shape in enumerate(MESHES)),
     ],
     ids=name_of,

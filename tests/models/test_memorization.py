@@ -11,14 +11,8 @@ import pytest
 from cases import MODELS, VOCAB_SIZE, Case, name_of
 from kinds import KINDS
 
-NIGHTLY = {"text-to-image", "encoder-decoder", "video", "gpt2"}
-CASES = [
-    pytest.param(case, marks=[pytest.mark.slow] if case.name in NIGHTLY else [])
-    for case in (*MODELS, *KINDS)
-]
 
-
-@pytest.mark.parametrize("case", CASES, ids=name_of)
+@pytest.mark.parametrize("case", [*MODELS, *KINDS], ids=name_of)
 def test_four_rows_are_memorized(case: Case) -> None:
     module, batch = case.make(), case.batch(0)
     batch = {name: a[:4] for name, a in batch.items()}

@@ -172,7 +172,7 @@ def plot(folder: Path, number: str = "loss") -> None:
     for kind, points in curves.items():
         marker = "" if kind == "train" else "o"
         panel.plot(*zip(*points, strict=True), label=kind, marker=marker)
-    for leg in _legs(folder)[1:]:
+    for leg in _record_of(folder).get("legs", [])[1:]:
         panel.axvline(leg["from_step"], color="gray", linestyle=":")
     panel.grid(alpha=0.3)
     if curves:
@@ -180,11 +180,6 @@ def plot(folder: Path, number: str = "loss") -> None:
     file = io.BytesIO()
     figure.savefig(file, dpi=120)
     storage.commit(folder / "loss.png", file.getvalue())
-
-
-def _legs(folder: Path) -> list[dict[str, Any]]:
-    file = folder / "run.json"
-    return storage.read_json(file, {}).get("legs", []) if file.exists() else []
 
 
 def table(folders: Sequence[Path | str]) -> str:
@@ -213,8 +208,12 @@ def align(rows: Sequence[Sequence[str]]) -> str:
 
 def read_flags(folder: Path) -> dict[str, Any]:
     """The flags in the run's record; none without a record."""
+    return _record_of(folder).get("flags", {})
+
+
+def _record_of(folder: Path) -> dict[str, Any]:
     file = folder / "run.json"
-    return storage.read_json(file, {"flags": dict})["flags"] if file.exists() else {}
+    return storage.read_json(file, {"flags": dict}) if file.exists() else {}
 
 
 def last_values(folder: Path) -> dict[str, float]:
