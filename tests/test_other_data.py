@@ -1,5 +1,6 @@
 """`evaluate` on other data, and `generate` without the data of the run."""
 
+import json
 from types import SimpleNamespace
 
 import commands
@@ -10,6 +11,7 @@ import transformer
 from experiments import language_model
 from transformer.generation import text_model
 from transformer.network import masks
+from transformer.training import metrics
 
 LANGUAGE_MODEL = SimpleNamespace(
     experiment=language_model.experiment, generate=text_model.generate
@@ -60,8 +62,8 @@ def test_other_texts_are_measured_whole(folder, capsys, monkeypatch):
     expected = [bits_per_byte(folder, (folder / f).read_text()) for f in TEXTS]
     np.testing.assert_allclose(found, expected, atol=2e-4)
     run = transformer.load(folder / "run")
-    metrics = run.evaluate(str(folder / "a.txt"))["validation"]
-    assert metrics["bits_per_byte"] == pytest.approx(expected[0], abs=2e-4)
+    measured = run.evaluate(str(folder / "a.txt"))["validation"]
+    assert measured["bits_per_byte"] == pytest.approx(expected[0], abs=2e-4)
     with pytest.raises(ValueError, match="expected the data of the run, or other data"):
         run.evaluate()
 
@@ -77,3 +79,24 @@ def test_generation_needs_no_text(folder, capsys, monkeypatch):
     assert commands.exit_status(argv, monkeypatch, run=LANGUAGE_MODEL) == 0
     output = capsys.readouterr()
     assert output.out.startswith("It") and "data of the run is not needed" in output.err
+
+
+def test_other_texts_are_evaluated_while_the_run_trains(folder, capsys, monkeypatch):
+    """By their names, as `evaluate` measures them, with the tokenizer of the run."""
+    lines = [f"{i} and {i} are {2 * i}." for i in range(200)]
+    (folder / "sums.txt").write_text("\n\n".join(lines))
+    flags = "--depth=1 --sequence_length=64 --vocab_size=300 --batch_size=8 --steps=2"
+    other = str(folder / "a.txt")
+    argv = [*flags.split(), f"--text={folder / 'sums.txt'}", "--dtype=float32"]
+    argv += [f"--workdir={folder / 'sums'}", f"--evaluate_on={other},/no/such.txt"]
+    message = commands.refusal(argv, capsys, monkeypatch, run=LANGUAGE_MODEL)
+    assert "expected a file or folder of text" in message
+    assert not (folder / "sums").exists()
+    argv[-1] = f"--evaluate_on={other}"
+    assert commands.exit_status(argv, monkeypatch, run=LANGUAGE_MODEL) == 0
+    found = metrics.last_values(folder / "sums")
+    expected = transformer.load(folder / "sums").evaluate(other)["validation"]
+    for name, value in expected.items():
+        assert found[f"{other}/{name}"] == pytest.approx(value, rel=1e-5)
+    best = json.loads((folder / "sums" / "best.json").read_text())
+    assert best["evaluation"] == "validation"

@@ -21,6 +21,7 @@ def common_flags(
     mesh: str = "",
     log_every: checks.Count = 10,
     evaluate_every: checks.Count = 500,
+    evaluate_on: str = "",
     checkpoint_every: checks.Count = 200,
     accept_changed_data: bool = False,
     checkpoint: str = "newest",
@@ -37,6 +38,7 @@ def common_flags(
         mesh: axes of devices, as data:2,tensor:4; the axis data takes the rest.
         log_every: steps between two logs.
         evaluate_every: steps between two evaluations.
+        evaluate_on: other data that is evaluated too, as a.txt,b.txt, by its name.
         checkpoint_every: steps between two checkpoints.
         accept_changed_data: go on with a run whose data of the same name changed.
         checkpoint: of evaluate, generate and report: newest, best or a step's number.

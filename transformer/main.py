@@ -53,19 +53,20 @@ def run(
     mesh: Any = None,
     intervals: Any = None,
     accept_changed_data: bool = False,
+    evaluate_on: str = "",
     **arguments: Any,
 ) -> Any:
     """Begin or resume the run of `experiment(**arguments)` in `workdir`, train it to
     its last step, write its report; return the final State. The verb `train` does this.
 
     mesh: default all devices on the axis data. intervals: a `loop.Intervals`.
-    arguments: flags and slots of the experiment; flags recorded in `workdir` are the
+    evaluate_on: as the flag. arguments: flags and slots of the experiment; flags recorded in `workdir` are the
     defaults. Raises ValueError for what the verb `train` refuses, TypeError for unknown
     arguments, and signals.Termination; a finished run is not changed.
     """
     import jax
 
-    from transformer import axes
+    from transformer import axes, other_data
     from transformer.training import declaration, loop, signals
 
     workdir, mesh = Path(workdir).expanduser(), mesh or axes.make_mesh()
@@ -86,6 +87,9 @@ def run(
         if _is_finished(workdir, value.steps):
             print(_finished_line(workdir, value.steps))
             return loop.finished_state(value, workdir, mesh)
+        if evaluate_on:
+            add = other_data.with_evaluations_on
+            value = add(evaluate_on, value, experiment, chosen)
         options = {"mesh": mesh, "intervals": intervals or loop.DEFAULT_INTERVALS}
         return _run(experiment, value, chosen, workdir, options, accept_changed_data)
 
@@ -187,9 +191,14 @@ def _run(
 
 
 def _train(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
+    from transformer import other_data
     from transformer.training import loop, profiling
 
     common = parsed.common
+    if common["evaluate_on"]:
+        experiment = other_data.with_evaluations_on(
+            common["evaluate_on"], experiment, make, parsed.experiment
+        )
     intervals = loop.Intervals(
         log=common["log_every"],
         evaluate=common["evaluate_every"],

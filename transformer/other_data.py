@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformer import checks, command, flags
+from transformer import checks, command, flags, storage
 from transformer.command import Command
 
 ExperimentFn = Callable[..., Any]
@@ -25,7 +26,10 @@ def sources(parsed: Command, make: ExperimentFn) -> list[str]:
     flag = _source_flag(make)
     if flag is None or flag not in parsed.explicit:
         return []
-    text = str(parsed.experiment[flag])
+    return _divide(flag, str(parsed.experiment[flag]))
+
+
+def _divide(flag: str, text: str) -> list[str]:
     divides = "," in text and flag == "text" and not _is_one_text(text)
     parts = text.split(";" if ";" in text else "," if divides else "\0")
     return [part.strip() for part in parts if part.strip()]
@@ -71,14 +75,47 @@ def make_on(
 
     whole = {**arguments, str(_source_flag(make)): Whole(source)}
     value = command.make(make, whole, workdir)
-    expected = (read_record(workdir) or {}).get("labels", [])
+    _check_labels(source, value, (read_record(workdir) or {}).get("labels", []))
+    return value
+
+
+def _check_labels(source: str, value: Any, expected: list[str]) -> None:
     got = list(getattr(value.data, "labels", ()))
     if expected and got != expected:
         raise ValueError(
             f"{source}: expected the classes of the run, {', '.join(expected)}; got "
             f"{', '.join(got)}"
         )
-    return value
+
+
+def with_evaluations_on(
+    text: str, experiment: Any, make: ExperimentFn, arguments: Mapping[str, Any]
+) -> Any:
+    """`experiment` that also evaluates on the whole of each of the data in `text`,
+    divided as in `sources`; an evaluation is called after its data, and after its own
+    name where there are several. The tokenizer is that of `experiment`."""
+    from transformer.data.sources import Whole
+
+    flag = _source_flag(make)
+    if flag is None:
+        raise ValueError(
+            f"--evaluate_on: expected an experiment with a flag for its data, got "
+            f"{experiment.name}"
+        )
+    added = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in experiment.extra_files.items():
+            storage.commit(Path(folder) / name, content)
+        for source in _divide(flag, text):
+            other = {**arguments, flag: Whole(source)}
+            if "workdir" in arguments:
+                other["workdir"] = Path(folder)
+            value = make(**other)
+            _check_labels(source, value, list(getattr(experiment.data, "labels", ())))
+            one = len(value.evaluations) == 1
+            for name, evaluation in value.evaluations.items():
+                added[source if one else f"{source}/{name}"] = evaluation
+    return experiment._replace(evaluations={**experiment.evaluations, **added})
 
 
 def evaluate(parsed: Command, make: ExperimentFn, mesh: Any) -> None:

@@ -53,6 +53,23 @@ def test_costs_add_up_over_starts(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_legs_are_marked_in_every_panel(tmp_path, monkeypatch):
+    """The second leg goes on from step 2, after 20 tokens and 200 FLOP."""
+    write_run(tmp_path, [3, 2, 1, 0.5])
+    comparison.write_cost(tmp_path, 0, 10, 100.0)
+    content = {"flags": {}, "legs": [{"from_step": 0}, {"from_step": 2}]}
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    seen = {}
+
+    def mark(panel, place, **_):
+        seen[panel.get_subplotspec().num1] = place
+
+    monkeypatch.setattr("matplotlib.axes.Axes.axvline", mark)
+    comparison.plot([tmp_path], tmp_path / "curves.png")
+    seconds = comparison.curves(tmp_path)["train"]["seconds"][0][1]
+    assert [seen[panel] for panel in range(4)] == [2, 20, seconds, 200]
+
+
 def test_damaged_record_is_refused_by_its_line(tmp_path):
     write_run(tmp_path, [3, 2])
     good = (tmp_path / "metrics.jsonl").read_bytes()

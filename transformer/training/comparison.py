@@ -113,29 +113,40 @@ def write_cost(folder: Path, step: int, tokens: float, flop: float) -> None:
     storage.commit(folder / COST, content.encode())
 
 
+def _places_of(
+    step: int, by_axis: dict[str, tuple[list[float], list[float]]]
+) -> dict[str, float]:
+    """By axis the place of the last point of a curve up to `step`."""
+    before = sum(each <= step for each in by_axis.get("step", ([], []))[0])
+    return {axis: xs[before - 1] for axis, (xs, _) in by_axis.items() if before}
+
+
 def plot(folders: Sequence[Path | str], file: Path, number: str = "loss") -> None:
-    """Curves of `number` of each run over each of `AXES`, as a PNG."""
+    """Curves of `number` of each run over each of `AXES`, as a PNG; a dotted line where
+    a leg of a run begins."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(2, 2).ravel()
+    panels = dict(zip(AXES, figure.subplots(2, 2).ravel(), strict=True))
     for place, folder in enumerate(map(Path, folders)):
-        for kind, by_axis in curves(folder, number).items():
-            for panel, axis in zip(panels, AXES, strict=True):
-                if axis in by_axis:
-                    style = "-" if kind == "train" else "o--"
-                    label = f"{folder} {kind}"
-                    alpha = 0.5 if kind == "train" else 1.0
-                    color = f"C{place % 10}"
-                    panel.plot(
-                        *by_axis[axis], style, color=color, alpha=alpha, label=label
-                    )
-    for panel, axis in zip(panels, AXES, strict=True):
+        found, color = curves(folder, number), f"C{place % 10}"
+        for kind, by_axis in found.items():
+            style = "-" if kind == "train" else "o--"
+            alpha = 0.5 if kind == "train" else 1.0
+            label = f"{folder} {kind}"
+            for axis, points in by_axis.items():
+                panels[axis].plot(
+                    *points, style, color=color, alpha=alpha, label=label
+                )
+        for step in metrics.leg_starts(folder):
+            for axis, begin in _places_of(step, found.get("train", {})).items():
+                panels[axis].axvline(begin, color=color, linestyle=":")
+    for axis, panel in panels.items():
         panel.set(xlabel=axis, ylabel=number)
         panel.grid(alpha=0.3)
-    panels[0].legend(fontsize=7)
+    panels["step"].legend(fontsize=7)
     picture = io.BytesIO()
     figure.savefig(picture, dpi=120)
     storage.commit(file, picture.getvalue())

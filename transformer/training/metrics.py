@@ -172,14 +172,19 @@ def plot(folder: Path, number: str = "loss") -> None:
     for kind, points in curves.items():
         marker = "" if kind == "train" else "o"
         panel.plot(*zip(*points, strict=True), label=kind, marker=marker)
-    for leg in _record_of(folder).get("legs", [])[1:]:
-        panel.axvline(leg["from_step"], color="gray", linestyle=":")
+    for step in leg_starts(folder):
+        panel.axvline(step, color="gray", linestyle=":")
     panel.grid(alpha=0.3)
     if curves:
         panel.legend()
     file = io.BytesIO()
     figure.savefig(file, dpi=120)
     storage.commit(folder / "loss.png", file.getvalue())
+
+
+def leg_starts(folder: Path) -> list[int]:
+    """The steps from which a run went on with other flags, data or versions."""
+    return [leg["from_step"] for leg in _record_of(folder).get("legs", [])[1:]]
 
 
 def table(folders: Sequence[Path | str]) -> str:
