@@ -60,9 +60,10 @@ def run(
     its last step, write its report; return the final State. The verb `train` does this.
 
     mesh: default all devices on the axis data. intervals: a `loop.Intervals`.
-    evaluate_on: as the flag. arguments: flags and slots of the experiment; flags recorded in `workdir` are the
-    defaults. Raises ValueError for what the verb `train` refuses, TypeError for unknown
-    arguments, and signals.Termination; a finished run is not changed.
+    evaluate_on: as the flag. arguments: flags and slots of the experiment; flags
+    recorded in `workdir` are the defaults. Raises ValueError for what the verb `train`
+    refuses, TypeError for unknown arguments, and signals.Termination; a finished run is
+    not changed.
     """
     import jax
 

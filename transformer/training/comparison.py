@@ -129,7 +129,7 @@ def plot(folders: Sequence[Path | str], file: Path, number: str = "loss") -> Non
 
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = dict(zip(AXES, figure.subplots(2, 2).ravel(), strict=True))
+    panels: dict[str, Any] = dict(zip(AXES, figure.subplots(2, 2).ravel(), strict=True))
     for place, folder in enumerate(map(Path, folders)):
         found, color = curves(folder, number), f"C{place % 10}"
         for kind, by_axis in found.items():
@@ -137,9 +137,7 @@ def plot(folders: Sequence[Path | str], file: Path, number: str = "loss") -> Non
             alpha = 0.5 if kind == "train" else 1.0
             label = f"{folder} {kind}"
             for axis, points in by_axis.items():
-                panels[axis].plot(
-                    *points, style, color=color, alpha=alpha, label=label
-                )
+                panels[axis].plot(*points, style, color=color, alpha=alpha, label=label)
         for step in metrics.leg_starts(folder):
             for axis, begin in _places_of(step, found.get("train", {})).items():
                 panels[axis].axvline(begin, color=color, linestyle=":")
