@@ -74,6 +74,8 @@ class Child:
         env: dict[str, str] | None = None,
     ) -> None:
         self.output = output
+        # Another program writes the standard error of several processes.
+        self._has_reader = any(part.startswith("--coordinator") for part in argv)
         output.touch()
         flags = " ".join(
             part
@@ -104,6 +106,8 @@ class Child:
         if status is None:
             self._process.kill()
             raise AssertionError(f"still running; output {self.text}")
+        if self._has_reader:
+            time.sleep(0.5)
         return status
 
     def await_text(self, text: str, times: int = 1) -> None:

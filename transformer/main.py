@@ -149,11 +149,14 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
         print(f"{termination}; the last step is saved", flush=True)
         # At once: XLA may still compile in another thread.
         os._exit(termination.status)
-    except (faults.NonFinite, OSError) as error:
-        if not faults.is_user_facing(error):
+    except Exception as error:
+        line = faults.one_line(error)
+        if line is None or os.environ.get("TRANSFORMER_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
+        sys.stdout.flush()
+        print(f"error: {line}", file=sys.stderr, flush=True)
+        # The exit barrier would wait for the process that ended.
+        return os._exit(1) if faults.is_peer_lost(error) else 1
     if launch.is_multiprocess():
         jax.distributed.shutdown()
     return 0

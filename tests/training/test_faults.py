@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny_experiment
 
-from transformer import axes
+from transformer import axes, runtime_messages
 from transformer.training import checkpoint, faults, loop, update
 
 LONG = 100_000
@@ -271,6 +271,28 @@ def test_fault_of_one_process_ends_both(
     assert time.monotonic() - start < (25 if (fault, process) == ("raise", 0) else 60)
     text = children[process].text
     assert message in text and re.search(r"Traceback|most recent call", text)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_end_of_a_process_is_told_in_one_line(victim, tmp_path):
+    """Whichever part of the runtime notices it first."""
+    children = commands.start_processes(
+        tmp_path / "run",
+        "--steps=100000",
+        "--pause=0.01",
+        env={"HEARTBEAT_SECONDS": "5"},
+    )
+    children[0].await_text("step     10")
+    children[victim].signal(signal.SIGKILL)
+    other = children[1 - victim]
+    assert other.status() not in (0, -signal.SIGKILL)
+    lines = [line for line in other.text.splitlines() if not is_progress(line)]
+    assert lines == [runtime_messages.PEER_LOST.rstrip()], other.text
+
+
+def is_progress(line):
+    # Two processes write at once, so a line of one may stand within another.
+    return "peer ranks" in line or line.startswith(("step ", "tracing")) or not line
 
 
 @pytest.fixture(scope="module")

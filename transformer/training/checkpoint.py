@@ -24,7 +24,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from transformer import axes, storage
-from transformer.training import checkpoint_files
+from transformer.training import checkpoint_files, faults
 from transformer.training.checkpoint_files import (
     DIGESTS,
     ITEMS,
@@ -245,11 +245,14 @@ class Checkpoints:
 
     @contextmanager
     def _raise_os_error(self, failing: str) -> Iterator[None]:
-        """Any failure to write as OSError; the next save makes a new manager."""
+        """Any failure to write as OSError, but the end of another process; the next
+        save makes a new manager."""
         try:
             yield
         except Exception as error:
             self._manager = self._saving = None
+            if faults.is_peer_lost(error):
+                raise
             number = _error_number(error)
             cause = os.strerror(number) if number else str(error).strip()
             failure = OSError(

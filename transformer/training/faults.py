@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer import runtime_messages
 from transformer.training import signals
 
 # Errors of the disk, not of the program.
@@ -28,6 +29,9 @@ STORAGE = (
     errno.EPERM,
     errno.EIO,
 )
+SMALLER = "a smaller --batch_size, or more parts by --accumulate, needs less"
+# In the message of a collective whose other process ended.
+PEER_LOST = ("closed by peer", "Connection reset", "Broken pipe", "unhealthy")
 # The longest step among several processes; the environment allows longer ones.
 WATCHDOG_SECONDS = float(os.environ.get("TRANSFORMER_STUCK_SECONDS", 45))
 COMPILING_SECONDS = 1800.0
@@ -39,20 +43,46 @@ class NonFinite(Exception):
     """The loss, a gradient or a parameter is not finite; nothing after it is saved."""
 
 
-def is_user_facing(error: Exception) -> bool:
-    """Whether the message suffices without a traceback: the numbers or the disk, not
-    the program, are at fault. A failed save has no errno."""
+class OutOfMemory(Exception):
+    """A program needs more memory than there is."""
+
+
+def one_line(error: BaseException) -> str | None:
+    """The message of an error that needs no traceback, as the numbers, the disk, the
+    memory or another process are at fault; None for a fault of the program. A failed
+    save has no errno."""
+    text = str(error)
     if isinstance(error, OSError):
-        return error.errno is None or error.errno in STORAGE
-    return isinstance(error, NonFinite)
+        return text if error.errno is None or error.errno in STORAGE else None
+    if isinstance(error, (NonFinite, OutOfMemory)):
+        return text
+    exhausted = "RESOURCE_EXHAUSTED" in text or "Out of memory" in text
+    if isinstance(error, MemoryError) or (_of_runtime(error) and exhausted):
+        return f"{' '.join(text.split())[:200] or 'out of memory'}; {SMALLER}"
+    if is_peer_lost(error):
+        return runtime_messages.PEER_LOST.removeprefix("error: ").rstrip()
+    return None
+
+
+def is_peer_lost(error: BaseException) -> bool:
+    """Whether a collective failed because another process ended."""
+    return _of_runtime(error) and any(mark in str(error) for mark in PEER_LOST)
+
+
+def _of_runtime(error: BaseException) -> bool:
+    return isinstance(error, jax.errors.JaxRuntimeError)
 
 
 def exit_on_exception() -> None:
-    """Among several processes an exception ends this one at once, with its traceback:
-    the exit barrier would hang the others for minutes."""
+    """Among several processes an exception ends this one at once, with its message or
+    traceback: the exit barrier would hang the others for minutes."""
 
     def hook(kind: Any, error: Any, trace: Any) -> None:
-        traceback.print_exception(kind, error, trace)
+        line = one_line(error)
+        if line is None or os.environ.get("TRANSFORMER_TRACEBACK"):
+            traceback.print_exception(kind, error, trace)
+        else:
+            print(f"error: {line}", file=sys.stderr)
         sys.stderr.flush()
         sys.stdout.flush()
         os._exit(1)

@@ -171,7 +171,8 @@ def train(
     experiment's last step; return the state, with which a notebook can continue.
 
     Raises signals.Termination after a signal, with the last step saved, and
-    faults.NonFinite before anything after the last finite step is saved.
+    faults.NonFinite before anything after the last finite step is saved, and
+    faults.OutOfMemory before a step that the memory cannot hold.
     """
     with jax.set_mesh(mesh):
         checkpoints = checkpoint.open_(
@@ -202,6 +203,7 @@ def train(
                     program = faults.compile_program(
                         jit_update(experiment, mesh), state, batch
                     )
+                    memory.check_program(program)
                 outputs.before(step)
                 with jax.transfer_guard("disallow"):
                     state, metrics = program(state, batch)

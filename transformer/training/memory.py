@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from transformer.training import faults
+
 
 def state_bytes(abstract_state: Any) -> int:
     """Bytes on the fullest device of a state and of one gradient, activations apart."""
@@ -41,6 +43,21 @@ def check(abstract_state: Any) -> None:
             f"expected a model whose parameters, gradients and optimizer fit into "
             f"{_gib(there)} of memory a device, got one that needs {_gib(needs)} "
             "without activations"
+        )
+
+
+def check_program(program: Any) -> None:
+    """Raise faults.OutOfMemory where a compiled program cannot fit on a device: its
+    arguments, results and what it holds between them."""
+    sizes, there = program.memory_analysis(), device_bytes()
+    if sizes is None or there is None:
+        return
+    needs = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
+    needs += sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    if needs > there:
+        raise faults.OutOfMemory(
+            f"expected a step that fits into {_gib(there)} of memory a device, got one "
+            f"that needs {_gib(needs)}; {faults.SMALLER}"
         )
 
 
