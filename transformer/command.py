@@ -196,7 +196,10 @@ def make(experiment: ExperimentFn, arguments: Mapping[str, Any], workdir: Path) 
 
 def _help(experiment: ExperimentFn, generate: Callable[..., Any] | None) -> str:
     module = sys.modules[experiment.__module__].__doc__ or ""
-    parts = [module.strip(), "Flags of the experiment:"]
+    parts = [
+        module.strip(),
+        "Flags of the experiment (fixed: not to be changed in a run folder):",
+    ]
     parts += [flags.help_text(experiment)]
     if generate is not None:
         parts += ["Flags of the verb generate:", flags.help_text(generate)]

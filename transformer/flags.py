@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from absl import flags
 
-from transformer.checks import Range, Role
+from transformer.checks import FIXED, Range, Role
 
 _NUMBER = {
     int: re.compile(r"[+-]?[0-9]+"),
@@ -236,7 +236,8 @@ def from_json(
 
 
 def help_text(function: Callable[..., Any]) -> str:
-    """The help of a function's flags, two lines each."""
+    """The help of a function's flags, two lines each; `fixed` are those that stay as
+    they are in the folder of a run."""
     docs = arg_docs(function)
     lines = []
     for name, parameter in parameters(function).items():
@@ -244,6 +245,7 @@ def help_text(function: Callable[..., Any]) -> str:
         word = "|".join(kind.choices) or kind.type.__name__.lower()
         if kind.range is not None:
             word += f" in {kind.range}"
-        lines.append(f"  --{name}={word}  (default {parameter.default})")
+        role = f", {FIXED.word}" if kind.role == FIXED else ""
+        lines.append(f"  --{name}={word}  (default {parameter.default}{role})")
         lines.append(f"      {docs.get(name, '')}".rstrip())
     return "\n".join(lines)
