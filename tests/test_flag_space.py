@@ -47,14 +47,14 @@ def in_range(name, parameter):
         values = kind.choices
     elif kind.type is bool:
         values = [False, True]
+    elif kind.range is None:
+        return None
     elif kind.type is int:
         values = [kind.range.low + n for n in range(4)]
-    elif kind.type is float:
+    else:
         low, high = kind.range.low, min(kind.range.high, 4.0)
         numbers = st.floats(low, high, exclude_min=kind.range.open_low)
         return st.one_of(st.just(default), numbers)
-    else:
-        return None
     return st.sampled_from([*values, *([None] if kind.optional else [])])
 
 

@@ -23,24 +23,36 @@ def arguments(length: int) -> dict[str, Any]:
     return {"mask": masks.causal(), "queries": tokens, "keys": tokens}
 
 
+def packed_arguments(length: int) -> dict[str, Any]:
+    """Documents of another length in each row, the last third of one row is padding."""
+    starts = np.array([[0.1, 0.3, 0.4], [0.35, 0.36, 0.9]])[:, :, None] * length
+    segment_BL = 1 + (np.arange(length) >= starts).sum(1)
+    segment_BL[1, -length // 3 :] = 0
+    index_BL = np.arange(length)[None].repeat(2, 0)
+    tokens = masks.packed(*map(jnp.asarray, (segment_BL, index_BL)))
+    mask = masks.causal() & masks.segments()
+    return {"mask": mask, "queries": tokens, "keys": tokens}
+
+
 def by_chunks(*qkv: jax.Array, **changes: Any) -> jax.Array:
     where = {**arguments(qkv[0].shape[1]), "scale": 1.0, "chunk": 16, **changes}
     return linear_attention.linear_attention(*qkv, **where)
 
 
-def by_definition(*qkv: jax.Array) -> jax.Array:
-    where = arguments(qkv[0].shape[1])
+def by_definition(*qkv: jax.Array, **where: Any) -> jax.Array:
+    where = where or arguments(qkv[0].shape[1])
     return linear_attention.quadratic_linear_attention(*qkv, **where)
 
 
-@pytest.mark.parametrize("length", [1, 15, 16, 50])
-def test_chunks_equal_the_definition(length: int) -> None:
-    """Values and gradients."""
-    qkv = random_qkv(length)
+@pytest.mark.parametrize("length", [1, 15, 16, 50, "packed"])
+def test_chunks_equal_the_definition(length: int | str) -> None:
+    """Values and gradients, also of packed documents."""
+    where = packed_arguments(50) if length == "packed" else arguments(int(length))
+    qkv = random_qkv(50 if length == "packed" else int(length))
 
     def run(function: Any) -> Any:
         def total(*qkv: jax.Array) -> Any:
-            y = function(*qkv)
+            y = function(*qkv, **where)
             return jnp.sin(y).sum(), y
 
         return jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(*qkv)
@@ -53,7 +65,7 @@ def test_chunks_equal_the_definition(length: int) -> None:
 
 def test_other_masks_and_grouped_keys_raise() -> None:
     q, k, v = random_qkv(8)
-    with pytest.raises(ValueError, match=r"expected the mask causal\(\).*window"):
+    with pytest.raises(ValueError, match=r"causal\(\) & segments\(\), got .*window"):
         by_chunks(q, k, v, mask=masks.causal() & masks.window(3))
     with pytest.raises(ValueError, match="keys of the queries' shape"):
         by_chunks(q, k[:, :, :1], v[:, :, :1])

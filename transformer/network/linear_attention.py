@@ -19,6 +19,7 @@ from transformer.network.masks import Mask, TokenPositions
 from transformer.network.precision import einsum_f32
 
 CAUSAL = masks.causal()
+PACKED = masks.causal() & masks.segments()
 
 
 def feature_map(x_BLHK: jax.Array) -> jax.Array:
@@ -60,13 +61,16 @@ def linear_attention(
 ) -> jax.Array:
     """Whole rows in order, (B, L, H, U): the matrix within `chunk` tokens, the running
     state beyond (section 3.3.1 and Hua et al. 2022, arXiv 2202.10447, section 3.2).
-    `scale` has no effect on it.
+    `scale` has no effect on it. The state of a packed row begins anew at a document.
 
-    ValueError unless the mask is `masks.causal()` alone and there are as many key heads
-    as query heads.
+    ValueError unless the mask is `masks.causal()`, alone or with `masks.segments()`,
+    and there are as many key heads as query heads.
     """
-    if mask != CAUSAL:
-        raise ValueError(f"linear attention: expected the mask causal(), got {mask!r}")
+    if mask not in (CAUSAL, PACKED):
+        raise ValueError(
+            f"linear attention: expected the mask causal() or causal() & segments(), "
+            f"got {mask!r}"
+        )
     if q_BLHK.shape != k_BLHK.shape:
         raise ValueError(
             f"linear attention: expected keys of the queries' shape {q_BLHK.shape}, "
@@ -77,30 +81,43 @@ def linear_attention(
 
     def split(a: jax.Array) -> jax.Array:
         # Chunks first, for the scan; zeros after the end add nothing.
-        edges = ((0, 0), (0, chunks * chunk - length), (0, 0), (0, 0))
-        shape = rows, chunks, chunk, heads, a.shape[-1]
+        edges = ((0, 0), (0, chunks * chunk - length), *[(0, 0)] * (a.ndim - 2))
+        shape = rows, chunks, chunk, *a.shape[2:]
         return jnp.moveaxis(jnp.pad(a, edges).reshape(shape), 1, 0)
 
     inputs = feature_map(q_BLHK), feature_map(k_BLHK), v_BLHU.astype(jnp.float32)
+    segment_BL = jnp.ones((), int) if mask == CAUSAL else queries.segment_BL
+    inputs += (jnp.broadcast_to(segment_BL, (rows, length)),)
     earlier_CM = jnp.tri(chunk, dtype=bool)
 
     def step(state: Any, part: Any) -> Any:
-        sum_BHKU, total_BHK = state
-        q_BCHK, k_BMHK, v_BMHU = part
+        # Of the document that the chunk before ended in, and its segment.
+        sum_BHKU, total_BHK, segment_B = state
+        q_BCHK, k_BMHK, v_BMHU, segment_BC = part
+        same_BCM = segment_BC[:, :, None] == segment_BC[:, None]
+        allowed_BCM = earlier_CM[None] & same_BCM & (segment_BC != 0)[:, None]
+        goes_on_BC = (segment_BC == segment_B[:, None]) & (segment_BC != 0)
         weights_BHCM = jnp.einsum("BCHK,BMHK->BHCM", q_BCHK, k_BMHK)
-        weights_BHCM = jnp.where(earlier_CM[None, None], weights_BHCM, 0.0)
+        weights_BHCM = jnp.where(allowed_BCM[:, None], weights_BHCM, 0.0)
+        q_BCHK = jnp.where(goes_on_BC[:, :, None, None], q_BCHK, 0.0)
         mixed_BCHU = jnp.einsum("BHCM,BMHU->BCHU", weights_BHCM, v_BMHU)
         mixed_BCHU += jnp.einsum("BCHK,BHKU->BCHU", q_BCHK, sum_BHKU)
         norm_BCH = weights_BHCM.sum(-1).swapaxes(1, 2)
         norm_BCH += jnp.einsum("BCHK,BHK->BCH", q_BCHK, total_BHK)
-        sum_BHKU = sum_BHKU + jnp.einsum("BMHK,BMHU->BHKU", k_BMHK, v_BMHU)
+        last_B = segment_BC[:, -1]
+        stays_B = (last_B == segment_B).astype(jnp.float32)
+        k_BMHK = jnp.where((segment_BC == last_B[:, None])[..., None, None], k_BMHK, 0)
+        sum_BHKU = stays_B[:, None, None, None] * sum_BHKU
+        sum_BHKU += jnp.einsum("BMHK,BMHU->BHKU", k_BMHK, v_BMHU)
+        total_BHK = stays_B[:, None, None] * total_BHK + k_BMHK.sum(1)
         y_BCHU = mixed_BCHU / jnp.maximum(norm_BCH, 1e-6)[..., None]
-        return (sum_BHKU, total_BHK + k_BMHK.sum(1)), y_BCHU
+        return (sum_BHKU, total_BHK, last_B), y_BCHU
 
     features = v_BLHU.shape[-1]
     empty = (
         jnp.zeros((rows, heads, width, features)),
         jnp.zeros((rows, heads, width)),
+        inputs[-1][:, 0],
     )
     parts = tuple(split(a) for a in inputs)
     chunks_y = jax.lax.scan(jax.checkpoint(step), empty, parts)[1]
