@@ -1,12 +1,10 @@
-"""The user's own images: modes, bit depths, sizes, layouts, and the cache."""
+"""The user's own images: modes, sizes, layouts, and the cache."""
 
 from __future__ import annotations
 
 import io
 import json
-import struct
 import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,90 +87,6 @@ def test_any_mode_is_read_and_counted(
         assert sorted(errors)[1] <= 1  # in both classes
     in_classes(tmp_path / "gray", {n: modes[n][0] for n in ("2.png", "5.png")})
     assert image_source.load(tmp_path / "gray").train["image"].shape[1:] == (6, 4, 1)
-
-
-def deep_png(values: np.ndarray) -> bytes:
-    """A PNG of 16 bits a channel, uint16 [rows, columns, 1 or 3]."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        check = zlib.crc32(kind + content)
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
-        )
-
-    rows, columns, channels = values.shape
-    header = struct.pack(">IIBBBBB", columns, rows, 16, {1: 0, 3: 2}[channels], 0, 0, 0)
-    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines))
-    return b"\x89PNG\r\n\x1a\n" + parts + chunk(b"IEND", b"")
-
-
-def deep_ppm(values: np.ndarray, highest: int) -> bytes:
-    rows, columns, channels = values.shape
-    kind = {1: 5, 3: 6}[channels]
-    return (
-        f"P{kind} {columns} {rows} {highest}\n".encode()
-        + values.astype(">u2").tobytes()
-    )
-
-
-def deep_tiff(values: np.ndarray) -> bytes:
-    """Uncompressed RGB of 16 bits."""
-    rows, columns, _ = values.shape
-    content = values.astype("<u2").tobytes()
-    entries = [
-        *((256, 3, 1, columns), (257, 3, 1, rows), (258, 3, 3, 8), (259, 3, 1, 1)),
-        *((262, 3, 1, 2), (273, 4, 1, 14), (277, 3, 1, 3), (278, 3, 1, rows)),
-        (279, 4, 1, len(content)),
-    ]
-    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    head = (
-        b"II*\0"
-        + struct.pack("<I", 14 + len(content))
-        + struct.pack("<HHH", 16, 16, 16)
-    )
-    return head + content + struct.pack("<H", len(entries)) + table + bytes(4)
-
-
-def load_bytes(tmp_path: Path, name: str, content: bytes) -> np.ndarray:
-    (tmp_path / name).write_bytes(content)
-    return image_files.image(tmp_path / name)
-
-
-def test_16_bits_are_read_in_full_range_or_refused(tmp_path: Path) -> None:
-    values = RNG.integers(0, 65536, (5, 7, 3), np.uint16)
-    values[0, 0] = 127, 128, 65535  # both sides of the first step, and the last
-    rounded = np.rint(values / 257.0)
-    for name, content in (
-        ("a.png", deep_png(values[..., :1])),
-        ("a.pgm", deep_ppm(values[..., :1], 65535)),
-    ):
-        got = load_bytes(tmp_path, name, content)
-        np.testing.assert_array_equal(got, rounded[..., :1])
-    Image.fromarray(values[..., 0]).save(tmp_path / "a.tif")
-    got = image_files.image(tmp_path / "a.tif")
-    np.testing.assert_array_equal(got, rounded[..., :1])
-    got = load_bytes(tmp_path, "a.ppm", deep_ppm(values, 65535))
-    assert np.abs(got - rounded).max() <= 1
-    ten = values // 64
-    for channels in (1, 3):
-        content = deep_ppm(ten[..., :channels], 1023)
-        got = load_bytes(tmp_path, "b.ppm", content)
-        assert np.abs(got - ten[..., :channels] * (255 / 1023)).max() <= 1
-    for name, content in (("c.png", deep_png(values)), ("c.tif", deep_tiff(values))):
-        message = f"{name}: expected 8 bits a channel, or 16 of gray, got RGB;16"
-        refused(lambda n=name, c=content: load_bytes(tmp_path, n, c), message)
-    dark = values % 236
-    for channels, make in (
-        (1, deep_png),
-        (3, deep_png),
-        (1, lambda v: deep_ppm(v, 65535)),
-        (3, lambda v: deep_ppm(v, 65535)),
-    ):
-        content = make(dark[..., :channels])
-        refused(lambda c=content: load_bytes(tmp_path, "d", c), "d: expected ", "16")
-    black = load_bytes(tmp_path, "e.png", deep_png(0 * values[..., :1]))
-    assert not black.any()
 
 
 def bicubic(image: np.ndarray, rows: int, columns: int) -> np.ndarray:

@@ -45,7 +45,7 @@ def test_faulty_images_are_refused(tmp_path: Path) -> None:
     message = "c/1.png: expected 4 x 6 pixels like the others, got 5 x 6; --image_size="
     refused(image_source.load, tmp_path, message)
     Image.fromarray(np.full((4, 6), 0.5, np.float32)).save(tmp_path / "c/1.png", "TIFF")
-    message = "c/1.png: expected 8 bits a channel, or 16 of gray, got the mode F"
+    message = "c/1.png: expected 8 or 16 bits a channel, got the mode F"
     refused(image_source.load, tmp_path, message)
     write_image(tmp_path / "c/1.png")
     whole = (tmp_path / "a/1.png").read_bytes()
