@@ -26,6 +26,21 @@ def load_encoder(folder: Path | None = None) -> image_text_encoder.ImageTextEnco
     return image_text_encoder.from_net(experiment.net, experiment.data, params)
 
 
+def encoder_for(
+    captions: CaptionedImages, folder: Path | None
+) -> image_text_encoder.ImageTextEncoder | None:
+    """`load_encoder`; None for other data than emoji where there is no `folder`, which
+    is printed in one line. ValueError for images of another shape."""
+    if folder is None and captions.data.name != "emoji":
+        print(
+            f"{captions.data.name}: the default scorer knows emoji alone, so the "
+            "report has no retrieval; --scorer=RUN names one of experiments.clip",
+            flush=True,
+        )
+        return None
+    return load_encoder(folder)
+
+
 def report(
     net: DualEncoder, captions: CaptionedImages, params: Any, key: jax.Array
 ) -> dict[str, Any]:

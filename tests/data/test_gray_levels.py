@@ -43,5 +43,5 @@ def test_images_that_do_not_divide_are_refused() -> None:
         gray_levels.quantize(images, 8, patch=3)
     data = image_source.load("digits")
     wide = {"image": data.train["image"][:, :, :14], "label": data.train["label"]}
-    with pytest.raises(ValueError, match="digits: expected square.* got 28 x 14 x 1"):
+    with pytest.raises(ValueError, match="digits: expected square.* got 28 x 14; --image"):
         gray_levels.quantize_records(data._replace(train=wide), gray_levels=4, factor=2)

@@ -145,18 +145,26 @@ def test_faulty_pair_splits_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("#file\tfr\tde\n1.png\ta\tb\n", "expected captions in 'en', got fr, de"),
-        ("1.png\ta\tb\n", "row 1: expected a file and a caption"),
+        (
+            "#file\tfr\tde\n1.png\ta\tb\n",
+            "one column 'en', got file, fr, de; --col",
+        ),
+        (
+            "1.png\ta\tb\n",
+            "row 1: expected 2 columns divided by tabs, got 3; --col",
+        ),
+        ("#img\ten\n1.png\ta\n", "one column 'path', got img, en; --columns names"),
         ("1.png\ta\n2.png\tb\n", "row 2: expected an image, got no file '2.png'"),
         ("1.png\ta\n1.png\tb\n", "row 2: expected each image once"),
         ("1.png\ta\n", "expected 2 images or more"),
-        ("#file\tpt\n1.png\ta\n", "row 1: expected captions in 'en', got pt"),
+        ("#file\tpt\n1.png\ta\n", "expected one column 'en', got file, pt"),
         ("1.png\ta\n./1.png\tb\n", "row 2: expected each image once"),
         ("../1.png\ta\n", "row 1: expected a path in the folder, got '../1.png'"),
         ("/1.png\ta\n", "row 1: expected a path in the folder, got '/1.png'"),
         ("1.png\n2.png\tb\n", "row 1: expected 2 columns divided by tabs, got 1"),
         ("1.png\ta\nx\n", "row 2: expected 2 columns divided by tabs, got 1"),
-        ("", "expected images and captions, got none"),
+        ("1.png\ta\n2.png\t\n", "row 2: expected text, got an empty column 2"),
+        ("", "expected 2 images or more, one to hold out, got 0"),
     ],
 )
 def test_faulty_captions_are_refused(
@@ -168,7 +176,7 @@ def test_faulty_captions_are_refused(
 
 
 def test_captions_without_a_table_are_refused(tmp_path: Path) -> None:
-    refused(caption_source.load, tmp_path, "captions.tsv: expected a file")
+    refused(caption_source.load, tmp_path, "expected a table called captions (.csv, ")
 
 
 @pytest.mark.parametrize(
