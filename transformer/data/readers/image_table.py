@@ -40,8 +40,8 @@ def refuse_columns(columns: Sequence[str], path: Path) -> None:
     """ValueError for names of columns where there is no table."""
     if columns:
         raise ValueError(
-            f"--columns: expected a table, got {path} without one; it names "
-            f"{', '.join(columns)}"
+            f"--columns: expected a table, got {path} without one; --columns= names no "
+            f"column, instead of {', '.join(columns)}"
         )
 
 
