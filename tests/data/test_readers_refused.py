@@ -191,7 +191,8 @@ def test_captions_without_a_table_are_refused(tmp_path: Path) -> None:
         ({"values": np.full((4, 1, 3, 4), 1e39)}, "got inf in variable 0 at step 0"),
         ({"latitude": np.array([0, 45, 91])}, "latitude in degrees, -90 to 90, got 91"),
         ({"longitude": np.array(list("abcd"))}, "longitude in degrees, got <U1"),
-        ({"longitude": np.full(4, np.nan)}, "-360 to 360, got nan"),
+        ({"longitude": np.array([0, 90, 180, 541])}, "-540 to 540, got 541"),
+        ({"longitude": np.full(4, np.nan)}, "-540 to 540, got nan"),
         ({"time": np.arange(10)[::-1]}, "to increase, got 8 after 9 at step 1"),
         ({"time": np.array(["NaT"] * 10, "M8[D]")}, "to increase, got NaT after NaT"),
         ({"time": np.array(["June"] * 10)}, "in datetime64 or numbers, got <U4"),
@@ -202,6 +203,14 @@ def test_faulty_fields_are_refused(
 ) -> None:
     np.savez(tmp_path / "a.npz", **series(**changed))
     refused(field_source.load, tmp_path / "a.npz", message)
+
+
+@pytest.mark.parametrize("first", [-280, 20, 180])
+def test_a_turn_may_begin_at_any_longitude(tmp_path: Path, first: int) -> None:
+    degrees = first + 90.0 * np.arange(4)
+    np.savez(tmp_path / "a.npz", **series(longitude=degrees))
+    made = field_source.load(tmp_path / "a.npz")
+    np.testing.assert_array_equal(made.longitude, degrees)
 
 
 def test_files_without_fields_are_refused(tmp_path: Path) -> None:
