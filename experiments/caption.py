@@ -49,6 +49,7 @@ def experiment(
     *,
     source: checks.Source = "emoji",
     image_size: checks.ImageSize | None = None,
+    columns: checks.Source = "",
     language: Annotated[Literal["en", "pt"], checks.FIXED] = "en",
     patch: checks.PatchSize = 8,
     depth: checks.Depth = 3,
@@ -64,6 +65,7 @@ def experiment(
     Args:
         source: emoji, a TFDS name of images with a text, or the path of a folder.
         image_size: pixels along a side, resized and cropped; default: as they are.
+        columns: of a table, as file,text or file,en,pt.
         language: the language of the names.
         patch: pixels along a patch's side.
         depth: blocks of the encoder.
@@ -74,14 +76,14 @@ def experiment(
         word_dropout: fraction of the decoder's input tokens that are masked.
         label_smoothing: probability that the targets share among all tokens.
     """
+    place = source, image_size, columns
     options: Any = {"language": language, "patch": patch, "vocab_size": vocab_size}
-    captions = captioned_images.load(source, image_size, **options, workdir=run.workdir)
+    captions = captioned_images.load(*place, **options, workdir=run.workdir)
     tokenizer = captions.tokenizer
     # The last id of the model is the mask of word dropout.
     model_sizes = {**captions.sizes, "vocab_size": tokenizer.vocab_size + 1}
     net = model(**model_sizes, depth=depth, decoder_depth=decoder_depth, width=width)
     sizes: Any = {"batch_size": run.batch_size, "seed": run.seed, "augment": augment}
-    splits = captions.splits(captions.decoder_split, **sizes)
     mask = partial(cross_entropy.word_dropout, mask_id=tokenizer.vocab_size)
 
     def loss(objective: Any, dropout: float, params: Any, batch: Any, key: Any) -> Loss:
@@ -91,18 +93,16 @@ def experiment(
         targets = batch["targets_BL"], batch["weight_BL"] * batch["weight_B"][:, None]
         return cross_entropy.chunked_loss(objective, x_BLD, w_VD, *targets)
 
-    smooth = cross_entropy.label_smoothing(label_smoothing)
+    like, smooth = captions.abstract_row, cross_entropy.label_smoothing(label_smoothing)
     captioner = captioning.from_net(
         net, tokenizer, max_tokens=captions.length, compute_dtype=run.compute_dtype
     )
     return Experiment.from_run(
         run,
         optimizer,
-        splits,
+        captions.splits(captions.decoder_split, **sizes),
         fingerprint=f"captions {depth} + {decoder_depth} x {width}, patch {patch}",
-        init=partial(
-            encoder_decoder.init_image_to_text, net, like=captions.abstract_row
-        ),
+        init=partial(encoder_decoder.init_image_to_text, net, like=like),
         loss=partial(loss, smooth, word_dropout),
         metrics=cross_entropy.token_metrics,
         validation_loss=partial(loss, cross_entropy.cross_entropy, 0.0),

@@ -51,6 +51,7 @@ def experiment(
     *,
     source: checks.Source = "digits",
     image_size: checks.ImageSize | None = None,
+    columns: checks.Source = "",
     patch: checks.PatchSize = 4,
     pool: Annotated[Literal["mean", "class"], checks.FIXED] = "mean",
     depth: checks.Depth = 4,
@@ -64,13 +65,14 @@ def experiment(
     Args:
         source: digits, a TFDS name of labeled images, or the path of images.
         image_size: pixels along a side, resized and cropped; default: as they are.
+        columns: two columns of a table, as path,label.
         patch: pixels along a patch's side.
         pool: classify the mean of the patches' features, or those of a class token.
         depth: blocks.
         width: features of a token, 32 for each head.
         augment: distortion of training images; 1 is up to 2 pixels and 12 degrees.
     """
-    data = image_source.load(source, image_size)
+    data = image_source.load(source, image_size, columns=columns)
     classes = len(data.labels)
     tokenizer = patches.PatchTokenizer(data.train["image"].shape[1:], (patch, patch))
     net = model(
@@ -97,8 +99,6 @@ def experiment(
         labels = batch["label_B"], batch["weight_B"]
         return cross_entropy.classification(logits_BV, *labels, objective=objective)
 
-    metrics = cross_entropy.token_metrics
-    unsmoothed = partial(loss, cross_entropy.cross_entropy)
     return Experiment.from_run(
         run,
         optimizer,
@@ -106,8 +106,8 @@ def experiment(
         fingerprint=f"ViT {depth} x {width}, patch {patch}, {pool}, {classes} classes",
         init=partial(vit.init_params, net, like=tokenizer.abstract_row),
         loss=partial(loss, cross_entropy.label_smoothing(LABEL_SMOOTHING)),
-        metrics=metrics,
-        validation_loss=unsmoothed,
+        metrics=cross_entropy.token_metrics,
+        validation_loss=partial(loss, cross_entropy.cross_entropy),
         report=partial(report, net, tokenizer, data),
         tokens_per_row=tokenizer.length + vit.POOLINGS[pool].extra_tokens,
         net=net,

@@ -45,6 +45,7 @@ def experiment(
     *,
     source: checks.Source = "emoji",
     image_size: checks.ImageSize | None = None,
+    columns: checks.Source = "",
     language: Annotated[Literal["en", "pt"], checks.FIXED] = "en",
     patch: checks.PatchSize = 4,
     depth: checks.Depth = 3,
@@ -61,6 +62,7 @@ def experiment(
     Args:
         source: emoji, a TFDS name of images with a text, or the path of a folder.
         image_size: pixels along a side, resized and cropped; default: as they are.
+        columns: of a table, as file,text or file,en,pt.
         language: the language of the names.
         patch: pixels along a patch's side.
         depth: blocks of the image encoder.
@@ -70,8 +72,9 @@ def experiment(
         temperature: divides the cosines; small values sharpen the softmax.
         augment: distortion of training images; 1 is up to 2 pixels and 12 degrees.
     """
+    place = source, image_size, columns
     options: Any = {"language": language, "patch": patch, "vocab_size": vocab_size}
-    captions = captioned_images.load(source, image_size, **options, workdir=run.workdir)
+    captions = captioned_images.load(*place, **options, workdir=run.workdir)
     net = model(**captions.sizes, depth=depth, text_depth=text_depth, width=width)
     sizes: Any = {"batch_size": run.batch_size, "seed": run.seed, "augment": augment}
     # The loss compares the pairs of a batch: the same size in training and evaluation.

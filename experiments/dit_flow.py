@@ -48,6 +48,7 @@ def experiment(
     *,
     source: checks.Source = "digits",
     image_size: checks.ImageSize | None = None,
+    columns: checks.Source = "",
     patch: checks.PatchSize = 4,
     depth: checks.Depth = 5,
     width: checks.Width = 128,
@@ -61,13 +62,14 @@ def experiment(
     Args:
         source: digits, a TFDS name of labeled images, or the path of images.
         image_size: pixels along a side, resized and cropped; default: as they are.
+        columns: two columns of a table, as path,label.
         patch: pixels along a patch's side.
         depth: blocks.
         width: features of a token, 32 for each head.
         guidance: scale of classifier-free guidance; 1 is none.
         classifier: run folder of experiments.classify_images; default: trained once.
     """
-    data = image_source.load(source, image_size)
+    data = image_source.load(source, image_size, columns=columns)
     classes = len(data.labels)
     tokenizer = patches.PatchTokenizer(data.train["image"].shape[1:], (patch, patch))
     net = model(

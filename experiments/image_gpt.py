@@ -51,6 +51,7 @@ def experiment(
     *,
     source: checks.Source = "digits",
     image_size: checks.ImageSize | None = None,
+    columns: checks.Source = "",
     gray_levels: checks.GrayLevels = 4,
     depth: checks.Depth = 4,
     width: checks.Width = 128,
@@ -63,22 +64,24 @@ def experiment(
     Args:
         source: digits, a TFDS name of labeled images, or the path of images.
         image_size: pixels along a side, resized and cropped; default: as they are.
-        gray_levels: of a pixel.
+        columns: two columns of a table, as path,label.
+        gray_levels: of a pixel, or of each of its three channels.
         depth: blocks.
         width: features of a token, 32 for each head.
         classifier: run folder of experiments.classify_images; default: trained once.
     """
-    data = image_source.load(source, image_size)
-    tokenizer = gray.quantize_records(data, gray_levels=gray_levels, factor=2)
-    vocab_size = gray_levels + len(data.labels)
+    data = image_source.load(source, image_size, columns=columns)
+    tokenizer = gray.quantize_records(data, gray_levels=gray_levels, factor=2, patch=1)
+    vocab_size = tokenizer.vocab_size + len(data.labels)
     net = model(side=tokenizer.side, vocab_size=vocab_size, depth=depth, width=width)
     sizes: Any = {"batch_size": run.batch_size, "seed": run.seed, "name": data.name}
     train = records.training(tokenizer.train, **sizes)
     held_out = records.evaluation(tokenizer.validation, batch_size=250)
     generator = pixel_model.from_net(net, tokenizer, compute_dtype=run.compute_dtype)
     process = autoregressive.process(choose=generator.choose)
+    options: Any = {"compute_dtype": run.compute_dtype}
     predict = partial(
-        image_gpt.predict, net, gray_levels=gray_levels, compute_dtype=run.compute_dtype
+        image_gpt.predict, net, pixel_tokens=tokenizer.vocab_size, **options
     )
 
     def loss(params: Any, batch: Any, key: jax.Array) -> Loss:
@@ -102,7 +105,7 @@ def experiment(
         init=partial(decoder.init_params, net),
         loss=loss,
         metrics=metrics,
-        report=partial(report, net, generator, classifier),
+        report=partial(report, net, generator, data, classifier),
         generate=partial(pixel_model.generate, generator),
         tokens_per_row=tokenizer.length,
         net=net,

@@ -47,8 +47,9 @@ def experiment(
     *,
     source: checks.Source = "digits",
     image_size: checks.ImageSize | None = None,
+    columns: checks.Source = "",
     gray_levels: checks.GrayLevels = 4,
-    patch: checks.PatchSize = 2,
+    patch: checks.PatchSize | None = None,
     depth: checks.Depth = 4,
     width: checks.Width = 128,
     guidance: checks.Scale = 2.0,
@@ -61,8 +62,9 @@ def experiment(
     Args:
         source: digits, a TFDS name of labeled images, or the path of images.
         image_size: pixels along a side, resized and cropped; default: as they are.
-        gray_levels: of a pixel.
-        patch: pixels along the side of a token.
+        columns: two columns of a table, as path,label.
+        gray_levels: of a pixel, or of each of its three channels.
+        patch: pixels along the side of a token; default: 2, of color images 1.
         depth: blocks.
         width: features of a token, 32 for each head.
         guidance: scale of classifier-free guidance; 1 is none.
@@ -70,7 +72,7 @@ def experiment(
         choice_temperature: noise in the choice of the tokens that stay.
         classifier: run folder of experiments.classify_images; default: trained once.
     """
-    data = image_source.load(source, image_size)
+    data = image_source.load(source, image_size, columns=columns)
     tokenizer = gray.quantize_records(
         data, gray_levels=gray_levels, factor=2, patch=patch
     )
@@ -91,8 +93,7 @@ def experiment(
         inputs="ids_BL",
         null_label=classes,
     )
-    bound = partial(loss, process=masked_diffusion.elbo(mask_id=mask_id))
-    metrics = partial(cross_entropy.pixel_metrics, pixels_per_token=patch * patch)
+    metrics = partial(cross_entropy.pixel_metrics, pixels_per_token=tokenizer.patch**2)
     sampling: Any = {"null_label": classes, "scale": guidance}
     sample = process_sampler.class_sampler(
         process, predict, tokenizer.decode, like=tokenizer.abstract_row, **sampling
@@ -105,8 +106,8 @@ def experiment(
         init=partial(dit.init_params, net, like=tokenizer.abstract_row),
         loss=partial(loss, process=process, label_dropout=0.1),
         metrics=metrics,
-        validation_loss=bound,
-        report=partial(report, sample, tokenizer, classifier, guidance),
+        validation_loss=partial(loss, process=masked_diffusion.elbo(mask_id=mask_id)),
+        report=partial(report, sample, tokenizer, data, classifier, guidance),
         generate=partial(terminal_images.generate, sample),
         tokens_per_row=tokenizer.length,
         net=net,

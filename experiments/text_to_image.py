@@ -48,6 +48,7 @@ def experiment(
     *,
     source: checks.Source = "emoji",
     image_size: checks.ImageSize | None = None,
+    columns: checks.Source = "",
     language: Annotated[Literal["en", "pt"], checks.FIXED] = "en",
     patch: checks.PatchSize = 4,
     depth: checks.Depth = 4,
@@ -64,6 +65,7 @@ def experiment(
     Args:
         source: emoji, a TFDS name of images with a text, or the path of a folder.
         image_size: pixels along a side, resized and cropped; default: as they are.
+        columns: of a table, as file,text or file,en,pt.
         language: the language of the names.
         patch: pixels along a patch's side.
         depth: blocks of the denoiser.
@@ -75,11 +77,11 @@ def experiment(
         augment: distortion of training images; 1 is up to 2 pixels and 12 degrees.
         scorer: run folder of experiments.clip; default: trained once.
     """
+    place = source, image_size, columns
     options: Any = {"language": language, "patch": patch, "vocab_size": vocab_size}
-    captions = captioned_images.load(source, image_size, **options, workdir=run.workdir)
+    captions = captioned_images.load(*place, **options, workdir=run.workdir)
     net = model(**captions.sizes, depth=depth, text_depth=text_depth, width=width)
     sizes: Any = {"batch_size": run.batch_size, "seed": run.seed, "augment": augment}
-    splits = captions.splits(captions.encoder_split, **sizes)
     predict = partial(dit.predict, net, compute_dtype=run.compute_dtype)
     null_text = captions.encode([""])
 
@@ -98,7 +100,7 @@ def experiment(
     return Experiment.from_run(
         run,
         optimizer,
-        splits,
+        captions.splits(captions.encoder_split, **sizes),
         fingerprint=f"text-to-image DiT {depth} x {width}, patch {patch}, {language}",
         init=partial(text_to_image.init_params, net, like=captions.abstract_row),
         loss=partial(loss, 0.1),

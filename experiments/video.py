@@ -18,7 +18,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from transformer import checks, main
@@ -53,6 +52,7 @@ def experiment(
     *,
     source: checks.Source = "digits",
     image_size: checks.ImageSize | None = None,
+    columns: checks.Source = "",
     patch: checks.PatchSize = 4,
     depth: checks.Depth = 6,
     width: checks.Width = 128,
@@ -62,17 +62,16 @@ def experiment(
     Args:
         source: digits, a TFDS name of labeled images, or the path of images.
         image_size: pixels along a side, resized and cropped; default: as they are.
+        columns: two columns of a table, as path,label.
         patch: pixels along a tubelet's side; it is one frame deep.
         depth: blocks, alternately within frames and along time.
         width: features of a token, 32 for each head.
     """
-    data = image_source.load(source, image_size)
-    tokenizer = moving_digits.VideoTokenizer(FRAMES, SIDE, patch)
-    train, held = (
-        gray_levels.downsample(part["image"], 2)
-        for part in (data.train, data.validation)
-    )
-    sizes: Any = {"patch_features": patch**2, "depth": depth, "width": width}
+    data = image_source.load(source, image_size, columns=columns)
+    halve = partial(gray_levels.downsample, factor=2)
+    train, held = halve(data.train["image"]), halve(data.validation["image"])
+    tokenizer = moving_digits.video_tokenizer(train, FRAMES, SIDE, patch=patch)
+    sizes: Any = {"patch_features": tokenizer.features, "depth": depth, "width": width}
     net = model(frames=FRAMES, grid=tokenizer.grid, **sizes)
     predict = partial(video.apply, net, compute_dtype=run.compute_dtype)
     frame_size = tokenizer.tokens_per_frame
@@ -80,7 +79,7 @@ def experiment(
     # The velocity shows in two frames; before that the next one is unknown.
     counted_L = (frame_L >= 1) & (frame_L < FRAMES - 1)
 
-    def loss(params: Any, batch: dict[str, Any], key: jax.Array) -> Loss:
+    def loss(params: Any, batch: dict[str, Any], key: Any) -> Loss:
         raw_BLP = batch["raw_BLP"]
         next_BLP = jnp.roll(raw_BLP, -frame_size, axis=1)
         weight_BL = counted_L[None] * batch["weight_B"][:, None]

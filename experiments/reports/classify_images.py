@@ -31,14 +31,40 @@ DELETION_IMAGES = 500
 SHOWN_CLASSES = 10
 
 
+def _load(folder: Path | None) -> tuple[Any, Any]:
+    fingerprint = image_source.load("digits").fingerprint
+    version = storage.short_hash(fingerprint, workdir.source_of(vit.classifier))
+    return pretrained.load_or_train(classify_images.experiment, folder, version=version)
+
+
 def load_classifier(folder: Path | None = None) -> image_classifier.ImageClassifier:
     """The classifier of the run in `folder`; if None, of the default run, which is
     trained once (three minutes) and cached."""
-    fingerprint = image_source.load("digits").fingerprint
-    version = storage.short_hash(fingerprint, workdir.source_of(vit.classifier))
-    made, params = pretrained.load_or_train(
-        classify_images.experiment, folder, version=version
-    )
+    made, params = _load(folder)
+    return from_net(made.net, made.tokenizer, params)
+
+
+def classifier_for(
+    data: records.Records, folder: Path | None
+) -> image_classifier.ImageClassifier | None:
+    """`load_classifier`, or None where that has other classes than `data` or images of
+    another shape, which is printed in one line."""
+
+    def kind(records: Any) -> tuple[Any, ...]:
+        return records.train["image"].shape[1:], records.labels
+
+    made, params = (None, None) if folder is None else _load(folder)
+    known = image_source.load("digits") if made is None else made.data
+    name = "the default classifier, of digits," if folder is None else str(folder)
+    if kind(known) != kind(data):
+        print(
+            f"{data.name}: {name} has other classes or images of another shape, so the "
+            "report has no accuracy; --classifier=RUN names one of classify_images",
+            flush=True,
+        )
+        return None
+    if made is None:
+        made, params = _load(None)
     return from_net(made.net, made.tokenizer, params)
 
 

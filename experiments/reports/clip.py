@@ -19,11 +19,27 @@ from transformer.training import pretrained
 SHOWN = 10
 
 
-def load_encoder(folder: Path | None = None) -> image_text_encoder.ImageTextEncoder:
+def encoder_for(
+    captions: CaptionedImages, folder: Path | None
+) -> image_text_encoder.ImageTextEncoder | None:
     """The trained encoders of the run in `folder`; if None, of a run with default
-    flags, trained once in the user's cache folder."""
-    experiment, params = pretrained.load_or_train(clip.experiment, folder, version="1")
-    return image_text_encoder.from_net(experiment.net, experiment.data, params)
+    flags, trained once in the user's cache folder. None where these know other images
+    than emoji or images of another shape, which is printed in one line."""
+    name = captions.data.name
+    if folder is None and (name != "emoji" or captions.is_cropped):
+        fault = "the default scorer knows emoji of 32 x 32 pixels alone"
+    else:
+        made, params = pretrained.load_or_train(clip.experiment, folder, version="1")
+        known, got = (x.data.train["image"].shape[1:] for x in (made.data, captions))
+        if known == got:
+            return image_text_encoder.from_net(made.net, made.data, params)
+        fault = f"{folder} knows images of {known}, not of {got}"
+    print(
+        f"{name}: {fault}, so the report has no retrieval; --scorer=RUN names a run of "
+        "experiments.clip",
+        flush=True,
+    )
+    return None
 
 
 def report(

@@ -29,7 +29,7 @@ def report(
     """Numbers, and figures by file name."""
     held_out = data.validation
     study = generated_images.evaluate_samples(
-        classify_images.load_classifier(classifier),
+        classify_images.classifier_for(data, classifier),
         lambda label, steps: sample(params, label, key, steps=steps),
         generated_images.reference_set(
             data.train["image"],

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.reports import classify_images
+from transformer.data import records
 from transformer.data.images.gray_levels import QuantizedImages
 from transformer.evaluation import generated_images
 from transformer.evaluation.baselines import pixel_codes
@@ -29,7 +30,7 @@ COMPLETIONS = 6
 
 def bits_per_pixel(net: Any, tokenizer: QuantizedImages, params: Any) -> float:
     """Cross-entropy of the held-out images given their classes, in float32."""
-    predict = partial(image_gpt.predict, net, gray_levels=tokenizer.gray_levels)
+    predict = partial(image_gpt.predict, net, pixel_tokens=tokenizer.vocab_size)
     held_out = tokenizer.validation
 
     @jax.jit
@@ -49,24 +50,28 @@ def bits_per_pixel(net: Any, tokenizer: QuantizedImages, params: Any) -> float:
 
 def baselines(tokenizer: QuantizedImages) -> dict[str, float]:
     """Bits per pixel of a PNG of all held-out images, and of codes conditioned on the
-    class: independent pixels, and the mixture that is best on the held-out images."""
+    class: independent gray levels (of color images three a pixel), and the mixture of
+    such images that is best on the held-out ones."""
     train, held_out = tokenizer.train, tokenizer.validation
-    mixture_bits = partial(
-        pixel_codes.mixture_bits,
-        train["ids_BL"],
-        train["label_B"],
-        held_out["ids_BL"],
-        held_out["label_B"],
-        gray_levels=tokenizer.gray_levels,
-        smoothing=0.1,
-    )
+
+    def mixture_bits(components: int) -> float:
+        return tokenizer.channels * pixel_codes.mixture_bits(
+            tokenizer.levels(train["ids_BL"]),
+            train["label_B"],
+            tokenizer.levels(held_out["ids_BL"]),
+            held_out["label_B"],
+            gray_levels=tokenizer.gray_levels,
+            components=components,
+            smoothing=0.1,
+        )
+
     return {
         "bits_per_pixel/png": pixel_codes.png_bits(
-            held_out["ids_BL"], tokenizer.gray_levels, tokenizer.side
+            held_out["ids_BL"], tokenizer.palette, tokenizer.side
         ),
-        "bits_per_pixel/independent": mixture_bits(components=1),
+        "bits_per_pixel/independent": mixture_bits(1),
         "bits_per_pixel/mixture": min(
-            mixture_bits(components=components) for components in MIXTURE_COMPONENTS
+            mixture_bits(components) for components in MIXTURE_COMPONENTS
         ),
     }
 
@@ -92,6 +97,7 @@ def completions(
 def report(
     net: Any,
     generator: pixel_model.PixelModel,
+    data: records.Records,
     classifier: Path | None,
     params: Any,
     key: jax.Array,
@@ -99,7 +105,7 @@ def report(
     """Numbers, and pictures by file name."""
     tokenizer = generator.tokenizer
     study = generated_images.evaluate_samples(
-        classify_images.load_classifier(classifier),
+        classify_images.classifier_for(data, classifier),
         lambda label, steps: pixel_model.sample(generator, params, label, key),
         generated_images.gray_reference_set(tokenizer, per_class=SAMPLES_PER_CLASS),
         steps=(tokenizer.length,),

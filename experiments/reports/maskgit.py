@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from experiments.reports import classify_images
+from transformer.data import records
 from transformer.data.images.gray_levels import QuantizedImages
 from transformer.evaluation import generated_images
 from transformer.plots import sample_quality
@@ -21,6 +22,7 @@ SAMPLES_PER_CLASS = 50
 def report(
     sample: Callable[..., np.ndarray],
     tokenizer: QuantizedImages,
+    data: records.Records,
     classifier: Path | None,
     guidance: float,
     params: Any,
@@ -28,7 +30,7 @@ def report(
 ) -> dict[str, Any]:
     """Numbers, and figures by file name."""
     study = generated_images.evaluate_samples(
-        classify_images.load_classifier(classifier),
+        classify_images.classifier_for(data, classifier),
         lambda label, steps: sample(params, label, key, steps=steps),
         generated_images.gray_reference_set(tokenizer, per_class=SAMPLES_PER_CLASS),
         steps=SAMPLING_STEPS,

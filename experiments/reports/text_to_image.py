@@ -11,31 +11,21 @@ import numpy as np
 
 from experiments.reports import clip
 from transformer.data.captioned_images import CaptionedImages
-from transformer.evaluation import generated_images, retrieval
+from transformer.evaluation import generated_images, image_text_encoder, retrieval
 from transformer.evaluation.baselines import tfidf
 from transformer.plots import caption_grid
 
 SHOWN, DRAWS = 30, 2
 
 
-def report(
-    sample: Callable[..., np.ndarray],
+def recalls(
+    encoder: image_text_encoder.ImageTextEncoder,
     captions: CaptionedImages,
-    scorer: Path | None,
-    steps: int,
-    params: Any,
-    key: jax.Array,
-) -> dict[str, Any]:
-    """Recall of samples and of the tf-idf baseline, distance to training images, and
-    pairs of true image and sample."""
+    samples: np.ndarray,
+) -> dict[str, float]:
+    """Recall of names, samples [draws, N, ...] and the images of the tf-idf baseline by
+    each other, in the embedding space of a CLIP."""
     train, held = captions.data.train, captions.data.validation
-    samples = np.stack(
-        [
-            sample(params, held["text"], one, steps=steps)
-            for one in jax.random.split(key, DRAWS)
-        ]
-    )
-    encoder = clip.load_encoder(scorer)
     names, real = encoder.texts(held["text"]), encoder.images(held["image"])
     # The training image of the nearest name.
     near = tfidf.nearest(list(train["text"]), list(held["text"])).index
@@ -46,13 +36,38 @@ def report(
         scores[f"image_to_text/{name}"] = embeddings @ names.T
         scores[f"text_to_image/{name}"] = names @ embeddings.swapaxes(1, 2)
         scores[f"image_to_image/{name}"] = embeddings @ real.T
-    results: dict[str, Any] = {"names": len(names), "chance": 1 / len(names)}
-    for name, score in scores.items():
-        for metric, number in retrieval.recall_at_k(retrieval.ranks(score)).items():
-            results[f"{name}/{metric}"] = number
+    return {
+        f"{name}/{metric}": number
+        for name, score in scores.items()
+        for metric, number in retrieval.recall_at_k(retrieval.ranks(score)).items()
+    }
+
+
+def report(
+    sample: Callable[..., np.ndarray],
+    captions: CaptionedImages,
+    scorer: Path | None,
+    steps: int,
+    params: Any,
+    key: jax.Array,
+) -> dict[str, Any]:
+    """Recall of samples and of the tf-idf baseline where there is a scorer, distance to
+    training images, and pairs of true image and sample."""
+    train, held = captions.data.train, captions.data.validation
+    samples = np.stack(
+        [
+            sample(params, held["text"], one, steps=steps)
+            for one in jax.random.split(key, DRAWS)
+        ]
+    )
+    count = len(held["text"])
+    results: dict[str, Any] = {"names": count, "chance": 1 / count}
+    encoder = clip.encoder_for(captions, scorer)
+    if encoder is not None:
+        results |= recalls(encoder, captions, samples)
     for name, images in (("samples", samples[0]), ("real", held["image"])):
         distance = generated_images.nn_distance(images, train["image"])
         results[f"nn_distance/{name}"] = distance
-    chosen = np.asarray(jax.random.permutation(key, len(names)))[:SHOWN]
+    chosen = np.asarray(jax.random.permutation(key, count))[:SHOWN]
     pairs = held["image"][chosen], samples[0][chosen], held["text"][chosen]
     return {"results.json": results, "samples.png": caption_grid.plot_pairs(*pairs)}

@@ -77,7 +77,8 @@ def strips(
         for video in (batch["raw_BLP"], predicted, straight)
     ]
     side = tokenizer.side
-    frames = np.stack(rows, axis=1).reshape(-1, len(SHOWN_FRAMES), side, side, 1)
+    shape = len(SHOWN_FRAMES), side, side, tokenizer.channels
+    frames = np.stack(rows, axis=1).reshape(-1, *shape)
     return image_grid.make_grid(frames, zoom=3)
 
 

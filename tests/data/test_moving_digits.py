@@ -115,3 +115,23 @@ def test_a_random_video_depends_on_its_seed_alone() -> None:
     assert one.shape == (1, TOKENIZER.length, 16)
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
+
+
+def test_sprites_in_color_make_a_video_in_color() -> None:
+    sprites = np.random.default_rng(3).integers(1, 256, (5, 6, 4, 3), np.uint8)
+    tokenizer = moving_digits.video_tokenizer(sprites, 9, 12, patch=4)
+    assert tokenizer.features == 48
+    row = tokenizer.random_video(sprites, 0, **MOTION)
+    assert row.shape == (1, tokenizer.length, tokenizer.features)
+    video = tokenizer.decode(row)
+    assert video.shape == (1, 9, 12, 12, 3)
+    for frame in video[0]:  # whole sprites, of which none is cut at an edge
+        shown = (frame > 0).any(-1)
+        assert shown.sum() >= 24 and (frame[shown] > 0).all()
+
+
+@pytest.mark.parametrize("shape", [(12, 6), (6, 13)])
+def test_sprites_without_place_to_move_are_refused(shape: tuple[int, int]) -> None:
+    sprites = np.zeros((3, *shape, 1), np.uint8)
+    with pytest.raises(ValueError, match=r"less than 12 x 12 .* got .*--image_size=8 "):
+        moving_digits.video_tokenizer(sprites, 9, 12, patch=4)

@@ -1,12 +1,11 @@
-"""The user's own images: modes, bit depths, sizes, layouts, and the cache."""
+"""The user's own images: modes, sizes, layouts, and the cache."""
 
 from __future__ import annotations
 
+import csv
 import io
 import json
-import struct
 import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,90 +90,6 @@ def test_any_mode_is_read_and_counted(
     assert image_source.load(tmp_path / "gray").train["image"].shape[1:] == (6, 4, 1)
 
 
-def deep_png(values: np.ndarray) -> bytes:
-    """A PNG of 16 bits a channel, uint16 [rows, columns, 1 or 3]."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        check = zlib.crc32(kind + content)
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
-        )
-
-    rows, columns, channels = values.shape
-    header = struct.pack(">IIBBBBB", columns, rows, 16, {1: 0, 3: 2}[channels], 0, 0, 0)
-    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines))
-    return b"\x89PNG\r\n\x1a\n" + parts + chunk(b"IEND", b"")
-
-
-def deep_ppm(values: np.ndarray, highest: int) -> bytes:
-    rows, columns, channels = values.shape
-    kind = {1: 5, 3: 6}[channels]
-    return (
-        f"P{kind} {columns} {rows} {highest}\n".encode()
-        + values.astype(">u2").tobytes()
-    )
-
-
-def deep_tiff(values: np.ndarray) -> bytes:
-    """Uncompressed RGB of 16 bits."""
-    rows, columns, _ = values.shape
-    content = values.astype("<u2").tobytes()
-    entries = [
-        *((256, 3, 1, columns), (257, 3, 1, rows), (258, 3, 3, 8), (259, 3, 1, 1)),
-        *((262, 3, 1, 2), (273, 4, 1, 14), (277, 3, 1, 3), (278, 3, 1, rows)),
-        (279, 4, 1, len(content)),
-    ]
-    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    head = (
-        b"II*\0"
-        + struct.pack("<I", 14 + len(content))
-        + struct.pack("<HHH", 16, 16, 16)
-    )
-    return head + content + struct.pack("<H", len(entries)) + table + bytes(4)
-
-
-def load_bytes(tmp_path: Path, name: str, content: bytes) -> np.ndarray:
-    (tmp_path / name).write_bytes(content)
-    return image_files.image(tmp_path / name)
-
-
-def test_16_bits_are_read_in_full_range_or_refused(tmp_path: Path) -> None:
-    values = RNG.integers(0, 65536, (5, 7, 3), np.uint16)
-    values[0, 0] = 127, 128, 65535  # both sides of the first step, and the last
-    rounded = np.rint(values / 257.0)
-    for name, content in (
-        ("a.png", deep_png(values[..., :1])),
-        ("a.pgm", deep_ppm(values[..., :1], 65535)),
-    ):
-        got = load_bytes(tmp_path, name, content)
-        np.testing.assert_array_equal(got, rounded[..., :1])
-    Image.fromarray(values[..., 0]).save(tmp_path / "a.tif")
-    got = image_files.image(tmp_path / "a.tif")
-    np.testing.assert_array_equal(got, rounded[..., :1])
-    got = load_bytes(tmp_path, "a.ppm", deep_ppm(values, 65535))
-    assert np.abs(got - rounded).max() <= 1
-    ten = values // 64
-    for channels in (1, 3):
-        content = deep_ppm(ten[..., :channels], 1023)
-        got = load_bytes(tmp_path, "b.ppm", content)
-        assert np.abs(got - ten[..., :channels] * (255 / 1023)).max() <= 1
-    for name, content in (("c.png", deep_png(values)), ("c.tif", deep_tiff(values))):
-        message = f"{name}: expected 8 bits a channel, or 16 of gray, got RGB;16"
-        refused(lambda n=name, c=content: load_bytes(tmp_path, n, c), message)
-    dark = values % 236
-    for channels, make in (
-        (1, deep_png),
-        (3, deep_png),
-        (1, lambda v: deep_ppm(v, 65535)),
-        (3, lambda v: deep_ppm(v, 65535)),
-    ):
-        content = make(dark[..., :channels])
-        refused(lambda c=content: load_bytes(tmp_path, "d", c), "d: expected ", "16")
-    black = load_bytes(tmp_path, "e.png", deep_png(0 * values[..., :1]))
-    assert not black.any()
-
-
 def bicubic(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Bicubic resampling, a = -1/2, its kernel widened where it shrinks, float64."""
 
@@ -252,18 +167,23 @@ def test_large_sets_are_decoded_once(
 
 def write_table(path: Path, names: list[str], rows: list[list[str]]) -> None:
     if path.suffix == ".parquet":
-        pyarrow = pytest.importorskip("pyarrow")
-        from pyarrow import parquet
+        from pyarrow import Table, parquet
 
         columns = {n: [row[i] for row in rows] for i, n in enumerate(names)}
-        parquet.write_table(pyarrow.table(columns), path)
-        return
-    cells = "\t" if path.suffix == ".tsv" else ","
-    lines = [cells.join(f'"{cell}"' for cell in row) for row in [names, *rows]]
-    path.write_text("\n".join(lines), encoding="utf-8")
+        parquet.write_table(Table.from_pydict(columns), path)
+    elif path.suffix == ".jsonl":
+        lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+        path.write_text("\n".join(lines))
+    else:
+        cells = "\t" if path.suffix == ".tsv" else ","
+        with open(path, "w", newline="") as file:
+            csv.writer(file, delimiter=cells).writerows([names, *rows])
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+SUFFIXES = pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+
+
+@SUFFIXES
 def test_a_table_names_images_and_labels(tmp_path: Path, suffix: str) -> None:
     rows = []
     for number in range(6):
@@ -271,30 +191,92 @@ def test_a_table_names_images_and_labels(tmp_path: Path, suffix: str) -> None:
         image.save(tmp_path / f"{number}, {suffix}.png")
         rows.append([f"{number}, {suffix}.png", "10" if number % 2 else "9"])
     table = tmp_path / f"labels{suffix}"
+
+    def check(*sources: Path, columns: str = "") -> None:
+        for source in sources:
+            made = image_source.load(source, held_out=0.3, columns=columns)
+            assert made.labels == ("9", "10")  # numbers by number
+            for part in (made.train, made.validation):
+                for image, label in zip(part["image"], part["label"], strict=True):
+                    assert image[0, 0, 0] % 2 == label
+
     write_table(table, ["Label", "id", "file_name"], [[b, "0", a] for a, b in rows])
-    for source in (tmp_path, table):
-        made = image_source.load(source, held_out=0.3)
-        assert made.labels == ("9", "10")  # numbers by number
-        for part in (made.train, made.validation):
-            for image, label in zip(part["image"], part["label"], strict=True):
-                assert image[0, 0, 0] % 2 == label
+    check(tmp_path, table)
+    write_table(table, ["path", "label", "kind"], [[b, "0", a] for a, b in rows])
+    check(tmp_path, table, columns="kind,path")
+    for columns, message in (
+        ("kind,class", "expected one column 'class', got path, label, kind"),
+        ("kind", "--columns: expected 2 different names divided by a comma, got 'k"),
+    ):
+        if suffix != ".tsv" or "," not in columns:  # a TSV need not name its columns
+            refused(lambda c=columns: image_source.load(table, columns=c), message)
+    first = "got no file 'path'" if suffix == ".tsv" else "expected one column 'label'"
     fault = [
-        (["path", "kind"], rows, "expected a column 'label', got path, kind"),
         (["path", "label"], [["x.png", "a"]], "expected an image, got no file 'x.png'"),
         (["path", "label"], [["../x", "a"]], "expected a path in the folder"),
         (["path", "label"], [rows[0], rows[0]], "expected each image once"),
-        (["path", "label"], [[rows[0][0], ""]], "expected a label, got none"),
+        (["path", "label"], [[rows[0][0], ""]], "expected text, got an empty column 2"),
         (["path", "label"], rows[:1], "expected 2 images or more"),
         (["path", "label"], rows[::2], "expected 2 classes or more, got 9"),
+        (["path", "kind"], rows, first),
     ]
     for names, content, message in fault:
         write_table(table, names, content)
         refused(lambda: image_source.load(table), str(table), message)
     if suffix == ".csv":
         table.write_text("path,label\na.png\n")
-        refused(lambda: image_source.load(table), "line 2: expected 2 columns, got 1")
+        refused(lambda: image_source.load(table), "row 2: expected 2 columns divided")
         (tmp_path / "labels.tsv").write_text("path\tlabel\n")
-        refused(lambda: image_source.load(tmp_path), "expected one table of labels")
+        refused(lambda: image_source.load(tmp_path), "one table called labels, got lab")
+
+
+@SUFFIXES
+def test_a_table_names_images_and_captions(tmp_path: Path, suffix: str) -> None:
+    rows = []
+    for number in range(6):
+        image = Image.fromarray(np.full((2, 2), number, np.uint8))
+        (tmp_path / "in").mkdir(exist_ok=True)
+        image.save(tmp_path / f"in/{number}.png")
+        rows.append([f"é {number}, a", str(number), f"b {number}", f"in/{number}.png"])
+
+    def check(language: str, columns: str, word: str) -> None:
+        for source in (tmp_path, tmp_path / f"captions{suffix}"):
+            made = caption_source.load(source, language=language, columns=columns)
+            found = [
+                (text, f"{word}{image[0, 0, 0]}")
+                for part in (made.train, made.validation)
+                for image, text in zip(part["image"], part["text"], strict=True)
+            ]
+            assert len(found) == 6
+            assert all(text.startswith(start) for text, start in found)
+
+    table = tmp_path / f"captions{suffix}"
+    write_table(table, ["en", "id", "caption", "Image"], rows)
+    check("en", "", "é ")
+    check("pt", "", "b ")
+    check("en", "Image,caption", "b ")
+    check("pt", "Image,en", "é ")
+    write_table(table, ["a", "id", "pt", "x"], rows)
+    check("pt", "x,a,pt", "b ")
+    message = "--columns: expected one caption, or one called 'en' as the language, got"
+    refused(lambda: caption_source.load(table, columns="x,a,pt"), message)
+    message = "expected 2 or 3 different names divided by a comma, got 'x'"
+    refused(lambda: caption_source.load(table, columns="x"), message)
+
+
+def test_columns_without_a_table_are_refused(tmp_path: Path) -> None:
+    in_classes(tmp_path / "a", {"1.png": Image.fromarray(NOISE[..., 0])})
+    write_shard(tmp_path / "b/1.tar", {"1.png": png(1), "1.txt": b"a"})
+    message = "--columns: expected a table, got "
+    for load, name in (
+        (image_source.load, "a"),
+        (image_source.load, "b"),
+        (caption_source.load, "b"),
+    ):
+        refused(lambda f=load, n=name: f(tmp_path / n, columns="a,b"), message)
+    for load, name in ((image_source.load, "digits"), (caption_source.load, "emoji")):
+        message = f"--columns: expected a table of one's own, got '{name}'"
+        refused(lambda f=load, n=name: f(n, columns="a,b"), message)
 
 
 def write_shard(path: Path, files: dict[str, bytes]) -> None:

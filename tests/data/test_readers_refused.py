@@ -45,7 +45,7 @@ def test_faulty_images_are_refused(tmp_path: Path) -> None:
     message = "c/1.png: expected 4 x 6 pixels like the others, got 5 x 6; --image_size="
     refused(image_source.load, tmp_path, message)
     Image.fromarray(np.full((4, 6), 0.5, np.float32)).save(tmp_path / "c/1.png", "TIFF")
-    message = "c/1.png: expected 8 bits a channel, or 16 of gray, got the mode F"
+    message = "c/1.png: expected 8 or 16 bits a channel, got the mode F"
     refused(image_source.load, tmp_path, message)
     write_image(tmp_path / "c/1.png")
     whole = (tmp_path / "a/1.png").read_bytes()
@@ -145,18 +145,26 @@ def test_faulty_pair_splits_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("#file\tfr\tde\n1.png\ta\tb\n", "expected captions in 'en', got fr, de"),
-        ("1.png\ta\tb\n", "row 1: expected a file and a caption"),
+        (
+            "#file\tfr\tde\n1.png\ta\tb\n",
+            "one column 'en', got file, fr, de; --col",
+        ),
+        (
+            "1.png\ta\tb\n",
+            "row 1: expected 2 columns divided by tabs, got 3; --col",
+        ),
+        ("#img\ten\n1.png\ta\n", "one column 'path', got img, en; --columns names"),
         ("1.png\ta\n2.png\tb\n", "row 2: expected an image, got no file '2.png'"),
         ("1.png\ta\n1.png\tb\n", "row 2: expected each image once"),
         ("1.png\ta\n", "expected 2 images or more"),
-        ("#file\tpt\n1.png\ta\n", "row 1: expected captions in 'en', got pt"),
+        ("#file\tpt\n1.png\ta\n", "expected one column 'en', got file, pt"),
         ("1.png\ta\n./1.png\tb\n", "row 2: expected each image once"),
         ("../1.png\ta\n", "row 1: expected a path in the folder, got '../1.png'"),
         ("/1.png\ta\n", "row 1: expected a path in the folder, got '/1.png'"),
         ("1.png\n2.png\tb\n", "row 1: expected 2 columns divided by tabs, got 1"),
         ("1.png\ta\nx\n", "row 2: expected 2 columns divided by tabs, got 1"),
-        ("", "expected images and captions, got none"),
+        ("1.png\ta\n2.png\t\n", "row 2: expected text, got an empty column 2"),
+        ("", "expected 2 images or more, one to hold out, got 0"),
     ],
 )
 def test_faulty_captions_are_refused(
@@ -168,7 +176,7 @@ def test_faulty_captions_are_refused(
 
 
 def test_captions_without_a_table_are_refused(tmp_path: Path) -> None:
-    refused(caption_source.load, tmp_path, "captions.tsv: expected a file")
+    refused(caption_source.load, tmp_path, "expected a table called captions (.csv, ")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +191,8 @@ def test_captions_without_a_table_are_refused(tmp_path: Path) -> None:
         ({"values": np.full((4, 1, 3, 4), 1e39)}, "got inf in variable 0 at step 0"),
         ({"latitude": np.array([0, 45, 91])}, "latitude in degrees, -90 to 90, got 91"),
         ({"longitude": np.array(list("abcd"))}, "longitude in degrees, got <U1"),
-        ({"longitude": np.full(4, np.nan)}, "-360 to 360, got nan"),
+        ({"longitude": np.array([0, 90, 180, 541])}, "-540 to 540, got 541"),
+        ({"longitude": np.full(4, np.nan)}, "-540 to 540, got nan"),
         ({"time": np.arange(10)[::-1]}, "to increase, got 8 after 9 at step 1"),
         ({"time": np.array(["NaT"] * 10, "M8[D]")}, "to increase, got NaT after NaT"),
         ({"time": np.array(["June"] * 10)}, "in datetime64 or numbers, got <U4"),
@@ -194,6 +203,14 @@ def test_faulty_fields_are_refused(
 ) -> None:
     np.savez(tmp_path / "a.npz", **series(**changed))
     refused(field_source.load, tmp_path / "a.npz", message)
+
+
+@pytest.mark.parametrize("first", [-280, 20, 180])
+def test_a_turn_may_begin_at_any_longitude(tmp_path: Path, first: int) -> None:
+    degrees = first + 90.0 * np.arange(4)
+    np.savez(tmp_path / "a.npz", **series(longitude=degrees))
+    made = field_source.load(tmp_path / "a.npz")
+    np.testing.assert_array_equal(made.longitude, degrees)
 
 
 def test_files_without_fields_are_refused(tmp_path: Path) -> None:

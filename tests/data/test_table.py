@@ -132,39 +132,39 @@ def test_documents_without_text_are_counted(
     assert capsys.readouterr().out == f"{file}: 2 of 7 rows have no text\n"
 
 
-# Without the time in its head: names of tests must be the same in every worker.
-TORN = gzip.compress(b"x" * 99, mtime=0)[:-9]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.jsonl", b'{"text":"a"}\n{"text', "row 2: expected JSON, got "),
-        ("a.jsonl", b'{"text":"a"}\n{"t":"b"}\n', "row 2: expected one column 'text'"),
-        ("a.jsonl", b'{"text":"a"}\n\n[1]\n', "row 3: expected an object, got list"),
-        ("a.jsonl", b'{"text":1.5}\n', "row 1: expected text, got float"),
-        ("a.jsonl", b'{"text":"\\ud800"}\n', "row 1: expected text, got half"),
-        ("a.jsonl", b'{"text":"\xff"}\n', "row 1: expected UTF-8, got byte 0xff at"),
-        ("a.jsonl", b'{"text":"one"}\n', "for a train and a validation split"),
-        ("a.csv", b'text,b\n"1\n2",3\n4\n', "row 4: expected 2 columns divided by com"),
-        ("a.csv", b'text,b\n1,2\n"3,4\n', "row 3: expected CSV, got unexpected end"),
-        ("a.csv", b"text,text\n1,2\n", "expected one column 'text', got text, text"),
-        ("a.csv", b"text;b\n1;2\n", "expected one column 'text', got text;b; --text_c"),
-        ("a.tsv", b"a\tb\n", "row 1: expected names of columns, 'text' among them"),
-        ("a.parquet", b"PAR1", "expected Parquet, got "),
-        ("a.jsonl.gz", TORN, "expected a complete .gz file"),
-        ("a.jsonl.xz", b"junk", "expected a complete .xz file, got "),
+TORN = gzip.compress(b"x" * 99)[:-9]
+FAULTS = {
+    "a.jsonl": [
+        (b'{"text":"a"}\n{"text', "row 2: expected JSON, got "),
+        (b'{"text":"a"}\n{"t":"b"}\n', "row 2: expected one column 'text'"),
+        (b'{"text":"a"}\n\n[1]\n', "row 3: expected an object, got list"),
+        (b'{"text":1.5}\n', "row 1: expected text, got float"),
+        (b'{"text":"\\ud800"}\n', "row 1: expected text, got half"),
+        (b'{"text":"\xff"}\n', "row 1: expected UTF-8, got byte 0xff at"),
+        (b'{"text":"one"}\n', "for a train and a validation split"),
     ],
-)
-def test_a_faulty_row_is_refused_with_its_number(
-    tmp_path: Path, name: str, content: bytes, message: str
-) -> None:
+    "a.csv": [
+        (b'text,b\n"1\n2",3\n4\n', "row 4: expected 2 columns divided by commas"),
+        (b'text,b\n1,2\n"3,4\n', "row 3: expected CSV, got unexpected end"),
+        (b"text,text\n1,2\n", "expected one column 'text', got text, text"),
+        (b"text;b\n1;2\n", "expected one column 'text', got text;b; --text_column"),
+    ],
+    "a.tsv": [(b"a\tb\n", "row 1: expected names of columns, 'text' among them")],
+    "a.parquet": [(b"PAR1", "expected Parquet, got ")],
+    "a.jsonl.gz": [(TORN, "expected a complete .gz file")],
+    "a.jsonl.xz": [(b"junk", "expected a complete .xz file, got ")],
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_faulty_row_is_refused_with_its_number(tmp_path: Path, name: str) -> None:
     """When the source is loaded, which is before the first step."""
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError) as caught:
-        text_source.load(tmp_path / name)
-    assert f"{tmp_path / name}" in str(caught.value)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    for content, message in FAULTS[name]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError) as caught:
+            text_source.load(tmp_path / name)
+        assert f"{tmp_path / name}" in str(caught.value)
+        assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_column_of_plain_text_is_refused(tmp_path: Path) -> None:

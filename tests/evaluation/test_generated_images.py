@@ -61,6 +61,19 @@ def test_a_study_has_the_quality_of_each_number_of_steps() -> None:
     assert set(figures) == {"samples.png", "steps.png", "quality.png"}
 
 
+def test_a_study_without_a_classifier_has_distances_alone() -> None:
+    images = RNG.integers(0, 256, (8, 4, 4, 3)).astype(np.uint8)
+    label = np.arange(8) // 4
+    reference = generated_images.reference_set(images, images, label, per_class=2)
+    study = generated_images.evaluate_samples(
+        None, lambda label, steps: 0 * reference.held_out, reference, steps=(1, 2)
+    )
+    numbers = generated_images.results(study)
+    assert set(numbers) == {"nn_distance", "nn_distance/held_out"}
+    assert numbers["nn_distance"] > numbers["nn_distance/held_out"] == 0
+    assert set(sample_quality.figures(study)) == {"samples.png", "steps.png"}
+
+
 def test_quantized_images_are_compared_with_quantized_images() -> None:
     data = image_source.load("digits")
     quantized = gray_levels.quantize_records(data, gray_levels=4, factor=2)

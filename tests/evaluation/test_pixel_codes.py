@@ -48,5 +48,16 @@ def test_each_class_has_its_own_mixture() -> None:
 
 def test_a_png_takes_two_bits_of_noise_and_none_of_zeros() -> None:
     noise = RNG.integers(0, 4, (400, 49))
-    assert 2 <= pixel_codes.png_bits(noise, 4, 7) < 2.6
-    assert pixel_codes.png_bits(np.zeros_like(noise), 4, 7) < 0.1
+    grays = np.array([0, 85, 170, 255], np.uint8)[:, None]
+    assert 2 <= pixel_codes.png_bits(noise, grays, 7) < 2.6
+    assert pixel_codes.png_bits(np.zeros_like(noise), grays, 7) < 0.1
+
+
+@pytest.mark.parametrize("colors", [64, 512])
+def test_a_png_in_color_takes_the_bits_of_noise(colors: int) -> None:
+    """512 are more than a palette has."""
+    noise = RNG.integers(0, colors, (400, 49))
+    palette = RNG.integers(0, 256, (colors, 3)).astype(np.uint8)
+    bits = pixel_codes.png_bits(noise, palette, 7)
+    assert np.log2(colors) <= bits < 25
+    assert pixel_codes.png_bits(np.zeros_like(noise), palette, 7) < 0.2

@@ -35,7 +35,7 @@ def test_cached_decoding_is_the_autoregressive_process(params: Any) -> None:
         return logit_filters.greedy(logits_BV[:, :GRAYS], key)
 
     predict = partial(
-        image_gpt.predict, NET, params, jnp.asarray(LABEL_B), gray_levels=GRAYS
+        image_gpt.predict, NET, params, jnp.asarray(LABEL_B), pixel_tokens=GRAYS
     )
     like = jax.ShapeDtypeStruct((len(LABEL_B), SIDE**2), jnp.int32)
     process = autoregressive.process(choose=greedy)

@@ -16,7 +16,7 @@ SIDE, GRAYS, CLASSES = 4, 3, 2
 
 def test_a_pixel_depends_on_the_class_and_on_earlier_pixels_only() -> None:
     net = image_gpt.image_gpt(side=SIDE, vocab_size=GRAYS + CLASSES, depth=1, width=32)
-    run = partial(image_gpt.predict, net, random_params(net), gray_levels=GRAYS)
+    run = partial(image_gpt.predict, net, random_params(net), pixel_tokens=GRAYS)
     rng = np.random.default_rng(0)
     ids_BL = jnp.asarray(rng.integers(0, GRAYS, (1, SIDE * SIDE)), jnp.int32)
     label_B, t_B = jnp.zeros(1, jnp.int32), jnp.zeros(1)

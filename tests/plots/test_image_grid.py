@@ -27,3 +27,5 @@ def test_a_gif_is_a_gif() -> None:
 def test_a_pixel_is_two_characters() -> None:
     white = np.full((1, 2, 2, 1), 255, np.uint8)
     assert terminal_images.ascii_art(white) == "@@@@\n@@@@"
+    blue = white * np.array([0, 0, 1], np.uint8)
+    assert terminal_images.ascii_art(blue) == "----\n----"  # the mean of its channels

@@ -174,6 +174,7 @@ class CaptionedImages(NamedTuple):
 def load(
     source: str,
     image_size: int | None = None,
+    columns: str = "",
     *,
     language: str,
     patch: int,
@@ -183,12 +184,13 @@ def load(
     """The captions of `source` in `language`, and a BPE of `vocab_size` trained on them
     and saved in `workdir`, if there is one. ValueError where patches of `patch` x
     `patch` pixels do not fill the images."""
-    data = caption_source.load(source, image_size, language=language)
+    options: Any = {"language": language, "columns": columns}
+    data = caption_source.load(source, image_size, **options)
     train = partial(tokenizers.bpe, caption_documents(data), vocab_size=vocab_size)
     tokenizer = tokenizers.load_or_train(
         workdir, train, kind="bpe", vocab_size=vocab_size
     )
-    rows, columns, channels = data.train["image"].shape[1:]
+    *sides, channels = data.train["image"].shape[1:]
     lengths = [
         len(ids)
         for arrays in (data.train, data.validation)
@@ -198,7 +200,7 @@ def load(
         data=data,
         tokenizer=tokenizer,
         patch=(patch, patch),
-        grid=patches.grid((rows, columns), (patch, patch)),
+        grid=patches.grid(sides, (patch, patch)),
         patch_features=patch * patch * channels,
         length=1 + max(lengths),
         is_cropped=image_size is not None,

@@ -76,12 +76,13 @@ def nn_distance(images: np.ndarray, reference: np.ndarray) -> float:
 
 class SampleStudy(NamedTuple):
     """samples, quality: by number of sampling steps; the last number is the main one.
-    reference_quality: of the real held-out images."""
+    reference_quality: of the real held-out images; quality is empty and this None where
+    there is no classifier."""
 
     samples: dict[int, np.ndarray]
     quality: dict[int, SampleQuality]
     reference: ReferenceSet
-    reference_quality: SampleQuality
+    reference_quality: SampleQuality | None
 
 
 def evaluate_samples(
@@ -92,9 +93,12 @@ def evaluate_samples(
     steps: Sequence[int],
 ) -> SampleStudy:
     """Samples for the labels of the reference set by each number of steps, and their
-    quality. sample(label, steps): 8-bit images. classifier: as of `sample_quality`."""
-    features = classifier.features(reference.train)
+    quality. sample(label, steps): 8-bit images. classifier: as of `sample_quality`, or
+    None."""
     samples = {count: sample(reference.label, count) for count in steps}
+    if classifier is None:
+        return SampleStudy(samples, {}, reference, None)
+    features = classifier.features(reference.train)
 
     def quality(images: np.ndarray) -> SampleQuality:
         return sample_quality(classifier, images, reference.label, features)
@@ -110,13 +114,17 @@ def evaluate_samples(
 def results(study: SampleStudy) -> dict[str, float]:
     """The numbers of a study, by name."""
     *fewer, main = study.samples
+    train, held_out = study.reference.train, study.reference.held_out
+    distances = {
+        "nn_distance": nn_distance(study.samples[main], train),
+        "nn_distance/held_out": nn_distance(held_out, train),
+    }
+    if study.reference_quality is None:
+        return distances
     numbers = {
         **_by_name(study.quality[main]),
         **_by_name(study.reference_quality, "/held_out"),
-        "nn_distance": nn_distance(study.samples[main], study.reference.train),
-        "nn_distance/held_out": nn_distance(
-            study.reference.held_out, study.reference.train
-        ),
+        **distances,
     }
     for steps in fewer:
         numbers |= _by_name(study.quality[steps], f"/steps_{steps}")

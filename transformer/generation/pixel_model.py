@@ -1,6 +1,6 @@
 """Class-conditional images from a decoder of pixels, by cached decoding.
 
-A row begins with the token of its class, `gray_levels` + label, then has one token for
+A row has the token of its class, which follows those of pixels, then one token for
 each pixel in raster order (`models/image_gpt.py`).
 """
 
@@ -17,12 +17,12 @@ from transformer import checks
 from transformer.generation import decoding, logit_filters, terminal_images
 
 
-def gray_only(gray_levels: int) -> logit_filters.Filter:
-    """Excludes the tokens of classes, which follow the `gray_levels` gray ones."""
+def pixels_only(pixel_tokens: int) -> logit_filters.Filter:
+    """Excludes the tokens of classes, which follow the `pixel_tokens` of pixels."""
 
     def keep(logits_BV: jax.Array) -> jax.Array:
-        is_gray_V = jnp.arange(logits_BV.shape[1]) < gray_levels
-        return jnp.where(is_gray_V[None], logits_BV, -jnp.inf)
+        is_pixel_V = jnp.arange(logits_BV.shape[1]) < pixel_tokens
+        return jnp.where(is_pixel_V[None], logits_BV, -jnp.inf)
 
     return keep
 
@@ -30,7 +30,7 @@ def gray_only(gray_levels: int) -> logit_filters.Filter:
 class PixelModel(NamedTuple):
     """A decoder of pixels of `classes` classes.
 
-    tokenizer: has `gray_levels`, `side` and `decode`, as
+    tokenizer: has `vocab_size`, `side` and `decode`, as
     `data.images.gray_levels.QuantizedImages`. choose: a pixel from its logits.
     """
 
@@ -44,8 +44,8 @@ def from_net(net: Any, tokenizer: Any, *, compute_dtype: Any) -> PixelModel:
     """A `PixelModel` of a decoder module; `decoding.decode_dtype` says in which dtype
     it decodes."""
     fns = decoding.decode_fns(net, decoding.decode_dtype(compute_dtype))
-    choose = logit_filters.categorical(gray_only(tokenizer.gray_levels))
-    classes = net.vocab_size - tokenizer.gray_levels
+    choose = logit_filters.categorical(pixels_only(tokenizer.vocab_size))
+    classes = net.vocab_size - tokenizer.vocab_size
     return PixelModel(fns, tokenizer, choose, classes)
 
 
@@ -58,9 +58,9 @@ def sample(
     tokenizer = model.tokenizer
     checks.check_indices("class", label, model.classes)
     checks.check_indices(
-        "prefix", [] if prefix is None else prefix, tokenizer.gray_levels
+        "prefix", [] if prefix is None else prefix, tokenizer.vocab_size
     )
-    first = tokenizer.gray_levels + np.asarray(label, np.int32)[:, None]
+    first = tokenizer.vocab_size + np.asarray(label, np.int32)[:, None]
     prompt = first if prefix is None else np.concatenate([first, prefix], axis=1)
     generate_rows = partial(
         decoding.generate,

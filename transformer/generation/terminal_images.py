@@ -15,8 +15,9 @@ SHADES = " .:-=+*#%@"
 
 
 def ascii_art(images: Sequence[np.ndarray] | np.ndarray) -> str:
-    """8-bit images [rows, columns, 1] side by side as characters."""
-    row = np.concatenate(list(images), axis=1)[..., 0].astype(int)
+    """8-bit images [rows, columns, channels] side by side as characters, by the mean of
+    the channels."""
+    row = np.concatenate(list(images), axis=1).mean(-1).astype(int)
     shade = row * (len(SHADES) - 1) // 255
     # A character is about twice as high as it is wide.
     return "\n".join("".join(2 * SHADES[level] for level in line) for line in shade)

@@ -53,13 +53,13 @@ def predict(
     ids_BL: jax.Array,
     t_B: jax.Array,
     *,
-    gray_levels: int,
+    pixel_tokens: int,
     compute_dtype: Any = jnp.float32,
 ) -> jax.Array:
     """Logits (B, L, V) of each pixel from the class and the pixels before it; the token
-    of a class is gray_levels + label. The time t_B of a process plays no part."""
+    of a class is pixel_tokens + label. The time t_B of a process plays no part."""
     weights = precision.cast_weights(params, compute_dtype)
-    first_B1 = gray_levels + label_B[:, None]
+    first_B1 = pixel_tokens + label_B[:, None]
     inputs_BL = jnp.concatenate([first_B1, ids_BL[:, :-1]], axis=1)
     tokens = masks.single_document(ids_BL.shape[1])
     readout: Any = net.apply({"params": weights}, inputs_BL, tokens)

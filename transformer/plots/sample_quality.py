@@ -13,18 +13,21 @@ from transformer.plots import image_grid
 
 def figures(study: SampleStudy, *, name: str = "samples") -> dict[str, Any]:
     """Figures by file name: samples of each class, the first sample of each class by
-    sampling steps, and `plot_quality_by_steps` with `name` in the legend."""
+    sampling steps, and, where there was a classifier, `plot_quality_by_steps` with
+    `name` in the legend."""
     label = study.reference.label
     firsts = np.unique(label, return_index=True)[1]
     main = list(study.samples.values())[-1]
     by_steps = np.stack([images[firsts] for images in study.samples.values()])
-    return {
+    samples = {
         "samples.png": image_grid.class_grid(main, label),
         "steps.png": image_grid.make_grid(by_steps),
-        "quality.png": plot_quality_by_steps(
-            {name: study.quality}, held_out=study.reference_quality
-        ),
     }
+    if study.reference_quality is None:
+        return samples
+    curves = {name: study.quality}
+    quality = plot_quality_by_steps(curves, held_out=study.reference_quality)
+    return {**samples, "quality.png": quality}
 
 
 def plot_quality_by_steps(

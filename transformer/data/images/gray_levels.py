@@ -1,6 +1,7 @@
 """Images in a few gray levels as rows of tokens and back, numpy.
 
-A token is a pixel, or a patch x patch block of pixels as the digits of one number.
+A token is a pixel, or a patch x patch block of pixels as the digits of one number. A
+pixel in color has a digit for each of its three channels: of 4 levels, 64 colors.
 """
 
 from __future__ import annotations
@@ -35,33 +36,41 @@ def resize(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def quantize(images: np.ndarray, gray_levels: int, *, patch: int = 1) -> np.ndarray:
-    """The tokens [N, L] int32 of 8-bit images [N, rows, columns, 1], each pixel the
-    nearest of `gray_levels` equally spaced levels; blocks in the order of
+    """The tokens [N, L] int32 of 8-bit images [N, rows, columns, channels], each value
+    the nearest of `gray_levels` equally spaced levels; blocks in the order of
     `patches.patchify`.
 
-    vocab_size is gray_levels ** (patch * patch). ValueError where it is above 65536.
+    vocab_size is gray_levels ** (patch * patch * channels). ValueError where it is
+    above 65536.
     """
-    if not 2 <= gray_levels <= 256 or gray_levels ** (patch * patch) > 65536:
+    channels = images.shape[-1]
+    values = patch * patch * channels
+    if not 2 <= gray_levels <= 256 or gray_levels**values > 65536:
+        of = f" of {channels} channels" * (channels > 1)
         raise ValueError(
             f"expected from 2 to 256 gray levels and at most 65536 tokens, "
-            f"got {gray_levels} levels in patches of {patch}"
+            f"got {gray_levels} levels in patches of {patch}{of}"
         )
     scaled = images.astype(np.float32) * (gray_levels - 1) / 255
     nearest = np.rint(scaled).astype(np.int32)
-    return patches.patchify(nearest, (patch, patch)) @ _powers(gray_levels, patch)
+    return patches.patchify(nearest, (patch, patch)) @ _powers(gray_levels, values)
 
 
 def dequantize(
-    ids: np.ndarray, gray_levels: int, side: int, *, patch: int = 1
+    ids: np.ndarray, gray_levels: int, side: int, *, patch: int = 1, channels: int = 1
 ) -> np.ndarray:
-    """The inverse: 8-bit images [N, side, side, 1] of tokens [N, L]."""
-    digits = np.asarray(ids)[..., None] // _powers(gray_levels, patch) % gray_levels
-    gray = np.rint(digits * (255 / (gray_levels - 1))).astype(np.uint8)
+    """The inverse: 8-bit images [N, side, side, channels] of tokens [N, L]."""
+    levels = _digits(ids, gray_levels, patch * patch * channels)
+    gray = np.rint(levels * (255 / (gray_levels - 1))).astype(np.uint8)
     return patches.unpatchify(gray, (side, side), (patch, patch))
 
 
-def _powers(gray_levels: int, patch: int) -> np.ndarray:
-    return gray_levels ** np.arange(patch * patch, dtype=np.int32)
+def _powers(gray_levels: int, values: int) -> np.ndarray:
+    return gray_levels ** np.arange(values, dtype=np.int32)
+
+
+def _digits(ids: np.ndarray, gray_levels: int, values: int) -> np.ndarray:
+    return np.asarray(ids)[..., None] // _powers(gray_levels, values) % gray_levels
 
 
 class QuantizedImages(NamedTuple):
@@ -69,6 +78,7 @@ class QuantizedImages(NamedTuple):
 
     train, validation: `ids_BL` int32 and `label_B`. full_side, side: of an image before
     and after downsampling, in pixels. patch: pixels along the side of a token.
+    channels: of a pixel, each of `gray_levels`.
     """
 
     train: dict[str, np.ndarray]
@@ -77,10 +87,27 @@ class QuantizedImages(NamedTuple):
     side: int
     gray_levels: int
     patch: int
+    channels: int = 1
+
+    @property
+    def values(self) -> int:
+        """The number of gray levels that make up a token."""
+        return self.patch * self.patch * self.channels
 
     @property
     def vocab_size(self) -> int:
-        return self.gray_levels ** (self.patch * self.patch)
+        return self.gray_levels**self.values
+
+    @property
+    def palette(self) -> np.ndarray:
+        """The 8-bit color of each token that is one pixel, [V, channels]."""
+        every = np.arange(self.vocab_size)[:, None]
+        images = dequantize(every, self.gray_levels, 1, channels=self.channels)
+        return images[:, 0, 0]
+
+    def levels(self, ids: np.ndarray) -> np.ndarray:
+        """Tokens [N, L] as gray levels [N, L * values]."""
+        return _digits(ids, self.gray_levels, self.values).reshape(len(ids), -1)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -99,21 +126,26 @@ class QuantizedImages(NamedTuple):
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
         """The 8-bit images of tokens [N, L], resized to their full side."""
-        small = dequantize(ids, self.gray_levels, self.side, patch=self.patch)
+        sizes = {"patch": self.patch, "channels": self.channels}
+        small = dequantize(ids, self.gray_levels, self.side, **sizes)
         return resize(small, self.full_side, self.full_side)
 
 
 def quantize_records(
-    data: Records, *, gray_levels: int, factor: int, patch: int = 1
+    data: Records, *, gray_levels: int, factor: int, patch: int | None = None
 ) -> QuantizedImages:
-    """The images of `data`, each side divided by `factor`. ValueError unless they are
-    square, of one channel, and divide into patches."""
+    """The images of `data`, each side divided by `factor`.
+
+    patch: by default 2, of color images 1. ValueError unless they are square and divide
+    into patches.
+    """
     full_side, columns, channels = data.train["image"].shape[1:]
-    if full_side != columns or channels != 1:
+    if full_side != columns:
         raise ValueError(
-            f"{data.name}: expected square images of one channel, "
-            f"got {full_side} x {columns} x {channels}"
+            f"{data.name}: expected square images, got {full_side} x {columns}; "
+            "--image_size=N resizes and crops all to N x N"
         )
+    patch = patch or (2 if channels == 1 else 1)
     train, validation = (
         {
             "ids_BL": quantize(
@@ -124,4 +156,5 @@ def quantize_records(
         for arrays in (data.train, data.validation)
     )
     side = full_side // factor
-    return QuantizedImages(train, validation, full_side, side, gray_levels, patch)
+    sizes = full_side, side, gray_levels, patch, channels
+    return QuantizedImages(train, validation, *sizes)

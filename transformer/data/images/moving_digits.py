@@ -52,10 +52,11 @@ def no_bounce(
 
 
 def render(sprites: np.ndarray, at: np.ndarray, *, side: int) -> np.ndarray:
-    """uint8 [frames, side, side, 1] of sprites uint8 [sprites, h, w, 1] at positions
-    [frames, sprites, 2]: the maximum where they overlap, clipped at the edges."""
-    height, width = sprites.shape[1:3]
-    video = np.zeros((len(at), side, side, 1), np.uint8)
+    """uint8 [frames, side, side, channels] of sprites uint8 [sprites, h, w, channels]
+    at positions [frames, sprites, 2]: the maximum where they overlap, clipped at the
+    edges."""
+    height, width, channels = sprites.shape[1:]
+    video = np.zeros((len(at), side, side, channels), np.uint8)
     for frame, here in zip(video, at, strict=True):
         for sprite, (top, left) in zip(sprites, here, strict=True):
             rows = slice(max(top, 0), min(top + height, side))
@@ -107,12 +108,13 @@ def _block_sums(error: np.ndarray, block: int) -> np.ndarray:
 
 
 class VideoTokenizer(NamedTuple):
-    """Videos of `frames` frames of `side` x `side` pixels as rows of raw tubelets, one
-    frame deep and `patch` pixels wide, numpy, and back."""
+    """Videos of `frames` frames of `side` x `side` pixels of `channels` as rows of raw
+    tubelets, one frame deep and `patch` pixels wide, numpy, and back."""
 
     frames: int
     side: int
     patch: int
+    channels: int = 1
 
     @property
     def tubelet_size(self) -> tuple[int, int, int]:
@@ -125,6 +127,11 @@ class VideoTokenizer(NamedTuple):
         return patches.grid((self.side, self.side), self.tubelet_size[1:])
 
     @property
+    def features(self) -> int:
+        """The number of features of a raw tubelet, P."""
+        return self.patch**2 * self.channels
+
+    @property
     def tokens_per_frame(self) -> int:
         return math.prod(self.grid)
 
@@ -134,12 +141,13 @@ class VideoTokenizer(NamedTuple):
         return self.frames * self.tokens_per_frame
 
     def encode(self, video: np.ndarray) -> np.ndarray:
-        """8-bit [..., frames, rows, columns, 1] to gray values from 0 to 1
+        """8-bit [..., frames, rows, columns, channels] to values from 0 to 1
         [..., L, P]."""
         return patches.patchify(video.astype(np.float32) / 255, self.tubelet_size)
 
     def decode(self, raw_BLP: Any) -> np.ndarray:
-        """The inverse, clipped: [B, L, P] to 8-bit [B, frames, rows, columns, 1]."""
+        """The inverse, clipped: [B, L, P] to 8-bit [B, frames, rows, columns,
+        channels]."""
         shape = self.frames, self.side, self.side
         pixels = patches.unpatchify(np.asarray(raw_BLP), shape, self.tubelet_size)
         return np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
@@ -154,12 +162,12 @@ class VideoTokenizer(NamedTuple):
         max_speed: int,
         context_frames: int,
     ) -> dict[str, np.ndarray]:
-        """A `records.Prepare` once `digits` [N, h, w, 1] are bound: a video of the
-        example's digit and `sprites` - 1 others as `raw_BLP`, and its straight motion
-        after `context_frames` frames, through the walls, as `straight_BLP`."""
+        """A `records.Prepare` once `digits` [N, h, w, channels] are bound: a video of
+        the example's digit and `sprites` - 1 others as `raw_BLP`, and its straight
+        motion after `context_frames` frames, through the walls, as `straight_BLP`."""
         others = digits[rng.integers(len(digits), size=sprites - 1)]
         images = np.concatenate([example["image"][None], others])
-        max_position = self.side - images.shape[1]
+        max_position = self.side - max(images.shape[1:3])
         motion = random_motion(
             rng, sprites, max_position=max_position, max_speed=max_speed
         )
@@ -178,3 +186,17 @@ class VideoTokenizer(NamedTuple):
         rng = np.random.default_rng(seed)
         example = {"image": digits[rng.integers(len(digits))]}
         return self.prepare(digits, example, rng, **motion)["raw_BLP"][None]
+
+
+def video_tokenizer(
+    sprites: np.ndarray, frames: int, side: int, *, patch: int
+) -> VideoTokenizer:
+    """The `VideoTokenizer` of videos of sprites [N, rows, columns, channels].
+    ValueError where these have no place to move."""
+    rows, columns, channels = sprites.shape[1:]
+    if max(rows, columns) >= side:
+        raise ValueError(
+            f"expected images of less than {side} x {side} pixels once their sides are "
+            f"halved, got {rows} x {columns}; --image_size={2 * side - 16} resizes all"
+        )
+    return VideoTokenizer(frames, side, patch, channels)

@@ -77,40 +77,6 @@ def npz_arrays(
     return found
 
 
-def tsv_rows(path: Path, *, columns: int | None) -> list[list[str]]:
-    """The rows of a UTF-8 file whose cells are divided by tabs.
-
-    columns: their number; None for as many as in the first row, but at least 2.
-    ValueError names the row, from 1, that is not UTF-8, has an empty cell, or another
-    number of cells.
-    """
-    rows: list[list[str]] = []
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise ValueError(f"{path}: expected a file, got {error.strerror}") from None
-    for number, line in enumerate(lines, 1):
-        where = f"{path}, row {number}"
-        try:
-            cells = [cell.strip() for cell in line.decode("utf-8-sig").split("\t")]
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{where}: expected UTF-8, got byte 0x{line[error.start]:02x} at "
-                f"offset {error.start} ({error.reason})"
-            ) from None
-        expected = columns or max(2, len(rows[0] if rows else cells))
-        if len(cells) != expected:
-            got = "commas" if len(cells) == 1 and "," in cells[0] else len(cells)
-            raise ValueError(
-                f"{where}: expected {expected} columns divided by tabs, got {got}"
-            )
-        if not all(cells):
-            column = cells.index("") + 1
-            raise ValueError(f"{where}: expected text, got an empty column {column}")
-        rows.append(cells)
-    return rows
-
-
 def strings(values: Sequence[Any]) -> np.ndarray:
     """An object array of strings of any length."""
     array = np.empty(len(values), object)

@@ -107,7 +107,8 @@ def _fields(path: Path, arrays: dict[str, Any], held_out: float) -> Fields:
         fingerprint=_fingerprint(path),
         values=values,
         latitude=_degrees(path, "latitude", facts["latitude"], 90),
-        longitude=_degrees(path, "longitude", facts["longitude"], 360),
+        # A turn that begins at 20 or 180 degrees ends beyond 360.
+        longitude=_degrees(path, "longitude", facts["longitude"], 540),
         time=_time(path, facts["time"]),
         variables=tuple(map(str, facts["variables"])),
         units=tuple(map(str, facts["units"])),

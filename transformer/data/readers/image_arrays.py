@@ -29,7 +29,7 @@ BATCH = 32
 # Fewer are decoded at every start, by this process.
 FEWEST_CACHED = 1000
 FEWEST_CACHED_BYTES = 4 << 20
-VERSION = 1  # of the decoding; other pixels need another one
+VERSION = 2  # of the decoding; other pixels need another one
 
 
 def _is_large(files: Sequence[ImageFile]) -> bool:

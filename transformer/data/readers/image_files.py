@@ -1,10 +1,10 @@
 """One image of the user's own, decoded by Pillow as 8-bit gray or RGB.
 
-Gray are the modes 1, L and LA of Pillow, and 16-bit gray; all else is color. EXIF
+Gray are images of one channel, with or without alpha; all else is color. EXIF
 orientation is applied, transparency is composited on white, of several frames the first
-is taken. 16 bits a channel are scaled from 0..65535 to 0..255 and rounded; refused are
-those that Pillow would cut to the high byte (PNG and TIFF in color), and those of
-which fewer than 16 levels would be left.
+is taken. 16 bits a channel are scaled from 0..65535 to 0..255 and rounded
+(`deep_pixels`); refused are those of which fewer than 16 levels would be left, and a
+TIFF of more than 8 bits whose channels follow one another.
 
 Resized images are squares: the short side is resized to `image_size`, bicubic with
 antialiasing, and the center is cropped, as for CLIP (Radford et al. 2021, arXiv
@@ -22,15 +22,14 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from transformer.data.readers import files
+from transformer.data.readers import deep_pixels, files
 
 # Not all that Pillow knows: for some formats (EPS) it starts another program.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 GRAY = ("1", "L", "LA")
-DEEP = 65535
 FEWEST_LEVELS = 16
 EXIF_ORIENTATION = 0x0112
-TIFF_PHOTOMETRIC = 262  # 0: white is zero
+TIFF_SIZE = 256, 257  # the tags of width and height
 
 
 class ImageFile(NamedTuple):
@@ -86,27 +85,18 @@ class _Refusal(ValueError):
     """An image that can be decoded, but not in its full range."""
 
 
-def _raw_mode(opened: Any) -> str:
-    """How the pixels lie in the file, such as RGB;16B."""
-    arguments = opened.tile[0][3] if opened.tile else ""
-    return arguments if isinstance(arguments, str) else str(arguments[0])
-
-
 def _bits(file: ImageFile, opened: Any) -> int:
     """8, or 16 where there are more; ValueError for what cannot be read in full."""
-    raw, mode = _raw_mode(opened), opened.mode
-    expected = f"{file}: expected 8 bits a channel, or 16 of gray"
+    raw, mode = deep_pixels.raw_mode(opened), opened.mode
+    expected = f"{file}: expected 8 or 16 bits a channel"
+    if deep_pixels.are_planes(opened):
+        raise _Refusal(f"{expected}, together in a pixel, got channels as planes")
     if opened.format == "PPM" and mode != "F":
-        arguments = opened.tile[0][3]
-        highest = 255 if isinstance(arguments, str) else arguments[1]
-        return 16 if mode == "I" or highest > 255 else 8
+        return 16 if deep_pixels.ppm_highest(opened) > 255 else 8
     if opened.format in ("PNG", "TIFF") and (";16" in raw or ";12" in raw):
-        inverted = opened.format == "TIFF" and not opened.tag_v2.get(
-            TIFF_PHOTOMETRIC, 1
-        )
-        if mode.startswith("I;16") and not inverted:
+        if mode.startswith("I;16") or deep_pixels.color(opened):
             return 16
-        raise _Refusal(f"{expected}, got {raw}{', inverted' * inverted}")
+        raise _Refusal(f"{expected}, got {raw}")
     if mode[0] in "IF":
         raise _Refusal(f"{expected}, got the mode {mode}")
     return 8
@@ -134,6 +124,8 @@ def facts(file: ImageFile) -> Facts:
     with _open(file) as opened:
         mode, deep = opened.mode, _bits(file, opened) == 16
         columns, rows = opened.size
+        if opened.format == "TIFF":  # Pillow may have turned the size, not the pixels.
+            columns, rows = (opened.tag_v2[tag] for tag in TIFF_SIZE)
         orientation = _orientation(opened)
         if orientation > 4:  # by a quarter
             rows, columns = columns, rows
@@ -147,34 +139,33 @@ def facts(file: ImageFile) -> Facts:
             "rotated by EXIF": orientation > 1,
             "first of several frames": getattr(opened, "is_animated", False),
         }
-        gray = mode in GRAY or mode[0] == "I"
+        gray = mode in GRAY or mode[0] == "I" or deep_pixels.color(opened) == "LA"
     told = tuple(str(words) for words, holds in found.items() if holds)
     return Facts(rows, columns, gray, told)
-
-
-def _from_deep(file: ImageFile, opened: Any) -> Any:
-    """16-bit gray as 8 bits."""
-    from PIL import Image
-
-    of_12_bits = ";12" in _raw_mode(opened)  # decoding forgets it
-    values = np.asarray(opened).astype(np.int64)
-    if of_12_bits:
-        values = (values * DEEP + 2047) // 4095
-    clear = opened.info.get("transparency")
-    if clear is not None:
-        values = np.where(values == clear, DEEP, values)
-    scaled = (values * 255 + DEEP // 2) // DEEP
-    if values.min() != values.max():
-        _check_levels(file, int(scaled.max()))
-    return Image.fromarray(scaled.astype(np.uint8))
 
 
 def _check_levels(file: ImageFile, brightest: int) -> None:
     if brightest < FEWEST_LEVELS:
         raise _Refusal(
-            f"{file}: expected 16 bits a channel with values up to {DEEP}, got at most "
+            f"{file}: expected 16 bits a channel with values up to 65535, got at most "
             f"{257 * brightest + 128}: in 8 bits it would be black"
         )
+
+
+def _decode_deep(file: ImageFile, opened: Any) -> Any:
+    """A Pillow image of mode L or RGB from one of more than 8 bits a channel."""
+    from PIL import Image
+
+    pixels = deep_pixels.read(opened, lambda: _open(file), file.open)
+    scaled = deep_pixels.to_8_bits(pixels)
+    rows, columns, channels = scaled.shape
+    mode = {1: "L", 3: "RGB", 4: "CMYK"}[channels]
+    decoded = Image.frombytes(mode, (columns, rows), scaled.tobytes())
+    if mode == "CMYK":
+        decoded = decoded.convert("RGB")
+    if not deep_pixels.is_constant(pixels):
+        _check_levels(file, int(np.asarray(decoded).max()))
+    return decoded
 
 
 def _decode(file: ImageFile, *, gray: bool) -> Any:
@@ -182,9 +173,8 @@ def _decode(file: ImageFile, *, gray: bool) -> Any:
     from PIL import Image, ImageOps
 
     with _open(file) as opened:
-        deep = _bits(file, opened) == 16
-        if deep and opened.mode[0] == "I":
-            decoded = _from_deep(file, opened)
+        if _bits(file, opened) == 16:
+            decoded = _decode_deep(file, opened)
         elif _is_clear(opened):
             layer = opened.convert("RGBA")
             white = Image.new("RGBA", layer.size, "white")
@@ -192,9 +182,6 @@ def _decode(file: ImageFile, *, gray: bool) -> Any:
         else:
             decoded = opened if opened.mode == "L" else opened.convert("RGB")
             decoded.load()
-        if deep and opened.mode[0] != "I":
-            extrema: Any = decoded.getextrema()
-            _check_levels(file, max(high for _, high in extrema))
         orientation = _orientation(opened)
         if orientation > 1:
             decoded.getexif()[EXIF_ORIENTATION] = orientation

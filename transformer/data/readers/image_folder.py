@@ -1,7 +1,7 @@
 """The user's own labeled images: class folders, a table of labels, or tar files.
 
     photographs/cat/1.png, photographs/dog/a/7.jpg, ...
-    photographs/labels.csv (or .tsv, .parquet) with the columns path and label
+    photographs/labels.csv (or .tsv, .jsonl, .parquet) with the columns path and label
     photographs/000.tar, ... with 1.png, 1.cls, 2.png, 2.cls, ...
 
 PNG, JPEG, GIF, BMP, WebP, TIFF or PPM, of one size, or resized (`image_files`): gray if
@@ -23,11 +23,15 @@ from transformer.data.readers import (
     image_arrays,
     image_shards,
     image_table,
+    table,
     text_files,
 )
 from transformer.data.readers.image_files import ImageFile
 from transformer.data.records import Records
 from transformer.data.text import documents
+
+LABEL = ("label", "class")
+TABLE = "labels"
 
 Listing = tuple[list[ImageFile], list[str], list[Path]]
 
@@ -37,7 +41,7 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise ValueError(
             f"{folder}: expected a folder of class folders, a table of labels (.csv, "
-            ".tsv, .parquet) or a .tar, got a file"
+            ".tsv, .jsonl, .parquet) or a .tar, got a file"
         )
     inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     names = [path.name for path in inside if path.is_dir()]
@@ -53,14 +57,15 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _listing(path: Path, root: Path) -> Listing:
+def _listing(path: Path, root: Path, columns: tuple[str, ...]) -> Listing:
     """The images of a source, their classes, and the tables that list them."""
-    table = path if path.suffix.lower() in image_table.SUFFIXES else None
-    if path.is_dir():
-        table = image_table.find(path)
-    if table is not None:
-        images, labels = image_table.read(table)
-        return images, labels, [table]
+    is_table = path.is_file() and table.is_table(path)
+    listed = path if is_table else table.find(path, TABLE)
+    if listed is not None:
+        names = columns or image_table.usual_columns(*LABEL)
+        images, labels = image_table.read(listed, names)
+        return images, labels, [listed]
+    image_table.refuse_columns(columns, path)
     shards = image_shards.find(path)
     if shards:
         images, labels = image_shards.read(shards, root, image_shards.LABEL)
@@ -103,13 +108,21 @@ def _held_out(
     return held
 
 
-def read(path: Path, *, held_out: float, image_size: int | None) -> Records:
-    """`image` uint8 [N, rows, columns, channels] and `label` int32 [N]. ValueError,
-    naming the file, for a file that is no image or of another size, and for an empty
-    class."""
+def read(
+    path: Path,
+    *,
+    held_out: float,
+    columns: tuple[str, ...] = (),
+    image_size: int | None,
+) -> Records:
+    """`image` uint8 [N, rows, columns, channels] and `label` int32 [N].
+
+    columns: of a table's paths and labels. ValueError, naming the file, for a file that
+    is no image or of another size, and for an empty class.
+    """
     root = path if path.is_dir() else path.parent
     if all((path / split).is_dir() for split in documents.SPLITS):
-        parts = [_listing(path / split, path) for split in documents.SPLITS]
+        parts = [_listing(path / part, path, columns) for part in documents.SPLITS]
         (images, labels, tables), (others, other_labels, other_tables) = parts
         names = _names(labels)
         if names != _names(other_labels):
@@ -121,7 +134,7 @@ def read(path: Path, *, held_out: float, image_size: int | None) -> Records:
         images, labels = images + others, labels + other_labels
         tables = tables + other_tables
     else:
-        images, labels, tables = _listing(path, root)
+        images, labels, tables = _listing(path, root, columns)
         names = _names(labels)
         held = _held_out(path, images, labels, held_out)
     _check_classes(path, names)

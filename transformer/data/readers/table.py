@@ -21,6 +21,8 @@ from transformer.data.readers import compression
 from transformer.data.text import documents
 
 PARQUET_ROWS = 256
+# The names of the wanted columns, or a function from those that a table has to them.
+Columns = Sequence[str] | Callable[[Sequence[str]], Sequence[str]]
 # (number of the row, its cells in the order of the wanted columns)
 Rows = Iterator[tuple[int, Sequence[Any]]]
 
@@ -41,6 +43,16 @@ def is_table(path: Path) -> bool:
     return compression.content_suffix(path) in _READERS
 
 
+def find(folder: Path, name: str) -> Path | None:
+    """The table called `name` in a folder; ValueError where there are several."""
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = [p for p in inside if p.name.split(".")[0] == name and is_table(p)]
+    if len(files) > 1:
+        got = ", ".join(path.name for path in files)
+        raise ValueError(f"{folder}: expected one table called {name}, got {got}")
+    return files[0] if files else None
+
+
 def split_files(folder: Path, what: str) -> dict[str, Path]:
     """The tables called train and validation in a folder, by split. ValueError unless
     there is one of each."""
@@ -57,13 +69,13 @@ def split_files(folder: Path, what: str) -> dict[str, Path]:
     return found
 
 
-def read(path: Path, columns: Sequence[str] = (), *, flag: str = "--columns") -> Table:
+def read(path: Path, columns: Columns = (), *, flag: str = "--columns") -> Table:
     """The table at `path`, its rows read lazily.
 
-    columns: the names of those wanted; all in their order if there are none. flag: for
-    the message where a column is missing. ValueError, naming file and row, for a
-    missing column, another number of cells, a cell that is not text, and what is not
-    UTF-8 or damaged. A file of another suffix is read as TSV.
+    columns: of those wanted; all in their order if there are none. flag: for the
+    message where a column is missing. ValueError, naming file and row, for a missing
+    column, another number of cells, a cell that is not text, and what is not UTF-8 or
+    damaged. A file of another suffix is read as TSV.
     """
     names, rows = _READERS.get(compression.content_suffix(path), _tsv)(
         path, columns, flag
@@ -106,17 +118,22 @@ def _text(where: str, cell: Any) -> str:
     raise ValueError(f"{where}: expected text, got {type(cell).__name__}")
 
 
+def _names(columns: Columns, present: Sequence[str]) -> Sequence[str]:
+    return columns(present) if callable(columns) else columns
+
+
 def _choose(
-    path: Path, present: Sequence[str], columns: Sequence[str], flag: str
+    path: Path, present: Sequence[str], columns: Columns, flag: str
 ) -> list[int]:
     """The places of the wanted columns among those that the table has."""
-    for name in columns or present:
+    names = _names(columns, present) or present
+    for name in names:
         if list(present).count(name) != 1:
             got = ", ".join(present) or "none"
             raise ValueError(
                 f"{path}: expected one column {name!r}, got {got}; {flag} names others"
             )
-    return [list(present).index(name) for name in columns or present]
+    return [list(present).index(name) for name in names]
 
 
 def _same_width(where: str, cells: Sequence[str], width: int, sign: str) -> None:
@@ -128,7 +145,7 @@ def _same_width(where: str, cells: Sequence[str], width: int, sign: str) -> None
         )
 
 
-def _tsv(path: Path, columns: Sequence[str], flag: str) -> tuple[Sequence[str], Rows]:
+def _tsv(path: Path, columns: Columns, flag: str) -> tuple[Sequence[str], Rows]:
     split = (
         (number, [cell.strip() for cell in line.split("\t")])
         for number, line in compression.lines(path)
@@ -137,12 +154,18 @@ def _tsv(path: Path, columns: Sequence[str], flag: str) -> tuple[Sequence[str], 
     if first is None:
         return (), iter(())
     head = [first[1][0].removeprefix("#").strip(), *first[1][1:]]
-    names = head if head != first[1] or (columns and set(columns) <= set(head)) else []
+    wanted = _names(columns, head)
+    names = head if head != first[1] or (wanted and set(wanted) <= set(head)) else []
     if names:
-        chosen = _choose(path, names, columns, flag)
+        chosen = _choose(path, names, wanted, flag)
     else:
-        chosen = list(range(len(columns) or len(head)))
-    width = len(head) if names else max(2, len(columns) or len(head))
+        chosen = list(range(len(wanted) or len(head)))
+    width = len(head) if names else max(2, len(wanted) or len(head))
+    if len(head) > width:
+        raise ValueError(
+            f"{path}, row 1: expected {width} columns divided by tabs, got "
+            f"{len(head)}; {flag} names columns of the first row"
+        )
 
     def rows() -> Rows:
         for number, cells in split if names else itertools.chain([first], split):
@@ -152,7 +175,7 @@ def _tsv(path: Path, columns: Sequence[str], flag: str) -> tuple[Sequence[str], 
     return [names[place] for place in chosen] if names else (), rows()
 
 
-def _csv(path: Path, columns: Sequence[str], flag: str) -> tuple[Sequence[str], Rows]:
+def _csv(path: Path, columns: Columns, flag: str) -> tuple[Sequence[str], Rows]:
     csv.field_size_limit(1 << 30)  # The default refuses documents of 128 KiB.
     source = csv.reader((line for _, line in compression.lines(path)), strict=True)
 
@@ -182,9 +205,7 @@ def _csv(path: Path, columns: Sequence[str], flag: str) -> tuple[Sequence[str], 
     return [names[place] for place in chosen], rows()
 
 
-def _json_lines(
-    path: Path, columns: Sequence[str], flag: str
-) -> tuple[Sequence[str], Rows]:
+def _json_lines(path: Path, columns: Columns, flag: str) -> tuple[Sequence[str], Rows]:
     def records() -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in compression.lines(path):
             if not line.strip():
@@ -204,7 +225,7 @@ def _json_lines(
     first = next(found, None)
     if first is None:
         return (), iter(())
-    names = list(columns or first[1])
+    names = list(_names(columns, list(first[1])) or first[1])
 
     def rows() -> Rows:
         for number, value in itertools.chain([first], found):
@@ -216,9 +237,7 @@ def _json_lines(
     return names, rows()
 
 
-def _parquet(
-    path: Path, columns: Sequence[str], flag: str
-) -> tuple[Sequence[str], Rows]:
+def _parquet(path: Path, columns: Columns, flag: str) -> tuple[Sequence[str], Rows]:
     import pyarrow
     import pyarrow.parquet
 

@@ -56,12 +56,20 @@ def own_path(source: str | Path, what: str, held_out: float) -> Path | None:
     return None
 
 
-def column_names(columns: str, count: int) -> tuple[str, ...]:
-    """`count` names of columns, divided by commas; ValueError for another number."""
+def column_names(columns: str, *counts: int) -> tuple[str, ...]:
+    """The names of columns, divided by commas; ValueError for another number of them
+    than one of `counts`."""
     names = tuple(name.strip() for name in columns.split(","))
-    if len(set(names)) != count or not all(names):
+    if len(set(names)) != len(names) or len(names) not in counts or not all(names):
+        expected = " or ".join(map(str, counts))
         raise ValueError(
-            f"--columns: expected {count} different names divided by a comma, "
+            f"--columns: expected {expected} different names divided by a comma, "
             f"got {columns!r}"
         )
     return names
+
+
+def refuse_columns(columns: str, source: str | Path) -> None:
+    """ValueError for names of columns of a data set that is known by its name."""
+    if columns:
+        raise ValueError(f"--columns: expected a table of one's own, got {source!r}")

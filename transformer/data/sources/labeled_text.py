@@ -8,7 +8,13 @@ import numpy as np
 
 from transformer import storage
 from transformer.data.records import Arrays, Records
-from transformer.data.sources import HELD_OUT, column_names, held_out_of, own_path
+from transformer.data.sources import (
+    HELD_OUT,
+    column_names,
+    held_out_of,
+    own_path,
+    refuse_columns,
+)
 
 COLUMNS = "text,label"
 
@@ -31,8 +37,7 @@ def load(
         return label_table.read(
             path, held_out=held_out_of(source, held_out), columns=(text, label)
         )
-    if columns != COLUMNS:
-        raise ValueError(f"--columns: expected a table of one's own, got {source!r}")
+    refuse_columns(columns if columns != COLUMNS else "", source)
     from transformer.data.tfds import arrays
 
     if source == "en_pt":

@@ -12,6 +12,7 @@ from transformer.data.sources import (
     exists,
     held_out_of,
     own_path,
+    refuse_columns,
 )
 
 
@@ -41,8 +42,7 @@ def load(
         return sentence_table.read(
             path, held_out=held_out_of(source, held_out), columns=names
         )
-    if names:
-        raise ValueError(f"--columns: expected a table of one's own, got {source!r}")
+    refuse_columns(columns, source)
     from transformer.data.tfds import arrays
 
     return arrays.pairs(str(source), held_out=held_out)

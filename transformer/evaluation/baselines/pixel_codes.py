@@ -89,22 +89,27 @@ def mixture_bits(
     return float(nats / np.log(2) / held_out.size)
 
 
-def png_bits(ids: np.ndarray, gray_levels: int, side: int) -> float:
+def png_bits(ids: np.ndarray, palette: np.ndarray, side: int) -> float:
     """Bits per pixel of all images in one PNG of the smallest bit depth: in one column
-    or in a near square, whichever is smaller."""
+    or in a near square, whichever is smaller. ids: below V. palette: the 8-bit color
+    [V, 1 or 3] of each."""
     from PIL import Image
 
-    depth = next(bits for bits in (1, 2, 4, 8) if gray_levels <= 2**bits)
-    palette = [255 * i // (gray_levels - 1) for i in range(gray_levels) for _ in "rgb"]
+    colors = np.broadcast_to(palette, (len(palette), 3))
+    depth = next((bits for bits in (1, 2, 4, 8) if len(colors) <= 2**bits), None)
     sizes = []
     for across in (1, int(np.sqrt(len(ids)))):
         down = -(-len(ids) // across)
-        padded = np.zeros((down * across, side, side), np.uint8)
+        padded = np.zeros((down * across, side, side), np.int32)
         padded[: len(ids)] = ids.reshape(-1, side, side)
         tiles = padded.reshape(down, across, side, side).swapaxes(1, 2)
-        picture = Image.fromarray(tiles.reshape(down * side, across * side), "P")
-        picture.putpalette(palette)
+        sheet = tiles.reshape(down * side, across * side)
         file = BytesIO()
-        picture.save(file, "png", bits=depth, optimize=True)
+        if depth is None:
+            Image.fromarray(colors[sheet]).save(file, "png", optimize=True)
+        else:
+            picture = Image.fromarray(sheet.astype(np.uint8), "P")
+            picture.putpalette(colors.tobytes())
+            picture.save(file, "png", bits=depth, optimize=True)
         sizes.append(len(file.getvalue()))
     return 8 * min(sizes) / ids.size
