@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformer import cpu_tuning, runtime_messages, storage
+from transformer import cpu_tuning, storage
 
 # Programs that compile for longer than this are cached on disk.
 CACHED_SECONDS = 0.5
@@ -33,6 +33,8 @@ def setup(common: Mapping[str, Any]) -> None:
     faults.silence_async_tracebacks()
     names = ("coordinator", "processes", "process")
     if initialize_distributed(*(common[name] for name in names)):
+        from transformer import runtime_messages
+
         runtime_messages.condense_stderr()
         faults.exit_on_exception()
 
