@@ -60,6 +60,7 @@ LearningRate = Annotated[float, Range(0, 10, open_low=True)]
 Fraction = Annotated[float, Range(0, 1)]
 PositiveFraction = Annotated[float, Range(0, 1, open_low=True)]
 Scale = Annotated[float, Range(0, 1000)]
+ReturnScale = Annotated[float, Range(0, 1e9, open_low=True), FIXED]
 PositiveScale = Annotated[float, Range(0, 1000, open_low=True)]
 # 0 is the most likely choice; colder than the least is the same, and rounding.
 Temperature = Annotated[float, Range(0.001, 1000, or_zero=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,8 @@ from transformer.plots import returns as plots
 
 TARGETS = (-8, -6, -4, -2, 0, 2, 4, 6, 8)
 EPISODES = 100
+# Episodes of one's own that are scored at once.
+ROWS = 100
 PATH_TARGETS = (-8, 0, 8)
 # Of the data's best policy (`apple_grid.policy`).
 BEST_QUALITY = 0.3
@@ -44,10 +46,34 @@ def rollout(
     return jax.device_get(jax.jit(run)(key, jnp.asarray(targets, jnp.float32)))
 
 
+def accuracies(
+    policy: Policy, held_out: Mapping[str, Any], params: Any
+) -> dict[str, float]:
+    """Of the actions of held-out episodes: each model's, and that of the action that
+    these episodes take most often."""
+    inputs = [held_out[n] for n in ("return_to_go_BT", "observation_BTP", "action_BT")]
+    action_BT = inputs[-1]
+    is_step_BT = np.arange(action_BT.shape[1]) < held_out["length_B"][:, None]
+    found: dict[str, Any] = {}
+    found["most_frequent"] = np.bincount(action_BT[is_step_BT]).argmax()
+    for name in params:
+        logits = jax.jit(partial(policy, name))
+        parts = [
+            np.asarray(logits(params, *(a[n : n + ROWS] for a in inputs)).argmax(-1))
+            for n in range(0, len(action_BT), ROWS)
+        ]
+        found[name] = np.concatenate(parts)
+    right = {n: float((a == action_BT)[is_step_BT].mean()) for n, a in found.items()}
+    return {f"accuracy/{name}": value for name, value in right.items()}
+
+
 def report(
     policy: Policy, data: records.Records, params: Any, key: jax.Array
 ) -> dict[str, Any]:
-    """results.json, returns.png and paths.png."""
+    """results.json, returns.png and paths.png; of episodes of one's own, in whose
+    environment no model can act, results.json of `accuracies`."""
+    if data.name != "apples":
+        return {"results.json": accuracies(policy, data.validation, params)}
     target_key, cloning_key, best_key, path_key = (
         jax.random.fold_in(key, i) for i in range(4)
     )

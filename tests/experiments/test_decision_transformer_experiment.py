@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,13 +13,14 @@ import pytest
 from experiments import decision_transformer
 from experiments.reports import decision_transformer as study
 from transformer.environments import apple_grid, environment
+from transformer.models import decision_transformer as model
 from transformer.training import update
 
 KEY = jax.random.key(0)
 
 
 def test_return_to_go_is_the_sum_of_the_rewards_to_come() -> None:
-    data = decision_transformer.dataset(1000, 0)
+    data = decision_transformer.dataset("apples", 1000, 0)
     quality_key, play_key = (jax.random.fold_in(KEY, i) for i in (0, 1))
     quality = jax.random.uniform(quality_key, (1000,), minval=-0.2, maxval=0.3)
     play = partial(environment.play_episodes, apple_grid.ENVIRONMENT, apple_grid.policy)
@@ -33,13 +35,13 @@ def test_return_to_go_is_the_sum_of_the_rewards_to_come() -> None:
 
 def test_episodes_follow_from_the_seed() -> None:
     one, again, other = (
-        decision_transformer.dataset(1000, seed).train["action_BT"]
+        decision_transformer.dataset("apples", 1000, seed).train["action_BT"]
         for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
     with pytest.raises(ValueError, match="episodes: expected at least 1000, got 999"):
-        decision_transformer.dataset(999, 0)
+        decision_transformer.dataset("apples", 999, 0)
 
 
 @pytest.mark.slow
@@ -60,7 +62,7 @@ def test_training_lowers_both_losses_and_rollouts_follow_from_the_key(
     for name in ("nats/conditioned", "nats/cloning"):
         assert metrics[0][name] == pytest.approx(np.log(4), rel=1e-5)
         assert np.mean([m[name] for m in metrics[-4:]]) < metrics[0][name] - 0.02
-    policy = partial(decision_transformer.logits, experiment.net, "float32")
+    policy = partial(model.logits, experiment.net, "float32", 10.0)
     rollout = partial(study.rollout, policy)
     one, again, other = (
         rollout("conditioned", state.params, jax.random.key(seed), [8, 0])
@@ -75,3 +77,67 @@ def test_training_lowers_both_losses_and_rollouts_follow_from_the_key(
     text = experiment.generate(state.params, KEY, target_return=5)
     assert text == capsys.readouterr().out.rstrip("\n")
     assert len(text.splitlines()) == 7 + 24 + 1 and "target +5, return" in text
+
+
+def write_episodes(folder: Path, count: int = 12) -> Path:
+    """The action is the sign of the observation, unless the return is low."""
+    folder.mkdir()
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        steps = 3 + number % 5
+        observations = rng.normal(size=(steps, 2)).astype(np.float32)
+        good = number % 2
+        actions = ((observations[:, 0] > 0) == good).astype(np.int64)
+        np.savez(
+            folder / f"{number}.npz",
+            observations=observations,
+            actions=actions,
+            rewards=np.full(steps, good),
+        )
+    return folder
+
+
+def test_episodes_of_ones_own_are_trained_on_without_their_padding(
+    tmp_path: Path,
+) -> None:
+    folder = write_episodes(tmp_path / "episodes")
+    experiment = decision_transformer.experiment(
+        source=str(folder), batch_size=4, depth=1, width=32, steps=2, dtype="float32"
+    )
+    params = jax.jit(experiment.init)(KEY)
+    batch = experiment.batch(0, range(4))
+    total = experiment.loss(params, batch, KEY)
+    steps = int(batch["length_B"].sum())
+    assert float(total.weight) == pytest.approx(steps)
+    padded = {
+        **batch,
+        "action_BT": np.where(
+            np.arange(batch["action_BT"].shape[1]) < batch["length_B"][:, None],
+            batch["action_BT"],
+            1,
+        ),
+    }
+    again = experiment.loss(params, padded, KEY)
+    np.testing.assert_allclose(float(total.total), float(again.total), rtol=1e-6)
+    results = experiment.report(params, KEY)["results.json"]
+    assert set(results) == {
+        "accuracy/most_frequent",
+        "accuracy/conditioned",
+        "accuracy/cloning",
+    }
+    assert experiment.generate is None
+
+
+def test_actions_that_are_no_whole_numbers_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "episodes"
+    folder.mkdir()
+    for number in range(3):
+        observations, actions = np.zeros((4, 2)), np.zeros((4, 3))
+        np.savez(
+            folder / f"{number}.npz",
+            observations=observations,
+            actions=actions,
+            rewards=np.zeros(4),
+        )
+    with pytest.raises(ValueError, match=r"expected actions \[T\] of whole numbers"):
+        decision_transformer.experiment(source=str(folder))

@@ -67,8 +67,8 @@ def scripted_dataset(
     quality: tuple[float, float],
 ) -> dict[str, np.ndarray]:
     """Arrays of a decision transformer, numpy: the observations as int8 (indicators)
-    and actions of `play_episodes`, of qualities uniform between the two, and
-    `return_to_go_BT`, the sum of the rewards from each step on."""
+    and actions of `play_episodes`, of qualities uniform between the two,
+    `return_to_go_BT`, the sum of the rewards from each step on, and `length_B`."""
     quality_key, play_key = (jax.random.fold_in(key, i) for i in (0, 1))
     low, high = quality
     quality_B = jax.random.uniform(quality_key, (episodes,), minval=low, maxval=high)
@@ -78,4 +78,5 @@ def scripted_dataset(
         "return_to_go_BT": rewards[:, ::-1].cumsum(1)[:, ::-1],
         "observation_BTP": observations.astype(np.int8),
         "action_BT": actions,
+        "length_B": np.full(len(actions), environment.steps, np.int32),
     }

@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from transformer.models import defaults
-from transformer.network import embeddings, masks, positions
+from transformer.network import embeddings, masks, positions, precision
 from transformer.network.block import Make
 from transformer.network.precision import einsum_f32
 
 # Return-to-go, observation, action.
 TOKENS_PER_STEP = 3
+# Two models of the same episodes; the second does not see returns.
+MODELS = ("conditioned", "cloning")
 
 
 class DecisionTransformer(nn.Module):
@@ -92,3 +94,22 @@ def init_params(net: DecisionTransformer, key: jax.Array) -> Any:
     observation_BTP = jnp.zeros((1, 1, net.observation_features))
     inputs = zero_BT, observation_BTP, zero_BT.astype(jnp.int32)
     return net.init(key, *inputs)["params"]
+
+
+def logits(
+    net: DecisionTransformer,
+    compute_dtype: Any,
+    return_scale: float,
+    name: str,
+    params: Any,
+    return_to_go_BT: jax.Array,
+    *inputs: jax.Array,
+) -> jax.Array:
+    """Action logits (B, T, V) of the model `name` of `MODELS`, from the parameters of
+    both by name; the others as of the net, with returns divided by `return_scale`."""
+    returns_BT = return_to_go_BT / return_scale
+    if name == "cloning":
+        returns_BT = jnp.zeros_like(returns_BT)
+    weights = precision.cast_weights(params[name], compute_dtype)
+    action_logits: Any = net.apply({"params": weights}, returns_BT, *inputs)
+    return action_logits
