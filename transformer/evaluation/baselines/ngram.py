@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+# (ids [N], vocab_size=...) -> contexts [N - 3] of ids[2:-1], the longest first.
+Contexts = Callable[..., list[np.ndarray]]
+
 
 class NgramTable(NamedTuple):
     """For each context that occurs, sorted: its most frequent token, and the number of
@@ -65,25 +68,52 @@ def neighbor_contexts(ids: np.ndarray, *, vocab_size: int) -> list[np.ndarray]:
     return [both, *trigram_contexts(ids, vocab_size=vocab_size)]
 
 
+def visible_contexts(
+    ids: np.ndarray, is_masked: np.ndarray | None = None, *, vocab_size: int
+) -> list[np.ndarray]:
+    """As `neighbor_contexts`, with the next token as the last but one. is_masked: bool
+    [N], tokens of ids that cannot be read; a context with one of them is -1, which
+    occurs nowhere."""
+    seen = np.ones(len(ids), bool) if is_masked is None else ~is_masked
+    before, near, after = seen[:-3], seen[1:-2], seen[3:]
+    both, two, one, none = neighbor_contexts(ids, vocab_size=vocab_size)
+    known = [(both, near & after), (two, before & near), (one, near), (ids[3:], after)]
+    return [*(np.where(found, context, -1) for context, found in known), none]
+
+
 def ngram_accuracies(
-    train: Sequence[np.ndarray], held_out: Sequence[np.ndarray], *, vocab_size: int
+    train: Sequence[np.ndarray],
+    held_out: Sequence[np.ndarray],
+    *,
+    vocab_size: int,
+    mask_ratio: float = 0.0,
 ) -> dict[str, float]:
     """Accuracy on the held-out tokens, by `accuracy/name`, for documents of token ids.
 
     Each of the contexts with the best of a few values of `min_count`, chosen on the
-    held-out tokens in the baseline's favor.
+    held-out tokens in the baseline's favor. mask_ratio: fraction of the held-out tokens
+    that `visible_neighbors`, and no other, cannot read, as a masked language model.
     """
-    kinds = {"trigram": trigram_contexts, "both_neighbors": neighbor_contexts}
+    rng = np.random.default_rng(0)
+    masks = iter([rng.random(len(ids)) < mask_ratio for ids in held_out])
+    kinds: dict[str, tuple[Contexts, Contexts]] = {
+        "trigram": (trigram_contexts, trigram_contexts),
+        "both_neighbors": (neighbor_contexts, neighbor_contexts),
+        "visible_neighbors": (
+            visible_contexts,
+            lambda ids, **size: visible_contexts(ids, next(masks), **size),
+        ),
+    }
     token, target = (
         np.concatenate([ids[2:-1] for ids in split]) for split in (train, held_out)
     )
     accuracies = {}
-    for name, contexts_of in kinds.items():
+    for name, (contexts_of, held_out_contexts_of) in kinds.items():
         tables = [
             count_ngrams(context, token, vocab_size=vocab_size)
             for context in _concatenate(contexts_of, train, vocab_size)
         ]
-        contexts = _concatenate(contexts_of, held_out, vocab_size)
+        contexts = _concatenate(held_out_contexts_of, held_out, vocab_size)
         accuracies[f"accuracy/{name}"] = max(
             float(
                 (
@@ -96,7 +126,7 @@ def ngram_accuracies(
 
 
 def _concatenate(
-    contexts_of: Callable[..., list[np.ndarray]],
+    contexts_of: Contexts,
     documents: Sequence[np.ndarray],
     vocab_size: int,
 ) -> list[np.ndarray]:
