@@ -75,14 +75,16 @@ def first_tokens(
 
 def ngram_accuracies(parts: windows.TextSplits, *, vocab_size: int) -> dict[str, float]:
     """Of n-gram counts, which include the tails, on which the model is not trained;
-    empty where no text has four tokens. Both sides are cut at `NGRAM_TOKENS`."""
+    empty where no text has five tokens. Both sides are cut at `NGRAM_TOKENS`. Of the
+    baselines only `visible_neighbors` cannot read `EVALUATION_RATIO` of the tokens."""
     whole = parts.train._replace(stops=parts.train_tails.stops)
-    known = first_tokens(whole.arrays(), least=4)
-    held_out = first_tokens(parts.validation.arrays(), least=4)
+    known = first_tokens(whole.arrays(), least=5)
+    held_out = first_tokens(parts.validation.arrays(), least=5)
     if not (known and held_out):
-        print("no n-gram baselines: expected texts of 4 tokens or more")
+        print("no n-gram baselines: expected texts of 5 tokens or more")
         return {}
-    return ngram.ngram_accuracies(known, held_out, vocab_size=vocab_size)
+    options: Any = {"vocab_size": vocab_size, "mask_ratio": mlm.EVALUATION_RATIO}
+    return ngram.ngram_accuracies(known, held_out, **options)
 
 
 def probe_accuracies(

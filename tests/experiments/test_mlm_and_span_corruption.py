@@ -69,7 +69,7 @@ def test_documents_too_short_for_a_baseline_leave_it_out(
     assert report.probe_accuracies(lambda *_: pytest.fail(), params, parts) == {}
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "no n-gram baselines: expected texts of 4 tokens or more",
+        "no n-gram baselines: expected texts of 5 tokens or more",
         "no linear probe: expected 2 to 64 texts with tails of 128 tokens, got 0 of 80",
     ]
     known = report.first_tokens(map(np.zeros, (3, 5, 6, 7)), least=4, most=10)

@@ -204,6 +204,16 @@ def test_fused_equals_unchunked(chunks: int, dtype: str) -> None:
     close(expected, to_float32(got), DTYPES[dtype])
 
 
+@pytest.mark.parametrize("count", [3, 5])
+def test_sparse_equals_fused_where_few_tokens_have_weight(count: int) -> None:
+    *arguments, weight_BL = fused_arguments()
+    place_BL = RNG.permuted(np.tile(np.arange(LENGTH), (ROWS, 1)), axis=1)
+    arguments += [jnp.where(place_BL < 3, weight_BL + 1, 0)]
+    sparse = partial(cross_entropy.sparse_cross_entropy, count=count)
+    expected = value_and_grad(cross_entropy.fused_cross_entropy)(*arguments)
+    close(expected, value_and_grad(sparse)(*arguments))
+
+
 def test_fused_on_a_mesh_equals_one_device() -> None:
     arguments = fused_arguments()
     expected = value_and_grad(UNCHUNKED[0])(*arguments)

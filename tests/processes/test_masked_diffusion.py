@@ -48,6 +48,18 @@ def test_padding_is_never_masked_and_a_short_row_has_its_own_ratio() -> None:
         np.testing.assert_array_equal(whole.inputs[0], inputs[0])
 
 
+def test_no_more_tokens_are_masked_than_the_bound() -> None:
+    """At any ratio and length; the bound is at most two too many."""
+    for ratio in (0.01, 0.15, 0.25, 1 / 3, 0.7, 1.0):
+        time_B = masked_diffusion.constant_mask_ratio(ratio)(jax.random.key(0), 1)
+        length_B = np.arange(1, 3000)
+        masked_B = np.asarray(masked_diffusion.num_masked(time_B, length_B))
+        bound_B = [masked_diffusion.max_masked(ratio, int(n)) for n in length_B]
+        assert (masked_B <= bound_B).all() and (
+            masked_B >= np.subtract(bound_B, 2)
+        ).all()
+
+
 def test_elbo_weights_of_a_row_sum_to_its_length() -> None:
     ids_BL = jax.random.randint(KEY, (5, 8), 0, MASK_ID)
     t_B = jnp.asarray([0.0, 1 / 3, 0.5, 2 / 3, 0.99])

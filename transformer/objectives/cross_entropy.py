@@ -250,6 +250,22 @@ def fused_cross_entropy(
     return Loss(total, tokens, jax.lax.stop_gradient(named))
 
 
+def sparse_cross_entropy(
+    x_BLD: jax.Array,
+    w_VD: jax.Array,
+    targets_BL: jax.Array,
+    weight_BL: jax.Array,
+    *,
+    count: int,
+) -> Loss:
+    """`fused_cross_entropy` of the `count` tokens of each row with the largest weights:
+    of all that have weight where these are no more, without the others' logits."""
+    weight_BC, place_BC = jax.lax.top_k(weight_BL, count)
+    targets_BC = jnp.take_along_axis(targets_BL, place_BC, axis=1)
+    x_BCD = jnp.take_along_axis(x_BLD, place_BC[..., None], axis=1)
+    return fused_cross_entropy(x_BCD, w_VD, targets_BC, weight_BC)
+
+
 def word_dropout(
     ids_BL: jax.Array, key: jax.Array, rate: float, *, mask_id: int
 ) -> jax.Array:

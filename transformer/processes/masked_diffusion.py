@@ -37,6 +37,12 @@ def num_masked(t: Any, length: Any) -> jax.Array:
     return jnp.ceil(mask_ratio(t) * length - 1e-4).astype(jnp.int32)
 
 
+def max_masked(ratio: float, length: int) -> int:
+    """A bound of `num_masked` where the fraction `ratio` is masked, for static shapes:
+    one too many, because that rounds in float32."""
+    return min(math.ceil(ratio * length) + 1, length)
+
+
 def lowest_k_mask(score_BL: jax.Array, k_B: jax.Array) -> jax.Array:
     """bool (B, L): the k positions of each row with the lowest scores."""
     rank_BL = jnp.argsort(jnp.argsort(score_BL, axis=-1), axis=-1)

@@ -3,10 +3,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+# Offsets of the tokens of each context, the longest first, by the name of the baseline.
+TRIGRAM = ((-2, -1), (-1,), ())
+OFFSETS: Mapping[str, Sequence[tuple[int, ...]]] = {
+    "trigram": TRIGRAM,
+    "both_neighbors": ((-1, 1), *TRIGRAM),
+    "four_neighbors": (
+        (-2, -1, 1, 2),
+        (-2, -1, 1),
+        (-1, 1, 2),
+        (-1, 1),
+        (-2, -1),
+        (1, 2),
+        (-2, 1),
+        (-1, 2),
+        (-1,),
+        (1,),
+        (),
+    ),
+}
+REACH = 2
+MIN_COUNTS = 1, 2, 3, 5, 9
 
 
 class NgramTable(NamedTuple):
@@ -52,53 +74,73 @@ def _lookup(table: NgramTable, context: np.ndarray) -> tuple[np.ndarray, np.ndar
     return row, table.context[row] == context
 
 
-def trigram_contexts(ids: np.ndarray, *, vocab_size: int) -> list[np.ndarray]:
-    """Contexts of ids[2:-1] in a trigram model with back-off: the two previous tokens,
-    the previous one, none."""
-    near = ids[1:-2].astype(np.int64)
-    return [ids[:-3].astype(np.int64) * vocab_size + near, near, np.zeros_like(near)]
+def contexts(
+    documents: Sequence[np.ndarray], offsets: Sequence[int], *, vocab_size: int
+) -> np.ndarray:
+    """A number for the tokens at `offsets` of each token that has `REACH` neighbors on
+    either side, of all documents together: equal where the tokens are equal, and small,
+    so that no product with `vocab_size` overflows."""
+    number = np.zeros(len(_near(documents, 0)), np.int64)
+    for offset in offsets:
+        pair = number * vocab_size + _near(documents, offset)
+        number = np.unique(pair, return_inverse=True)[1].reshape(-1)
+    return number
 
 
-def neighbor_contexts(ids: np.ndarray, *, vocab_size: int) -> list[np.ndarray]:
-    """Contexts of ids[2:-1]: both neighbors, then as `trigram_contexts`."""
-    both = ids[1:-2].astype(np.int64) * vocab_size + ids[3:]
-    return [both, *trigram_contexts(ids, vocab_size=vocab_size)]
+def _near(arrays: Sequence[np.ndarray], offset: int) -> np.ndarray:
+    """The entry `offset` further on, of each that has `REACH` neighbors on either side,
+    of all arrays together."""
+    return np.concatenate(
+        [array[REACH + offset : len(array) - REACH + offset] for array in arrays]
+    )
 
 
 def ngram_accuracies(
-    train: Sequence[np.ndarray], held_out: Sequence[np.ndarray], *, vocab_size: int
+    train: Sequence[np.ndarray],
+    held_out: Sequence[np.ndarray],
+    *,
+    vocab_size: int,
+    mask_ratio: float = 0.0,
 ) -> dict[str, float]:
     """Accuracy on the held-out tokens, by `accuracy/name`, for documents of token ids.
 
-    Each of the contexts with the best of a few values of `min_count`, chosen on the
-    held-out tokens in the baseline's favor.
+    The baselines of `OFFSETS`, each with the best of a few values of `min_count`,
+    chosen on the held-out tokens in the baseline's favor; and `visible_neighbors`,
+    which is `four_neighbors` without the contexts that have a masked token. mask_ratio:
+    fraction of the held-out tokens that are masked, as from a masked language model.
     """
-    kinds = {"trigram": trigram_contexts, "both_neighbors": neighbor_contexts}
-    token, target = (
-        np.concatenate([ids[2:-1] for ids in split]) for split in (train, held_out)
-    )
-    accuracies = {}
-    for name, contexts_of in kinds.items():
-        tables = [
-            count_ngrams(context, token, vocab_size=vocab_size)
-            for context in _concatenate(contexts_of, train, vocab_size)
+    rng = np.random.default_rng(0)
+    is_masked = [rng.random(len(ids)) < mask_ratio for ids in held_out]
+    known, token = len(_near(train, 0)), _near([*train, *held_out], 0)
+    hits: dict[str, list[np.ndarray]] = {}
+    for name, kinds in OFFSETS.items():
+        numbers = [
+            contexts([*train, *held_out], offsets, vocab_size=vocab_size)
+            for offsets in kinds
         ]
-        contexts = _concatenate(contexts_of, held_out, vocab_size)
-        accuracies[f"accuracy/{name}"] = max(
-            float(
-                (
-                    backoff_predict(tables, contexts, min_count=min_count) == target
-                ).mean()
+        tables = [
+            count_ngrams(number[:known], token[:known], vocab_size=vocab_size)
+            for number in numbers
+        ]
+        queries = {name: [number[known:] for number in numbers]}
+        if name == "four_neighbors":
+            queries["visible_neighbors"] = [
+                # -1 occurs nowhere.
+                np.where(_any_near(is_masked, offsets), -1, number[known:])
+                for offsets, number in zip(kinds, numbers, strict=True)
+            ]
+        for kind, query in queries.items():
+            predicted = (
+                backoff_predict(tables, query, min_count=count) for count in MIN_COUNTS
             )
-            for min_count in (1, 2, 3, 5, 9)
-        )
-    return accuracies
+            hits[kind] = [ids == token[known:] for ids in predicted]
+    return {
+        f"accuracy/{name}": max(float(hit.mean()) for hit in of)
+        for name, of in hits.items()
+    }
 
 
-def _concatenate(
-    contexts_of: Callable[..., list[np.ndarray]],
-    documents: Sequence[np.ndarray],
-    vocab_size: int,
-) -> list[np.ndarray]:
-    each = (contexts_of(ids, vocab_size=vocab_size) for ids in documents)
-    return [np.concatenate(parts) for parts in zip(*each, strict=True)]
+def _any_near(flags: Sequence[np.ndarray], offsets: Sequence[int]) -> np.ndarray:
+    """Whether a flag at one of `offsets` is set, in the order of `contexts`."""
+    none = np.zeros(len(_near(flags, 0)), bool)
+    return np.logical_or.reduce([none, *(_near(flags, offset) for offset in offsets)])
