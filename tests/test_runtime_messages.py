@@ -44,7 +44,9 @@ def test_what_is_no_abort_is_written_while_the_process_goes_on(tmp_path, monkeyp
     monkeypatch.setattr(runtime_messages, "HOLD_SECONDS", 0.1)
     reader, writer = os.pipe()
     target = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT)
-    relay = threading.Thread(target=runtime_messages.relay, args=(reader, target))
+    relay = threading.Thread(
+        target=runtime_messages.relay, args=(reader, target), daemon=True
+    )
     relay.start()
     os.write(writer, NOTICE)
     deadline = time.monotonic() + 60
