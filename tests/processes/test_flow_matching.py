@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,21 +40,58 @@ def test_sampling_along_the_velocity_to_a_point_reaches_it(steps: int) -> None:
     np.testing.assert_allclose(got, x_BLP, atol=1e-4)
 
 
-def test_the_true_velocity_maps_noise_to_a_normal_distribution() -> None:
-    """Of mean m and deviation s: E[data - noise | x_t] is linear in x_t."""
-    mean, deviation = 2.0, 0.5
-    like = jax.ShapeDtypeStruct((20_000, 1, 1), jnp.float32)
+MEAN, DEVIATION = 2.0, 0.5
+LIKE = jax.ShapeDtypeStruct((20_000, 1, 1), jnp.float32)
 
-    def predict(x_t_BLP: jax.Array, t_B: jax.Array) -> jax.Array:
-        t = t_B[:, None, None]
-        variance = (1 - t) ** 2 + t**2 * deviation**2
-        slope = (t * deviation**2 - (1 - t)) / variance
-        return mean + slope * (x_t_BLP - t * mean)
 
-    got = process_sampler.sample(
-        flow_matching.process(), predict, KEY, like=like, steps=64
-    )
+def normal_velocity(x_t_BLP: jax.Array, t_B: jax.Array) -> jax.Array:
+    """E[data - noise | x_t] of normal data is linear in x_t."""
+    t = t_B[:, None, None]
+    variance = (1 - t) ** 2 + t**2 * DEVIATION**2
+    slope = (t * DEVIATION**2 - (1 - t)) / variance
+    return MEAN + slope * (x_t_BLP - t * MEAN)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_the_true_velocity_maps_noise_to_a_normal_distribution(eta: float) -> None:
+    update = partial(flow_matching.ancestral_step, eta=eta)
+    process = flow_matching.process(update=update)
+    got = process_sampler.sample(process, normal_velocity, KEY, like=LIKE, steps=256)
+    np.testing.assert_allclose([got.mean(), got.std()], [MEAN, DEVIATION], rtol=0.02)
+
+
+def test_an_ancestral_step_without_noise_is_a_step_of_euler() -> None:
+    x_BLP, velocity_BLP = jax.random.normal(KEY, (2, 3, 4, 5))
+    for t, t_next in ((0.0, 0.25), (0.25, 0.75), (0.75, 1.0), (0.0, 1.0)):
+        step = x_BLP, velocity_BLP, t, t_next, KEY
+        np.testing.assert_allclose(
+            flow_matching.ancestral_step(*step, eta=0.0),
+            flow_matching.euler_step(*step),
+            atol=1e-6,
+        )
+
+
+def test_ancestral_steps_sample_data_given_the_point_where_they_start() -> None:
+    """Wherever an error has led to, they sample the data that belong to that point:
+    here the normal distribution of Bayes' theorem. Euler's method goes on to one."""
+    t, start = 0.4, 3.0
+
+    def sample(update: Callable[..., jax.Array]) -> jax.Array:
+        process = flow_matching.process(update=update)._replace(
+            prior=lambda key, like: jnp.full(like.shape, start),
+            times=lambda steps: jnp.linspace(t, 1.0, steps + 1),
+        )
+        return process_sampler.sample(
+            process, normal_velocity, KEY, like=LIKE, steps=256
+        )
+
+    variance = (1 - t) ** 2 + t**2 * DEVIATION**2
+    mean = MEAN + t * DEVIATION**2 / variance * (start - t * MEAN)
+    deviation = DEVIATION * (1 - t) / variance**0.5
+    got = sample(flow_matching.ancestral_step)
     np.testing.assert_allclose([got.mean(), got.std()], [mean, deviation], rtol=0.02)
+    deterministic = sample(flow_matching.euler_step)
+    assert float(deterministic.std()) < 1e-4 < float(deterministic.mean()) - mean
 
 
 def test_logit_normal_times_concentrate_in_the_middle() -> None:
