@@ -22,9 +22,9 @@ from typing import Any
 import jax
 
 from transformer import checks, main
-from transformer.data import climate_fields
+from transformer.data import cell_regression, climate_fields
 from transformer.data.sources import fields as field_source
-from transformer.models import noise_ensemble
+from transformer.models import field_forecaster
 from transformer.network import precision
 from transformer.objectives import crps
 from transformer.objectives.loss import Loss
@@ -32,21 +32,20 @@ from transformer.training import optimizers
 from transformer.training.declaration import declare
 from transformer.training.experiment import Evaluation, Experiment, Optimizer, Run
 
-NOISE = 16
-EVALUATION_MEMBERS = 32
-CONDITION = 2 * climate_fields.HARMONICS + len(climate_fields.LEADS) + NOISE
+CONDITION = 2 * climate_fields.HARMONICS + len(climate_fields.LEADS)
+ADAMW = partial(optimizers.adamw, learning_rate=3e-4)
 
 
-@declare(steps=500, batch_size=8)
+@declare(steps=150, batch_size=8)
 def experiment(
     run: Run,
-    model: Callable[..., Any] = noise_ensemble.forecaster,
-    optimizer: Optimizer = optimizers.adamw,
+    model: Callable[..., Any] = field_forecaster.forecaster,
+    optimizer: Optimizer = ADAMW,
     *,
     source: checks.Source = "winds",
     depth: checks.Depth = 2,
-    width: checks.Width = 128,
-    members: checks.Count = 2,
+    width: checks.Width = 64,
+    members: checks.Count = 8,
 ) -> Experiment:
     """Forecasts of fields on the sphere, one and three steps (months) ahead.
 
@@ -54,51 +53,50 @@ def experiment(
         source: the shipped winds, or the path of a NetCDF, Zarr or npz file.
         depth: blocks.
         width: features of a token, 32 for each head.
-        members: of the ensemble in training; 32 in evaluation.
+        members: of the ensemble in training; all residuals in evaluation.
     """
     series = climate_fields.whole_years(field_source.load(source))
     grid = climate_fields.patch_grid(series)
     weight = climate_fields.area_weight(series, grid)
     climate = climate_fields.fit_climatology(series, grid, weight)
     patches, features = weight.shape
+    inputs = (cell_regression.FEATURES + 1) * features
     net = model(
         depth=depth,
         width=width,
         grid=grid.shape,
-        input_features=4 * features,
-        output_features=features,
+        input_features=inputs,
+        patch_features=features,
         condition_features=CONDITION,
     )
     size, dtype = run.batch_size, run.compute_dtype
-    train, held_out = climate_fields.splits(climate, batch_size=size, seed=run.seed)
+    rows = {"batch_size": size, "members": members, "seed": run.seed}
+    train, held_out = climate_fields.splits(climate, **rows)
 
-    def predict(members: int, params: Any, batch: Any, key: jax.Array) -> Any:
-        """The ensemble (I, B, L, P) and its Loss: the regression, and the model's
-        output in units of the regression's deviation."""
+    def predict(params: Any, batch: Any, key: jax.Array) -> Any:
+        """The ensemble (I, B, L, P) and its Loss: the regression and its residuals,
+        moved and scaled by the model."""
         weights = precision.cast_weights(params, dtype)
-        inputs = weights, batch["raw_BLP"], batch["condition_BJ"], key
-        noise: Any = {"members": members, "noise_features": NOISE}
-        out_IBLP = noise_ensemble.sample_members(net, *inputs, **noise)
-        out_IBLP = batch["base_BLP"][None] + batch["deviation_BLP"][None] * out_IBLP
+        ensemble = field_forecaster.forecast(net, weights, batch)
         weight_BLP = batch["weight_B"][:, None, None] * batch["area_BLP"]
-        return out_IBLP, crps.crps(out_IBLP, batch["target_BLP"], weight_BLP)
+        scored = batch["target_BLP"], weight_BLP
+        return ensemble.members_IBLP, crps.crps_of_distance(*ensemble, *scored)
 
-    def loss(members: int, params: Any, batch: Any, key: jax.Array) -> Loss:
-        return predict(members, params, batch, key)[1]
+    def loss(params: Any, batch: Any, key: jax.Array) -> Loss:
+        return predict(params, batch, key)[1]
 
     def report(params: Any, key: jax.Array) -> dict[str, Any]:
         from experiments.reports import winds as study
 
-        forecast = partial(predict, EVALUATION_MEMBERS, params)
+        forecast = partial(predict, params)
         return study.report(forecast, held_out, series, climate, weight, key)
 
-    evaluation_loss = partial(loss, EVALUATION_MEMBERS)
     metrics = partial(crps.ensemble_metrics, scale=climate.scale)
-    sizes = {"shape": (patches, 4 * features), "condition_features": CONDITION}
+    sizes = {"shape": (patches, inputs), "condition_features": CONDITION}
     return Experiment(
         fingerprint=f"adaLN-Zero encoder of {depth} x {width}, patches {grid.shape}",
-        init=partial(noise_ensemble.init_params, net, **sizes),
-        loss=partial(loss, members),
+        init=partial(field_forecaster.init_params, net, **sizes),
+        loss=loss,
         batch=train.batch,
         batch_size=size,
         optimizer=optimizer(run.steps),
@@ -106,7 +104,7 @@ def experiment(
         seed=run.seed,
         metrics=metrics,
         evaluations={
-            name: Evaluation.from_split(split, evaluation_loss, metrics)
+            name: Evaluation.from_split(split, loss, metrics)
             for name, split in held_out.items()
         },
         report=report,
