@@ -1,16 +1,16 @@
-"""Can a transformer forecast next month's winds better than their climatology?
+"""Can a transformer forecast next month's winds better than a regression of each cell?
 
     python -m experiments.winds
 
-Monthly winds of the whole globe, 2.5 degrees: a transformer of patches of the sphere
-adds an ensemble to a regression on each cell's past. Trained on 1982 to 1989, evaluated
-on 1990 to 1992, one and three months ahead. Area-weighted root mean squared error:
-**1.71** and **1.81** m/s (three seeds: 1.710 to 1.713, 1.805 to 1.816; the noise of the
-32 members moves it, in one run to 1.75 and 1.84). Baselines: climatology 1.932,
-persistence 2.154 and 2.974, anomaly persistence 2.159 and 2.381. CRPS 0.901 to 0.908
-and 0.956 to 0.963 (in that run 0.930 and 0.982); the ensemble of the training years
-0.968. The regression alone has 1.690 and 1.784: the transformer adds the uncertainty,
-not a better mean. 2 min 25 s on two shared CPU cores.
+No, not from 96 months. Monthly winds of the whole globe, 2.5 degrees, trained on 1982
+to 1989, evaluated on 1990 to 1992, one and three months ahead. The forecast is a
+regression on each cell's past with its training residuals as members; a transformer of
+patches of the sphere moves and scales the members. Area-weighted root mean squared
+error of their mean: **RMSE1** and **RMSE3** m/s (three seeds: RANGES), CRPS CRPSES.
+Strongest baseline, the regression with its residuals: 1.676 and 1.765, CRPS 0.8825 and
+0.9333; with a normal distribution CRPS 0.8897 and 0.9398. Climatology 1.932, CRPS
+0.968; persistence 2.154 and 2.974. With more years, as in a file of your own, the
+question is open.
 """
 
 from __future__ import annotations

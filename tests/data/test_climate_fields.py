@@ -139,21 +139,16 @@ def test_members_of_training_are_residuals_of_other_years(known) -> None:
     np.testing.assert_array_equal(members, regression.residuals)
 
 
-def test_slopes_of_a_cell_lean_on_its_patch(known) -> None:
-    """More persistence in one cell raises that of the others in its patch, of the same
-    variable alone, more than of other patches."""
-    was, _, fields = known
-    values = fields.values.copy()
-    for month in range(1, len(values)):
-        values[month, 0, 2, 3] = 0.99 * values[month - 1, 0, 2, 3] + 0.1
-    cut = climate_fields.patch_grid(fields)
-    weight = climate_fields.area_weight(fields, cut)
-    values[:, 0, 2, 3] *= 30
-    now = climate_fields.fit_climatology(fields._replace(values=values), cut, weight)
-    slopes = [cut.unpatchify(one.regressions[0].coefficients) for one in (was, now)]
-    change = np.abs(slopes[1] - slopes[0]).max(0)
-    assert change[0, 3, 3] > 3 * change[0, 3, 12]
-    assert change[0, 3, 3] > 3 * change[1, 3, 3]
+def test_patch_mean_is_of_one_variable_over_seen_cells() -> None:
+    """Two patches of three cells and two variables; those not seen are 0."""
+    array = np.array([[1.0, 10, 2, 0, 6, 50], [4, 0, 4, 0, 7, 0]])
+    seen = np.array([[1, 1, 1, 0, 1, 1], [1, 0, 1, 0, 1, 0]], bool)
+    expected = [[3, 30] * 3, [5, 0] * 3]
+    got = cell_regression.patch_mean(array, seen, 2)
+    np.testing.assert_array_equal(got, expected)
+    pairs = np.stack([array, 2 * array], -1)
+    got = cell_regression.patch_mean(pairs, seen, 2)
+    np.testing.assert_array_equal(got[..., 1], 2 * np.array(expected))
 
 
 def months(count: int, **changed: Any) -> Fields:
