@@ -15,8 +15,8 @@ from transformer.data import missing_values
 HISTORY = 12
 FEATURES = 4
 # The weight of a patch's mean cell, and of one mean cell of all, beside a cell's own:
-# the best of 0 to 8 and 1 to 4 on 1986 to 1989 of the shipped winds, trained on the
-# years before.
+# chosen on 1986 to 1989 of the shipped winds, trained on the years before; there 8 and
+# 4 are as good.
 PATCH_PRIOR, SHARED_PRIOR = 4, 2
 # Fields of residuals that forecasts are dressed with, at most.
 RESIDUALS = 96
