@@ -68,7 +68,7 @@ def test_report_of_the_regression_has_the_error_of_that_baseline() -> None:
     _, splits = climate_fields.splits(climate, batch_size=8, members=2)
 
     def predict(batch, key):
-        members = batch["base_BLP"] + jnp.swapaxes(batch["residual_BILP"], 0, 1)
+        members = batch["base_BLP"][None] + jnp.swapaxes(batch["residual_BILP"], 0, 1)
         weights = batch["weight_B"][:, None, None] * weight[None]
         arrays = batch["distance_BLP"], batch["target_BLP"], weights
         return members, study.crps.crps_of_distance(members, *arrays)
