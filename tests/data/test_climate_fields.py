@@ -68,7 +68,7 @@ def test_no_climatology_includes_its_own_month(known) -> None:
     assert changed(5) == [False] * 6
     # The random means of training, too.
     prepare = climate_fields.prepare_forecast(was, 2)
-    row = {"step": np.int32(12 * 2 + 3), "lead": np.int32(0)}
+    row: Any = {"step": np.int32(12 * 2 + 3), "lead": np.int32(0)}
     seen = set()
     for seed in range(20):
         target = prepare(row, np.random.default_rng(seed))["target_BLP"]
@@ -128,7 +128,7 @@ def test_residuals_are_what_the_regression_leaves(known) -> None:
 def test_members_of_training_are_residuals_of_other_years(known) -> None:
     was, _, _ = known
     prepare = climate_fields.prepare_forecast(was, 40)
-    row = {"step": np.int32(30), "lead": np.int32(0)}
+    row: Any = {"step": np.int32(30), "lead": np.int32(0)}
     members = prepare(row, np.random.default_rng(0))["residual_BILP"]
     regression = was.regressions[0]
     own = [n for n, step in enumerate(regression.steps) if step // 12 == 2]
@@ -238,7 +238,7 @@ def test_missing_values_equal_those_that_are_not_there() -> None:
     assert missing.any() and not batch["area_BLP"][missing].any()
     assert (batch["area_BLP"] > 0).sum() == (~missing & (weight > 0)).sum()
     cells = weight.size
-    land = np.isnan(raw).all(0)
+    land: Any = np.isnan(raw).all(0)
     assert (
         not batch["raw_BLP"]
         .reshape(12, len(weight), 5, -1)[:, :, :4][

@@ -6,7 +6,7 @@ on those of all cells.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,7 +85,7 @@ def fit(
         inputs.append(features(values[before] - mean[before % year]))
         truth.append(values[step] - mean[step % year])
     inputs, truth = np.moveaxis(np.stack(inputs), 1, -1), np.stack(truth)
-    present = np.isfinite(truth)
+    present: Any = np.isfinite(truth)
     truth = missing_values.fill(truth)
     inputs *= present[..., None]  # [steps, L, P, 4]
     cells = _slopes(inputs, truth, present.any(0), weight, variables)
@@ -109,7 +109,7 @@ def _slopes(
     variables: int,
 ) -> np.ndarray:
     """[L, P, 4]: of each cell, with the priors of its patch and of all cells."""
-    moments = sum(row[..., :, None] * row[..., None, :] for row in inputs)
+    moments: Any = sum(row[..., :, None] * row[..., None, :] for row in inputs)
     slopes = (inputs * truth[..., None]).sum(0)
     shared = np.linalg.solve(
         (moments * weight[..., None, None]).sum((0, 1)),
