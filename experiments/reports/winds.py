@@ -67,6 +67,7 @@ def report(
     }
     results |= climate_fields.baseline_rmse(climate, weight)
     results["crps/climatology"] = climatology_crps(climate, weight)
+    results |= regression_crps(climate, splits)
     first = next(iter(forecasts.values()))
     month = int(np.argmax(np.nansum(np.square(first.truth), (1, 2))))
     return {
@@ -81,6 +82,34 @@ def climatology_crps(climate: Climatology, weight: np.ndarray) -> float:
     arrays = others, truth, weight * np.isfinite(truth)
     loss = crps.crps(*map(jnp.asarray, arrays))
     return climate.scale * float(loss.total / loss.weight)
+
+
+def regression_crps(
+    climate: Climatology, splits: Mapping[str, EvaluationSplit]
+) -> dict[str, float]:
+    """CRPS, m/s, of the regression of each cell with the residuals of its training
+    steps as members, and with a normal distribution of their deviation."""
+
+    def scores(batch: Any) -> tuple[jax.Array, ...]:
+        base_BLP, target_BLP = batch["base_BLP"], batch["target_BLP"]
+        weight_BLP = batch["weight_B"][:, None, None] * batch["area_BLP"]
+        members_IBLP = base_BLP[None] + jnp.swapaxes(batch["residual_BILP"], 0, 1)
+        arrays = members_IBLP, batch["distance_BLP"], target_BLP, weight_BLP
+        deviation_BLP = jnp.where(weight_BLP > 0, batch["deviation_BLP"], 1)
+        normal_BLP = crps.gaussian_crps(base_BLP - target_BLP, deviation_BLP)
+        normal = jnp.sum(normal_BLP * weight_BLP)
+        return crps.crps_of_distance(*arrays).total, normal, weight_BLP.sum()
+
+    program, found = jax.jit(scores), {}
+    for name, split in splits.items():
+        rows = range(split.batch_size)
+        sums = [program(split.batch(step, rows)) for step in range(split.batches)]
+        residuals, normal, total = (
+            float(sum(part)) for part in zip(*sums, strict=True)
+        )
+        found[f"crps/regression/{name}"] = climate.scale * residuals / total
+        found[f"crps/regression_normal/{name}"] = climate.scale * normal / total
+    return found
 
 
 def plot_maps(

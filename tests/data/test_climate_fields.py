@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transformer.data import climate_fields
+from transformer.data import cell_regression, climate_fields
 from transformer.data.records import Fields
 
 RNG = np.random.default_rng(0)
@@ -67,8 +67,8 @@ def test_no_climatology_includes_its_own_month(known) -> None:
     assert changed(1) == [False, False, False, True, True, True]
     assert changed(5) == [False] * 6
     # The random means of training, too.
-    prepare = climate_fields.prepare_forecast(was)
-    row = {"step": np.int32(12 * 2 + 3), "lead": np.int32(0)}
+    prepare = climate_fields.prepare_forecast(was, 2)
+    row: Any = {"step": np.int32(12 * 2 + 3), "lead": np.int32(0)}
     seen = set()
     for seed in range(20):
         target = prepare(row, np.random.default_rng(seed))["target_BLP"]
@@ -86,19 +86,69 @@ def test_no_climatology_includes_its_own_month(known) -> None:
 def test_features_and_regression_equal_their_formulas(known) -> None:
     was, weight, _ = known
     mean = was.means[-1]
-    this = was.values[30] - mean[6]
-    before = np.stack([was.values[m] - mean[m % 12] for m in range(19, 31)])
-    got = climate_fields.anomaly_features(was.values, mean, 30)
-    expected = [this, before[-3:].mean(0), before.mean(0)]
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
-    forecast = climate_fields.regression_forecast(was, 66, 1)
-    read = climate_fields.anomaly_features(was.values, mean, 63)
-    by_hand = sum(was.coefficients[1, i] * read[i] for i in range(3))
-    np.testing.assert_allclose(forecast, by_hand, rtol=1e-5, atol=1e-6)
+    anomaly = was.values - mean[np.arange(len(was.values)) % 12]
+    for number, lead in enumerate(climate_fields.LEADS):
+        now = 66 - lead
+        last = anomaly[now], anomaly[now - 2 : now + 1], anomaly[now - 11 : now + 1]
+        expected = [last[0], last[1].mean(0), last[2].mean(0), anomaly[53:56].mean(0)]
+        got = cell_regression.features(anomaly[cell_regression.past(66, lead, 12)])
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+        forecast = climate_fields.regression_forecast(was, 66, number)
+        slopes = was.regressions[number].coefficients
+        by_hand = sum(slopes[i] * expected[i] for i in range(4))
+        np.testing.assert_allclose(forecast, by_hand, rtol=1e-5, atol=1e-6)
     # The autoregression is 0.8: the regression finds it, and lowers the error.
-    assert 0.5 < np.average(was.coefficients[0, 0], weights=weight) < 1.0
+    assert 0.5 < np.average(was.regressions[0].coefficients[0], weights=weight) < 1.0
     numbers = climate_fields.baseline_rmse(was, weight)
     assert numbers["rmse/regression/lead_1"] < numbers["rmse/climatology"]
+
+
+def test_residuals_are_what_the_regression_leaves(known) -> None:
+    was, weight, _ = known
+    regression, mean = was.regressions[1], was.means
+    inside = weight > 0
+    errors = []
+    for step in regression.steps:
+        past, year = cell_regression.past(int(step), 3, 12), step // 12
+        known_anomalies = was.values[past] - mean[year][past % 12]
+        features = cell_regression.features(known_anomalies)
+        forecast = (regression.coefficients * features).sum(0)
+        errors.append(was.values[step] - mean[year][step % 12] - forecast)
+    errors = np.stack(errors)
+    assert regression.steps.tolist() == list(range(14, 60))
+    centered = errors - errors.mean(0)
+    np.testing.assert_allclose(regression.residuals, centered, atol=1e-5)
+    np.testing.assert_allclose(
+        regression.deviation[inside], errors.std(0)[inside], atol=1e-5
+    )
+    apart = np.abs(centered[:, None] - centered[None]).sum((0, 1)) / (46 * 45)
+    np.testing.assert_allclose(regression.distance, apart, atol=1e-5)
+
+
+def test_members_of_training_are_residuals_of_other_years(known) -> None:
+    was, _, _ = known
+    prepare = climate_fields.prepare_forecast(was, 40)
+    row: Any = {"step": np.int32(30), "lead": np.int32(0)}
+    members = prepare(row, np.random.default_rng(0))["residual_BILP"]
+    regression = was.regressions[0]
+    own = [n for n, step in enumerate(regression.steps) if step // 12 == 2]
+    same = (members[:, None] == regression.residuals[None]).all((2, 3))
+    assert same.any(1).all() and len(own) == 12 and not same[:, own].any()
+    row = {"step": np.int32(60), "lead": np.int32(0)}
+    members = prepare(row, np.random.default_rng(0))["residual_BILP"]
+    np.testing.assert_array_equal(members, regression.residuals)
+
+
+def test_patch_mean_is_of_one_variable_over_seen_cells() -> None:
+    """Two patches of three cells and two variables; those not seen are 0."""
+    array = np.array([[1.0, 10, 2, 0, 6, 50], [4, 0, 4, 0, 7, 0]])
+    seen = np.array([[1, 1, 1, 0, 1, 1], [1, 0, 1, 0, 1, 0]], bool)
+    expected = [[3, 30] * 3, [5, 0] * 3]
+    got = cell_regression.patch_mean(array, seen, 2)
+    np.testing.assert_array_equal(got, expected)
+    pairs = np.stack([array, 2 * array], -1)
+    got = cell_regression.patch_mean(pairs, seen, 2)
+    np.testing.assert_array_equal(got[..., 1], 2 * np.array(expected))
 
 
 def months(count: int, **changed: Any) -> Fields:
@@ -139,7 +189,7 @@ def test_every_length_has_whole_years_or_is_refused() -> None:
 @pytest.mark.parametrize("count", [60, 61, 71, 72, 83, 252])
 def test_series_of_any_length_have_finite_batches_and_baselines(count: int) -> None:
     climate, weight, _ = fit(months(count))
-    train, held_out = climate_fields.splits(climate, batch_size=4)
+    train, held_out = climate_fields.splits(climate, batch_size=4, members=2)
     batches = [train.batch(step, range(4)) for step in range(6)]
     for split in held_out.values():
         batches += [split.batch(step, range(12)) for step in range(split.batches)]
@@ -181,25 +231,24 @@ def test_missing_values_equal_those_that_are_not_there() -> None:
     expected = np.sqrt(np.average(np.square(held[seen]), weights=weights))
     np.testing.assert_allclose(numbers["rmse/climatology"], expected, rtol=1e-5)
     # Inputs of what is missing are 0, and its target has no weight.
-    _, held_out = climate_fields.splits(climate, batch_size=4)
+    _, held_out = climate_fields.splits(climate, batch_size=4, members=2)
     batch = held_out["lead_1"].batch(0, range(12))
     assert all(np.isfinite(array).all() for array in batch.values())
     missing = ~np.isfinite(held[:12])
     assert missing.any() and not batch["area_BLP"][missing].any()
     assert (batch["area_BLP"] > 0).sum() == (~missing & (weight > 0)).sum()
     cells = weight.size
-    land = np.isnan(raw).all(0)
+    land: Any = np.isnan(raw).all(0)
     assert (
         not batch["raw_BLP"]
-        .reshape(12, len(weight), 4, -1)[:, :, :3][
-            np.broadcast_to(land[:, None], (12, len(weight), 3, cells // len(weight)))
+        .reshape(12, len(weight), 5, -1)[:, :, :4][
+            np.broadcast_to(land[:, None], (12, len(weight), 4, cells // len(weight)))
         ]
         .any()
     )
-    # The regression of each cell, by least squares over what was seen.
-    changed = values.copy()
-    changed[np.isnan(values)] = 7.0
-    assert np.isfinite(climate.coefficients).all() and (climate.deviation > 0).all()
+    for regression in climate.regressions:
+        assert all(np.isfinite(array).all() for array in regression)
+        assert (regression.deviation > 0).all()
 
 
 def test_what_is_missing_does_not_matter_for_the_regression() -> None:
@@ -211,9 +260,11 @@ def test_what_is_missing_does_not_matter_for_the_regression() -> None:
     half = full._replace(values=full.values[:, :, 5:], latitude=full.latitude[5:])
     alone, _, _ = fit(half)
     np.testing.assert_allclose(known.scale, alone.scale, rtol=1e-5)
-    for name in ("coefficients", "deviation"):
-        of_sea = getattr(known, name)[:, :, 2:]
-        np.testing.assert_allclose(of_sea, getattr(alone, name), rtol=1e-4, atol=1e-5)
+    for of_all, of_sea in zip(known.regressions, alone.regressions, strict=True):
+        for name in ("coefficients", "deviation", "residuals"):
+            part = getattr(of_all, name)[..., 2:, :]
+            expected = getattr(of_sea, name)
+            np.testing.assert_allclose(part, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_days_have_a_smooth_climatology_of_other_years() -> None:
@@ -239,7 +290,9 @@ def test_days_have_a_smooth_climatology_of_other_years() -> None:
         np.testing.assert_allclose(got, grid.patchify(expected), atol=1e-4)
     numbers = climate_fields.baseline_rmse(climate, weight)
     assert 0.9 < numbers["rmse/climatology"] < 1.1
-    batch = climate_fields.splits(climate, batch_size=4)[0].batch(0, range(4))
+    batch = climate_fields.splits(climate, batch_size=4, members=2)[0].batch(
+        0, range(4)
+    )
     assert all(np.isfinite(array).all() for array in batch.values())
 
 

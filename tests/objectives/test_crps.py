@@ -87,3 +87,17 @@ def test_ensemble_metrics_are_in_units_of_the_fields() -> None:
     spread = np.average(members.var(0, ddof=1), weights=weight)
     np.testing.assert_allclose(metrics["spread"], 3 * np.sqrt(spread), rtol=1e-5)
     np.testing.assert_allclose(metrics["crps"], 3 * metrics["loss"], rtol=1e-5)
+
+
+def test_gaussian_crps_is_that_of_many_members() -> None:
+    members = 0.7 + 1.3 * RNG.normal(size=(4000, 1, 1, 1))
+    one = jnp.ones((1, 1, 1))
+    for target in (-2.0, 0.5, 3.0):
+        expected = np.abs(members - target).mean() - 1.3 / np.sqrt(np.pi)
+        got = crps.gaussian_crps((0.7 - target) * one, 1.3 * one)
+        np.testing.assert_allclose(got[0, 0, 0], expected, atol=0.06)
+
+
+def test_mean_distance_is_of_pairs_of_different_members() -> None:
+    members = jnp.asarray([0.0, 1.0, 5.0])[:, None, None, None]
+    np.testing.assert_allclose(crps.mean_distance(members), (1 + 5 + 4) / 3, rtol=1e-6)

@@ -1,5 +1,5 @@
-"""Fields as anomalies from their climatology, cut into patches, and a linear regression
-of each cell's future on its past.
+"""Fields as anomalies from their climatology, cut into patches, and forecasts by the
+regression of each cell.
 
 The years of a series drift, and a climatology that includes the step to forecast leaks
 it. So training takes anomalies from the mean of other years, and validation from the
@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer.data import missing_values, records, time_axis
+from transformer.data import cell_regression, missing_values, records, time_axis
+from transformer.data.cell_regression import Regression
 from transformer.data.images import patches
 from transformer.data.records import Fields
 from transformer.data.shuffling import EvaluationSplit, TrainingSplit
@@ -26,8 +27,6 @@ PATCH = (5, 8)
 LEADS = (1, 3)
 LEAD_NAMES = ("lead_1", "lead_3")
 HARMONICS = 2
-HISTORY = 12
-SEASONS = 12
 SMOOTHING_DAYS = 31
 # With fewer years, some year would have no other beside its two neighbors.
 TRAINING_YEARS = 4
@@ -116,9 +115,7 @@ class Climatology(NamedTuple):
     the means of the S steps of the year over the training years other than y, y - 1 and
     y + 1; the last one is of all training years; NaN where there is no value. sums,
     counts: [years, S, L, P], of which the mean of any years is the quotient.
-    coefficients: [leads, 3, L, P], of the forecast from `anomaly_features`. deviation:
-    [leads, 12, L, P], of that forecast's error by twelfth of the year. train_steps: a
-    multiple of S.
+    regressions: of each lead. train_steps: a multiple of S.
     """
 
     values: np.ndarray
@@ -126,8 +123,7 @@ class Climatology(NamedTuple):
     means: np.ndarray
     sums: np.ndarray
     counts: np.ndarray
-    coefficients: np.ndarray
-    deviation: np.ndarray
+    regressions: tuple[Regression, ...]
     scale: float
     train_steps: int
 
@@ -135,27 +131,6 @@ class Climatology(NamedTuple):
     def year(self) -> int:
         """The steps of a year, S."""
         return self.means.shape[1]
-
-
-def _season(step: Any, year: int) -> Any:
-    """The twelfth of the year that a step is in."""
-    return step % year * SEASONS // year
-
-
-def _features(anomalies: np.ndarray) -> np.ndarray:
-    full = missing_values.fill(anomalies)
-    return np.stack([full[-1], full[-3:].mean(0), full.mean(0)])
-
-
-def _history(now: int) -> np.ndarray:
-    return np.arange(now - HISTORY + 1, now + 1)
-
-
-def anomaly_features(values: np.ndarray, mean: np.ndarray, now: int) -> np.ndarray:
-    """Anomalies from `mean` [3, L, P]: of step `now`, and the means over its last 3
-    and 12 steps."""
-    steps = _history(now)
-    return _features(values[steps] - mean[steps % len(mean)])
 
 
 def _yearly(values: np.ndarray, year: int) -> tuple[np.ndarray, np.ndarray]:
@@ -213,51 +188,12 @@ def fit_climatology(fields: Fields, grid: PatchGrid, weight: np.ndarray) -> Clim
     if not scale > 0:
         raise ValueError(f"{fields.name}: expected values that vary, got constants")
     values, means, sums = values / scale, means / scale, sums / scale
-    fits = [_fit_regression(values, means[:-1], weight, lead=lead) for lead in LEADS]
-    coefficients, deviation = (np.stack(part) for part in zip(*fits, strict=True))
-    fitted = coefficients, deviation, scale, fields.train_steps
-    return Climatology(values, weight, means, sums, counts, *fitted)
-
-
-def _fit_regression(
-    values: np.ndarray, means: np.ndarray, weight: np.ndarray, *, lead: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Least squares of the anomaly on `anomaly_features` of `lead` steps before.
-
-    Coefficients [3, L, P] of each cell, shrunk toward those of all cells by a prior as
-    strong as one mean cell's data; and the standard deviation [12, L, P] of the
-    residuals by season: a twelfth of the year and its two neighbors."""
-    features, truths = [], []
-    year = means.shape[1]
-    steps = range(HISTORY - 1 + lead, year * len(means))
-    for step in steps:
-        mean = means[step // year]
-        features.append(anomaly_features(values, mean, step - lead))
-        truths.append(values[step] - mean[step % year])
-    truth = np.stack(truths)
-    seen = np.isfinite(truth)
-    truth = missing_values.fill(truth)
-    known = np.moveaxis(np.stack(features), 1, -1)  # [steps, L, P, 3]
-    known *= seen[..., None]
-    moments = sum(row[..., :, None] * row[..., None, :] for row in known)
-    slopes = (known * truth[..., None]).sum(0)
-    shared = np.linalg.solve(
-        (moments * weight[..., None, None]).sum((0, 1)),
-        (slopes * weight[..., None]).sum((0, 1)),
+    arrays, variables = (values, means[:-1], weight), fields.values.shape[1]
+    regressions = tuple(
+        cell_regression.fit(*arrays, lead=lead, variables=variables) for lead in LEADS
     )
-    strength = np.trace(moments, axis1=-2, axis2=-1).mean() / 3 / seen.any(0).mean()
-    prior = strength.astype(np.float32) * np.eye(3)
-    cells = np.linalg.solve(moments + prior, (slopes + prior @ shared)[..., None])
-    cells = cells[..., 0]
-    residual = np.square(truth - (known * cells).sum(-1))
-    season = _season(np.asarray(steps), year)
-    apart = np.abs(np.arange(SEASONS)[:, None] - season)
-    near = np.minimum(apart, SEASONS - apart) <= 1
-    count = np.stack([seen[rows].sum(0) for rows in near])
-    total = np.stack([residual[rows].sum(0) for rows in near])
-    # What was not seen in a season has the spread of all cells.
-    variance = np.where(count > 0, total / np.maximum(count, 1), residual.mean())
-    return np.moveaxis(cells, -1, 0), np.sqrt(variance)
+    fitted = regressions, scale, fields.train_steps
+    return Climatology(values, weight, means, sums, counts, *fitted)
 
 
 def examples(climate: Climatology) -> dict[str, dict[str, np.ndarray]]:
@@ -265,7 +201,8 @@ def examples(climate: Climatology) -> dict[str, dict[str, np.ndarray]]:
     is in the series; validation steps come after the training steps."""
     found: dict[str, list[tuple[int, int]]] = {"train": [], "validation": []}
     for number, lead in enumerate(LEADS):
-        for step in range(HISTORY - 1 + lead, len(climate.values)):
+        start = cell_regression.first_step(lead, climate.year)
+        for step in range(start, len(climate.values)):
             split = "train" if step < climate.train_steps else "validation"
             found[split].append((step, number))
     pairs = {split: np.asarray(rows, np.int32) for split, rows in found.items()}
@@ -286,9 +223,10 @@ def _random_years(
 
 def regression_forecast(climate: Climatology, step: int, lead_index: int) -> np.ndarray:
     """The regression's anomaly of a validation step at LEADS[lead_index], [L, P]."""
-    now = int(step) - LEADS[lead_index]
-    features = anomaly_features(climate.values, climate.means[-1], now)
-    return (climate.coefficients[lead_index] * features).sum(0)
+    past = cell_regression.past(int(step), LEADS[lead_index], climate.year)
+    anomalies = climate.values[past] - climate.means[-1][past % climate.year]
+    coefficients = climate.regressions[lead_index].coefficients
+    return (coefficients * cell_regression.features(anomalies)).sum(0)
 
 
 def _anomalies(
@@ -306,24 +244,41 @@ def _anomalies(
     )
 
 
-def prepare_forecast(climate: Climatology) -> records.Prepare:
-    """From (step, lead) to the model's input, the regression that it corrects, the
-    target, and its weight, 0 where it is missing; all as anomalies from a mean without
-    the step."""
+def _residuals(
+    climate: Climatology, step: int, number: int, members: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Residuals [I, L, P] around the forecast of a step, and their mean distance: all
+    of them, or, in training, `members` random ones of other years than its own."""
+    regression, year = climate.regressions[number], climate.year
+    if step >= climate.train_steps:
+        return regression.residuals, regression.distance
+    others = np.flatnonzero(regression.steps // year != step // year)
+    chosen = rng.choice(others, members, replace=len(others) < members)
+    residuals = regression.residuals[chosen]
+    return residuals, cell_regression.mean_distance(residuals)
+
+
+def prepare_forecast(climate: Climatology, members: int) -> records.Prepare:
+    """From (step, lead) to the model's input, the regression that it corrects and
+    residuals around it, the target, and its weight, 0 where it is missing; all as
+    anomalies from a mean without the step. members: of the residuals in training."""
 
     def prepare(row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         step, number = int(row["step"]), int(row["lead"])
-        steps = np.append(_history(step - LEADS[number]), step)
-        anomalies = _anomalies(climate, steps, rng)
-        features, target = _features(anomalies[:-1]), anomalies[-1]
-        base = (climate.coefficients[number] * features).sum(0)
-        year = climate.year
+        year, regression = climate.year, climate.regressions[number]
+        past = cell_regression.past(step, LEADS[number], year)
+        anomalies = _anomalies(climate, np.append(past, step), rng)
+        features, target = cell_regression.features(anomalies[:-1]), anomalies[-1]
+        base = (regression.coefficients * features).sum(0)
         angle = 2 * np.pi / year * (step % year) * np.arange(1, 1 + HARMONICS)
         condition = [np.sin(angle), np.cos(angle), np.eye(len(LEADS))[number]]
+        residuals, distance = _residuals(climate, step, number, members, rng)
         arrays = {
             "raw_BLP": np.concatenate([*features, base], axis=-1),
             "base_BLP": base,
-            "deviation_BLP": climate.deviation[number, _season(step, year)],
+            "deviation_BLP": regression.deviation,
+            "residual_BILP": residuals,
+            "distance_BLP": distance,
             "target_BLP": missing_values.fill(target),
             "area_BLP": climate.weight * np.isfinite(target),
             "condition_BJ": np.concatenate(condition),
@@ -334,11 +289,11 @@ def prepare_forecast(climate: Climatology) -> records.Prepare:
 
 
 def splits(
-    climate: Climatology, *, batch_size: int, seed: int = 0
+    climate: Climatology, *, batch_size: int, members: int, seed: int = 0
 ) -> tuple[TrainingSplit, dict[str, EvaluationSplit]]:
     """Rows of `prepare_forecast`: the training steps, and by the name of the lead the
     validation steps in order, 12 a batch."""
-    rows, prepare = examples(climate), prepare_forecast(climate)
+    rows, prepare = examples(climate), prepare_forecast(climate, members)
     training = records.training(
         rows["train"], batch_size=batch_size, seed=seed, prepare=prepare
     )
@@ -366,7 +321,7 @@ def validation_anomalies(climate: Climatology) -> tuple[np.ndarray, np.ndarray]:
 
 def baseline_rmse(climate: Climatology, weight: np.ndarray) -> dict[str, float]:
     """Area-weighted errors, m/s, over the validation steps: of the climatology,
-    persistence, anomaly persistence, and the regression on `anomaly_features`. What
+    persistence, anomaly persistence, and the regression of each cell. What
     persists is the climatology where it is missing."""
 
     def rmse(error: np.ndarray) -> float:

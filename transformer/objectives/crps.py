@@ -7,8 +7,11 @@ NaN.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
+from jax.scipy import stats
 
 from transformer.objectives.loss import Loss
 
@@ -23,6 +26,15 @@ def _zero_unweighted(
     return members_IBLP, jnp.where(seen_BLP, target_BLP, 0)
 
 
+def mean_distance(members_IBLP: jax.Array) -> jax.Array:
+    """E |x - x'| over pairs of different members; 0 of one member."""
+    count = members_IBLP.shape[0]
+    total_BLP = jnp.zeros(members_IBLP.shape[1:])
+    for i in range(count):
+        total_BLP += jnp.abs(members_IBLP[i][None] - members_IBLP).sum(0)
+    return total_BLP / max(count * (count - 1), 1)
+
+
 def crps(members_IBLP: jax.Array, target_BLP: jax.Array, weight_BLP: jax.Array) -> Loss:
     """The fair continuous ranked probability score, summed with its weights.
 
@@ -32,14 +44,21 @@ def crps(members_IBLP: jax.Array, target_BLP: jax.Array, weight_BLP: jax.Array) 
     distribution. One member scores its absolute error. sums: those of
     `error_and_spread`, and crps.
     """
+    distance_BLP = mean_distance(members_IBLP)
+    return crps_of_distance(members_IBLP, distance_BLP, target_BLP, weight_BLP)
+
+
+def crps_of_distance(
+    members_IBLP: jax.Array,
+    distance_BLP: jax.Array,
+    target_BLP: jax.Array,
+    weight_BLP: jax.Array,
+) -> Loss:
+    """`crps` of members whose `mean_distance` is known."""
+    distance_BLP = jnp.where(weight_BLP > 0, distance_BLP, 0)
     members_IBLP, target_BLP = _zero_unweighted(members_IBLP, target_BLP, weight_BLP)
-    count = members_IBLP.shape[0]
     error_BLP = jnp.abs(members_IBLP - target_BLP[None]).mean(0)
-    pairwise_BLP = jnp.zeros_like(target_BLP)
-    for i in range(count):
-        pairwise_BLP += jnp.abs(members_IBLP[i][None] - members_IBLP).sum(0)
-    pairs = max(count * (count - 1), 1)
-    score_BLP = error_BLP - pairwise_BLP / (2 * pairs)
+    score_BLP = error_BLP - distance_BLP / 2
     sums = error_and_spread(members_IBLP, target_BLP, weight_BLP)
     total = jnp.sum(score_BLP * weight_BLP)
     return Loss(total, weight_BLP.sum(), {**sums, "crps": total})
@@ -72,3 +91,12 @@ def ensemble_metrics(loss: Loss, *, scale: float = 1.0) -> dict[str, float]:
         "crps": scale * sums["crps"] / sums["weight"],
         "spread": scale * (sums["variance"] / sums["weight"]) ** 0.5,
     }
+
+
+def gaussian_crps(error_BLP: jax.Array, deviation_BLP: jax.Array) -> jax.Array:
+    """The CRPS of a normal distribution whose mean is `error` beside the target
+    (Gneiting and Raftery 2007, equation 5)."""
+    ratio_BLP = error_BLP / deviation_BLP
+    density_BLP, below_BLP = stats.norm.pdf(ratio_BLP), stats.norm.cdf(ratio_BLP)
+    score_BLP = ratio_BLP * (2 * below_BLP - 1) + 2 * density_BLP
+    return deviation_BLP * (score_BLP - math.pi**-0.5)

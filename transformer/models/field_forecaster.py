@@ -1,15 +1,17 @@
-"""An ensemble from one model: its members differ by a noise input.
+"""A model of patches of a map on a sphere that shifts and scales an ensemble.
 
-The noise is part of the condition of the adaptive norms, one sample for the whole
-sequence, so that a member is one consistent field and not a field of independent errors
-(as in FGN, Alet et al. 2025, arXiv 2506.10772).
+The ensemble is a forecast and residuals around it. One output a cell moves all members,
+another widens or narrows them around the forecast; both are 0 at first, so an untrained
+model leaves the ensemble as it is. Members stay consistent fields, and their number
+costs nothing.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,29 +30,29 @@ from transformer.network import (
 from transformer.network.block import Conditioning
 
 
-def sample_members(
-    net: Any,
-    params: Any,
-    raw_BLP: jax.Array,
-    condition_BJ: jax.Array,
-    key: jax.Array,
-    *,
-    members: int,
-    noise_features: int,
-) -> jax.Array:
-    """`members` outputs (I, B, L, P) of a `TokenRegressor` of raw patches, under the
-    condition condition_BJ and `noise_features` of standard normal noise."""
-    rows = condition_BJ.shape[0]
-    noise_IBJ = jax.random.normal(key, (members, rows, noise_features))
-    shape = members, *condition_BJ.shape
-    known_IBJ = jnp.broadcast_to(condition_BJ[None], shape)
-    condition_IBJ = jnp.concatenate([known_IBJ, noise_IBJ], axis=-1)
-    condition_BLJ = condition_IBJ.reshape(members * rows, 1, -1)
-    repeated_BLP = jnp.tile(raw_BLP, (members, 1, 1))
-    conditioning = Conditioning(condition_BLJ=condition_BLJ)
+class Ensemble(NamedTuple):
+    """Members (I, B, L, P) and their mean distance (B, L, P), E |x - x'|."""
+
+    members_IBLP: jax.Array
+    distance_BLP: jax.Array
+
+
+def forecast(net: Any, params: Any, batch: Mapping[str, jax.Array]) -> Ensemble:
+    """The ensemble of a batch after the shift and the scaling by a `forecaster`.
+
+    batch: raw_BLP and condition_BJ, the net's inputs; base_BLP, deviation_BLP, a
+    forecast and the unit of the shift; residual_BILP and their mean distance_BLP.
+    """
+    conditioning = Conditioning(condition_BLJ=batch["condition_BJ"][:, None])
+    raw_BLP = batch["raw_BLP"]
     tokens = masks.single_document(raw_BLP.shape[1])
-    out_BLP = net.apply({"params": params}, repeated_BLP, tokens, conditioning)
-    return out_BLP.reshape(members, rows, *out_BLP.shape[1:])
+    out_BLP = net.apply({"params": params}, raw_BLP, tokens, conditioning)
+    shift_BLP, log_scale_BLP = jnp.split(out_BLP, 2, axis=-1)
+    scale_BLP = jnp.exp(log_scale_BLP)
+    mean_BLP = batch["base_BLP"] + batch["deviation_BLP"] * shift_BLP
+    residual_IBLP = jnp.swapaxes(batch["residual_BILP"], 0, 1)
+    members_IBLP = mean_BLP[None] + scale_BLP[None] * residual_IBLP
+    return Ensemble(members_IBLP, scale_BLP * batch["distance_BLP"])
 
 
 def forecaster(
@@ -59,13 +61,13 @@ def forecaster(
     width: int,
     grid: tuple[int, int],
     input_features: int,
-    output_features: int,
+    patch_features: int,
     condition_features: int,
     head_features: int = defaults.HEAD_FEATURES,
 ) -> encoder.TokenRegressor:
-    """A model from patches of a map on a sphere to patches: adaLN-Zero blocks
-    under a condition with noise in it, learned positions, and rotary ones that close in
-    longitude. Zero at first."""
+    """A model from patches of a map on a sphere to the shift and the logarithm of the
+    scale of each of the `patch_features`: adaLN-Zero blocks under a condition, learned
+    positions, and rotary ones that close in longitude. Zero at first."""
     heads = width // head_features
     make_attention = partial(
         attention.Attention,
@@ -100,7 +102,7 @@ def forecaster(
         encoder.Encoder, make_embed=make_embed, make_stack=make_stack
     )
     return encoder.TokenRegressor(
-        output_features=output_features, width=width, make_encoder=make_encoder
+        output_features=2 * patch_features, width=width, make_encoder=make_encoder
     )
 
 
@@ -108,7 +110,7 @@ def init_params(
     net: Any, key: jax.Array, *, shape: tuple[int, int], condition_features: int
 ) -> Any:
     """The parameters for sequences of `shape` (L, P) under a condition of
-    `condition_features`, those of the noise included."""
+    `condition_features`."""
     raw_BLP = jnp.zeros((1, *shape))
     conditioning = Conditioning(condition_BLJ=jnp.zeros((1, 1, condition_features)))
     tokens = masks.single_document(shape[0])
