@@ -53,9 +53,7 @@ def experiment(
     eta: checks.Fraction = 1.0,
     classifier: Path | None = None,
 ) -> Experiment:
-    """Flow matching of images conditioned on their class.
-
-    The slot `model` is called as `dit.patch_dit`.
+    """Flow matching of images conditioned on their class; `model` as `dit.patch_dit`.
 
     Args:
         source: digits, a TFDS name of labeled images, or the path of images.
