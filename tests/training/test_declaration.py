@@ -105,7 +105,7 @@ HELP = """\
       accept parameters that are new, left over or of another shape.
   --freeze=str  (default )
       regular expression of the paths of parameters that are not trained.
-  --ema_decay=float in [0, 1]  (default 0.0)
+  --ema_decay=float in [0, 1]  (default 0.0, fixed)
       per step, of a moving average of the parameters; 0 keeps none.
   --learning_rate=float  (default 0.2)
       step size.
