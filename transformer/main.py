@@ -135,6 +135,11 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
             "or choose another --workdir"
         )
     mesh = launch.parse_mesh(parsed.common["mesh"])
+    if parsed.verb == "train" and jax.process_index() == 0:
+        name = flags.name_of(make)
+        print(
+            f"{name}: run folder {parsed.workdir}; reading data, compiling", flush=True
+        )
     try:
         with jax.set_mesh(mesh):
             if parsed.verb == "evaluate" and other_data.sources(parsed, make):
