@@ -29,7 +29,7 @@ STORAGE = (
     errno.EPERM,
     errno.EIO,
 )
-SMALLER = "a smaller --batch_size, or more parts by --accumulate, needs less"
+SMALLER = "a smaller --batch_size needs less"
 # In the message of a collective whose other process ended.
 PEER_LOST = ("closed by peer", "Connection reset", "Broken pipe", "unhealthy")
 # The longest step among several processes; the environment allows longer ones.
