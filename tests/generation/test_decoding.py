@@ -196,6 +196,25 @@ def test_generation_ends_when_all_rows_have_stopped() -> None:
     assert state.done_B.all() and state.new_tokens == 1
 
 
+def test_decoding_beyond_the_room_is_refused_or_ends_its_row() -> None:
+    """The key-value cache would begin anew in silence."""
+    module, choose = MODERN.make(), CHOOSE["greedy"]
+    fns, weights = decode_fns(module), random_params(module)
+    prompts = decoding.pad_prompts(RAGGED)
+    state = decoding.prefill(fns, weights, *prompts, jax.random.key(5), new_tokens=3)
+    with pytest.raises(ValueError, match="expected room for 12 tokens .* got 11"):
+        decoding.decode(fns, weights, state, choose=choose, tokens=4)
+    run = partial(decoding.decode, fns, choose=choose)
+    beyond = jax.device_get(jax.jit(run)(weights, state, tokens=6))
+    expected = generate(1, "greedy")
+    for row, prompt in enumerate(RAGGED):
+        end = min(len(prompt) + 6, 11)
+        assert beyond.length_B[row] == end and not beyond.done_B[row]
+        np.testing.assert_array_equal(
+            beyond.ids_BL[row, :end], expected.ids_BL[row, :end]
+        )
+
+
 @pytest.mark.parametrize("shape", [{"tensor": 2, "data": 4}, {"fsdp": 2, "data": 4}])
 def test_a_sharded_cache_equals_a_single_one(shape: dict[str, int]) -> None:
     module = MODERN.make()

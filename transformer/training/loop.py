@@ -105,7 +105,8 @@ def check(
     batching.check(experiment.batch_size, experiment.accumulate, mesh)
     for held_out in experiment.evaluations.values():
         batching.check(held_out.batch_size, 1, mesh)
-    abstract = abstract_state(experiment, mesh)
+    with memory.limit_init(mesh.size):
+        abstract = abstract_state(experiment, mesh)
     memory.check(abstract)
     if experiment.warm_start and not checkpoint.steps(folder / checkpoint.FOLDER):
         experiment.warm_start.check(abstract.params)
