@@ -1,0 +1,1 @@
+"""Weights of other libraries, both ways: Hugging Face, PyTorch, TensorFlow, GGUF."""
