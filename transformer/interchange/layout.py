@@ -177,7 +177,7 @@ def unpack(tensor: np.ndarray, place: Placement) -> np.ndarray:
         cut[place.axis] = slice(place.start, place.stop)
     array = tensor[tuple(cut)].reshape(place.elementary)
     if place.digit is not None:
-        array = array.take(place.index, axis=place.digit)
+        array = array[(slice(None),) * place.digit + (place.index,)]
     return array.transpose(place.order).reshape(place.shape)
 
 

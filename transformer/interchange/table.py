@@ -1,0 +1,161 @@
+"""Tables: which tensor of a file holds which of our parameters, read both ways.
+
+A row, `Rule("model.layers.{N}.self_attn.q_proj.weight", A + "w_q_DHK", "(H K) D")`,
+names their tensor, our parameters, and their layout. Our names end in their dimensions,
+so nothing else need be said. A table only permutes; a number that must change (1 + w,
+a scale) is a value in a slot of the net instead.
+
+`{N}` is the layer, `{E}` an expert. One table serves an `UnrolledStack`, whose layers
+are parameters of their own, and a `ScannedStack`, where they are an axis of each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from transformer import axes
+from transformer.interchange.layout import ArrayLayout, placements, shape_of
+from transformer.training.checksum import leaf_paths
+
+LAYER, EXPERT = "{N}", "{E}"
+_UNROLLED, _SCANNED = "layers_{N}/", "layers/block/"
+
+
+class Rule(NamedTuple):
+    """theirs: the name of a tensor. ours: the path of a parameter, or of several that
+    it holds. layout: of their tensor (`layout.py`). axes: of ours, where a dimension is
+    joined of several (`(y x C) D`); by default the letters of its name."""
+
+    theirs: str
+    ours: str | tuple[str, ...]
+    layout: str
+    axes: str = ""
+
+
+class Table(NamedTuple):
+    """rules: each tensor once. sizes: of letters that no parameter's shape gives.
+    ignored: regular expressions of tensors that mean nothing here, each with the
+    reason. tied: tensors that a file may hold again under another name; equal ones are
+    accepted."""
+
+    rules: tuple[Rule, ...]
+    sizes: Mapping[str, int] = {}
+    ignored: Mapping[str, str] = {}
+    tied: Mapping[str, str] = {}
+
+
+class Part(NamedTuple):
+    """A parameter, or one index of its leading axes (layer, expert)."""
+
+    path: str
+    index: tuple[int, ...]
+
+
+class Binding(NamedTuple):
+    """A tensor of the file and the parameters that it holds."""
+
+    name: str
+    layout: str
+    parts: tuple[Part, ...]
+    arrays: tuple[ArrayLayout, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the file's tensor."""
+        return shape_of(self.layout, self.arrays)
+
+
+def bind(table: Table, params: Any) -> list[Binding]:
+    """Every tensor of a file for parameters of these shapes, concrete or abstract.
+
+    ValueError where a rule names parameters that are not there, and where a parameter
+    is in no rule or in two: a fault of the architecture, never of a file.
+    """
+    leaves = leaf_paths(params)
+    bindings = [one for rule in table.rules for one in _expand(rule, table, leaves)]
+    found = Counter(part for binding in bindings for part in binding.parts)
+    expected = set(_parts(leaves, found))
+    for part in sorted(expected - found.keys()):
+        raise ValueError(f"table: expected a rule for {part.path} {part.index}")
+    for part, count in found.items():
+        if count > 1:
+            raise ValueError(f"table: expected one rule for {part.path}, got {count}")
+    names = Counter(binding.name for binding in bindings)
+    for name, count in names.items():
+        if count > 1:
+            raise ValueError(f"table: expected {name} once, got it {count} times")
+    return bindings
+
+
+def _parts(leaves: Mapping[str, Any], found: Mapping[Part, int]) -> Iterator[Part]:
+    """The parts of every leaf, cut along as many leading axes as the rules cut it."""
+    cuts = {part.path: len(part.index) for part in found}
+    for path, leaf in leaves.items():
+        lead = leaf.shape[: cuts.get(path, 0)]
+        yield from (Part(path, index) for index in _indices(lead))
+
+
+def _indices(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    if not shape:
+        yield ()
+        return
+    for first in range(shape[0]):
+        yield from ((first, *rest) for rest in _indices(shape[1:]))
+
+
+def _expand(
+    rule: Rule, table: Table, leaves: Mapping[str, Any]
+) -> Iterator[Binding]:
+    paths = (rule.ours,) if isinstance(rule.ours, str) else rule.ours
+    for number in range(_num_layers(paths[0], leaves)) if LAYER in rule.theirs else [0]:
+        name = rule.theirs.replace(LAYER, str(number))
+        parts = [_part(path, number, leaves) for path in paths]
+        experts = [0]
+        if EXPERT in rule.theirs:
+            lead = len(parts[0].index)
+            experts = range(leaves[parts[0].path].shape[lead])
+        for expert in experts:
+            cut = (expert,) if EXPERT in rule.theirs else ()
+            inner = [Part(part.path, part.index + cut) for part in parts]
+            arrays = [_array(part, rule, table, leaves) for part in inner]
+            placements(rule.layout, arrays)
+            yield Binding(
+                name.replace(EXPERT, str(expert)),
+                rule.layout,
+                tuple(inner),
+                tuple(arrays),
+            )
+
+
+def _num_layers(path: str, leaves: Mapping[str, Any]) -> int:
+    scanned = path.replace(_UNROLLED, _SCANNED)
+    if scanned in leaves:
+        return leaves[scanned].shape[0]
+    pattern = re.escape(path).replace(re.escape(LAYER), r"(\d+)")
+    numbers = [int(m[1]) for leaf in leaves if (m := re.fullmatch(pattern, leaf))]
+    if not numbers:
+        raise ValueError(f"table: expected a parameter {path}, got none")
+    return max(numbers) + 1
+
+
+def _part(path: str, layer: int, leaves: Mapping[str, Any]) -> Part:
+    scanned = path.replace(_UNROLLED, _SCANNED)
+    if LAYER in path and scanned in leaves:
+        return Part(scanned, (layer,))
+    path = path.replace(LAYER, str(layer))
+    if path not in leaves:
+        raise ValueError(f"table: expected a parameter {path}, got none")
+    return Part(path, ())
+
+
+def _array(
+    part: Part, rule: Rule, table: Table, leaves: Mapping[str, Any]
+) -> ArrayLayout:
+    letters = axes.dimensions(part.path.rsplit("/", 1)[-1])
+    if EXPERT in rule.theirs:
+        letters = letters.removeprefix("E")
+    shape = tuple(leaves[part.path].shape[len(part.index) :])
+    return ArrayLayout(shape, rule.axes or " ".join(letters), table.sizes)
