@@ -1,0 +1,137 @@
+"""Parameters from tensors and back, one tensor at a time.
+
+Reading goes from mapped files to where each parameter lies on the mesh: a host holds
+its share of the model and one tensor. Nothing is left at random: a tensor that is
+missing, left over, of another shape or no float is an error that names it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from transformer.interchange import layout
+from transformer.interchange.table import Binding, Table
+from transformer.interchange.tensor_files import DTYPES, PlannedTensor, Tensor
+from transformer.training.checksum import leaf_paths
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+SHOWN = 3
+
+
+def check(bindings: list[Binding], table: Table, tensors: Mapping[str, Tensor]) -> None:
+    """ValueError, in one line, unless the file has each tensor of the table, in its
+    shape and as floats, and no other but those that the table ignores and copies that
+    equal their original."""
+    names = {binding.name for binding in bindings}
+    _refuse("missing", sorted(names - tensors.keys()), "every tensor")
+    others = sorted(tensors.keys() - names)
+    ignored = [re.compile(pattern) for pattern in table.ignored]
+    left_over = [
+        name
+        for name in others
+        if name not in table.tied and not any(p.fullmatch(name) for p in ignored)
+    ]
+    _refuse("left over", left_over, "tensors of the architecture only")
+    for binding in bindings:
+        tensor = tensors[binding.name]
+        if tensor.shape != binding.shape:
+            raise ValueError(
+                f"{binding.name}: expected shape {binding.shape} ({binding.layout}), "
+                f"got {tensor.shape}"
+            )
+        if tensor.dtype not in FLOATS:
+            raise ValueError(
+                f"{binding.name}: expected values of {', '.join(FLOATS)}, got "
+                f"{tensor.dtype}, which is quantized or packed; dequantize it first"
+            )
+    for copy, original in table.tied.items():
+        if copy in tensors and not _equal(tensors[copy], tensors[original]):
+            raise ValueError(
+                f"{copy}: expected the values of {original}, to which the "
+                "configuration ties it, got others"
+            )
+
+
+def _refuse(what: str, names: list[str], expected: str) -> None:
+    if names:
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        raise ValueError(
+            f"tensors: expected {expected}, got {what}: "
+            f"{', '.join(names[:SHOWN])}{more}"
+        )
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    mine, theirs = a.read(), b.read()
+    return all(np.array_equal(x, y, equal_nan=True) for x, y in zip(mine, theirs, strict=True))
+
+
+def read(
+    bindings: list[Binding],
+    tensors: Mapping[str, Tensor],
+    abstract_params: Any,
+) -> Any:
+    """The parameters in the shapes, dtypes and shardings of `abstract_params`, from
+    tensors that `check` has accepted."""
+    sources: dict[str, dict[tuple[int, ...], tuple[Tensor, layout.Placement]]] = {}
+    for binding in bindings:
+        places = layout.placements(binding.layout, binding.arrays)
+        for part, place in zip(binding.parts, places, strict=True):
+            source = tensors[binding.name], place
+            sources.setdefault(part.path, {})[part.index] = source
+    leaves = {
+        path: _read_leaf(leaf, sources[path])
+        for path, leaf in leaf_paths(abstract_params).items()
+    }
+    return jax.tree.unflatten(jax.tree.structure(abstract_params), leaves.values())
+
+
+def _read_leaf(
+    leaf: Any, sources: Mapping[tuple[int, ...], tuple[Tensor, layout.Placement]]
+) -> jax.Array:
+    lead = len(next(iter(sources)))
+
+    def shard(index: tuple[slice, ...]) -> np.ndarray:
+        ranges = [range(n)[i] for n, i in zip(leaf.shape, index, strict=True)]
+        values = np.empty([len(r) for r in ranges], leaf.dtype)
+        for place in np.ndindex(values.shape[:lead]):
+            at = tuple(ranges[axis][i] for axis, i in enumerate(place))
+            tensor, where = sources[at]
+            values[place] = layout.unpack(tensor.read(), where)[index[lead:]]
+        return values
+
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.make_array_from_callback(leaf.shape, sharding, shard)
+
+
+def plan(
+    bindings: list[Binding], params: Any, dtypes: Mapping[str, str]
+) -> list[PlannedTensor]:
+    """The tensors of a file with these parameters, in the order of the table. dtypes:
+    of each tensor, by name, such as "BF16"."""
+    leaves = leaf_paths(params)
+
+    def make(binding: Binding, dtype: Any) -> np.ndarray:
+        values = [
+            np.asarray(leaves[part.path][part.index]) for part in binding.parts
+        ]
+        packed = layout.pack(binding.layout, binding.arrays, values)
+        return packed.astype(dtype)
+
+    planned = []
+    for binding in bindings:
+        dtype = np.dtype(DTYPES[dtypes[binding.name]])
+        size = int(np.prod(binding.shape)) * dtype.itemsize
+
+        def values(binding: Binding = binding, dtype: Any = dtype) -> np.ndarray:
+            return make(binding, dtype)
+
+        planned.append(PlannedTensor(binding.name, size, values))
+    return planned
