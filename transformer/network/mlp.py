@@ -22,6 +22,22 @@ def gelu(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=True)
 
 
+def exact_gelu(x: jax.Array) -> jax.Array:
+    """x times the normal CDF of x, by the error function (BERT, ViT)."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x times the logistic function of 1.702 x (Hendrycks and Gimpel 2016, arXiv
+    1606.08415; CLIP)."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def relu(x: jax.Array) -> jax.Array:
+    """max(x, 0)."""
+    return jax.nn.relu(x)
+
+
 def relu_squared(x: jax.Array) -> jax.Array:
     """max(x, 0)^2 (Primer, So et al. 2021, arXiv 2109.08668)."""
     return jnp.square(jax.nn.relu(x))

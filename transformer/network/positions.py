@@ -76,8 +76,12 @@ def _half(what: str, count: int) -> int:
     return count // 2
 
 
+def _frequencies(count: int, theta: float) -> jax.Array:
+    return theta ** (-jnp.arange(count, dtype=jnp.float32) / count)
+
+
 def _angles(position_BL: jax.Array, count: int, theta: float) -> jax.Array:
-    frequency_K = theta ** (-jnp.arange(count, dtype=jnp.float32) / count)
+    frequency_K = _frequencies(count, theta)
     return position_BL[..., None].astype(jnp.float32) * frequency_K[None, None]
 
 
@@ -99,21 +103,67 @@ def _rotate_pairs(x_BLHK: jax.Array, angle_BLK: jax.Array) -> jax.Array:
 
 
 def _rotary(
-    x_BLHK: jax.Array, position_BL: jax.Array, *, theta: float, interpolation: float
+    x_BLHK: jax.Array,
+    position_BL: jax.Array,
+    *,
+    theta: float,
+    interpolation: float,
+    scale: Callable[[jax.Array], jax.Array] | None,
+    features: int | None,
 ) -> jax.Array:
-    half = _half("rotary positions: head features", x_BLHK.shape[-1])
-    angle_BLK = _angles(position_BL, half, theta) / interpolation
-    return _rotate_pairs(x_BLHK, angle_BLK)
+    count = x_BLHK.shape[-1] if features is None else features
+    half = _half("rotary positions: head features", count)
+    if scale is None:
+        angle_BLK = _angles(position_BL, half, theta) / interpolation
+    else:
+        frequency_K = scale(_frequencies(half, theta)) / interpolation
+        angle_BLK = position_BL[..., None].astype(jnp.float32) * frequency_K[None, None]
+    if count == x_BLHK.shape[-1]:
+        return _rotate_pairs(x_BLHK, angle_BLK)
+    rotated_BLHK = _rotate_pairs(x_BLHK[..., :count], angle_BLK)
+    return jnp.concatenate([rotated_BLHK, x_BLHK[..., count:]], axis=-1)
 
 
-def rotary(*, theta: float = 10_000.0, interpolation: float = 1.0) -> Rotate:
+def rotary(
+    *,
+    theta: float = 10_000.0,
+    interpolation: float = 1.0,
+    scale: Callable[[jax.Array], jax.Array] | None = None,
+    features: int | None = None,
+) -> Rotate:
     """Rotary positions (Su et al. 2021, arXiv 2104.09864), first half against second.
 
     interpolation > 1 divides the positions by it, so that a model trained on rows of L
-    tokens accepts interpolation * L (Chen et al. 2023, arXiv 2306.15595). Raises
-    ValueError when the number of head features is odd.
+    tokens accepts interpolation * L (Chen et al. 2023, arXiv 2306.15595). scale: a
+    function of the frequencies (K / 2), such as `llama3_scale`. features: rotate only
+    the first ones of a head, an even number. Raises ValueError when the number of
+    rotated features is odd.
     """
-    return partial(_rotary, theta=theta, interpolation=interpolation)
+    return partial(
+        _rotary,
+        theta=theta,
+        interpolation=interpolation,
+        scale=scale,
+        features=features,
+    )
+
+
+def _llama3(
+    frequency_K: jax.Array, *, factor: float, low: float, high: float, length: int
+) -> jax.Array:
+    turns_K = length * frequency_K / (2 * math.pi)
+    share_K = jnp.clip((turns_K - low) / (high - low), 0.0, 1.0)
+    return (1 - share_K) * frequency_K / factor + share_K * frequency_K
+
+
+def llama3_scale(
+    *, factor: float, low: float, high: float, length: int
+) -> Callable[[jax.Array], jax.Array]:
+    """The frequencies of Llama 3.1: those of less than `low` turns in the `length`
+    tokens of pretraining are divided by `factor`, those of more than `high` stay, and
+    between them the share changes linearly (Grattafiori et al. 2024, arXiv 2407.21783,
+    section 3.4.2 and their code)."""
+    return partial(_llama3, factor=factor, low=low, high=high, length=length)
 
 
 def _axial(

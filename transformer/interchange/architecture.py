@@ -1,0 +1,46 @@
+"""What an architecture of another library is: a configuration, a net and a table."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from transformer.interchange.config import Reader
+from transformer.interchange.table import Table
+
+# The module that has `ARCHITECTURE` for a model type; imported when it is asked for.
+MODULES = {
+    "gpt2": "gpt2",
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "llama",
+    "qwen3": "llama",
+}
+
+
+class Architecture(NamedTuple):
+    """read(Reader) -> sizes, a hashable record; write(sizes) -> config.json, which
+    `read` reads back equal. net(sizes) -> a Linen module; init(net, key) -> its
+    parameters; table(sizes) -> the tensors of a file. name: the class of transformers,
+    such as LlamaForCausalLM."""
+
+    read: Callable[[Reader], Any]
+    write: Callable[[Any], Mapping[str, Any]]
+    net: Callable[[Any], nn.Module]
+    init: Callable[[Any, Any], Any]
+    table: Callable[[Any], Table]
+    name: Callable[[Any], str]
+
+
+def find(model_type: Any, where: str) -> Architecture:
+    """The architecture of a configuration's `model_type`. ValueError for others."""
+    if not isinstance(model_type, str) or model_type not in MODULES:
+        raise ValueError(
+            f"{where}: model_type: expected one of {', '.join(sorted(MODULES))}, got "
+            f"{str(model_type)[:60]!r}"
+        )
+    package = f"{__package__}.architectures"
+    return importlib.import_module(f"{package}.{MODULES[model_type]}").ARCHITECTURE

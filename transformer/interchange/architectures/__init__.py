@@ -1,0 +1,1 @@
+"""Architectures of other libraries: configuration, net and table of each model type."""

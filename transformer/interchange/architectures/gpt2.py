@@ -1,0 +1,169 @@
+"""GPT-2 (Radford et al. 2019): learned positions, LayerNorm, biases everywhere."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+from transformer.interchange.architecture import Architecture
+from transformer.interchange.config import Reader
+from transformer.interchange.table import Rule, Table
+from transformer.models import decoder, defaults
+from transformer.network import attention, biases, masks, mlp, norms, positions, stack
+from transformer.network.block import Block
+
+ACTIVATIONS = {
+    "gelu_new": mlp.gelu,
+    "gelu_pytorch_tanh": mlp.gelu,
+    "gelu": mlp.exact_gelu,
+    "relu": mlp.relu,
+    "silu": mlp.silu,
+}
+
+
+class Sizes(NamedTuple):
+    """What a configuration says of the net."""
+
+    vocab_size: int
+    width: int
+    hidden_features: int
+    depth: int
+    heads: int
+    length: int
+    epsilon: float
+    activation: str
+    tied: bool
+    scanned: bool = False
+
+
+def read(config: Reader) -> Sizes:
+    """The sizes of a configuration; refuses what the net does not express."""
+    width = config.whole("n_embd", 768)
+    config.only("scale_attn_weights", True)
+    config.only("scale_attn_by_inverse_layer_idx", False)
+    config.only("reorder_and_upcast_attn", False)
+    config.choice("activation_function", ACTIVATIONS, "gelu_new")
+    config.get("n_ctx", 0)
+    for key in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout"):
+        config.get(f"summary_{key}", "")
+    return Sizes(
+        vocab_size=config.whole("vocab_size", 50257),
+        width=width,
+        hidden_features=config.whole("n_inner", 4 * width),
+        depth=config.whole("n_layer", 12),
+        heads=config.whole("n_head", 12),
+        length=config.whole("n_positions", 1024),
+        epsilon=config.number("layer_norm_epsilon", 1e-5),
+        activation=config.get("activation_function", "gelu_new"),
+        tied=config.flag("tie_word_embeddings", True),
+    )
+
+
+def write(sizes: Sizes) -> dict[str, Any]:
+    """config.json of these sizes."""
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": sizes.vocab_size,
+        "n_embd": sizes.width,
+        "n_inner": sizes.hidden_features,
+        "n_layer": sizes.depth,
+        "n_head": sizes.heads,
+        "n_positions": sizes.length,
+        "layer_norm_epsilon": sizes.epsilon,
+        "activation_function": sizes.activation,
+        "tie_word_embeddings": sizes.tied,
+    }
+
+
+def net(sizes: Sizes) -> decoder.Decoder:
+    """The decoder: pre-norm blocks of attention and MLP, learned positions."""
+    if sizes.width % sizes.heads:
+        raise ValueError(
+            f"n_head: expected a divisor of n_embd = {sizes.width}, got {sizes.heads}"
+        )
+    make_norm = partial(norms.LayerNorm, epsilon=sizes.epsilon)
+    slots: dict[str, Any] = {
+        "make_attention": partial(
+            attention.Attention,
+            width=sizes.width,
+            heads=sizes.heads,
+            kv_heads=sizes.heads,
+            head_features=sizes.width // sizes.heads,
+            mask=masks.causal() & masks.segments(),
+            make_mixer=defaults.ROW_BLOCKED,
+            make_bias=biases.zero_init_bias,
+        ),
+        "make_mlp": partial(
+            mlp.MLP,
+            width=sizes.width,
+            hidden_features=sizes.hidden_features,
+            activation=ACTIVATIONS[sizes.activation],
+            make_bias=biases.zero_init_bias,
+        ),
+        "make_norm": make_norm,
+    }
+    return decoder.Decoder(
+        vocab_size=sizes.vocab_size,
+        width=sizes.width,
+        make_stack=partial(
+            stack.ScannedStack if sizes.scanned else stack.UnrolledStack,
+            depth=sizes.depth,
+            make_block=lambda block, layer: block(**slots),
+            block=Block,
+        ),
+        make_position=partial(positions.Learned, length=sizes.length),
+        make_norm=make_norm,
+        unembed=decoder.tied_embedding if sizes.tied else decoder.untied_embedding,
+    )
+
+
+def table(sizes: Sizes) -> Table:
+    """The tensors of transformers' files; its Conv1D holds (in, out)."""
+    theirs, ours = "transformer.h.{N}.", "stack/layers_{N}/"
+    attend = ours + "attention/"
+    rules = [
+        Rule("transformer.wte.weight", "embedding_VD", "V D"),
+        Rule("transformer.wpe.weight", "position/position_LD", "L D"),
+        Rule("transformer.ln_f.weight", "final_norm/gain_D", "D"),
+        Rule("transformer.ln_f.bias", "final_norm/bias_D", "D"),
+        Rule(theirs + "ln_1.weight", ours + "attention_norm/gain_D", "D"),
+        Rule(theirs + "ln_1.bias", ours + "attention_norm/bias_D", "D"),
+        Rule(theirs + "ln_2.weight", ours + "mlp_norm/gain_D", "D"),
+        Rule(theirs + "ln_2.bias", ours + "mlp_norm/bias_D", "D"),
+        Rule(
+            theirs + "attn.c_attn.weight",
+            (attend + "w_q_DHK", attend + "w_k_DGK", attend + "w_v_DGK"),
+            "D (H K + G K + G K)",
+        ),
+        Rule(
+            theirs + "attn.c_attn.bias",
+            (attend + "b_q_HK", attend + "b_k_GK", attend + "b_v_GK"),
+            "(H K + G K + G K)",
+        ),
+        Rule(theirs + "attn.c_proj.weight", attend + "w_o_HKD", "(H K) D"),
+        Rule(theirs + "attn.c_proj.bias", attend + "b_o_D", "D"),
+        Rule(theirs + "mlp.c_fc.weight", ours + "mlp/w_in_DF", "D F"),
+        Rule(theirs + "mlp.c_fc.bias", ours + "mlp/b_in_F", "F"),
+        Rule(theirs + "mlp.c_proj.weight", ours + "mlp/w_out_FD", "F D"),
+        Rule(theirs + "mlp.c_proj.bias", ours + "mlp/b_out_D", "D"),
+    ]
+    if not sizes.tied:
+        rules.append(Rule("lm_head.weight", "unembedding_VD", "V D"))
+    return Table(
+        tuple(rules),
+        ignored={
+            r"transformer\.h\.\d+\.attn\.(masked_)?bias": "causal masks, made here"
+        },
+        tied={"lm_head.weight": "transformer.wte.weight"} if sizes.tied else {},
+    )
+
+
+ARCHITECTURE = Architecture(
+    read=read,
+    write=write,
+    net=net,
+    init=decoder.init_params,
+    table=table,
+    name=lambda sizes: "GPT2LMHeadModel",
+)

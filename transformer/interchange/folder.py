@@ -1,0 +1,117 @@
+"""A folder of Hugging Face as a value, read and written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from transformer import axes, storage
+from transformer.interchange import architecture, table, tensor_files, weights
+from transformer.interchange.architecture import Architecture
+from transformer.interchange.config import Reader
+
+CONFIG = "config.json"
+# Copied byte for byte, where they are there.
+COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+)
+
+
+class PretrainedFolder(NamedTuple):
+    """The net of a folder and the tensors that have its parameters.
+
+    sizes: what the configuration says, by `architecture`. tensors: by name, not read
+    yet. bindings: which of them holds which parameter.
+    """
+
+    folder: Path
+    architecture: Architecture
+    sizes: Any
+    net: Any
+    tensors: Mapping[str, tensor_files.Tensor]
+    bindings: list[table.Binding]
+    abstract_params: Any
+
+    def read_params(self, mesh: Mesh | None = None, dtype: Any = jnp.float32) -> Any:
+        """The parameters, sharded over `mesh` (one device if None) by their names."""
+
+        def leaf(shape: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(shape.shape, dtype, sharding=sharding)
+
+        mesh = axes.make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
+        placed = axes.shardings(mesh, self.abstract_params)
+        abstract = jax.tree.map(leaf, self.abstract_params, placed)
+        return weights.read(self.bindings, self.tensors, abstract)
+
+
+def open_folder(folder: Path | str, **changes: Any) -> PretrainedFolder:
+    """The net and the tensors of a folder with `config.json` and safetensors; reads no
+    weights. changes: of the sizes, such as `scanned=True`.
+
+    ValueError, in one line, for a configuration that the net does not express, and
+    unless the tensors are exactly those of the architecture.
+    """
+    folder = Path(folder).expanduser()
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder}: expected a folder with {CONFIG}, got none")
+    values = tensor_files.read_json_file(folder / CONFIG)
+    made = architecture.find(values.get("model_type"), str(folder / CONFIG))
+    config = Reader(values, str(folder / CONFIG))
+    sizes = made.read(config)
+    config.finish()
+    sizes = sizes._replace(**changes)
+    net, rules = made.net(sizes), made.table(sizes)
+    abstract = jax.eval_shape(lambda: made.init(net, jax.random.key(0)))
+    bindings, tensors = table.bind(rules, abstract), tensor_files.open_tensors(folder)
+    weights.check(bindings, rules, tensors)
+    return PretrainedFolder(folder, made, sizes, net, tensors, bindings, abstract)
+
+
+def write_folder(
+    folder: Path,
+    made: Architecture,
+    sizes: Any,
+    params: Any,
+    *,
+    dtypes: Mapping[str, str] | str = "F32",
+    companions: Mapping[str, bytes] = {},
+    max_shard_bytes: int = tensor_files.MAX_SHARD_BYTES,
+) -> None:
+    """Write parameters of the architecture as a folder of Hugging Face, whole or not at
+    all. dtypes: of each tensor by name, or of all. companions: other files, by name.
+    ValueError where `folder` exists."""
+    bindings = table.bind(made.table(sizes), params)
+    if isinstance(dtypes, str):
+        dtypes = dict.fromkeys((b.name for b in bindings), dtypes)
+    planned = weights.plan(bindings, params, dtypes)
+    first = dtypes[bindings[0].name]
+    config = {**made.write(sizes), "torch_dtype": _TORCH[first]}
+    with tensor_files.new_folder(folder) as partial:
+        tensor_files.write_tensors(partial, planned, max_shard_bytes=max_shard_bytes)
+        for name, content in companions.items():
+            storage.commit(partial / name, content)
+        text = json.dumps(config, indent=2, sort_keys=True)
+        storage.commit(partial / CONFIG, text.encode())
+
+
+_TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def companions_of(folder: Path) -> dict[str, bytes]:
+    """The tokenizer and other files beside the weights, byte for byte."""
+    return {
+        name: (folder / name).read_bytes()
+        for name in COMPANIONS
+        if (folder / name).is_file()
+    }

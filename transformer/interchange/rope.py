@@ -1,0 +1,102 @@
+"""Rotary positions as configurations have them: `rope_theta` and `rope_scaling` of
+transformers 4, `rope_parameters` of 5."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from transformer.interchange.config import Reader
+from transformer.network import positions
+
+LLAMA3 = {
+    "factor": "factor",
+    "low": "low_freq_factor",
+    "high": "high_freq_factor",
+    "length": "original_max_position_embeddings",
+}
+
+
+class Rope(NamedTuple):
+    """theta, and how frequencies are scaled. kind: `default`; `linear`, by `factor`;
+    `llama3`, with all of the values."""
+
+    theta: float = 10_000.0
+    kind: str = "default"
+    factor: float = 1.0
+    low: float = 1.0
+    high: float = 4.0
+    length: int = 8192
+
+    def rotate(self, features: int | None = None) -> positions.Rotate:
+        """The function for the slot `rotate` of attention. features: rotated ones of a
+        head, all if None."""
+        if self.kind == "linear":
+            interpolation: Any = {"interpolation": self.factor}
+            return positions.rotary(theta=self.theta, features=features, **interpolation)
+        scale = None
+        if self.kind == "llama3":
+            values = {name: getattr(self, name) for name in LLAMA3}
+            scale = positions.llama3_scale(**values)
+        return positions.rotary(theta=self.theta, scale=scale, features=features)
+
+
+def read_rope(config: Reader) -> Rope:
+    """The rope of a configuration in either dialect. ValueError where both are there
+    and disagree, and for kinds that are not expressed here."""
+    new, old = config.get("rope_parameters", None), config.get("rope_scaling", None)
+    theta = config.get("rope_theta", None)
+    found = []
+    if new is not None:
+        found.append(_parse(config, "rope_parameters", new, None))
+    if old is not None or theta is not None:
+        found.append(_parse(config, "rope_scaling", old or {}, theta))
+    if len(set(found)) > 1:
+        raise ValueError(
+            f"{config.where}: expected rope_parameters equal to rope_theta and "
+            f"rope_scaling, got {found[0]} and {found[1]}"
+        )
+    return found[0] if found else Rope()
+
+
+def _parse(config: Reader, key: str, value: Any, theta: Any) -> Rope:
+    if not isinstance(value, dict):
+        raise config.error(key, "an object")
+    inner = Reader(value, f"{config.where}: {key}")
+    kind = inner.get("rope_type", inner.get("type", "default"))
+    inner.get("type", "")
+    if kind not in ("default", "linear", "llama3"):
+        raise inner.error("rope_type", "default, linear or llama3")
+    if theta is None:
+        theta = inner.number("rope_theta", 10_000.0)
+    elif "rope_theta" in value:
+        raise inner.error("rope_theta", "none beside rope_theta outside")
+    if type(theta) not in (int, float):
+        raise config.error("rope_theta", "a number")
+    inner.only("partial_rotary_factor", 1.0, 1)
+    made = Rope(theta=float(theta), kind=kind)
+    if kind != "default":
+        made = made._replace(factor=inner.number("factor"))
+    if kind == "llama3":
+        made = made._replace(
+            low=inner.number(LLAMA3["low"]),
+            high=inner.number(LLAMA3["high"]),
+            length=inner.whole(LLAMA3["length"]),
+        )
+    inner.finish(("rope_type",))
+    return made
+
+
+def write_rope(rope: Rope) -> dict[str, Any]:
+    """Both dialects: transformers 4 reads the old keys only, and would take theta
+    10,000 in silence."""
+    scaling: dict[str, Any] = {"rope_type": rope.kind}
+    if rope.kind == "linear":
+        scaling["factor"] = rope.factor
+    if rope.kind == "llama3":
+        scaling |= {theirs: getattr(rope, ours) for ours, theirs in LLAMA3.items()}
+    old = None if rope.kind == "default" else dict(scaling)
+    return {
+        "rope_theta": rope.theta,
+        "rope_scaling": old,
+        "rope_parameters": scaling | {"rope_theta": rope.theta},
+    }
