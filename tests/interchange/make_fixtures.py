@@ -1,0 +1,110 @@
+"""Make the fixtures: tiny folders of Hugging Face with the numbers of transformers.
+
+    pip install -e '.[reference]' && python tests/interchange/make_fixtures.py [NAME...]
+
+Every parameter is noised, so that no gain is 1 and no bias 0. Sizes are awkward: heads
+times head features is not the width, fewer key heads than query heads, a vocabulary of
+a prime number.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+FOLDER = Path(__file__).parent / "fixtures"
+VOCAB, LENGTH, NEW_TOKENS = 67, 20, 16
+IDS = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+LLAMA = {
+    **IDS,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
+
+def gpt2() -> transformers.PreTrainedModel:
+    sizes = {"n_embd": 24, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**IDS, **sizes))
+
+
+def llama() -> transformers.PreTrainedModel:
+    config = transformers.LlamaConfig(
+        **LLAMA, tie_word_embeddings=True, rope_theta=5e5, rms_norm_eps=1e-5
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+def llama31() -> transformers.PreTrainedModel:
+    config = transformers.LlamaConfig(**LLAMA, rope_parameters=LLAMA3_ROPE)
+    return transformers.LlamaForCausalLM(config)
+
+
+def mistral() -> transformers.PreTrainedModel:
+    config = transformers.MistralConfig(**LLAMA, sliding_window=5)
+    return transformers.MistralForCausalLM(config)
+
+
+def qwen2() -> transformers.PreTrainedModel:
+    sizes = {k: v for k, v in LLAMA.items() if k != "head_dim"}
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**sizes))
+
+
+def qwen3() -> transformers.PreTrainedModel:
+    return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**LLAMA))
+
+
+DECODERS = {f.__name__: f for f in (gpt2, llama, llama31, mistral, qwen2, qwen3)}
+
+
+def add_noise(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+    """`model` in float32 with normal noise on every parameter."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.15 if parameter.ndim > 1 else 0.1
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(scale * noise)
+    return model.eval().float()
+
+
+def write_decoder(name: str) -> None:
+    """A folder with the model, its logits, and 16 tokens of greedy decoding."""
+    torch.manual_seed(0)
+    model, folder = add_noise(DECODERS[name]()), FOLDER / name
+    # No token ends a text, and none is kept from being chosen.
+    model.generation_config.eos_token_id = None
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    ids = torch.tensor(np.random.default_rng(3).integers(3, VOCAB, (2, LENGTH)))
+    with torch.no_grad():
+        logits = model(ids).logits.numpy()
+        greedy = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=NEW_TOKENS,
+        )
+    numbers = {"ids_BL": ids.numpy().astype(np.int32), "greedy_BL": greedy.numpy()}
+    np.savez_compressed(folder / "reference.npz", logits_BLV=logits, **numbers)
+
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or DECODERS:
+        write_decoder(chosen)
