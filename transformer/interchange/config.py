@@ -63,7 +63,9 @@ class Reader:
             raise self.error(key, "true or false")
         return value
 
-    def choice(self, key: str, choices: Mapping[str, Any], default: Any = _MISSING) -> Any:
+    def choice(
+        self, key: str, choices: Mapping[str, Any], default: Any = _MISSING
+    ) -> Any:
         """What `choices` has for the value of a key."""
         value = self.get(key, default)
         if not isinstance(value, str) or value not in choices:

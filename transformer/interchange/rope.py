@@ -32,7 +32,9 @@ class Rope(NamedTuple):
         head, all if None."""
         if self.kind == "linear":
             interpolation: Any = {"interpolation": self.factor}
-            return positions.rotary(theta=self.theta, features=features, **interpolation)
+            return positions.rotary(
+                theta=self.theta, features=features, **interpolation
+            )
         scale = None
         if self.kind == "llama3":
             values = {name: getattr(self, name) for name in LLAMA3}

@@ -106,9 +106,7 @@ def _indices(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
         yield from ((first, *rest) for rest in _indices(shape[1:]))
 
 
-def _expand(
-    rule: Rule, table: Table, leaves: Mapping[str, Any]
-) -> Iterator[Binding]:
+def _expand(rule: Rule, table: Table, leaves: Mapping[str, Any]) -> Iterator[Binding]:
     paths = (rule.ours,) if isinstance(rule.ours, str) else rule.ours
     for number in range(_num_layers(paths[0], leaves)) if LAYER in rule.theirs else [0]:
         name = rule.theirs.replace(LAYER, str(number))

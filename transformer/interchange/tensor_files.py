@@ -62,9 +62,7 @@ class Tensor(NamedTuple):
         if not size:
             return np.zeros(self.shape, dtype)
         # As bytes, because a tensor may begin at any offset.
-        raw = np.memmap(
-            self.file, np.uint8, "r", self.offset, (size * dtype.itemsize,)
-        )
+        raw = np.memmap(self.file, np.uint8, "r", self.offset, (size * dtype.itemsize,))
         return np.asarray(raw).view(dtype).reshape(self.shape)
 
 
@@ -130,7 +128,9 @@ def _open_shards(folder: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:
     listed: dict[str, set[str]] = {}
     for name, shard in index["weight_map"].items():
         # No path, so that an index names no file outside its folder.
-        if not isinstance(shard, str) or not re.fullmatch(r"[\w.-]+\.safetensors", shard):
+        if not isinstance(shard, str) or not re.fullmatch(
+            r"[\w.-]+\.safetensors", shard
+        ):
             raise ValueError(
                 f"{folder / INDEX}: {name}: expected the name of a .safetensors file "
                 f"beside it, got {shard!r}"
@@ -204,9 +204,7 @@ def write_tensors(
         storage.commit(folder / INDEX, json.dumps(index, indent=2).encode())
 
 
-def _group(
-    tensors: Sequence[PlannedTensor], limit: int
-) -> list[list[PlannedTensor]]:
+def _group(tensors: Sequence[PlannedTensor], limit: int) -> list[list[PlannedTensor]]:
     groups: list[list[PlannedTensor]] = [[]]
     for tensor in tensors:
         if groups[-1] and sum(t.size for t in groups[-1]) + tensor.size > limit:

@@ -70,7 +70,9 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     mine, theirs = a.read(), b.read()
-    return all(np.array_equal(x, y, equal_nan=True) for x, y in zip(mine, theirs, strict=True))
+    return all(
+        np.array_equal(x, y, equal_nan=True) for x, y in zip(mine, theirs, strict=True)
+    )
 
 
 def read(
@@ -119,9 +121,7 @@ def plan(
     leaves = leaf_paths(params)
 
     def make(binding: Binding, dtype: Any) -> np.ndarray:
-        values = [
-            np.asarray(leaves[part.path][part.index]) for part in binding.parts
-        ]
+        values = [np.asarray(leaves[part.path][part.index]) for part in binding.parts]
         packed = layout.pack(binding.layout, binding.arrays, values)
         return packed.astype(dtype)
 

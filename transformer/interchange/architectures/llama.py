@@ -163,9 +163,7 @@ def table(sizes: Sizes) -> Table:
         Rule("model.embed_tokens.weight", "embedding_VD", "V D"),
         Rule("model.norm.weight", "final_norm/gain_D", "D"),
         Rule(theirs + "input_layernorm.weight", ours + "attention_norm/gain_D", "D"),
-        Rule(
-            theirs + "post_attention_layernorm.weight", ours + "mlp_norm/gain_D", "D"
-        ),
+        Rule(theirs + "post_attention_layernorm.weight", ours + "mlp_norm/gain_D", "D"),
         Rule(attend + "q_proj.weight", ours_attend + "w_q_DHK", "(H K) D"),
         Rule(attend + "k_proj.weight", ours_attend + "w_k_DGK", "(G K) D"),
         Rule(attend + "v_proj.weight", ours_attend + "w_v_DGK", "(G K) D"),
