@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-
 # Keys that describe files, training or generation, but not the function of the net.
 HARMLESS = frozenset(
     """_name_or_path architectures attention_dropout attn_pdrop bos_token_id
