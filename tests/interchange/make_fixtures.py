@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
-import transformers
+import torch  # pyright: ignore[reportMissingImports]
+import transformers  # pyright: ignore[reportMissingImports]
 
 FOLDER = Path(__file__).parent / "fixtures"
 VOCAB, LENGTH, NEW_TOKENS = 67, 20, 16
@@ -70,7 +70,50 @@ def qwen3() -> transformers.PreTrainedModel:
     return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**LLAMA))
 
 
-DECODERS = {f.__name__: f for f in (gpt2, llama, llama31, mistral, qwen2, qwen3)}
+def olmo2() -> transformers.PreTrainedModel:
+    sizes = {k: v for k, v in LLAMA.items() if k != "head_dim"}
+    return transformers.Olmo2ForCausalLM(transformers.Olmo2Config(**sizes))
+
+
+def phi3() -> transformers.PreTrainedModel:
+    sizes = {k: v for k, v in LLAMA.items() if k != "head_dim"}
+    config = transformers.Phi3Config(
+        **sizes,
+        max_position_embeddings=64,
+        original_max_position_embeddings=64,
+        sliding_window=7,
+    )
+    return transformers.Phi3ForCausalLM(config)
+
+
+def gpt_neox() -> transformers.PreTrainedModel:
+    config = transformers.GPTNeoXConfig(
+        **IDS,
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        rotary_pct=0.5,
+    )
+    return transformers.GPTNeoXForCausalLM(config)
+
+
+def gemma() -> transformers.PreTrainedModel:
+    return transformers.GemmaForCausalLM(transformers.GemmaConfig(**LLAMA))
+
+
+def gemma3() -> transformers.PreTrainedModel:
+    config = transformers.Gemma3TextConfig(
+        **LLAMA,
+        sliding_window=5,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        query_pre_attn_scalar=20,
+    )
+    return transformers.Gemma3ForCausalLM(config)
+
+
+LLAMAS = (llama, llama31, mistral, qwen2, qwen3, olmo2, phi3)
+DECODERS = {f.__name__: f for f in (*LLAMAS, gpt2, gpt_neox, gemma, gemma3)}
 
 
 def add_noise(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:

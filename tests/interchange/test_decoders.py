@@ -7,6 +7,7 @@ make_fixtures.py. A ratio is the largest difference of float32 logits over their
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +25,20 @@ FIXTURES = Path(__file__).parent / "fixtures"
 # Ratios that were measured; a test allows three times as much, so that an epsilon of
 # 1e-6 for 1e-5 (a ratio of 3e-3) fails.
 RATIOS = {
-    "gpt2": 1.5e-6,
-    "llama": 3.2e-6,
-    "llama31": 1.7e-6,
-    "mistral": 2.3e-6,
-    "qwen2": 2.0e-6,
-    "qwen3": 3.7e-6,
+    "gemma": 1.4e-6,
+    "gemma3": 6.6e-6,
+    "gpt2": 1.2e-6,
+    "gpt_neox": 1.1e-6,
+    "llama": 2.1e-6,
+    "llama31": 1.9e-6,
+    "mistral": 1.6e-6,
+    "olmo2": 4.1e-6,
+    "phi3": 3.9e-6,
+    "qwen2": 2.3e-6,
+    "qwen3": 3.0e-6,
 }
 # Parts of one letter and a digit of the mesh of eight simulated devices.
-MESH = {"data": 2, "fsdp": 2, "tensor": 2}
+MESH: Any = {"data": 2, "fsdp": 2, "tensor": 2}
 
 
 def logits(opened: folder.PretrainedFolder, params, ids_BL) -> np.ndarray:
@@ -72,8 +78,12 @@ def test_logits_and_greedy_texts_are_those_of_transformers(name: str) -> None:
     np.testing.assert_array_equal(texts, reference["greedy_BL"])
 
 
-@pytest.mark.parametrize("scanned", [False, True], ids=["unrolled", "scanned"])
-@pytest.mark.parametrize("name", RATIOS)
+# Layers of Gemma 3 differ, and a scan takes equal ones.
+STACKS = [(name, False) for name in RATIOS]
+STACKS += [(name, True) for name in RATIOS if name != "gemma3"]
+
+
+@pytest.mark.parametrize(("name", "scanned"), STACKS)
 def test_a_folder_is_written_back_to_the_bit(name, scanned, tmp_path) -> None:
     """Sharded over eight devices, in several files, of either stack."""
     opened = folder.open_folder(FIXTURES / name, scanned=scanned)

@@ -75,7 +75,7 @@ def shards(weight_map: Any) -> Change:
     return change
 
 
-def all_in(shard: str) -> Change:
+def all_in(shard: Any) -> Change:
     return shards(lambda names: dict.fromkeys(names, shard))
 
 

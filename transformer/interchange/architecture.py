@@ -13,9 +13,14 @@ from transformer.interchange.table import Table
 
 # The module that has `ARCHITECTURE` for a model type; imported when it is asked for.
 MODULES = {
+    "gemma": "gemma",
+    "gemma3_text": "gemma",
     "gpt2": "gpt2",
+    "gpt_neox": "gpt_neox",
     "llama": "llama",
     "mistral": "llama",
+    "olmo2": "llama",
+    "phi3": "llama",
     "qwen2": "llama",
     "qwen3": "llama",
 }

@@ -14,7 +14,8 @@ HARMLESS = frozenset(
     initializer_range is_encoder_decoder is_decoder add_cross_attention keys_to_ignore
     model_type output_attentions output_hidden_states pad_token_id problem_type
     resid_pdrop return_dict sep_token_id task_specific_params tf_legacy_loss
-    torch_dtype transformers_version use_cache gradient_checkpointing chunk_size_feed_forward
+    torch_dtype transformers_version use_cache gradient_checkpointing
+    chunk_size_feed_forward
     """.split()
 )
 _MISSING = object()

@@ -43,24 +43,41 @@ class Rope(NamedTuple):
 
 
 def read_rope(config: Reader) -> Rope:
-    """The rope of a configuration in either dialect. ValueError where both are there
-    and disagree, and for kinds that are not expressed here."""
+    """The rope of a configuration in either dialect, of whole heads. ValueError where
+    both are there and disagree, and for kinds that are not expressed here."""
+    rope, share = read_partial_rope(config)
+    if share not in (None, 1.0):
+        raise ValueError(
+            f"{config.where}: partial_rotary_factor: expected 1, got {share}"
+        )
+    return rope
+
+
+def read_partial_rope(config: Reader) -> tuple[Rope, float | None]:
+    """As `read_rope`, and the share of a head's features that turn, where it says."""
     new, old = config.get("rope_parameters", None), config.get("rope_scaling", None)
     theta = config.get("rope_theta", None)
     found = []
     if new is not None:
-        found.append(_parse(config, "rope_parameters", new, None))
+        found.append(parse_rope(config, "rope_parameters", new, None))
     if old is not None or theta is not None:
-        found.append(_parse(config, "rope_scaling", old or {}, theta))
+        found.append(parse_rope(config, "rope_scaling", old or {}, theta))
     if len(set(found)) > 1:
         raise ValueError(
             f"{config.where}: expected rope_parameters equal to rope_theta and "
             f"rope_scaling, got {found[0]} and {found[1]}"
         )
-    return found[0] if found else Rope()
+    shares = [
+        v["partial_rotary_factor"]
+        for v in (new, old)
+        if v and "partial_rotary_factor" in v
+    ]
+    return (found[0] if found else Rope()), (shares[0] if shares else None)
 
 
-def _parse(config: Reader, key: str, value: Any, theta: Any) -> Rope:
+def parse_rope(config: Reader, key: str, value: Any, theta: Any) -> Rope:
+    """The rope of one object of a configuration, the value of `key`. theta: where that
+    stands outside of it, or None."""
     if not isinstance(value, dict):
         raise config.error(key, "an object")
     inner = Reader(value, f"{config.where}: {key}")
@@ -74,7 +91,7 @@ def _parse(config: Reader, key: str, value: Any, theta: Any) -> Rope:
         raise inner.error("rope_theta", "none beside rope_theta outside")
     if type(theta) not in (int, float):
         raise config.error("rope_theta", "a number")
-    inner.only("partial_rotary_factor", 1.0, 1)
+    inner.number("partial_rotary_factor", 1.0)
     made = Rope(theta=float(theta), kind=kind)
     if kind != "default":
         made = made._replace(factor=inner.number("factor"))

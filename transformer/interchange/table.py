@@ -27,7 +27,8 @@ _UNROLLED, _SCANNED = "layers_{N}/", "layers/block/"
 class Rule(NamedTuple):
     """theirs: the name of a tensor. ours: the path of a parameter, or of several that
     it holds. layout: of their tensor (`layout.py`). axes: of ours, where a dimension is
-    joined of several (`(y x C) D`); by default the letters of its name."""
+    joined of several (`(y x C) D`) or has another letter; by default the letters of its
+    name."""
 
     theirs: str
     ours: str | tuple[str, ...]

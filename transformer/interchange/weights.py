@@ -100,7 +100,7 @@ def _read_leaf(
 ) -> jax.Array:
     lead = len(next(iter(sources)))
 
-    def shard(index: tuple[slice, ...]) -> np.ndarray:
+    def shard(index: Any) -> np.ndarray:
         ranges = [range(n)[i] for n, i in zip(leaf.shape, index, strict=True)]
         values = np.empty([len(r) for r in ranges], leaf.dtype)
         for place in np.ndindex(values.shape[:lead]):

@@ -55,6 +55,7 @@ class Decoder(nn.Module):
     make_norm: Make = norms.LayerNorm
     make_embedding_norm: Make = norms.Identity
     unembed: Callable[[nn.Module, jax.Array], jax.Array] = tied_embedding
+    embedding_scale: float = 1.0
     weight_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
 
     def setup(self) -> None:
@@ -98,6 +99,8 @@ class Decoder(nn.Module):
 
     def _embedding(self, ids_BL: jax.Array, tokens: TokenPositions) -> jax.Array:
         x_BLD = constrain(replicate(self.embedding_VD)[ids_BL], "BLD")
+        if self.embedding_scale != 1.0:
+            x_BLD = x_BLD * jnp.asarray(self.embedding_scale, x_BLD.dtype)
         x_BLD = self.embedding_norm(self.position(x_BLD, tokens.position_BL))
         return constrain(x_BLD, "BLD")
 

@@ -203,7 +203,7 @@ class Attention(nn.Module):
     pairs of tokens. make_mixer: how values are mixed. rotate: positions in queries and
     keys. head_norm: norm of each query and key. make_bias: biases of the linear maps.
     einsum: implementation of the linear maps. output_init: of the last map, smaller for
-    deep residual streams.
+    deep residual streams. score_scale: factor of the scores, 1 / sqrt(K) if None.
     """
 
     width: int
@@ -219,6 +219,7 @@ class Attention(nn.Module):
     einsum: Einsum = precision.einsum_f32
     weight_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
     output_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
+    score_scale: float | None = None
 
     def setup(self) -> None:
         if self.heads % self.kv_heads:
@@ -304,7 +305,7 @@ class Attention(nn.Module):
             mask=mask,
             queries=queries,
             keys=keys,
-            scale=self.head_features**-0.5,
+            scale=self._score_scale(),
             in_order=in_order,
         )
 
@@ -333,6 +334,10 @@ class Attention(nn.Module):
     @nn.nowrap
     def _value_features(self) -> int:
         return self.value_features or self.head_features
+
+    @nn.nowrap
+    def _score_scale(self) -> float:
+        return self.score_scale or self.head_features**-0.5
 
     def _linear(self, subscripts: str, x: jax.Array, w: jax.Array) -> jax.Array:
         return precision.linear(subscripts, x, w, einsum=self.einsum)

@@ -62,6 +62,20 @@ adaln_zero = ResidualOrder(
 )
 
 
+# Normalize the sublayer's input and output (Gemma 2, arXiv 2408.00118), or scale its
+# output (LayerScale). Needs `norms.SandwichNorm` or `norms.ScaledNorm`.
+sandwich_norm = ResidualOrder(
+    pre=lambda norm, x_BLD, conditioning: norm(x_BLD),
+    post=lambda norm, x_BLD, y_BLD, conditioning: x_BLD + norm.after(y_BLD),
+)
+
+# Normalize the sublayer's output (OLMo 2, arXiv 2501.00656).
+output_norm = ResidualOrder(
+    pre=lambda norm, x_BLD, conditioning: x_BLD,
+    post=lambda norm, x_BLD, y_BLD, conditioning: x_BLD + norm(y_BLD),
+)
+
+
 def residual_sublayer(
     residual: ResidualOrder,
     norm: Any,
@@ -127,6 +141,34 @@ class Block(nn.Module):
     def empty_cache(self, *arguments: Any) -> Any:
         """As `Attention.empty_cache`."""
         return self.make_attention().empty_cache(*arguments)
+
+
+class ParallelBlock(Block):
+    """x -> x + attention(norm(x)) + MLP(norm(x)), side by side (GPT-J; GPT-NeoX, Black
+    et al. 2022, arXiv 2204.06745, section 2.1). `residual` is not used."""
+
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        tokens: TokenPositions,
+        conditioning: Conditioning = UNCONDITIONED,
+    ) -> jax.Array:
+        """(B, L, D) to (B, L, D), for whole rows."""
+        y_BLD = self.attention(self.attention_norm(x_BLD), tokens)
+        return constrain(x_BLD + y_BLD + self.mlp(self.mlp_norm(x_BLD)), "BLD")
+
+    def decode(
+        self,
+        x_BLD: jax.Array,
+        cache: Any,
+        tokens: TokenPositions,
+        conditioning: Conditioning = UNCONDITIONED,
+    ) -> tuple[jax.Array, Any]:
+        """As `Block.decode`."""
+        h_BLD = self.attention_norm(x_BLD)
+        y_BLD, cache = self.attention.decode(h_BLD, cache, tokens)
+        x_BLD = x_BLD + y_BLD + self.mlp(self.mlp_norm(x_BLD))
+        return constrain(x_BLD, "BLD"), cache
 
 
 class DecoderCache(NamedTuple):

@@ -48,14 +48,17 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """`rms_norm` with a learned gain. implementation: of that formula."""
+    """`rms_norm` with a learned gain. implementation: of that formula. offset: added to
+    the parameter, which is 1 - offset at first: with 1, Gemma's."""
 
     epsilon: float = 1e-6
     implementation: Callable[..., jax.Array] = rms_norm
+    offset: float = 0.0
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        gain_D = self.param("gain_D", nn.initializers.ones, x_BLD.shape[-1:])
+        init = nn.initializers.constant(1.0 - self.offset)
+        gain_D = self.param("gain_D", init, x_BLD.shape[-1:]) + self.offset
         return self.implementation(x_BLD, gain_D, epsilon=self.epsilon)
 
 
@@ -122,11 +125,66 @@ class HeadRMSNorm(nn.Module):
 
     epsilon: float = 1e-6
     implementation: Callable[..., jax.Array] = rms_norm
+    offset: float = 0.0
 
     @nn.compact
     def __call__(self, x_BLHK: jax.Array) -> jax.Array:
-        gain_K = self.param("gain_K", nn.initializers.ones, x_BLHK.shape[-1:])
+        init = nn.initializers.constant(1.0 - self.offset)
+        gain_K = self.param("gain_K", init, x_BLHK.shape[-1:]) + self.offset
         return self.implementation(x_BLHK, gain_K, epsilon=self.epsilon)
+
+
+class JointHeadNorm(nn.Module):
+    """RMS norm over the features of all heads together (OLMo 2, arXiv 2501.00656)."""
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x_BLHK: jax.Array) -> jax.Array:
+        gain_HK = self.param("gain_HK", nn.initializers.ones, x_BLHK.shape[-2:])
+        rows, length = x_BLHK.shape[:2]
+        joint = x_BLHK.reshape(rows, length, -1)
+        normal = rms_norm(joint, gain_HK.reshape(-1), epsilon=self.epsilon)
+        return normal.reshape(x_BLHK.shape)
+
+
+class SandwichNorm(nn.Module):
+    """A norm of a sublayer's input, and another of its output, for the order
+    `block.sandwich_norm`."""
+
+    make_norm: Callable[[], nn.Module]
+
+    def setup(self) -> None:
+        self.input = self.make_norm()
+        self.output = self.make_norm()
+
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        return self.input(x_BLD)
+
+    def after(self, y_BLD: jax.Array) -> jax.Array:
+        """The sublayer's output, normalized."""
+        return self.output(y_BLD)
+
+
+class ScaledNorm(nn.Module):
+    """A norm of a sublayer's input, and learned factors of its output's features
+    (LayerScale, Touvron et al. 2021, arXiv 2103.17239), for `block.sandwich_norm`."""
+
+    make_norm: Callable[[], nn.Module]
+    width: int
+    initial: float = 1.0
+
+    def setup(self) -> None:
+        self.input = self.make_norm()
+        init = nn.initializers.constant(self.initial)
+        self.scale_D = self.param("scale_D", init, (self.width,))
+
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        return self.input(x_BLD)
+
+    def after(self, y_BLD: jax.Array) -> jax.Array:
+        """The sublayer's output, scaled."""
+        return y_BLD * self.scale_D[None, None].astype(y_BLD.dtype)
 
 
 class Identity(nn.Module):

@@ -6,19 +6,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from transformer.interchange.architecture import Architecture
+from transformer.interchange.architectures import decoders
 from transformer.interchange.config import Reader
 from transformer.interchange.table import Rule, Table
 from transformer.models import decoder, defaults
-from transformer.network import attention, biases, masks, mlp, norms, positions, stack
-from transformer.network.block import Block
-
-ACTIVATIONS = {
-    "gelu_new": mlp.gelu,
-    "gelu_pytorch_tanh": mlp.gelu,
-    "gelu": mlp.exact_gelu,
-    "relu": mlp.relu,
-    "silu": mlp.silu,
-}
+from transformer.network import attention, biases, mlp, norms, positions
 
 
 class Sizes(NamedTuple):
@@ -42,7 +34,6 @@ def read(config: Reader) -> Sizes:
     config.only("scale_attn_weights", True)
     config.only("scale_attn_by_inverse_layer_idx", False)
     config.only("reorder_and_upcast_attn", False)
-    config.choice("activation_function", ACTIVATIONS, "gelu_new")
     config.get("n_ctx", 0)
     for key in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout"):
         config.get(f"summary_{key}", "")
@@ -54,7 +45,7 @@ def read(config: Reader) -> Sizes:
         heads=config.whole("n_head", 12),
         length=config.whole("n_positions", 1024),
         epsilon=config.number("layer_norm_epsilon", 1e-5),
-        activation=config.get("activation_function", "gelu_new"),
+        activation=decoders.read_activation(config, "activation_function", "gelu_new"),
         tied=config.flag("tie_word_embeddings", True),
     )
 
@@ -90,7 +81,7 @@ def net(sizes: Sizes) -> decoder.Decoder:
             heads=sizes.heads,
             kv_heads=sizes.heads,
             head_features=sizes.width // sizes.heads,
-            mask=masks.causal() & masks.segments(),
+            mask=decoders.CAUSAL,
             make_mixer=defaults.ROW_BLOCKED,
             make_bias=biases.zero_init_bias,
         ),
@@ -98,23 +89,16 @@ def net(sizes: Sizes) -> decoder.Decoder:
             mlp.MLP,
             width=sizes.width,
             hidden_features=sizes.hidden_features,
-            activation=ACTIVATIONS[sizes.activation],
+            activation=decoders.ACTIVATIONS[sizes.activation],
             make_bias=biases.zero_init_bias,
         ),
         "make_norm": make_norm,
     }
-    return decoder.Decoder(
-        vocab_size=sizes.vocab_size,
-        width=sizes.width,
-        make_stack=partial(
-            stack.ScannedStack if sizes.scanned else stack.UnrolledStack,
-            depth=sizes.depth,
-            make_block=lambda block, layer: block(**slots),
-            block=Block,
-        ),
-        make_position=partial(positions.Learned, length=sizes.length),
+    return decoders.build(
+        sizes,
+        slots=lambda layer: slots,
         make_norm=make_norm,
-        unembed=decoder.tied_embedding if sizes.tied else decoder.untied_embedding,
+        make_position=partial(positions.Learned, length=sizes.length),
     )
 
 
@@ -125,12 +109,9 @@ def table(sizes: Sizes) -> Table:
     rules = [
         Rule("transformer.wte.weight", "embedding_VD", "V D"),
         Rule("transformer.wpe.weight", "position/position_LD", "L D"),
-        Rule("transformer.ln_f.weight", "final_norm/gain_D", "D"),
-        Rule("transformer.ln_f.bias", "final_norm/bias_D", "D"),
-        Rule(theirs + "ln_1.weight", ours + "attention_norm/gain_D", "D"),
-        Rule(theirs + "ln_1.bias", ours + "attention_norm/bias_D", "D"),
-        Rule(theirs + "ln_2.weight", ours + "mlp_norm/gain_D", "D"),
-        Rule(theirs + "ln_2.bias", ours + "mlp_norm/bias_D", "D"),
+        *decoders.affine("transformer.ln_f", "final_norm"),
+        *decoders.affine(theirs + "ln_1", ours + "attention_norm"),
+        *decoders.affine(theirs + "ln_2", ours + "mlp_norm"),
         Rule(
             theirs + "attn.c_attn.weight",
             (attend + "w_q_DHK", attend + "w_k_DGK", attend + "w_v_DGK"),
@@ -147,15 +128,14 @@ def table(sizes: Sizes) -> Table:
         Rule(theirs + "mlp.c_fc.bias", ours + "mlp/b_in_F", "F"),
         Rule(theirs + "mlp.c_proj.weight", ours + "mlp/w_out_FD", "F D"),
         Rule(theirs + "mlp.c_proj.bias", ours + "mlp/b_out_D", "D"),
+        *decoders.readout_rules(sizes.tied),
     ]
-    if not sizes.tied:
-        rules.append(Rule("lm_head.weight", "unembedding_VD", "V D"))
     return Table(
         tuple(rules),
         ignored={
             r"transformer\.h\.\d+\.attn\.(masked_)?bias": "causal masks, made here"
         },
-        tied={"lm_head.weight": "transformer.wte.weight"} if sizes.tied else {},
+        tied=decoders.tied_names(sizes.tied, "transformer.wte.weight"),
     )
 
 

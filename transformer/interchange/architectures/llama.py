@@ -1,8 +1,10 @@
 """Llama and the decoders that differ from it by a few values: Mistral (a window), Qwen
-2 (biases of queries, keys and values), Qwen 3 (QK-norm), SmolLM.
+2 (biases of queries, keys and values), Qwen 3 (QK-norm), OLMo 2 (norms of each output,
+and of all heads together), Phi 3 (joined tensors), SmolLM.
 
 Touvron et al. 2023, arXiv 2302.13971; Jiang et al. 2023, arXiv 2310.06825; Yang et al.
-2024, arXiv 2407.10671 and 2025, arXiv 2505.09388.
+2024, arXiv 2407.10671 and 2025, arXiv 2505.09388; OLMo team 2025, arXiv 2501.00656;
+Abdin et al. 2024, arXiv 2404.14219.
 """
 
 from __future__ import annotations
@@ -11,25 +13,29 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from transformer.interchange.architecture import Architecture
+from transformer.interchange.architectures import decoders
 from transformer.interchange.config import Reader
-from transformer.interchange.rope import Rope, read_rope, write_rope
+from transformer.interchange.rope import Rope, read_partial_rope, write_rope
 from transformer.interchange.table import Rule, Table
 from transformer.models import decoder, defaults
-from transformer.network import attention, biases, masks, mlp, norms, stack
-from transformer.network.block import Block
+from transformer.network import attention, biases, mlp, norms
+from transformer.network.block import output_norm, pre_norm
 
-NAMES = {
+CLASSES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
 }
-ACTIVATIONS = {"silu": mlp.silu}
+QKV_BIAS = biases.zero_init_bias_of("b_q_HK", "b_k_GK", "b_v_GK")
 
 
 class Sizes(NamedTuple):
-    """What a configuration says of the net. window: keys that a token sees, itself
-    included, or None. scanned: one stack of equal layers (`stack.ScannedStack`)."""
+    """What a configuration says of the net. rotated: features of a head that turn.
+    window: keys that a token sees, itself included, or None. scanned: one stack of
+    equal layers (`stack.ScannedStack`)."""
 
     model_type: str
     vocab_size: int
@@ -39,8 +45,10 @@ class Sizes(NamedTuple):
     heads: int
     kv_heads: int
     head_features: int
+    rotated: int
     length: int
     epsilon: float
+    activation: str
     rope: Rope
     tied: bool
     window: int | None
@@ -51,14 +59,18 @@ def read(config: Reader) -> Sizes:
     """The sizes of a configuration; refuses what the net does not express."""
     kind = config.get("model_type")
     width, heads = config.whole("hidden_size"), config.whole("num_attention_heads")
-    config.choice("hidden_act", ACTIVATIONS, "silu")
     config.only("attention_bias", False)
     config.only("mlp_bias", False)
     config.only("pretraining_tp", 1)
     depth = config.whole("num_hidden_layers")
     length = config.whole("max_position_embeddings", 2048)
-    config.only("layer_types", ["full_attention"] * depth)
-    default_head = 128 if kind == "qwen3" else width // heads
+    window = _read_window(config, kind)
+    layer = "full_attention" if window is None else "sliding_attention"
+    config.only("layer_types", [layer] * depth)
+    config.only("original_max_position_embeddings", length)
+    head = config.whole("head_dim", 128 if kind == "qwen3" else width // heads)
+    rope, share = read_partial_rope(config)
+    share = config.number("partial_rotary_factor", 1.0 if share is None else share)
     return Sizes(
         model_type=kind,
         vocab_size=config.whole("vocab_size"),
@@ -67,32 +79,35 @@ def read(config: Reader) -> Sizes:
         depth=depth,
         heads=heads,
         kv_heads=config.whole("num_key_value_heads", heads),
-        head_features=config.whole("head_dim", default_head),
+        head_features=head,
+        rotated=int(head * share),
         length=length,
         epsilon=config.number("rms_norm_eps", 1e-6),
-        rope=read_rope(config),
+        activation=decoders.read_activation(config, "hidden_act", "silu"),
+        rope=rope,
         tied=config.flag("tie_word_embeddings", False),
-        window=_read_window(config, kind),
+        window=window,
     )
 
 
 def _read_window(config: Reader, kind: str) -> int | None:
-    """Mistral's window. Qwen's is off unless `use_sliding_window`, and then of some
-    layers only, which is refused."""
+    """The window of Mistral and Phi 3. Qwen's is off unless `use_sliding_window`, and
+    then of some layers only, which is refused."""
     if kind.startswith("qwen"):
         config.only("use_sliding_window", False)
-        config.get("sliding_window", 0), config.get("max_window_layers", 0)
+        config.get("sliding_window", 0)
+        config.get("max_window_layers", 0)
         return None
-    if kind == "llama":
-        config.only("sliding_window")
-        return None
-    return config.whole("sliding_window", 2**31 - 1) % (2**31 - 1) or None
+    if kind in ("mistral", "phi3"):
+        return config.whole("sliding_window", 0, least=0) or None
+    config.only("sliding_window")
+    return None
 
 
 def write(sizes: Sizes) -> dict[str, Any]:
     """config.json of these sizes, with both dialects of the rope keys."""
     config = {
-        "architectures": [NAMES[sizes.model_type]],
+        "architectures": [CLASSES[sizes.model_type]],
         "model_type": sizes.model_type,
         "vocab_size": sizes.vocab_size,
         "hidden_size": sizes.width,
@@ -101,23 +116,34 @@ def write(sizes: Sizes) -> dict[str, Any]:
         "num_attention_heads": sizes.heads,
         "num_key_value_heads": sizes.kv_heads,
         "head_dim": sizes.head_features,
-        "hidden_act": "silu",
+        "hidden_act": sizes.activation,
         "max_position_embeddings": sizes.length,
         "rms_norm_eps": sizes.epsilon,
         "tie_word_embeddings": sizes.tied,
         **write_rope(sizes.rope),
     }
-    if sizes.model_type == "mistral":
+    if sizes.rotated != sizes.head_features:
+        share = sizes.rotated / sizes.head_features
+        config["partial_rotary_factor"] = share
+        config["rope_parameters"]["partial_rotary_factor"] = share
+    if sizes.model_type in ("mistral", "phi3"):
         config["sliding_window"] = sizes.window
+    if sizes.model_type == "phi3":
+        config["original_max_position_embeddings"] = sizes.length
     return config
 
 
+def _head_norm(sizes: Sizes) -> Any:
+    kinds: dict[str, Any] = {
+        "qwen3": partial(norms.HeadRMSNorm, epsilon=sizes.epsilon),
+        "olmo2": partial(norms.JointHeadNorm, epsilon=sizes.epsilon),
+    }
+    return kinds.get(sizes.model_type, norms.Identity)
+
+
 def net(sizes: Sizes) -> decoder.Decoder:
-    """The decoder: pre-norm blocks of rotary attention and a gated MLP."""
-    mask = masks.causal() & masks.segments()
-    if sizes.window is not None:
-        mask = mask & masks.window(sizes.window - 1)
-    has_bias = sizes.model_type == "qwen2"
+    """The decoder: blocks of rotary attention and a gated MLP."""
+    whole = sizes.rotated == sizes.head_features
     make_norm = partial(norms.RMSNorm, epsilon=sizes.epsilon)
     slots: dict[str, Any] = {
         "make_attention": partial(
@@ -126,71 +152,90 @@ def net(sizes: Sizes) -> decoder.Decoder:
             heads=sizes.heads,
             kv_heads=sizes.kv_heads,
             head_features=sizes.head_features,
-            mask=mask,
-            rotate=sizes.rope.rotate(),
+            mask=decoders.window(sizes.window),
+            rotate=sizes.rope.rotate(None if whole else sizes.rotated),
             make_mixer=defaults.ROW_BLOCKED,
-            head_norm=partial(norms.HeadRMSNorm, epsilon=sizes.epsilon)
-            if sizes.model_type == "qwen3"
-            else norms.Identity,
-            make_bias=biases.zero_init_bias_of("b_q_HK", "b_k_GK", "b_v_GK")
-            if has_bias
-            else biases.no_bias,
+            head_norm=_head_norm(sizes),
+            make_bias=QKV_BIAS if sizes.model_type == "qwen2" else biases.no_bias,
         ),
         "make_mlp": partial(
-            mlp.GatedMLP, width=sizes.width, hidden_features=sizes.hidden_features
+            mlp.GatedMLP,
+            width=sizes.width,
+            hidden_features=sizes.hidden_features,
+            activation=decoders.ACTIVATIONS[sizes.activation],
         ),
         "make_norm": make_norm,
+        "residual": output_norm if sizes.model_type == "olmo2" else pre_norm,
     }
-    return decoder.Decoder(
-        vocab_size=sizes.vocab_size,
-        width=sizes.width,
-        make_stack=partial(
-            stack.ScannedStack if sizes.scanned else stack.UnrolledStack,
-            depth=sizes.depth,
-            make_block=lambda block, layer: block(**slots),
-            block=Block,
-        ),
-        make_norm=make_norm,
-        unembed=decoder.tied_embedding if sizes.tied else decoder.untied_embedding,
-    )
+    return decoders.build(sizes, slots=lambda layer: slots, make_norm=make_norm)
+
+
+LAYER, BLOCK = "model.layers.{N}.", "stack/layers_{N}/"
+MAPS, ATTEND = LAYER + "self_attn.", BLOCK + "attention/"
+ENDS = (
+    Rule("model.embed_tokens.weight", "embedding_VD", "V D"),
+    Rule("model.norm.weight", "final_norm/gain_D", "D"),
+)
+PROJECTIONS = (
+    Rule(MAPS + "q_proj.weight", ATTEND + "w_q_DHK", "(H K) D"),
+    Rule(MAPS + "k_proj.weight", ATTEND + "w_k_DGK", "(G K) D"),
+    Rule(MAPS + "v_proj.weight", ATTEND + "w_v_DGK", "(G K) D"),
+)
+OUTPUT = (Rule(MAPS + "o_proj.weight", ATTEND + "w_o_HKD", "D (H K)"),)
+GATED = (
+    Rule(LAYER + "mlp.gate_proj.weight", BLOCK + "mlp/w_gate_DF", "F D"),
+    Rule(LAYER + "mlp.up_proj.weight", BLOCK + "mlp/w_in_DF", "F D"),
+)
+DOWN = (Rule(LAYER + "mlp.down_proj.weight", BLOCK + "mlp/w_out_FD", "D F"),)
+NORMS = (
+    Rule(LAYER + "input_layernorm.weight", BLOCK + "attention_norm/gain_D", "D"),
+    Rule(LAYER + "post_attention_layernorm.weight", BLOCK + "mlp_norm/gain_D", "D"),
+)
+COMMON = (*ENDS, *NORMS, *PROJECTIONS, *OUTPUT, *GATED, *DOWN)
+QWEN2 = (
+    *COMMON,
+    Rule(MAPS + "q_proj.bias", ATTEND + "b_q_HK", "(H K)"),
+    Rule(MAPS + "k_proj.bias", ATTEND + "b_k_GK", "(G K)"),
+    Rule(MAPS + "v_proj.bias", ATTEND + "b_v_GK", "(G K)"),
+)
+QWEN3 = (
+    *COMMON,
+    Rule(MAPS + "q_norm.weight", ATTEND + "q_norm/gain_K", "K"),
+    Rule(MAPS + "k_norm.weight", ATTEND + "k_norm/gain_K", "K"),
+)
+OLMO2 = (
+    *(*ENDS, *PROJECTIONS, *OUTPUT, *GATED, *DOWN),
+    Rule(
+        LAYER + "post_attention_layernorm.weight", BLOCK + "attention_norm/gain_D", "D"
+    ),
+    Rule(LAYER + "post_feedforward_layernorm.weight", BLOCK + "mlp_norm/gain_D", "D"),
+    Rule(MAPS + "q_norm.weight", ATTEND + "q_norm/gain_HK", "(H K)"),
+    Rule(MAPS + "k_norm.weight", ATTEND + "k_norm/gain_HK", "(H K)"),
+)
+PHI3 = (
+    *(*ENDS, *NORMS, *OUTPUT, *DOWN),
+    Rule(
+        MAPS + "qkv_proj.weight",
+        (ATTEND + "w_q_DHK", ATTEND + "w_k_DGK", ATTEND + "w_v_DGK"),
+        "(H K + G K + G K) D",
+    ),
+    Rule(
+        LAYER + "mlp.gate_up_proj.weight",
+        (BLOCK + "mlp/w_gate_DF", BLOCK + "mlp/w_in_DF"),
+        "(F + F) D",
+    ),
+)
+TABLES = {"qwen2": QWEN2, "qwen3": QWEN3, "olmo2": OLMO2, "phi3": PHI3}
 
 
 def table(sizes: Sizes) -> Table:
     """The tensors of transformers' files."""
-    theirs, ours = "model.layers.{N}.", "stack/layers_{N}/"
-    attend, ours_attend = theirs + "self_attn.", ours + "attention/"
-    rules = [
-        Rule("model.embed_tokens.weight", "embedding_VD", "V D"),
-        Rule("model.norm.weight", "final_norm/gain_D", "D"),
-        Rule(theirs + "input_layernorm.weight", ours + "attention_norm/gain_D", "D"),
-        Rule(theirs + "post_attention_layernorm.weight", ours + "mlp_norm/gain_D", "D"),
-        Rule(attend + "q_proj.weight", ours_attend + "w_q_DHK", "(H K) D"),
-        Rule(attend + "k_proj.weight", ours_attend + "w_k_DGK", "(G K) D"),
-        Rule(attend + "v_proj.weight", ours_attend + "w_v_DGK", "(G K) D"),
-        Rule(attend + "o_proj.weight", ours_attend + "w_o_HKD", "D (H K)"),
-        Rule(theirs + "mlp.gate_proj.weight", ours + "mlp/w_gate_DF", "F D"),
-        Rule(theirs + "mlp.up_proj.weight", ours + "mlp/w_in_DF", "F D"),
-        Rule(theirs + "mlp.down_proj.weight", ours + "mlp/w_out_FD", "D F"),
-    ]
-    if sizes.model_type == "qwen2":
-        rules += [
-            Rule(attend + "q_proj.bias", ours_attend + "b_q_HK", "(H K)"),
-            Rule(attend + "k_proj.bias", ours_attend + "b_k_GK", "(G K)"),
-            Rule(attend + "v_proj.bias", ours_attend + "b_v_GK", "(G K)"),
-        ]
-    if sizes.model_type == "qwen3":
-        rules += [
-            Rule(attend + "q_norm.weight", ours_attend + "q_norm/gain_K", "K"),
-            Rule(attend + "k_norm.weight", ours_attend + "k_norm/gain_K", "K"),
-        ]
-    if not sizes.tied:
-        rules.append(Rule("lm_head.weight", "unembedding_VD", "V D"))
+    rules = TABLES.get(sizes.model_type, COMMON)
+    inv_freq = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
     return Table(
-        tuple(rules),
-        ignored={
-            r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "computed here"
-        },
-        tied={"lm_head.weight": "model.embed_tokens.weight"} if sizes.tied else {},
+        (*rules, *decoders.readout_rules(sizes.tied)),
+        ignored={inv_freq: "computed here"},
+        tied=decoders.tied_names(sizes.tied, "model.embed_tokens.weight"),
     )
 
 
@@ -200,5 +245,5 @@ ARCHITECTURE = Architecture(
     net=net,
     init=decoder.init_params,
     table=table,
-    name=lambda sizes: NAMES[sizes.model_type],
+    name=lambda sizes: CLASSES[sizes.model_type],
 )

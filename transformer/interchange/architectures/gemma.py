@@ -1,0 +1,222 @@
+"""Gemma and Gemma 3 (text): a scaled embedding, RMS norms of gain 1 + w; the third
+normalizes each sublayer's output too, and alternates windows with whole attention.
+
+Gemma team 2024, arXiv 2403.08295; 2025, arXiv 2503.19786.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+from transformer.interchange.architecture import Architecture
+from transformer.interchange.architectures import decoders, llama
+from transformer.interchange.config import Reader
+from transformer.interchange.rope import Rope, parse_rope, read_rope, write_rope
+from transformer.interchange.table import Rule, Table
+from transformer.models import decoder, defaults
+from transformer.network import attention, mlp, norms
+from transformer.network.block import pre_norm, sandwich_norm
+
+CLASSES = {"gemma": "GemmaForCausalLM", "gemma3_text": "Gemma3ForCausalLM"}
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
+
+
+class Sizes(NamedTuple):
+    """What a configuration says of the net. score_scale: of the attention scores.
+    ropes: of local and global layers. layers: the kind of each."""
+
+    model_type: str
+    vocab_size: int
+    width: int
+    hidden_features: int
+    depth: int
+    heads: int
+    kv_heads: int
+    head_features: int
+    length: int
+    epsilon: float
+    activation: str
+    score_scale: float
+    ropes: tuple[Rope, Rope]
+    window: int
+    layers: tuple[str, ...]
+    tied: bool
+    scanned: bool = False
+
+
+def read(config: Reader) -> Sizes:
+    """The sizes of a configuration; refuses what the net does not express."""
+    kind, third = config.get("model_type"), config.get("model_type") == "gemma3_text"
+    depth, head = config.whole("num_hidden_layers"), config.whole("head_dim", 256)
+    for key in ("attention_bias", "use_bidirectional_attention"):
+        config.only(key, False)
+    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+        config.only(key)
+    config.only("hidden_act", config.get("hidden_activation", "gelu_pytorch_tanh"))
+    layers = _read_layers(config, depth) if third else (GLOBAL,) * depth
+    scale = config.number("query_pre_attn_scalar", head) if third else head
+    return Sizes(
+        model_type=kind,
+        vocab_size=config.whole("vocab_size"),
+        width=config.whole("hidden_size"),
+        hidden_features=config.whole("intermediate_size"),
+        depth=depth,
+        heads=config.whole("num_attention_heads"),
+        kv_heads=config.whole("num_key_value_heads"),
+        head_features=head,
+        length=config.whole("max_position_embeddings"),
+        epsilon=config.number("rms_norm_eps", 1e-6),
+        activation=decoders.read_activation(
+            config, "hidden_activation", "gelu_pytorch_tanh"
+        ),
+        score_scale=scale**-0.5,
+        ropes=_read_ropes(config, third),
+        window=config.whole("sliding_window", 4096) if third else 0,
+        layers=layers,
+        tied=config.flag("tie_word_embeddings", True),
+    )
+
+
+def _read_layers(config: Reader, depth: int) -> tuple[str, ...]:
+    """The kind of each layer; every sixth is global where they are not listed."""
+    private = config.whole("_sliding_window_pattern", 6)
+    period = config.whole("sliding_window_pattern", private)
+    every = [GLOBAL if (i + 1) % period == 0 else LOCAL for i in range(depth)]
+    layers = config.get("layer_types", every)
+    known = isinstance(layers, list) and all(x in (LOCAL, GLOBAL) for x in layers)
+    if not known or len(layers) != depth:
+        raise config.error("layer_types", f"{depth} of {LOCAL}, {GLOBAL}")
+    return tuple(layers)
+
+
+def _read_ropes(config: Reader, third: bool) -> tuple[Rope, Rope]:
+    """Of local and global layers; transformers 5 has one for each kind of layer."""
+    new = config.get("rope_parameters", {})
+    if not third:
+        rope = read_rope(config)
+        return rope, rope
+    if not isinstance(new, dict) or not set(new) <= {LOCAL, GLOBAL}:
+        raise config.error("rope_parameters", f"an object of {LOCAL}, {GLOBAL}")
+    theta = config.number("rope_theta", 1_000_000.0)
+    local = config.number("rope_local_base_freq", 10_000.0)
+    old = parse_rope(config, "rope_scaling", config.get("rope_scaling", {}), theta)
+    found = Rope(theta=local), old
+    if new:
+        parsed = tuple(
+            parse_rope(config, "rope_parameters", new.get(kind, {}), None)
+            for kind in (LOCAL, GLOBAL)
+        )
+        says_old = {"rope_theta", "rope_local_base_freq"} & config.values.keys()
+        if says_old and parsed != found:
+            raise config.error("rope_parameters", "the same as the older keys")
+        found = parsed[0], parsed[1]
+    return found
+
+
+def write(sizes: Sizes) -> dict[str, Any]:
+    """config.json of these sizes, with both dialects of the rope keys."""
+    local, whole = (write_rope(rope) for rope in sizes.ropes)
+    config = {
+        "architectures": [CLASSES[sizes.model_type]],
+        "model_type": sizes.model_type,
+        "vocab_size": sizes.vocab_size,
+        "hidden_size": sizes.width,
+        "intermediate_size": sizes.hidden_features,
+        "num_hidden_layers": sizes.depth,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.kv_heads,
+        "head_dim": sizes.head_features,
+        "hidden_activation": sizes.activation,
+        "max_position_embeddings": sizes.length,
+        "rms_norm_eps": sizes.epsilon,
+        "tie_word_embeddings": sizes.tied,
+        **whole,
+    }
+    if sizes.model_type == "gemma":
+        return {**config, "hidden_act": sizes.activation}
+    return {
+        **config,
+        "query_pre_attn_scalar": sizes.score_scale**-2,
+        "sliding_window": sizes.window,
+        "layer_types": list(sizes.layers),
+        "rope_local_base_freq": sizes.ropes[0].theta,
+        "rope_parameters": {
+            LOCAL: local["rope_parameters"],
+            GLOBAL: whole["rope_parameters"],
+        },
+    }
+
+
+def net(sizes: Sizes) -> decoder.Decoder:
+    """The decoder."""
+    third = sizes.model_type == "gemma3_text"
+    make_norm = partial(norms.RMSNorm, epsilon=sizes.epsilon, offset=1.0)
+    head_norm = partial(norms.HeadRMSNorm, epsilon=sizes.epsilon, offset=1.0)
+    make_mlp = partial(
+        mlp.GatedMLP,
+        width=sizes.width,
+        hidden_features=sizes.hidden_features,
+        activation=decoders.ACTIVATIONS[sizes.activation],
+    )
+    sandwich = partial(norms.SandwichNorm, make_norm=make_norm)
+
+    def slots(layer: int) -> dict[str, Any]:
+        is_local = sizes.layers[layer] == LOCAL
+        make_attention = partial(
+            attention.Attention,
+            width=sizes.width,
+            heads=sizes.heads,
+            kv_heads=sizes.kv_heads,
+            head_features=sizes.head_features,
+            mask=decoders.window(sizes.window if is_local else None),
+            rotate=sizes.ropes[0 if is_local else 1].rotate(),
+            make_mixer=defaults.ROW_BLOCKED,
+            head_norm=head_norm if third else norms.Identity,
+            score_scale=sizes.score_scale,
+        )
+        return {
+            "make_attention": make_attention,
+            "make_mlp": make_mlp,
+            "make_norm": sandwich if third else make_norm,
+            "residual": sandwich_norm if third else pre_norm,
+        }
+
+    return decoders.build(
+        sizes, slots=slots, make_norm=make_norm, embedding_scale=sizes.width**0.5
+    )
+
+
+GEMMA3 = (
+    *(*llama.ENDS, *llama.PROJECTIONS, *llama.OUTPUT, *llama.GATED, *llama.DOWN),
+    *(
+        Rule(f"{llama.LAYER}{theirs}.weight", f"{llama.BLOCK}{ours}/gain_D", "D")
+        for theirs, ours in {
+            "input_layernorm": "attention_norm/input",
+            "post_attention_layernorm": "attention_norm/output",
+            "pre_feedforward_layernorm": "mlp_norm/input",
+            "post_feedforward_layernorm": "mlp_norm/output",
+        }.items()
+    ),
+    Rule(llama.MAPS + "q_norm.weight", llama.ATTEND + "q_norm/gain_K", "K"),
+    Rule(llama.MAPS + "k_norm.weight", llama.ATTEND + "k_norm/gain_K", "K"),
+)
+
+
+def table(sizes: Sizes) -> Table:
+    """The tensors of transformers' files."""
+    rules = GEMMA3 if sizes.model_type == "gemma3_text" else llama.COMMON
+    return Table(
+        (*rules, *decoders.readout_rules(sizes.tied)),
+        tied=decoders.tied_names(sizes.tied, "model.embed_tokens.weight"),
+    )
+
+
+ARCHITECTURE = Architecture(
+    read=read,
+    write=write,
+    net=net,
+    init=decoder.init_params,
+    table=table,
+    name=lambda sizes: CLASSES[sizes.model_type],
+)
