@@ -1,5 +1,6 @@
 """A masked language model: accuracy beside n-gram baselines, a linear probe of its
-features, and filled passages; `study` does so for any model that fills gaps."""
+features, and filled passages; `gap_filling_report` is that of any model that fills
+gaps."""
 
 from __future__ import annotations
 
@@ -74,9 +75,13 @@ def first_tokens(
 
 
 def ngram_accuracies(parts: windows.TextSplits, *, vocab_size: int) -> dict[str, float]:
-    """Of n-gram counts, which include the tails, on which the model is not trained;
-    empty where no text has five tokens. Both sides are cut at `NGRAM_TOKENS`. Of the
-    baselines only `visible_neighbors` cannot read `EVALUATION_RATIO` of the tokens."""
+    """Accuracy of n-gram baselines, by `accuracy/name`; empty where no text has five
+    tokens.
+
+    Their counts include the tails, on which the model is not trained. Both splits are
+    cut off at `NGRAM_TOKENS`. `accuracy/visible_neighbors` is of four neighbors of
+    which `EVALUATION_RATIO` are masked, as they are for the model; the other baselines
+    see all neighbors."""
     whole = parts.train._replace(stops=parts.train_tails.stops)
     known = first_tokens(whole.arrays(), least=5)
     held_out = first_tokens(parts.validation.arrays(), least=5)
@@ -92,8 +97,8 @@ def probe_accuracies(
     params: Mapping[str, Any],
     parts: windows.TextSplits,
 ) -> dict[str, float]:
-    """The linear probe for the text that a passage is from, among the texts whose tails
-    have two passages; empty where these are not 2 to `PROBE_TEXTS`."""
+    """Accuracy of the linear probe for the text that a passage is from, among the texts
+    whose tails have two passages; empty where these are not 2 to `PROBE_TEXTS`."""
     tails = (*parts.train_tails.arrays(), *parts.validation_tails.arrays())
     texts = [ids for ids in tails if len(ids) >= 2 * PROBE_LENGTH]
     if not 2 <= len(texts) <= PROBE_TEXTS:
@@ -107,7 +112,7 @@ def probe_accuracies(
     )
 
 
-def study(
+def gap_filling_report(
     remove: Remove,
     experiment: Experiment,
     model: fill_in.FillIn,
@@ -115,10 +120,11 @@ def study(
     params: Any,
     key: jax.Array,
 ) -> dict[str, Any]:
-    """Numbers, and passages as text and as a figure.
+    """The report of a model that fills gaps: numbers, and passages as text and as a
+    figure.
 
-    remove: makes the gaps of a passage. pooled(params, ids_BL): features (B, D) of each
-    row.
+    remove: makes the gaps of a passage. pooled_features(params, ids_BL): features
+    (B, D) of each row.
     """
     parts: windows.TextSplits = experiment.data
     measure = experiment.evaluations["validation"]
@@ -144,10 +150,11 @@ def report(
     params: Any,
     key: jax.Array,
 ) -> dict[str, Any]:
-    """`study` of a masked language model."""
+    """`gap_filling_report` of a masked language model."""
 
     def pooled_features(params: Any, ids_BL: jax.Array) -> jax.Array:
         weights = precision.cast_weights(params, compute_dtype)
         return bert.apply(experiment.net, weights, ids_BL, method="pooled_features")
 
-    return study(mask_tokens, experiment, model, pooled_features, params, key)
+    arguments = experiment, model, pooled_features, params, key
+    return gap_filling_report(mask_tokens, *arguments)

@@ -240,6 +240,15 @@ def test_a_sharded_cache_equals_a_single_one(shape: dict[str, int]) -> None:
     assert here.size * 8 == state.cache[0].k_BGMK.size, here.shape
 
 
+def test_an_empty_cache_is_sharded_over_heads() -> None:
+    with jax.set_mesh(axes.make_mesh(data=4, tensor=2)):
+        cache = jax.jit(lambda: MODERN.make().empty_cache(4, 8, 8, jnp.float32))()[0]
+    for cached_BGMK in (cache.k_BGMK, cache.v_BGMK):
+        rows, heads, slots, features = cached_BGMK.shape
+        here = cached_BGMK.addressable_shards[0].data.shape
+        assert here == (rows // 4, heads // 2, slots, features), here
+
+
 def test_bfloat16_decoding_has_a_bfloat16_cache_and_float32_logits() -> None:
     module = MODERN.make()
     run = partial(

@@ -151,7 +151,7 @@ def prefill(
 
 def float32_on_cpu(weights: Any, state: DecodeState) -> tuple[Any, DecodeState]:
     """Weights and state with bfloat16 leaves in float32, for one row on a CPU;
-    unchanged otherwise.
+    unchanged otherwise, as where `decode_dtype` is float32 already.
 
     A decoding step of one row is bound by reading the weights, and XLA on a CPU
     multiplies a vector with a bfloat16 matrix by widening the matrix each time.
@@ -205,17 +205,17 @@ def decode(
     limit = state.new_tokens + tokens
     _check_room(state, tokens)
 
-    def ended(state: DecodeState) -> jax.Array:
+    def is_at_end(state: DecodeState) -> jax.Array:
         return state.done_B | (state.length_B >= room)
 
     def has_unfinished(state: DecodeState) -> jax.Array:
-        return (state.new_tokens < limit) & ~ended(state).all()
+        return (state.new_tokens < limit) & ~is_at_end(state).all()
 
     def step(state: DecodeState) -> DecodeState:
         # Keyed by the number of the step, so that the size of a burst does not matter.
         key = jax.random.fold_in(state.key, state.new_tokens)
         token_B = choose(state.logits_BV, key)
-        ended_B = ended(state)
+        ended_B = is_at_end(state)
         at_B = jnp.where(ended_B, room, state.length_B)
         position = _next_position(state.length_B, (~ended_B).astype(jnp.int32))
         (x_BLD, w_VD), cache = fns.decode(

@@ -21,10 +21,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from transformer import flags
+from transformer.flags import ExperimentFn
 from transformer.training import optimizers
 from transformer.training.experiment import Experiment, Run
-
-ExperimentFn = Callable[..., Experiment]
 
 
 def declare(**defaults: Any) -> Callable[[ExperimentFn], ExperimentFn]:

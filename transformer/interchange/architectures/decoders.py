@@ -44,7 +44,7 @@ def build(
 ) -> decoder.Decoder:
     """A decoder of `sizes` (vocab_size, width, depth, tied, scanned). slots(layer): of
     its block. options: of `Decoder`."""
-    unembed = decoder.tied_embedding if sizes.tied else decoder.untied_embedding
+    unembed = decoder.tied_unembedding if sizes.tied else decoder.untied_unembedding
     return decoder.Decoder(
         vocab_size=sizes.vocab_size,
         width=sizes.width,

@@ -198,7 +198,7 @@ def line(one: Emoji) -> str:
     return "\t".join([one.characters, *one.names, *listed]) + "\n"
 
 
-def build(roots: Sequence[Path]) -> packages.Member:
+def build(roots: Sequence[Path]) -> packages.Dataset:
     """Images and names of both splits."""
     emoji = all_emoji(roots)
     chosen = held_out(emoji)
@@ -212,4 +212,4 @@ def build(roots: Sequence[Path]) -> packages.Member:
         files[f"{split}.images.xz"] = packages.pack(pixels)
         files[f"{split}.names.tsv.xz"] = packages.pack(names)
     counts = {split: len(rows) for split, rows in parts.items()}
-    return packages.Member(files, {**ORIGIN, "examples": counts})
+    return packages.Dataset(files, {**ORIGIN, "examples": counts})
