@@ -45,7 +45,7 @@ def benchmark_decoding(model: text_model.TextModel, params: Any) -> dict[str, fl
     return language_model.measure_decoding(model, params)
 
 
-@declare(steps=1300, batch_size=8)
+@declare(steps=900, batch_size=8)
 def experiment(
     run: Run,
     model: Callable[..., Any] = decoder.language_model,

@@ -56,7 +56,7 @@ def experiment(
     width: checks.Width = 192,
     vocab_size: checks.VocabSize = 2048,
     sequence_length: checks.SequenceLength = 128,
-    mask_ratio: checks.PositiveFraction = 0.25,
+    mask_ratio: checks.PositiveFraction = 0.4,
 ) -> Experiment:
     """A masked language model; the slot `model` is called as `bert.bert`.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import mlm
@@ -18,11 +19,15 @@ from transformer.evaluation.baselines import ngram
 from transformer.generation import fill_in
 from transformer.models import bert
 from transformer.network import precision
+from transformer.objectives import cross_entropy
+from transformer.objectives.loss import Loss
 from transformer.plots import cloze
 from transformer.training import evaluation
 from transformer.training.experiment import Experiment
 
 PASSAGES, PROBE_LENGTH = 4, 64
+# One masked token in so many: the counts of four neighbors see all of theirs.
+SPACING = 7
 # More tokens change n-gram counts little, more texts make the probe slow.
 NGRAM_TOKENS, PROBE_TEXTS = 20_000_000, 64
 # (ids [L], rng) -> the pieces that remain, and the removed ids between them.
@@ -143,6 +148,29 @@ def gap_filling_report(
     }
 
 
+def isolated_accuracy(
+    experiment: Experiment, compute_dtype: str, params: Any
+) -> float:
+    """Accuracy where one token in `SPACING` is masked, so that each has its neighbors,
+    as it has for the counts. Each row begins at a random one."""
+    net = experiment.net
+
+    def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> Loss:
+        ids_BL, segment_BL = batch["ids_BL"], batch["segment_BL"]
+        first_B1 = jax.random.randint(key, (len(ids_BL), 1), 0, SPACING)
+        index_L = jnp.arange(ids_BL.shape[1])
+        masked_BL = (index_L[None] % SPACING == first_B1) & (segment_BL > 0)
+        inputs_BL = jnp.where(masked_BL, net.vocab_size - 1, ids_BL)
+        weights = precision.cast_weights(params, compute_dtype)
+        readout = bert.apply(net, weights, inputs_BL, segment_BL)
+        weight_BL = masked_BL * batch["weight_B"][:, None]
+        return cross_entropy.fused_cross_entropy(*readout, ids_BL, weight_BL)
+
+    measure = experiment.evaluations["validation"]._replace(loss=loss)
+    total = evaluation.total_loss(measure, params, axes.make_mesh())
+    return measure.metrics(total)["accuracy"]
+
+
 def report(
     experiment: Experiment,
     model: fill_in.FillIn,
@@ -150,11 +178,13 @@ def report(
     params: Any,
     key: jax.Array,
 ) -> dict[str, Any]:
-    """`gap_filling_report` of a masked language model."""
+    """`gap_filling_report` of a masked language model, and `isolated_accuracy`."""
 
     def pooled_features(params: Any, ids_BL: jax.Array) -> jax.Array:
         weights = precision.cast_weights(params, compute_dtype)
         return bert.apply(experiment.net, weights, ids_BL, method="pooled_features")
 
     arguments = experiment, model, pooled_features, params, key
-    return gap_filling_report(mask_tokens, *arguments)
+    files = gap_filling_report(mask_tokens, *arguments)
+    isolated = isolated_accuracy(experiment, compute_dtype, params)
+    return {**files, "results.json": {"accuracy/isolated": isolated, **files["results.json"]}}

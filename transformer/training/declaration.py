@@ -1,6 +1,6 @@
 """Experiments as functions whose keyword parameters are flags.
 
-    @declare(steps=1300, batch_size=8)
+    @declare(steps=900, batch_size=8)
     def experiment(run, optimizer=optimizers.muon_wsd, *, depth: int = 3): ...
 
     @derive(language_model.experiment, steps=600)
