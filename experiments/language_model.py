@@ -50,6 +50,7 @@ def experiment(
     run: Run,
     model: Callable[..., Any] = decoder.language_model,
     optimizer: Optimizer = optimizers.muon_wsd,
+    make_tokenizer: Callable[..., Any] = tokenizers.for_text,
     *,
     depth: checks.Depth = 3,
     text: checks.Source = "austen",
@@ -60,7 +61,7 @@ def experiment(
 ) -> Experiment:
     """A decoder language model of a text.
 
-    The slot `model` is called with `depth` and `vocab_size`.
+    Slots: `model` takes `depth` and `vocab_size`, `make_tokenizer` is as its default.
 
     Args:
         depth: blocks, and heads; the width is 64 times as much.
@@ -73,9 +74,8 @@ def experiment(
         sequence_length: tokens of a row.
     """
     documents = text_source.load(text, column=text_column)
-    text_tokenizer = tokenizers.for_text(
-        tokenizer, documents, vocab_size=vocab_size, folder=run.workdir
-    )
+    how: Any = {"vocab_size": vocab_size, "folder": run.workdir}
+    text_tokenizer = make_tokenizer(tokenizer, documents, **how)
     net = model(depth=depth, vocab_size=text_tokenizer.vocab_size)
     sizes: Any = {"length": sequence_length, "batch_size": run.batch_size}
     train = packing.training(documents, text_tokenizer, **sizes, seed=run.seed)

@@ -155,6 +155,8 @@ def inherited_flags(init_from: Path | str | None, make: ExperimentFn) -> dict[st
 
     folder = Path(init_from).expanduser()
     record = read_record(folder)
+    if record is None and (folder / "config.json").is_file():
+        return {}  # Of another library.
     if record is None:
         raise ValueError(f"--init_from: expected a run folder, got {init_from}")
     if record["experiment"] != flags.name_of(make):

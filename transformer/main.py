@@ -127,7 +127,8 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
     if parsed.verb == "train" and _is_finished(parsed.workdir, steps):
         print(_finished_line(parsed.workdir, steps))
         return 0
-    if parsed.verb in ("evaluate", "generate") and not begun:
+    starts = parsed.experiment_flags.get("init_from") is not None
+    if parsed.verb in ("evaluate", "generate") and not (begun or starts):
         raise ValueError(
             f"{parsed.workdir}: expected the folder of a run, got none; train first, "
             "or choose another --workdir"

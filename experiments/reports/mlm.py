@@ -148,9 +148,7 @@ def gap_filling_report(
     }
 
 
-def isolated_accuracy(
-    experiment: Experiment, compute_dtype: str, params: Any
-) -> float:
+def isolated_accuracy(experiment: Experiment, compute_dtype: str, params: Any) -> float:
     """Accuracy where one token in `SPACING` is masked, so that each has its neighbors,
     as it has for the counts. Each row begins at a random one."""
     net = experiment.net
@@ -187,4 +185,7 @@ def report(
     arguments = experiment, model, pooled_features, params, key
     files = gap_filling_report(mask_tokens, *arguments)
     isolated = isolated_accuracy(experiment, compute_dtype, params)
-    return {**files, "results.json": {"accuracy/isolated": isolated, **files["results.json"]}}
+    return {
+        **files,
+        "results.json": {"accuracy/isolated": isolated, **files["results.json"]},
+    }

@@ -93,7 +93,7 @@ def _check_prompts(
 class TextModel(NamedTuple):
     """A language model with its tokenizer.
 
-    tokenizer: has `encode`, `decode_stream`, `vocab_size` and `end`, as
+    tokenizer: has `encode`, `decode_stream`, `vocab_size` and `stops`, as
     `data.text.tokenizers.Tokenizer`.
     sequence_length: tokens of a training row, the limit of prompt and new tokens.
     """
@@ -165,7 +165,7 @@ def _stream(
     model: TextModel, params: Any, ids: list[list[int]], key: jax.Array, **sampling: Any
 ) -> Iterator[list[str]]:
     push = [model.tokenizer.decode_stream() for _ in ids]
-    stop = (model.tokenizer.end,)
+    stop = model.tokenizer.stops
     for burst in stream_tokens(model.fns, params, ids, key, stop=stop, **sampling):
         yield [
             "".join(push[row](token) for token in tokens)

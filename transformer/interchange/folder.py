@@ -55,6 +55,20 @@ class PretrainedFolder(NamedTuple):
         return weights.read(self.bindings, self.tensors, abstract)
 
 
+def read_config(folder: Path) -> tuple[Architecture, Any]:
+    """The architecture of a folder and its sizes. ValueError, in one line, for a
+    configuration that the net does not express."""
+    file = folder / CONFIG
+    if not file.is_file():
+        raise ValueError(f"{folder}: expected a folder with {CONFIG}, got none")
+    values = tensor_files.read_json_file(file)
+    made = architecture.find(values.get("model_type"), str(file))
+    config = Reader(values, str(file))
+    sizes = made.read(config)
+    config.finish()
+    return made, sizes
+
+
 def open_folder(folder: Path | str, **changes: Any) -> PretrainedFolder:
     """The net and the tensors of a folder with `config.json` and safetensors; reads no
     weights. changes: of the sizes, such as `scanned=True`.
@@ -63,13 +77,7 @@ def open_folder(folder: Path | str, **changes: Any) -> PretrainedFolder:
     unless the tensors are exactly those of the architecture.
     """
     folder = Path(folder).expanduser()
-    if not (folder / CONFIG).is_file():
-        raise ValueError(f"{folder}: expected a folder with {CONFIG}, got none")
-    values = tensor_files.read_json_file(folder / CONFIG)
-    made = architecture.find(values.get("model_type"), str(folder / CONFIG))
-    config = Reader(values, str(folder / CONFIG))
-    sizes = made.read(config)
-    config.finish()
+    made, sizes = read_config(folder)
     sizes = sizes._replace(**changes)
     net, rules = made.net(sizes), made.table(sizes)
     abstract = jax.eval_shape(lambda: made.init(net, jax.random.key(0)))

@@ -126,7 +126,7 @@ def _apply(run: Run, experiment: Experiment) -> Experiment:
             experiment.optimizer, freeze=run.freeze, ema_decay=run.ema_decay
         )
         experiment = experiment._replace(optimizer=wrapped)
-    if run.init_from is not None:
+    if run.init_from is not None and experiment.warm_start is None:
         from transformer.training import warm_start
 
         start = warm_start.WarmStart(run.init_from, run.init_partial)

@@ -140,8 +140,11 @@ def restore_run_params(
     experiment: Experiment, folder: Path, mesh: Mesh, *, which: str = "newest"
 ) -> Any:
     """`params_of` the state of `restore_run_state`; reads the optimizer state only for
-    its average."""
+    its average. Where no step is saved, the parameters that the run would start from
+    by `init_from`: all of them."""
     abstract = abstract_state(experiment, mesh)
+    if experiment.warm_start and not checkpoint.steps(folder / checkpoint.FOLDER):
+        return experiment.warm_start.load(abstract.params)
     if optimizers.average_of(abstract.optimizer_state) is not None:
         return params_of(restore_run_state(experiment, folder, mesh, which=which))
     return checkpoint.restore_params(

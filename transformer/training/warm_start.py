@@ -70,6 +70,22 @@ class WarmStart(NamedTuple):
         for line in differences:
             print(f"  not taken: {line}", flush=True)
 
+    def load(self, abstract_params: Params) -> Params:
+        """All parameters in these shapes and shardings. ValueError where some are not
+        those of the checkpoint."""
+        loaded = checkpoint.load_params(self.folder / checkpoint.FOLDER)
+        differences = match(abstract_params, loaded).differences
+        if differences:
+            raise ValueError(
+                f"{self.folder}: expected the parameters of this model, got "
+                f"{len(differences)} that differ ({'; '.join(differences)})"
+            )
+        return jax.tree.map(
+            lambda leaf, like: jax.device_put(leaf, like.sharding),
+            loaded,
+            abstract_params,
+        )
+
     def apply(self, params: Params) -> Params:
         """`params` with the leaves that are taken, sharded as they were."""
         loaded = checkpoint.load_params(self.folder / checkpoint.FOLDER)

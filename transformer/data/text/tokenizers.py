@@ -80,6 +80,12 @@ class Tokenizer(NamedTuple):
         return json.dumps(body | {"hash": _hash(body)}, ensure_ascii=False).encode()
 
     @property
+    def stops(self) -> tuple[int, ...]:
+        """The tokens that end a text that is generated: `end`, and others where a
+        pretrained model has several."""
+        return tuple(self.data.get("ends", (self.end,)))
+
+    @property
     def hash(self) -> str:
         """16 hexadecimal digits that change with the encoding."""
         return _hash({"kind": self.kind, "vocab_size": self.vocab_size, **self.data})
@@ -159,7 +165,7 @@ def characters(text: documents.TextDataset) -> Tokenizer:
     return _from_alphabet("".join(sorted(seen)))
 
 
-def _library() -> Any:
+def library() -> Any:
     """The `tokenizers` library, with its own threads off.
 
     They do not survive a fork (the library warns); our own end with each call.
@@ -168,7 +174,7 @@ def _library() -> Any:
     return importlib.import_module("tokenizers")
 
 
-def _byte_letters() -> dict[str, int]:
+def byte_letters() -> dict[str, int]:
     """The letter of each byte in a byte-level BPE, as in GPT-2.
 
     Printable Latin-1 maps to itself, the other bytes, in order, to U+0100 and on.
@@ -184,8 +190,8 @@ def _from_model(model: dict[str, Any], target_vocab_size: int) -> Tokenizer:
 
     target_vocab_size: what it was trained for; its text may have given fewer tokens.
     """
-    library = _library().Tokenizer.from_str(json.dumps(model))
-    letters = _byte_letters()
+    made = library().Tokenizer.from_str(json.dumps(model))
+    letters = byte_letters()
     ids = sorted(model["model"]["vocab"].values())
     if ids != list(range(len(ids))):
         raise ValueError("ids that do not count from 0")
@@ -193,7 +199,7 @@ def _from_model(model: dict[str, Any], target_vocab_size: int) -> Tokenizer:
     table = [bytes(letters[letter] for letter in name) for name in names]
 
     def encode_group(pieces: Sequence[str]) -> list[np.ndarray]:
-        found = library.encode_batch_fast(list(pieces), add_special_tokens=False)
+        found = made.encode_batch_fast(list(pieces), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in found]
 
     def encode_pieces(pieces: Sequence[str]) -> list[np.ndarray]:
@@ -231,7 +237,7 @@ def _train_bpe(library: Any, text: documents.TextDataset, vocab_size: int) -> To
     trainer = library.trainers.BpeTrainer(
         vocab_size=vocab_size - 1,
         show_progress=False,
-        initial_alphabet=sorted(_byte_letters()),
+        initial_alphabet=sorted(byte_letters()),
     )
     model.train_from_iterator(_training_pieces(text, TRAINING_CHARACTERS), trainer)
     return _from_model(json.loads(model.to_str()), vocab_size)
@@ -273,13 +279,13 @@ def bpe(text: documents.TextDataset, *, vocab_size: int) -> Tokenizer:
     text has no more pairs to merge.
     """
     at_least("vocab_size", vocab_size, 257)
-    library = _library()
+    module = library()
     key = storage.short_hash(
-        VERSION, library.__version__, text.fingerprint, str(vocab_size)
+        VERSION, module.__version__, text.fingerprint, str(vocab_size)
     )
 
     def train(folder: Path) -> None:
-        (folder / FILE).write_bytes(_train_bpe(library, text, vocab_size).to_bytes())
+        (folder / FILE).write_bytes(_train_bpe(module, text, vocab_size).to_bytes())
 
     made = storage.cached_folder(f"tokenizers/{key}", train) / FILE
     return from_bytes(made.read_bytes(), name=str(made))

@@ -1,0 +1,77 @@
+"""A language model of another library: generate, evaluate, and train it further.
+
+    python -m experiments.pretrained generate --init_from=FOLDER --prompt="It is a truth"
+    python -m experiments.pretrained evaluate --init_from=FOLDER --text=austen
+    python -m experiments.pretrained --init_from=FOLDER --text=my_novel.txt
+
+FOLDER is one of Hugging Face: config.json, safetensors and tokenizer.json, of an
+architecture in `transformer/interchange/architecture.py`. A run folder has a copy of
+all but the weights, so it can be gone once a run has begun.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from experiments import language_model
+from transformer import checks, main
+from transformer.data.sources import text as text_source
+from transformer.generation import text_model
+from transformer.interchange import folder, start, tokenizer
+from transformer.training import optimizers
+from transformer.training.declaration import declare
+from transformer.training.experiment import Experiment, Optimizer, Run
+
+
+def _folder(run: Run) -> Path:
+    """Where the configuration and the tokenizer are: in the run folder, once it has
+    begun, before in that of `init_from`."""
+    for place in (run.workdir, run.init_from):
+        if place is not None and (place / folder.CONFIG).is_file():
+            return place
+    raise ValueError(
+        f"--init_from: expected a folder with {folder.CONFIG}, got {run.init_from}"
+    )
+
+
+@declare(steps=50, batch_size=4, learning_rate=5e-5, weight_decay=0.0)
+def experiment(
+    run: Run,
+    optimizer: Optimizer = optimizers.adamw,
+    *,
+    text: checks.Source = "austen",
+    text_column: checks.Source = text_source.COLUMN,
+    sequence_length: checks.SequenceLength = 256,
+) -> Experiment:
+    """Next-token prediction by a decoder of another library.
+
+    Args:
+        text: a shipped text, a TFDS name, or a path, as of language_model.
+        text_column: of a table, its column of texts.
+        sequence_length: tokens of a row, and of a prompt with its new tokens.
+    """
+    place = _folder(run)
+    made, sizes = folder.read_config(place)
+    net, text_tokenizer = made.net(sizes), tokenizer.read_tokenizer(place)
+    settings: Any = run._asdict() | {"freeze": "", "ema_decay": 0.0, "init_from": None}
+    value = language_model.experiment(
+        lambda depth, vocab_size: net,
+        optimizer,
+        lambda kind, documents, **sizes: text_tokenizer,
+        text=text,
+        text_column=text_column,
+        sequence_length=sequence_length,
+        **settings,
+    )
+    first = run.init_from and start.PretrainedStart(run.init_from)
+    return value._replace(
+        fingerprint=f"{made.name(sizes)}, {sizes}",
+        warm_start=first,
+        extra_files=folder.companions_of(place)
+        | {folder.CONFIG: (place / folder.CONFIG).read_bytes()},
+    )
+
+
+if __name__ == "__main__":
+    main.main(experiment, generate=text_model.generate)

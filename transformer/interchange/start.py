@@ -1,0 +1,38 @@
+"""A run that starts from a folder of another library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from transformer.interchange import weights
+from transformer.interchange.folder import open_folder
+from transformer.training.checksum import leaf_paths
+
+
+class PretrainedStart(NamedTuple):
+    """The parameters of a folder, as `training.warm_start.WarmStart`: all of them. It
+    is opened only where they are needed, so that a run can go on without it."""
+
+    folder: Path
+
+    def check(self, abstract_params: Any) -> None:
+        """Print what is taken. ValueError as `folder.open_folder`."""
+        count = len(leaf_paths(abstract_params))
+        tensors = len(open_folder(self.folder).bindings)
+        print(f"{self.folder}: {count} parameters from {tensors} tensors", flush=True)
+
+    def load(self, abstract_params: Any) -> Any:
+        """The parameters in these shapes, dtypes and shardings."""
+        opened = open_folder(self.folder)
+        return weights.read(opened.bindings, opened.tensors, abstract_params)
+
+    def apply(self, params: Any) -> Any:
+        """As `load`, in place of `params`."""
+
+        def abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+        return self.load(jax.tree.map(abstract, params))

@@ -1,0 +1,137 @@
+"""Tokenizers of other libraries: `tokenizer.json`, used by the `tokenizers` library.
+
+Special tokens are encoded from text only where they are asked for, and are no text when
+decoded. `bytes_V` holds the UTF-8 bytes of each token, by the file's own decoder, so
+that bits per byte are counted as for our tokenizers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transformer import storage
+from transformer.data.text import tokenizers
+from transformer.data.text.tokenizers import Tokenizer
+from transformer.interchange import tensor_files
+
+KIND = "pretrained"
+FILE = tokenizers.FILE
+# Where a folder says which tokens end a text, the first that does.
+END_FILES = ("generation_config.json", "config.json")
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder of Hugging Face. ValueError where it has no
+    tokenizer.json, says no end of a text, or has a decoder that is not known here."""
+    file = folder / FILE
+    if not file.is_file():
+        raise ValueError(
+            f"{folder}: expected {FILE}, got none; transformers writes it: "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
+    try:
+        text = file.read_bytes().decode()
+        library = tokenizers.library().Tokenizer.from_str(text)
+        content = json.loads(text)
+    except Exception as error:  # The library raises bare exceptions.
+        cause = " ".join(str(error).split())
+        raise ValueError(f"{file}: expected a tokenizer, got {cause}") from None
+    return make(library, content, text, end_tokens(folder, library), where=str(file))
+
+
+def end_tokens(folder: Path, library: Any) -> tuple[int, ...]:
+    """The tokens that end a text, the main one first. ValueError where no file says
+    one."""
+    for name in END_FILES:
+        if (folder / name).is_file():
+            found = tensor_files.read_json_file(folder / name).get("eos_token_id")
+            ends = found if isinstance(found, list) else [found]
+            if found is not None and all(type(one) is int for one in ends) and ends:
+                return tuple(ends)
+    name = "tokenizer_config.json"
+    if (folder / name).is_file():
+        token = tensor_files.read_json_file(folder / name).get("eos_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        found = library.token_to_id(token) if isinstance(token, str) else None
+        if found is not None:
+            return (found,)
+    raise ValueError(
+        f"{folder}: expected eos_token_id in {' or '.join(END_FILES)}, got none"
+    )
+
+
+def make(
+    library: Any,
+    content: Mapping[str, Any],
+    text: str,
+    ends: tuple[int, ...],
+    *,
+    where: str,
+) -> Tokenizer:
+    """A `Tokenizer` of the library's tokenizer, whose file has `content`, parsed, and
+    `text`."""
+    size = 1 + max(library.get_vocab(with_added_tokens=True).values())
+    special = {t["id"] for t in content.get("added_tokens", []) if t.get("special")}
+    added = {t["id"]: t["content"] for t in content.get("added_tokens", [])}
+    to_bytes = decoder_bytes(content, where)
+    table = []
+    for token in range(size):
+        piece = library.id_to_token(token)
+        if piece is None or token in special:
+            table.append(b"")
+        else:
+            table.append(added[token].encode() if token in added else to_bytes(piece))
+    if not all(0 <= end < size for end in ends):
+        raise ValueError(f"{where}: expected ends below {size}, got {list(ends)}")
+
+    def encode_pieces(pieces: Sequence[str]) -> list[np.ndarray]:
+        found = library.encode_batch_fast(list(pieces), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in found]
+
+    return Tokenizer(
+        kind=KIND,
+        vocab_size=size,
+        end=ends[0],
+        bytes_V=np.array([len(entry) for entry in table], np.int32),
+        table=tuple(table),
+        encode_pieces=encode_pieces,
+        data={"text": text, "ends": list(ends)},
+    )
+
+
+def _byte_level(piece: str) -> bytes:
+    letters = tokenizers.byte_letters()
+    return bytes(letters[letter] for letter in piece)
+
+
+def _sentence_piece(piece: str) -> bytes:
+    if re.fullmatch(r"<0x[0-9A-F]{2}>", piece):
+        return bytes([int(piece[3:5], 16)])
+    return piece.replace("\u2581", " ").encode()
+
+
+def decoder_bytes(content: Mapping[str, Any], where: str) -> Callable[[str], bytes]:
+    """The function from a token's text to its bytes, by the file's decoder. ValueError
+    for a decoder that is not known here."""
+    decoder = content.get("decoder") or {}
+    inner = decoder.get("decoders", [decoder]) if isinstance(decoder, dict) else []
+    kinds = {str(one.get("type")) for one in inner}
+    if kinds == {"ByteLevel"}:
+        return _byte_level
+    if kinds and kinds <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}:
+        return _sentence_piece
+    raise ValueError(
+        f"{where}: expected a decoder of bytes (ByteLevel) or SentencePiece (Metaspace, "
+        f"ByteFallback), got {', '.join(sorted(kinds)) or 'none'}"
+    )
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """16 hexadecimal digits that change with the file and the ends."""
+    return storage.short_hash(tokenizer.data["text"], str(tokenizer.data["ends"]))
