@@ -3,6 +3,7 @@
     python -m experiments.pretrained generate --init_from=FOLDER --prompt="It is a truth"
     python -m experiments.pretrained evaluate --init_from=FOLDER --text=austen
     python -m experiments.pretrained --init_from=FOLDER --text=my_novel.txt
+    python -m experiments.pretrained export --folder=OTHER_FOLDER
 
 FOLDER is one of Hugging Face: config.json, safetensors and tokenizer.json, of an
 architecture in `transformer/interchange/architecture.py`. A run folder has a copy of
@@ -11,6 +12,7 @@ all but the weights, so it can be gone once a run has begun.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from experiments import language_model
 from transformer import checks, main
 from transformer.data.sources import text as text_source
 from transformer.generation import text_model
-from transformer.interchange import folder, start, tokenizer
+from transformer.interchange import export, folder, start, tokenizer
 from transformer.training import optimizers
 from transformer.training.declaration import declare
 from transformer.training.experiment import Experiment, Optimizer, Run
@@ -65,13 +67,15 @@ def experiment(
         **settings,
     )
     first = run.init_from and start.PretrainedStart(run.init_from)
+    files = folder.companions_of(place)
+    exportable = export.Exportable(made, sizes, files)
     return value._replace(
         fingerprint=f"{made.name(sizes)}, {sizes}",
         warm_start=first,
-        extra_files=folder.companions_of(place)
-        | {folder.CONFIG: (place / folder.CONFIG).read_bytes()},
+        extra_files={**files, folder.CONFIG: (place / folder.CONFIG).read_bytes()},
+        export=partial(export.export, exportable),
     )
 
 
 if __name__ == "__main__":
-    main.main(experiment, generate=text_model.generate)
+    main.main(experiment, generate=text_model.generate, export=export.export)

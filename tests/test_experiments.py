@@ -166,7 +166,7 @@ def test_a_value_out_of_range_is_refused_in_one_line(name, tmp_path):
             for text in outside(kind):
                 argv = [verb, f"--workdir={tmp_path}", f"--{flag}={text}"]
                 with pytest.raises(ValueError) as refused:
-                    command.parse(argv, module.experiment, generate)
+                    command.parse(argv, module.experiment, {"generate": generate})
                 message = str(refused.value)
                 assert message == f"--{flag}: expected {kind}, got {text!r}"
 

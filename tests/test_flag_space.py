@@ -136,10 +136,10 @@ def test_flags_out_of_range_are_refused_at_once(name, tmp_path):
         argv = [f"--workdir={tmp_path}", f"--{flag}={text}"]
         start = time.process_time()
         if known:
-            command.parse(argv, module.experiment, generate)
+            command.parse(argv, module.experiment, {"generate": generate})
         else:
             with pytest.raises(ValueError) as refused:
-                command.parse(argv, module.experiment, generate)
+                command.parse(argv, module.experiment, {"generate": generate})
             line = str(refused.value)
             assert line.startswith(f"--{flag}: expected {kinds[flag]}, got ")
         assert time.process_time() - start < 2

@@ -105,7 +105,7 @@ LIGHT = """
 import sys, time
 start = time.perf_counter()
 from transformer import command
-command.parse(["--depth=3"], __import__("light").experiment, None)
+command.parse(["--depth=3"], __import__("light").experiment, {})
 print(time.perf_counter() - start, {"jax", "orbax", "flax"} & set(sys.modules))
 """
 

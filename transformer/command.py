@@ -12,7 +12,7 @@ from absl import flags as absl_flags
 from transformer import checks, flags
 from transformer.flags import ExperimentFn
 
-VERBS = ("train", "evaluate", "generate", "report", "benchmark", "sweep")
+VERBS = ("train", "evaluate", "generate", "report", "benchmark", "export", "sweep")
 
 
 def common_flags(
@@ -53,14 +53,14 @@ def common_flags(
 class Command(NamedTuple):
     """A parsed command line.
 
-    experiment_flags, generate_flags, common: the values of the experiment's flags, of
-    those of the verb `generate`, and of the flags of every experiment.
+    experiment_flags, verb_flags, common: the values of the experiment's flags, of those
+    of the verb (`generate`, `export`), and of the flags of every experiment.
     explicit: the names of the experiment's flags that stand on the command line.
     """
 
     verb: str
     experiment_flags: dict[str, Any]
-    generate_flags: dict[str, Any]
+    verb_flags: dict[str, Any]
     common: dict[str, Any]
     workdir: Path
     explicit: tuple[str, ...]
@@ -69,23 +69,26 @@ class Command(NamedTuple):
 def parse(
     argv: list[str],
     make: ExperimentFn,
-    generate: Callable[..., Any] | None,
+    verbs: Mapping[str, Callable[..., Any] | None],
 ) -> Command:
     """The command in `argv`; flags recorded in the run folder are its defaults.
+
+    verbs: the functions whose keywords are the flags of a verb, by its name.
 
     Raises ValueError for an unknown verb or flag, a value out of range, and another
     value of a FIXED flag than the recorded one.
     """
     name = flags.name_of(make)
     if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv):
-        print(_help(make, generate))
+        print(_help(make, verbs))
         sys.exit(0)
     values = absl_flags.FlagValues()
     flags.define(values, common_flags)
     flags.define(values, make)
     verb, rest = _verb(argv)
-    if generate is not None and verb == "generate":
-        flags.define(values, generate)
+    of_verb = verbs.get(verb)
+    if of_verb is not None:
+        flags.define(values, of_verb)
     extra = flags.parse(values, [name, *rest])[1:]
     if extra:
         raise ValueError(f"expected flags --name=value, got {' '.join(extra)!r}")
@@ -96,11 +99,9 @@ def parse(
     defaults = recorded or inherited_flags(init_from, make)
     chosen = flags.arguments(values, make, defaults)
     check_recorded(make, chosen, recorded, workdir)
-    to_generate = {}
-    if generate is not None and verb == "generate":
-        to_generate = flags.arguments(values, generate, {})
+    verb_flags = {} if of_verb is None else flags.arguments(values, of_verb, {})
     explicit = tuple(n for n in flags.parameters(make) if values[n].present)
-    return Command(verb, chosen, to_generate, common, workdir, explicit)
+    return Command(verb, chosen, verb_flags, common, workdir, explicit)
 
 
 def _verb(argv: list[str]) -> tuple[str, list[str]]:
@@ -197,14 +198,15 @@ def make_experiment(
     return make(**arguments)
 
 
-def _help(make: ExperimentFn, generate: Callable[..., Any] | None) -> str:
+def _help(make: ExperimentFn, verbs: Mapping[str, Callable[..., Any] | None]) -> str:
     module = sys.modules[make.__module__].__doc__ or ""
     parts = [
         module.strip(),
         "Flags of the experiment (fixed: not to be changed in a run folder):",
     ]
     parts += [flags.help_text(make)]
-    if generate is not None:
-        parts += ["Flags of the verb generate:", flags.help_text(generate)]
+    for verb, function in verbs.items():
+        if function is not None:
+            parts += [f"Flags of the verb {verb}:", flags.help_text(function)]
     parts += ["Flags of every experiment:", flags.help_text(common_flags)]
     return "\n\n".join(parts)

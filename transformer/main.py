@@ -1,8 +1,8 @@
-"""The command line of any experiment: the flags of its signature, and six verbs.
+"""The command line of any experiment: the flags of its signature, and seven verbs.
 
 python -m experiments.NAME [VERB] [--flag=value ...]
 
-VERB: train (the default), evaluate, generate, report, benchmark or sweep.
+VERB: train (the default), evaluate, generate, report, benchmark, export or sweep.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ from transformer.command import Command
 from transformer.flags import ExperimentFn
 
 
-def main(make: ExperimentFn, *, generate: Callable[..., Any] | None = None) -> None:
+def main(
+    make: ExperimentFn,
+    *,
+    generate: Callable[..., Any] | None = None,
+    export: Callable[..., Any] | None = None,
+) -> None:
     """Carry out the command line for the experiment that `make` makes, and exit.
 
-    generate: the function whose keywords are the flags of the verb `generate`.
+    generate, export: functions whose keywords are the flags of the verbs of that name.
     Exit status: 0 done; 1 failed; 2 bad input, in one line; 143, 130 or 129 stopped by
     SIGTERM, SIGINT or SIGHUP with everything saved; 141 nobody reads the output.
     """
@@ -39,7 +44,8 @@ def main(make: ExperimentFn, *, generate: Callable[..., Any] | None = None) -> N
             from transformer import sweep
 
             sys.exit(sweep.execute(argv[1:], make))
-        parsed = command.parse(argv, make, generate)
+        verbs = {"generate": generate, "export": export}
+        parsed = command.parse(argv, make, verbs)
         launch.setup(parsed.common)
         status = _execute(parsed, make)
     except (ValueError, absl_flags.Error) as error:
@@ -128,7 +134,8 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
         print(_finished_line(parsed.workdir, steps))
         return 0
     starts = parsed.experiment_flags.get("init_from") is not None
-    if parsed.verb in ("evaluate", "generate") and not (begun or starts):
+    needs_run = parsed.verb in ("evaluate", "generate", "export")
+    if needs_run and not (begun or starts):
         raise ValueError(
             f"{parsed.workdir}: expected the folder of a run, got none; train first, "
             "or choose another --workdir"
@@ -146,7 +153,7 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
             else:
                 # Text and images are generated without the data of the run.
                 build = command.make_experiment
-                if parsed.verb == "generate":
+                if parsed.verb in ("generate", "export"):
                     build = other_data.make_without_data
                 experiment = build(make, parsed.experiment_flags, parsed.workdir)
                 _VERBS[parsed.verb](parsed, make, experiment, mesh)
@@ -241,7 +248,16 @@ def _generate(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -
         raise ValueError(f"experiment {experiment.name} has nothing to generate")
     params = _params(parsed, experiment, mesh)
     key = jax.random.key(experiment.seed)
-    experiment.generate(params, key, **parsed.generate_flags)
+    experiment.generate(params, key, **parsed.verb_flags)
+
+
+def _export(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
+    if experiment.export is None:
+        raise ValueError(
+            f"experiment {experiment.name} has no architecture of another library"
+        )
+    params = _params(parsed, experiment, mesh)
+    experiment.export(params, parsed.workdir, **parsed.verb_flags)
 
 
 def _report(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
@@ -259,6 +275,7 @@ def _benchmark(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) 
 
 _VERBS = {
     "train": _train,
+    "export": _export,
     "evaluate": _evaluate,
     "generate": _generate,
     "report": _report,

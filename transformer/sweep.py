@@ -54,7 +54,7 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
     root = root.expanduser()
     runs = expand([a for a in argv if a not in given], make)
     for folder, arguments in runs.items():
-        command.parse([*arguments, f"--workdir={root / folder}"], make, None)
+        command.parse([*arguments, f"--workdir={root / folder}"], make, {})
     module = flags.module_of(make)
     if not module:
         raise ValueError(

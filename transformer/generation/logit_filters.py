@@ -93,6 +93,18 @@ def min_p(ratio: float) -> Filter:
     return _identity if ratio == 0 else keep
 
 
+def among_first(count: int, choose: Choose) -> Choose:
+    """`choose` among the first `count` tokens: files of pretrained models have more
+    rows than their tokenizer has tokens."""
+
+    def choose_known(logits_BV: jax.Array, key: jax.Array) -> jax.Array:
+        if logits_BV.shape[-1] <= count:
+            return choose(logits_BV, key)
+        return choose(logits_BV.at[:, count:].set(-jnp.inf), key)
+
+    return choose_known
+
+
 def _identity(logits_BV: jax.Array) -> jax.Array:
     return logits_BV
 

@@ -162,11 +162,21 @@ def stream_text(
 
 
 def _stream(
-    model: TextModel, params: Any, ids: list[list[int]], key: jax.Array, **sampling: Any
+    model: TextModel,
+    params: Any,
+    ids: list[list[int]],
+    key: jax.Array,
+    *,
+    choose: Choose,
+    new_tokens: int,
 ) -> Iterator[list[str]]:
     push = [model.tokenizer.decode_stream() for _ in ids]
-    stop = model.tokenizer.stops
-    for burst in stream_tokens(model.fns, params, ids, key, stop=stop, **sampling):
+    sampling: Any = {
+        "choose": logit_filters.among_first(model.tokenizer.vocab_size, choose),
+        "new_tokens": new_tokens,
+        "stop": model.tokenizer.stops,
+    }
+    for burst in stream_tokens(model.fns, params, ids, key, **sampling):
         yield [
             "".join(push[row](token) for token in tokens)
             for row, tokens in enumerate(burst)

@@ -91,6 +91,7 @@ class Experiment(NamedTuple):
     report(params, key) -> file name to content (text, bytes, image array, figure, or
     numbers by name, which are printed at the end of the run).
     generate(params, key, *, ...): its keywords are the flags of the verb `generate`.
+    export(params, workdir, *, ...): as `generate`, for the verb `export`.
     extra_files: written to the run folder at the start. tokens_per_row: of the model.
     benchmarks: further lines of the verb `benchmark`, each a function of params.
     net, tokenizer, data: what the run was built from, for notebooks and derived
@@ -112,6 +113,7 @@ class Experiment(NamedTuple):
     evaluations: Mapping[str, Evaluation] = {}
     report: Callable[[Params, jax.Array], Mapping[str, Any]] = lambda params, key: {}
     generate: Callable[..., Any] | None = None
+    export: Callable[..., Any] | None = None
     extra_files: Mapping[str, bytes] = {}
     tokens_per_row: int = 1
     benchmarks: Mapping[str, Callable[[Params], Mapping[str, float]]] = {}
