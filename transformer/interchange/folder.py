@@ -88,7 +88,7 @@ def open_folder(folder: Path | str, **changes: Any) -> PretrainedFolder:
 
 def write_folder(
     folder: Path,
-    made: Architecture,
+    kind: Architecture,
     sizes: Any,
     params: Any,
     *,
@@ -99,12 +99,12 @@ def write_folder(
     """Write parameters of the architecture as a folder of Hugging Face, whole or not at
     all. dtypes: of each tensor by name, or of all. companions: other files, by name.
     ValueError where `folder` exists."""
-    bindings = table.bind(made.table(sizes), params)
+    bindings = table.bind(kind.table(sizes), params)
     if isinstance(dtypes, str):
         dtypes = dict.fromkeys((b.name for b in bindings), dtypes)
     planned = weights.plan(bindings, params, dtypes)
     first = dtypes[bindings[0].name]
-    config = {**made.write(sizes), "torch_dtype": _TORCH[first]}
+    config = {**kind.write(sizes), "torch_dtype": _TORCH[first]}
     with tensor_files.new_folder(folder) as partial:
         tensor_files.write_tensors(partial, planned, max_shard_bytes=max_shard_bytes)
         for name, content in companions.items():

@@ -91,9 +91,9 @@ def bind(table: Table, params: Any) -> list[Binding]:
     return bindings
 
 
-def _parts(leaves: Mapping[str, Any], found: Mapping[Part, int]) -> Iterator[Part]:
+def _parts(leaves: Mapping[str, Any], counts: Mapping[Part, int]) -> Iterator[Part]:
     """The parts of every leaf, cut along as many leading axes as the rules cut it."""
-    cuts = {part.path: len(part.index) for part in found}
+    cuts = {part.path: len(part.index) for part in counts}
     for path, leaf in leaves.items():
         lead = leaf.shape[: cuts.get(path, 0)]
         yield from (Part(path, index) for index in _indices(lead))

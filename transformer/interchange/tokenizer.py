@@ -51,8 +51,8 @@ def end_tokens(folder: Path, library: Any) -> tuple[int, ...]:
     for name in END_FILES:
         if (folder / name).is_file():
             found = tensor_files.read_json_file(folder / name).get("eos_token_id")
-            ends = found if isinstance(found, list) else [found]
-            if found is not None and all(type(one) is int for one in ends) and ends:
+            ends: Any = found if isinstance(found, list) else [found]
+            if ends and all(type(one) is int for one in ends):
                 return tuple(ends)
     name = "tokenizer_config.json"
     if (folder / name).is_file():
