@@ -160,9 +160,9 @@ def isolated_accuracy(experiment: Experiment, compute_dtype: str, params: Any) -
         masked_BL = (index_L[None] % SPACING == first_B1) & (segment_BL > 0)
         inputs_BL = jnp.where(masked_BL, net.vocab_size - 1, ids_BL)
         weights = precision.cast_weights(params, compute_dtype)
-        readout = bert.apply(net, weights, inputs_BL, segment_BL)
+        x_BLD, w_VD = bert.apply(net, weights, inputs_BL, segment_BL)
         weight_BL = masked_BL * batch["weight_B"][:, None]
-        return cross_entropy.fused_cross_entropy(*readout, ids_BL, weight_BL)
+        return cross_entropy.fused_cross_entropy(x_BLD, w_VD, ids_BL, weight_BL)
 
     measure = experiment.evaluations["validation"]._replace(loss=loss)
     total = evaluation.total_loss(measure, params, axes.make_mesh())
