@@ -1,6 +1,6 @@
 """A language model of another library: generate, evaluate, and train it further.
 
-    python -m experiments.pretrained generate --init_from=FOLDER --prompt="It is a truth"
+    python -m experiments.pretrained generate --init_from=FOLDER --prompt="It is"
     python -m experiments.pretrained evaluate --init_from=FOLDER --text=austen
     python -m experiments.pretrained --init_from=FOLDER --text=my_novel.txt
     python -m experiments.pretrained export --folder=OTHER_FOLDER

@@ -127,8 +127,8 @@ def decoder_bytes(content: Mapping[str, Any], where: str) -> Callable[[str], byt
     if kinds and kinds <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}:
         return _sentence_piece
     raise ValueError(
-        f"{where}: expected a decoder of bytes (ByteLevel) or SentencePiece (Metaspace, "
-        f"ByteFallback), got {', '.join(sorted(kinds)) or 'none'}"
+        f"{where}: expected a decoder of bytes (ByteLevel) or of SentencePiece "
+        f"(Metaspace, ByteFallback), got {', '.join(sorted(kinds)) or 'none'}"
     )
 
 
