@@ -54,6 +54,8 @@ ALPHABET = {
     "S": Dimension("positions in space", "–"),
     "I": Dimension("alternatives for one row (ensemble members, beam hypotheses)", "–"),
     "N": Dimension("layers (leading, scanned)", "–"),
+    "A": Dimension("kinds of tokens (BERT's token types)", "–"),
+    "O": Dimension("output features of a map, beside D", "–"),
 }
 
 _SUFFIX = re.compile(rf"(?:^|_)([{''.join(ALPHABET)}]+)$")

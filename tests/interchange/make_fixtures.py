@@ -148,6 +148,98 @@ def write_decoder(name: str) -> None:
     np.savez_compressed(folder / "reference.npz", logits_BLV=logits, **numbers)
 
 
+# Encoders. Two rows of text, the second one padded; two images of 12 x 12 pixels.
+ENCODER = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+TEXT = {**ENCODER, "vocab_size": VOCAB, "max_position_embeddings": 32}
+IMAGE = {**ENCODER, "image_size": 12, "patch_size": 4}
+DINO = {k: v for k, v in IMAGE.items() if k != "intermediate_size"}
+DISTILBERT = {
+    **{"vocab_size": VOCAB, "max_position_embeddings": 32, "dim": 24},
+    **{"hidden_dim": 40, "n_layers": 2, "n_heads": 4},
+}
+MODERNBERT = {
+    **TEXT,
+    **{"num_hidden_layers": 3, "local_attention": 6},
+    **{"bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2},
+    "pad_token_id": 0,
+}
+TOWERS = {
+    "text_config": {
+        **{**TEXT, "hidden_size": 20, "intermediate_size": 28},
+        **{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+        "projection_size": 24,
+    },
+    "vision_config": {**IMAGE, "intermediate_size": 32},
+}
+
+ENCODERS = {
+    "bert": lambda t: t.BertModel(t.BertConfig(**TEXT)),
+    "bert_mlm": lambda t: t.BertForMaskedLM(t.BertConfig(**TEXT)),
+    "roberta": lambda t: t.RobertaModel(t.RobertaConfig(**TEXT)),
+    "roberta_mlm": lambda t: t.RobertaForMaskedLM(t.RobertaConfig(**TEXT)),
+    "distilbert": lambda t: t.DistilBertForMaskedLM(t.DistilBertConfig(**DISTILBERT)),
+    "modernbert": lambda t: t.ModernBertModel(t.ModernBertConfig(**MODERNBERT)),
+    "modernbert_mlm": lambda t: t.ModernBertForMaskedLM(
+        t.ModernBertConfig(**MODERNBERT)
+    ),
+    "vit": lambda t: t.ViTModel(t.ViTConfig(**IMAGE)),
+    "vit_classifier": lambda t: t.ViTForImageClassification(
+        t.ViTConfig(**IMAGE, num_labels=5)
+    ),
+    "dinov2": lambda t: t.Dinov2Model(t.Dinov2Config(**DINO, mlp_ratio=2)),
+    "clip": lambda t: t.CLIPModel(t.CLIPConfig(**TOWERS, projection_dim=20)),
+    "siglip": lambda t: t.SiglipModel(t.SiglipConfig(**TOWERS)),
+}
+
+
+def encoder_inputs(name: str) -> dict[str, torch.Tensor]:
+    """The inputs of transformers, by its names."""
+    generator = np.random.default_rng(3)
+    ids = generator.integers(3, VOCAB, (2, LENGTH))
+    mask = np.ones_like(ids)
+    if name != "siglip":
+        mask[1, -5:] = 0
+    # The last real token of CLIP is the one with the largest id.
+    last = mask.sum(1) - 1
+    ids[[0, 1], last] = VOCAB - 1
+    ids[mask == 0] = 1 if name.startswith("roberta") else 0
+    kinds = (np.arange(LENGTH) > LENGTH // 3) * mask
+    pixels = generator.standard_normal((2, 3, 12, 12)).astype(np.float32)
+    text = {"input_ids": ids, "attention_mask": mask}
+    if name.startswith("bert"):
+        text["token_type_ids"] = kinds
+    image = {"pixel_values": pixels}
+    if name == "dinov2":
+        image["bool_masked_pos"] = generator.random((2, 9)) < 0.4
+    towers = name in ("clip", "siglip")
+    inputs = image if name.startswith(("vit", "dinov2")) else text
+    inputs = {**text, **image} if towers else inputs
+    return {key: torch.tensor(value) for key, value in inputs.items()}
+
+
+def write_encoder(name: str) -> None:
+    """A folder with the model, and its inputs and outputs by transformers' names."""
+    torch.manual_seed(0)
+    model, folder = add_noise(ENCODERS[name](transformers)), FOLDER / name
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    inputs = encoder_inputs(name)
+    with torch.no_grad():
+        outputs = model(**inputs)
+    names = (
+        *("last_hidden_state", "pooler_output", "logits"),
+        *("image_embeds", "text_embeds", "logits_per_image"),
+    )
+    values = {key: outputs[key] for key in names if outputs.get(key) is not None}
+    numbers = {key: value.numpy() for key, value in {**inputs, **values}.items()}
+    np.savez_compressed(folder / "reference.npz", **numbers)
+
+
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or DECODERS:
-        write_decoder(chosen)
+    for chosen in sys.argv[1:] or (*DECODERS, *ENCODERS):
+        write_encoder(chosen) if chosen in ENCODERS else write_decoder(chosen)

@@ -23,6 +23,16 @@ MODULES = {
     "phi3": "llama",
     "qwen2": "llama",
     "qwen3": "llama",
+    # Encoders.
+    "bert": "bert",
+    "clip": "clip",
+    "dinov2": "vit",
+    "distilbert": "distilbert",
+    "modernbert": "modernbert",
+    "roberta": "bert",
+    "siglip": "clip",
+    "vit": "vit",
+    "xlm-roberta": "bert",
 }
 
 

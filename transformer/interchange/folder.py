@@ -81,7 +81,8 @@ def open_folder(folder: Path | str, **changes: Any) -> PretrainedFolder:
     sizes = sizes._replace(**changes)
     net, rules = made.net(sizes), made.table(sizes)
     abstract = jax.eval_shape(lambda: made.init(net, jax.random.key(0)))
-    bindings, tensors = table.bind(rules, abstract), tensor_files.open_tensors(folder)
+    bindings = table.bind(rules, abstract)
+    tensors = weights.rename(tensor_files.open_tensors(folder), rules)
     weights.check(bindings, rules, tensors)
     return PretrainedFolder(folder, made, sizes, net, tensors, bindings, abstract)
 

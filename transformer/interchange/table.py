@@ -40,12 +40,14 @@ class Table(NamedTuple):
     """rules: each tensor once. sizes: of letters that no parameter's shape gives.
     ignored: regular expressions of tensors that mean nothing here, each with the
     reason. tied: tensors that a file may hold again under another name; equal ones are
-    accepted."""
+    accepted. aliases: names of other dialects, regular expressions and what replaces
+    them; files are written without them."""
 
     rules: tuple[Rule, ...]
     sizes: Mapping[str, int] = {}
     ignored: Mapping[str, str] = {}
     tied: Mapping[str, str] = {}
+    aliases: Mapping[str, str] = {}
 
 
 class Part(NamedTuple):

@@ -23,6 +23,20 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 SHOWN = 3
 
 
+def rename(tensors: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
+    """Tensors by the names of the table, where a file has those of another dialect.
+    ValueError where two would have one name."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        ours = name
+        for pattern, replacement in table.aliases.items():
+            ours = re.sub(pattern, replacement, ours)
+        if ours in renamed:
+            raise ValueError(f"tensors: expected {ours} once, got {name} beside it")
+        renamed[ours] = tensor
+    return renamed
+
+
 def check(bindings: list[Binding], table: Table, tensors: Mapping[str, Tensor]) -> None:
     """ValueError, in one line, unless the file has each tensor of the table, in its
     shape and as floats, and no other but those that the table ignores and copies that

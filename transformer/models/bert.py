@@ -11,8 +11,10 @@ import jax.numpy as jnp
 
 from transformer.models import defaults, encoder
 from transformer.models.decoder import Readout
-from transformer.network import masks
+from transformer.network import biases, masks, norms
 from transformer.network.block import Make
+from transformer.network.mlp import Activation, exact_gelu
+from transformer.network.precision import linear
 
 
 class MaskedLM(nn.Module):
@@ -36,6 +38,61 @@ class MaskedLM(nn.Module):
     ) -> jax.Array:
         """The mean of each row's features, (B, D)."""
         return encoder.mean_pooling(self.encoder(ids_BL, tokens), tokens)
+
+
+class FeatureTransform(nn.Module):
+    """A dense layer, an activation and a norm of each token's features, before an
+    unembedding: (B, L, D) to (B, L, D) (BERT's masked-LM head)."""
+
+    width: int
+    activation: Activation = exact_gelu
+    make_norm: Make = norms.LayerNorm
+    make_bias: biases.MakeBias = biases.zero_init_bias
+
+    def setup(self) -> None:
+        init = nn.initializers.normal(0.02)
+        self.w_DO = self.param("w_DO", init, (self.width, self.width))
+        self.b_O = self.make_bias(self, "b_O", (self.width,))
+        self.norm = self.make_norm()
+
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        h_BLO = linear("BLD,DO->BLO", x_BLD, self.w_DO) + self.b_O
+        return self.norm(self.activation(h_BLO))
+
+
+class TiedMaskedLM(nn.Module):
+    """A `MaskedLM` whose unembedding is the encoder's own embedding table, with a bias,
+    after a transform of the features (BERT, RoBERTa).
+
+    The pair that it returns has one feature more: it is 1, and its column of the
+    unembedding is the bias. So every loss and decoder of pairs works.
+
+    make_encoder: an `encoder.Encoder` whose embedding is a `PositionedEmbedding` of an
+    `AdditiveEmbedding`.
+    """
+
+    vocab_size: int
+    make_encoder: Make
+    make_transform: Make
+
+    def setup(self) -> None:
+        self.encoder: Any = self.make_encoder()
+        self.transform = self.make_transform()
+        zeros = nn.initializers.zeros
+        self.b_V = self.param("b_V", zeros, (self.vocab_size,))
+
+    def __call__(self, inputs: Any, tokens: masks.TokenPositions) -> Readout:
+        x_BLD = self.transform(self.encoder(inputs, tokens))
+        table_VD = self.encoder.embed.content.embedding_VD
+        one_BLD, bias_VD = jnp.ones_like(x_BLD[..., :1]), self.b_V[:, None]
+        return (
+            jnp.concatenate([x_BLD, one_BLD], axis=-1),
+            jnp.concatenate([table_VD, bias_VD.astype(table_VD.dtype)], axis=-1),
+        )
+
+    def features(self, inputs: Any, tokens: masks.TokenPositions) -> jax.Array:
+        """The features (B, L, D) of the encoder."""
+        return self.encoder(inputs, tokens)
 
 
 def bert(

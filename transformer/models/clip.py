@@ -3,6 +3,7 @@ al. 2021, arXiv 2103.00020, section 2.3)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -12,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from transformer.models import defaults, encoder, vit
-from transformer.network import masks
+from transformer.network import biases, masks
 from transformer.network.block import Make
 from transformer.network.masks import TokenPositions
-from transformer.network.precision import linear
+from transformer.network.precision import einsum_f32, linear
 
 
 class ProjectedEncoder(nn.Module):
@@ -64,6 +65,54 @@ class DualEncoder(nn.Module):
     def encode_text(self, ids_BL: jax.Array, tokens: TokenPositions) -> jax.Array:
         """Embeddings (B, Z) of texts."""
         return self.text_encoder(ids_BL, tokens)
+
+
+class ScoredDualEncoder(nn.Module):
+    """Encoders of images and of texts whose embeddings have length 1, and the score of
+    a pair: their cosine times a learned factor, plus a bias (CLIP; SigLIP, Zhai et al.
+    2023, arXiv 2303.15343, which has the bias). The encoders give (B, Z) of any length.
+    """
+
+    make_image_encoder: Make
+    make_text_encoder: Make
+    make_bias: biases.MakeBias = biases.no_bias
+
+    def setup(self) -> None:
+        self.image_encoder = self.make_image_encoder()
+        self.text_encoder = self.make_text_encoder()
+        init = nn.initializers.constant(math.log(1 / 0.07))
+        self.lambda_log_scale = self.param("lambda_log_scale", init, ())
+        self.bias = self.make_bias(self, "bias_score", ())
+
+    def __call__(
+        self,
+        raw_BLP: jax.Array,
+        patches: TokenPositions,
+        ids_BL: jax.Array,
+        tokens: TokenPositions,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Embeddings (B, Z) of images and of texts, as of a `DualEncoder`."""
+        return self.encode_image(raw_BLP, patches), self.encode_text(ids_BL, tokens)
+
+    def encode_image(self, raw_BLP: jax.Array, patches: TokenPositions) -> jax.Array:
+        """Embeddings (B, Z) of images."""
+        return unit_length(self.image_encoder(raw_BLP, patches))
+
+    def encode_text(self, ids_BL: jax.Array, tokens: TokenPositions) -> jax.Array:
+        """Embeddings (B, Z) of texts."""
+        return unit_length(self.text_encoder(ids_BL, tokens))
+
+    def scores(self, image_BZ: jax.Array, text_CZ: jax.Array) -> jax.Array:
+        """The scores (B, C) of images with texts, float32."""
+        cosine_BC = einsum_f32("BZ,CZ->BC", image_BZ, text_CZ)
+        return cosine_BC * jnp.exp(self.lambda_log_scale) + self.bias
+
+
+def unit_length(x_BZ: jax.Array) -> jax.Array:
+    """x / |x|, float32."""
+    wide_BZ = x_BZ.astype(jnp.float32)
+    square_B = jnp.sum(jnp.square(wide_BZ), -1)
+    return wide_BZ * jax.lax.rsqrt(jnp.maximum(square_B, 1e-30))[:, None]
 
 
 def clip(

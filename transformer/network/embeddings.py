@@ -3,9 +3,14 @@
 Every embedding is a module called as (inputs, tokens) -> x_BLD with the tokens'
 positions. Inputs are token ids (B, L), or raw patches (B, L, P): pixels of an image, a
 space-time block of a video, fields on a part of the sphere.
+
+They compose: (tables | patches) -> `MaskToken` -> `ClassToken` -> positions and a norm
+of all tokens, the class token included (`PositionedEmbedding`).
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -47,12 +52,13 @@ class PatchEmbedding(nn.Module):
     make_position: Make = positions.NoPositions
     make_norm: Make = norms.Identity
     weight_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    make_bias: biases.MakeBias = biases.zero_init_bias
 
     @nn.compact
     def __call__(self, raw_BLP: jax.Array, tokens: TokenPositions) -> jax.Array:
         shape = self.features, self.width
         w_in_PD = self.param("w_in_PD", self.weight_init, shape)
-        b_in_D = biases.zero_init_bias(self, "b_in_D", (self.width,))
+        b_in_D = self.make_bias(self, "b_in_D", (self.width,))
         narrow_BLP = raw_BLP.astype(w_in_PD.dtype)
         x_BLD = linear("BLP,PD->BLD", narrow_BLP, w_in_PD) + b_in_D
         x_BLD = self.make_position()(x_BLD, tokens.position_BL)
@@ -74,3 +80,90 @@ class ClassToken(nn.Module):
         shape = x_BLD.shape[0], 1, self.width
         class_BLD = jnp.broadcast_to(class_D[None, None], shape)
         return jnp.concatenate([class_BLD, x_BLD], axis=1)
+
+
+class TypedTokens(NamedTuple):
+    """Token ids (B, L) and the kind of each (B, L) below `kinds`, as inputs of an
+    `AdditiveEmbedding`."""
+
+    ids_BL: jax.Array
+    kind_BL: jax.Array
+
+
+class AdditiveEmbedding(nn.Module):
+    """The sum of a row for each token's id and one for its kind: BERT's word and token
+    type embeddings. Inputs are `TypedTokens`, or ids alone, all of kind 0. kinds: 0 for
+    no table of kinds."""
+
+    vocab_size: int
+    kinds: int
+    width: int
+    weight_init: nn.initializers.Initializer = SMALL
+
+    def setup(self) -> None:
+        shape = self.vocab_size, self.width
+        self.embedding_VD = self.param("embedding_VD", self.weight_init, shape)
+        if self.kinds:
+            shape = self.kinds, self.width
+            self.kind_AD = self.param("kind_AD", self.weight_init, shape)
+
+    def __call__(
+        self, inputs: jax.Array | TypedTokens, tokens: TokenPositions
+    ) -> jax.Array:
+        if not isinstance(inputs, TypedTokens):
+            inputs = TypedTokens(inputs, jnp.zeros_like(inputs))
+        x_BLD = replicate(self.embedding_VD)[inputs.ids_BL]
+        if self.kinds:
+            x_BLD = x_BLD + replicate(self.kind_AD)[inputs.kind_BL]
+        return constrain(x_BLD, "BLD")
+
+
+class MaskedInputs(NamedTuple):
+    """Inputs of an embedding, and which of its tokens (B, L) the mask token replaces,
+    for a `MaskToken`."""
+
+    inputs: jax.Array
+    masked_BL: jax.Array
+
+
+class MaskToken(nn.Module):
+    """A learned token in place of another embedding's where `MaskedInputs` say so
+    (masked image modeling, Bao et al. 2021, arXiv 2106.08254; DINOv2). Other inputs
+    pass unchanged."""
+
+    width: int
+    make_embed: Make
+
+    @nn.compact
+    def __call__(
+        self, inputs: jax.Array | MaskedInputs, tokens: TokenPositions
+    ) -> jax.Array:
+        mask_D = self.param("mask_D", nn.initializers.zeros, (self.width,))
+        if not isinstance(inputs, MaskedInputs):
+            return self.make_embed()(inputs, tokens)
+        x_BLD = self.make_embed()(inputs.inputs, tokens)
+        masked_BLD = inputs.masked_BL[..., None]
+        return jnp.where(masked_BLD, mask_D[None, None].astype(x_BLD.dtype), x_BLD)
+
+
+class PositionedEmbedding(nn.Module):
+    """Another embedding, then positions and a norm of all of its tokens. A class token
+    in it has a position of its own: position 0 (BERT, ViT, CLIP)."""
+
+    make_content: Make
+    make_position: Make = positions.NoPositions
+    make_norm: Make = norms.Identity
+
+    def setup(self) -> None:
+        self.content = self.make_content()
+        self.position = self.make_position()
+        self.norm = self.make_norm()
+
+    def __call__(
+        self,
+        inputs: jax.Array | TypedTokens | MaskedInputs,
+        tokens: TokenPositions,
+    ) -> jax.Array:
+        x_BLD = self.content(inputs, tokens)
+        x_BLD = self.position(x_BLD, tokens.position_BL)
+        return constrain(self.norm(x_BLD), "BLD")

@@ -47,6 +47,17 @@ class LayerNorm(nn.Module):
         return self.implementation(x_BLD, gain_D, bias_D, epsilon=self.epsilon)
 
 
+class UnbiasedLayerNorm(nn.Module):
+    """`layer_norm` with a learned gain and no bias (ModernBERT)."""
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        gain_D = self.param("gain_D", nn.initializers.ones, x_BLD.shape[-1:])
+        return layer_norm(x_BLD, gain_D, jnp.zeros_like(gain_D), epsilon=self.epsilon)
+
+
 class RMSNorm(nn.Module):
     """`rms_norm` with a learned gain. implementation: of that formula. offset: added to
     the parameter, which is 1 - offset at first: with 1, Gemma's."""

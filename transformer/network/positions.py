@@ -25,6 +25,7 @@ def check_length(position: nn.Module, length: int) -> None:
     """ValueError where rows, or a cache, of `length` tokens have more positions than
     the module `position` has vectors: the last ones would share one."""
     limit = getattr(position, "length", None)
+    limit = None if limit is None else limit - getattr(position, "offset", 0)
     if limit is not None and length > limit:
         raise ValueError(
             f"learned positions: expected rows of at most {limit} tokens, got {length}"
@@ -42,11 +43,13 @@ class NoPositions(nn.Module):
 class Learned(nn.Module):
     """One learned vector per position, `length` of them (GPT-2, BERT, ViT).
 
-    Raises ValueError for longer rows; `check_length` does for caches.
+    offset: the vector of position 0, where others stand before it (RoBERTa). Raises
+    ValueError for longer rows; `check_length` does for caches.
     """
 
     length: int
     stddev: float = 0.02
+    offset: int = 0
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, position_BL: jax.Array) -> jax.Array:
@@ -54,7 +57,8 @@ class Learned(nn.Module):
         shape = (self.length, x_BLD.shape[-1])
         init = nn.initializers.normal(self.stddev)
         position_LD = self.param("position_LD", init, shape)
-        return x_BLD + position_LD[position_BL].astype(x_BLD.dtype)
+        vector_BLD = position_LD[position_BL + self.offset]
+        return x_BLD + vector_BLD.astype(x_BLD.dtype)
 
 
 class SinusoidalPositions(nn.Module):

@@ -1,0 +1,260 @@
+"""What the encoders of this package have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from transformer.interchange.architectures import decoders
+from transformer.interchange.config import Reader
+from transformer.interchange.table import Rule
+from transformer.models import defaults
+from transformer.network import (
+    attention,
+    biases,
+    embeddings,
+    masks,
+    mlp,
+    norms,
+    positions,
+    stack,
+)
+from transformer.network.block import Block, Make, ResidualOrder, pre_norm
+
+ACTIVATIONS = {**decoders.ACTIVATIONS, "quick_gelu": mlp.quick_gelu}
+# Letters of tables: axes of one entry.
+ONE = {"o": 1, "p": 1}
+
+
+class BlockSizes(NamedTuple):
+    """What a configuration says of the blocks."""
+
+    width: int
+    hidden_features: int
+    depth: int
+    heads: int
+    epsilon: float
+    activation: str
+
+
+class ImageSizes(NamedTuple):
+    """Square images of `side` pixels in square patches of `patch` pixels."""
+
+    side: int
+    patch: int
+    channels: int
+
+    @property
+    def patches(self) -> int:
+        """The number of patches of an image."""
+        return (self.side // self.patch) ** 2
+
+    @property
+    def features(self) -> int:
+        """The features of a raw patch."""
+        return self.patch**2 * self.channels
+
+    def letters(self) -> dict[str, int]:
+        """The sizes of the letters in `patch_rules`."""
+        return {"c": self.channels, "y": self.patch, "x": self.patch, **ONE}
+
+
+def read_blocks(
+    config: Reader,
+    *,
+    epsilon: float,
+    activation: str = "gelu",
+    hidden_features: int | None = None,
+) -> BlockSizes:
+    """The blocks of a configuration; epsilon, activation: where it has none.
+    hidden_features: of the MLP, `intermediate_size` if None."""
+    width, heads = config.whole("hidden_size"), config.whole("num_attention_heads")
+    if width % heads:
+        raise config.error("num_attention_heads", f"a divisor of {width}")
+    config.choice("hidden_act", ACTIVATIONS, activation)
+    if hidden_features is None:
+        hidden_features = config.whole("intermediate_size")
+    return BlockSizes(
+        width=width,
+        hidden_features=hidden_features,
+        depth=config.whole("num_hidden_layers"),
+        heads=heads,
+        epsilon=config.number("layer_norm_eps", epsilon),
+        activation=config.get("hidden_act", activation),
+    )
+
+
+def write_blocks(blocks: BlockSizes) -> dict[str, Any]:
+    """The keys that `read_blocks` reads."""
+    return {
+        "hidden_size": blocks.width,
+        "intermediate_size": blocks.hidden_features,
+        "num_hidden_layers": blocks.depth,
+        "num_attention_heads": blocks.heads,
+        "layer_norm_eps": blocks.epsilon,
+        "hidden_act": blocks.activation,
+    }
+
+
+def read_image(config: Reader) -> ImageSizes:
+    """The images of a configuration. ValueError unless patches fill them."""
+    side, patch = config.whole("image_size"), config.whole("patch_size")
+    if side % patch:
+        raise config.error("image_size", f"a multiple of patch_size = {patch}")
+    return ImageSizes(side, patch, config.whole("num_channels", 3))
+
+
+def write_image(image: ImageSizes) -> dict[str, Any]:
+    """The keys that `read_image` reads."""
+    return {
+        "image_size": image.side,
+        "patch_size": image.patch,
+        "num_channels": image.channels,
+    }
+
+
+def read_class(config: Reader, classes: Mapping[str, Any], default: str) -> Any:
+    """What `classes` has for the class that `architectures` names."""
+    named = config.get("architectures", [default])
+    known = isinstance(named, list) and len(named) == 1 and named[0] in classes
+    if not known:
+        raise config.error("architectures", f"one of {', '.join(classes)}")
+    return classes[named[0]]
+
+
+def block_norm(blocks: BlockSizes) -> Make:
+    """The LayerNorm of the blocks."""
+    return partial(norms.LayerNorm, epsilon=blocks.epsilon)
+
+
+def make_attention(blocks: BlockSizes, mask: masks.Mask) -> Make:
+    """Attention of the blocks, with biases."""
+    return partial(
+        attention.Attention,
+        width=blocks.width,
+        heads=blocks.heads,
+        kv_heads=blocks.heads,
+        head_features=blocks.width // blocks.heads,
+        mask=mask,
+        make_mixer=defaults.ROW_BLOCKED,
+        make_bias=biases.zero_init_bias,
+    )
+
+
+def make_mlp(blocks: BlockSizes) -> Make:
+    """The MLP of the blocks, with biases."""
+    return partial(
+        mlp.MLP,
+        width=blocks.width,
+        hidden_features=blocks.hidden_features,
+        activation=ACTIVATIONS[blocks.activation],
+        make_bias=biases.zero_init_bias,
+    )
+
+
+def make_stack(
+    blocks: BlockSizes,
+    *,
+    mask: masks.Mask,
+    scanned: bool,
+    residual: ResidualOrder = pre_norm,
+    make_norm: Make | None = None,
+) -> Make:
+    """A stack of equal blocks. make_norm: `block_norm` if None."""
+    slots: dict[str, Any] = {
+        "make_attention": make_attention(blocks, mask),
+        "make_mlp": make_mlp(blocks),
+        "make_norm": make_norm or block_norm(blocks),
+        "residual": residual,
+    }
+    return partial(
+        stack.ScannedStack if scanned else stack.UnrolledStack,
+        depth=blocks.depth,
+        make_block=lambda block, layer: block(**slots),
+        block=Block,
+    )
+
+
+def make_patches(
+    image: ImageSizes, width: int, make_bias: biases.MakeBias = biases.zero_init_bias
+) -> Make:
+    """The embedding of raw patches."""
+    return partial(
+        embeddings.PatchEmbedding,
+        features=image.features,
+        width=width,
+        make_bias=make_bias,
+    )
+
+
+def learned_positions(length: int) -> Make:
+    """Learned positions, for rows of `length` tokens."""
+    return partial(positions.Learned, length=length)
+
+
+def innermost(encoder: Any) -> Any:
+    """The embedding inside all others of an unbound encoder."""
+    inner = encoder.make_embed()
+    while hasattr(inner, "make_content") or hasattr(inner, "make_embed"):
+        make = getattr(inner, "make_content", None) or inner.make_embed
+        inner = make()
+    return inner
+
+
+def empty_patches(encoder: Any) -> Any:
+    """One raw patch for an encoder's embedding, to initialize it with."""
+    return jnp.zeros((1, 1, innermost(encoder).features))
+
+
+def init_text(net: nn.Module, key: Any) -> Any:
+    """The parameters of a net of (ids, tokens)."""
+    ids_BL = jnp.zeros((1, 1), jnp.int32)
+    return net.init(key, ids_BL, masks.single_document(1))["params"]
+
+
+def affine(theirs: str, ours: str) -> list[Rule]:
+    """Rules of a LayerNorm's weight and bias."""
+    return decoders.affine(theirs, ours)
+
+
+def dense(
+    theirs: str, weight: str, layout: str, *, bias: str, bias_layout: str
+) -> list[Rule]:
+    """Rules of a map's weight and bias."""
+    return [
+        Rule(f"{theirs}.weight", weight, layout),
+        Rule(f"{theirs}.bias", bias, bias_layout),
+    ]
+
+
+def attention_rules(query: str, key: str, value: str, out: str, *, ours: str) -> Any:
+    """Rules of the four maps of attention at `ours`."""
+    return [
+        Rule(f"{query}.weight", f"{ours}/w_q_DHK", "(H K) D"),
+        Rule(f"{query}.bias", f"{ours}/b_q_HK", "(H K)"),
+        Rule(f"{key}.weight", f"{ours}/w_k_DGK", "(G K) D"),
+        Rule(f"{key}.bias", f"{ours}/b_k_GK", "(G K)"),
+        Rule(f"{value}.weight", f"{ours}/w_v_DGK", "(G K) D"),
+        Rule(f"{value}.bias", f"{ours}/b_v_GK", "(G K)"),
+        Rule(f"{out}.weight", f"{ours}/w_o_HKD", "D (H K)"),
+        Rule(f"{out}.bias", f"{ours}/b_o_D", "D"),
+    ]
+
+
+def mlp_rules(first: str, second: str, *, ours: str) -> list[Rule]:
+    """Rules of the two maps of an MLP at `ours`."""
+    return [
+        Rule(f"{first}.weight", f"{ours}/w_in_DF", "F D"),
+        Rule(f"{first}.bias", f"{ours}/b_in_F", "F"),
+        Rule(f"{second}.weight", f"{ours}/w_out_FD", "D F"),
+        Rule(f"{second}.bias", f"{ours}/b_out_D", "D"),
+    ]
+
+
+def patch_rule(theirs: str, ours: str) -> Rule:
+    """The rule of the map of patches, a convolution there."""
+    return Rule(theirs, f"{ours}/w_in_PD", "D c y x", axes="(y x c) D")

@@ -1,0 +1,263 @@
+"""ViT (Dosovitskiy et al. 2020, arXiv 2010.11929), as an encoder with a pooler or a
+classifier, and DINOv2 (Oquab et al. 2023, arXiv 2304.07193), as an encoder.
+
+Images have the size of the configuration: positions are not interpolated.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from transformer.interchange.architecture import Architecture
+from transformer.interchange.architectures import encoders
+from transformer.interchange.config import Reader
+from transformer.interchange.table import Rule, Table
+from transformer.models import encoder, pooling
+from transformer.network import embeddings, masks, norms
+from transformer.network.block import Make, pre_norm, sandwich_norm
+
+# Classes of transformers, and what stands behind the encoder.
+CLASSES = {
+    "vit": {"ViTModel": "pooler", "ViTForImageClassification": "classifier"},
+    "dinov2": {"Dinov2Model": "nothing"},
+}
+POOLERS = {"tanh": jnp.tanh, "gelu": encoders.ACTIVATIONS["gelu"], "relu": jax.nn.relu}
+
+
+class Sizes(NamedTuple):
+    """What a configuration says of the net. head: what stands behind the encoder, one
+    of `CLASSES`; an encoder without its pooler is "nothing". labels: of the classes.
+    pooler: activation and features of the pooler. mask_token: whether DINOv2 has one.
+    """
+
+    model_type: str
+    blocks: encoders.BlockSizes
+    image: encoders.ImageSizes
+    head: str
+    labels: tuple[str, ...] = ()
+    pooler: tuple[str, int] = ("tanh", 0)
+    mask_token: bool = False
+    scanned: bool = False
+
+
+def read(config: Reader) -> Sizes:
+    """The sizes of a configuration; refuses what the net does not express."""
+    kind = config.get("model_type")
+    config.only("qkv_bias", True)
+    default = next(iter(CLASSES[kind]))
+    head = encoders.read_class(config, CLASSES[kind], default)
+    if kind == "dinov2":
+        return _read_dinov2(config, head)
+    config.get("encoder_stride", 16)
+    blocks = encoders.read_blocks(config, epsilon=1e-12)
+    config.choice("pooler_act", POOLERS, "tanh")
+    pooler = config.get("pooler_act", "tanh"), config.whole(
+        "pooler_output_size", blocks.width
+    )
+    return Sizes(
+        model_type=kind,
+        blocks=blocks,
+        image=encoders.read_image(config),
+        head=head,
+        labels=_read_labels(config) if head == "classifier" else (),
+        pooler=pooler if head == "pooler" else Sizes._field_defaults["pooler"],
+    )
+
+
+def _read_dinov2(config: Reader, head: str) -> Sizes:
+    config.only("use_swiglu_ffn", False)
+    config.only("apply_layernorm", True)
+    # Of training (drop path, the first value of layer scales) and of a backbone.
+    for key in (
+        *("drop_path_rate", "layerscale_value", "reshape_hidden_states"),
+        *("out_features", "out_indices", "stage_names"),
+    ):
+        config.get(key, 0)
+    ratio = config.number("mlp_ratio", 4)
+    hidden = int(ratio * config.whole("hidden_size"))
+    return Sizes(
+        model_type="dinov2",
+        blocks=encoders.read_blocks(config, epsilon=1e-6, hidden_features=hidden),
+        image=encoders.read_image(config),
+        head=head,
+        mask_token=config.flag("use_mask_token", True),
+    )
+
+
+def _read_labels(config: Reader) -> tuple[str, ...]:
+    """The names of the classes, by their numbers."""
+    names = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
+    numbers = [str(i) for i in range(len(names))]
+    if not isinstance(names, dict) or sorted(names) != sorted(numbers) or not names:
+        raise config.error("id2label", "an object of 0, 1, ... and names")
+    return tuple(str(names[number]) for number in numbers)
+
+
+def name(sizes: Sizes) -> str:
+    """The class of transformers."""
+    classes = {head: name for name, head in CLASSES[sizes.model_type].items()}
+    return classes.get(sizes.head, "ViTModel")
+
+
+def write(sizes: Sizes) -> dict[str, Any]:
+    """config.json of these sizes."""
+    config = {
+        "architectures": [name(sizes)],
+        "model_type": sizes.model_type,
+        **encoders.write_blocks(sizes.blocks),
+        **encoders.write_image(sizes.image),
+        "qkv_bias": True,
+    }
+    if sizes.model_type == "dinov2":
+        hidden = config.pop("intermediate_size")
+        config["mlp_ratio"] = _ratio(hidden, sizes.blocks.width)
+        config["use_mask_token"] = sizes.mask_token
+    if sizes.head == "classifier":
+        config["id2label"] = {str(i): label for i, label in enumerate(sizes.labels)}
+        config["label2id"] = {label: i for i, label in enumerate(sizes.labels)}
+    if sizes.head == "pooler":
+        config["pooler_act"], config["pooler_output_size"] = sizes.pooler
+    return config
+
+
+def _ratio(hidden: int, width: int) -> int | float:
+    return hidden // width if hidden % width == 0 else hidden / width
+
+
+def make_encoder(sizes: Sizes) -> Make:
+    """The encoder: patches, a class token, learned positions of both, blocks, a norm;
+    DINOv2 has a mask token and LayerScale too."""
+    blocks, dino = sizes.blocks, sizes.model_type == "dinov2"
+    content: Make = encoders.make_patches(sizes.image, blocks.width)
+    if sizes.mask_token:
+        content = partial(
+            embeddings.MaskToken, width=blocks.width, make_embed=content
+        )
+    make_norm = encoders.block_norm(blocks)
+    scaled = partial(norms.ScaledNorm, make_norm=make_norm, width=blocks.width)
+    return partial(
+        encoder.Encoder,
+        make_embed=partial(
+            embeddings.PositionedEmbedding,
+            make_content=partial(
+                embeddings.ClassToken, width=blocks.width, make_embed=content
+            ),
+            make_position=encoders.learned_positions(sizes.image.patches + 1),
+        ),
+        make_stack=encoders.make_stack(
+            blocks,
+            mask=masks.full(),
+            scanned=sizes.scanned,
+            residual=sandwich_norm if dino else pre_norm,
+            make_norm=scaled if dino else make_norm,
+        ),
+        make_norm=make_norm,
+    )
+
+
+def net(sizes: Sizes) -> Any:
+    """The encoder of (raw patches, tokens), with a pooler or as a classifier. `tokens`
+    are `masks.single_document` of one token more than patches, the class token."""
+    make, width = make_encoder(sizes), sizes.blocks.width
+    if sizes.head == "nothing":
+        return make()
+    if sizes.head == "classifier":
+        return encoder.Classifier(
+            classes=len(sizes.labels),
+            width=width,
+            make_encoder=make,
+            pool=encoder.first_token,
+        )
+    activation, features = sizes.pooler
+    make_pool = partial(
+        pooling.DensePooling,
+        features=features,
+        width=width,
+        activation=POOLERS[activation],
+    )
+    return pooling.PooledEncoder(make_encoder=make, make_pool=make_pool)
+
+
+def init(net: Any, key: jax.Array) -> Any:
+    """The parameters of a net of raw patches and a class token."""
+    inner = net.make_encoder() if hasattr(net, "make_encoder") else net
+    raw_BLP = encoders.empty_patches(inner)
+    return net.init(key, raw_BLP, masks.single_document(2))["params"]
+
+
+def table(sizes: Sizes) -> Table:
+    """The tensors of transformers' files, in the dialect of the class."""
+    kind, classify = sizes.model_type, sizes.head == "classifier"
+    theirs = f"{kind}." if classify else ""
+    ours = "" if sizes.head == "nothing" else "encoder/"
+    layer, block = f"{theirs}encoder.layer.{{N}}.", f"{ours}stack/layers_{{N}}/"
+    attend = layer + "attention."
+    rules = [
+        *embedding_rules(sizes, f"{theirs}embeddings.", f"{ours}embed/"),
+        *encoders.attention_rules(
+            *(f"{attend}attention.{one}" for one in ("query", "key", "value")),
+            out=f"{attend}output.dense",
+            ours=block + "attention",
+        ),
+        *block_rules(kind, layer, block),
+        *encoders.affine(f"{theirs}layernorm", f"{ours}final_norm"),
+    ]
+    if classify:
+        head = {"bias": "b_V", "bias_layout": "V"}
+        rules += encoders.dense("classifier", "unembedding_VD", "V D", **head)
+    if sizes.head == "pooler":
+        head = {"bias": "pool/b_O", "bias_layout": "O"}
+        rules += encoders.dense("pooler.dense", "pool/w_DO", "O D", **head)
+    return Table(
+        tuple(rules), sizes=sizes.image.letters(), aliases={rf"^{kind}\.": theirs}
+    )
+
+
+def embedding_rules(sizes: Sizes, theirs: str, ours: str) -> list[Rule]:
+    """Rules of patches, class and mask tokens, and positions."""
+    content = f"{ours}content/"
+    mask = content + "MaskToken_0/"
+    patches = (mask if sizes.mask_token else content) + "PatchEmbedding_0"
+    rules = [
+        Rule(f"{theirs}cls_token", content + "class_D", "o p D", axes="(o p D)"),
+        Rule(
+            f"{theirs}position_embeddings",
+            f"{ours}position/position_LD",
+            "o L D",
+            axes="(o L) D",
+        ),
+        encoders.patch_rule(f"{theirs}patch_embeddings.projection.weight", patches),
+        Rule(f"{theirs}patch_embeddings.projection.bias", patches + "/b_in_D", "D"),
+    ]
+    if sizes.mask_token:
+        rules += [Rule(f"{theirs}mask_token", mask + "mask_D", "o D", axes="(o D)")]
+    return rules
+
+
+def block_rules(kind: str, layer: str, block: str) -> list[Rule]:
+    """Rules of a block's norms and MLP, and of DINOv2's LayerScale."""
+    if kind == "vit":
+        return [
+            *encoders.affine(layer + "layernorm_before", block + "attention_norm"),
+            *encoders.affine(layer + "layernorm_after", block + "mlp_norm"),
+            *encoders.mlp_rules(
+                layer + "intermediate.dense", layer + "output.dense", ours=block + "mlp"
+            ),
+        ]
+    attention_norm, mlp_norm = block + "attention_norm/", block + "mlp_norm/"
+    return [
+        *encoders.affine(layer + "norm1", attention_norm + "input"),
+        *encoders.affine(layer + "norm2", mlp_norm + "input"),
+        Rule(layer + "layer_scale1.lambda1", attention_norm + "scale_D", "D"),
+        Rule(layer + "layer_scale2.lambda1", mlp_norm + "scale_D", "D"),
+        *encoders.mlp_rules(layer + "mlp.fc1", layer + "mlp.fc2", ours=block + "mlp"),
+    ]
+
+
+ARCHITECTURE = Architecture(
+    read=read, write=write, net=net, init=init, table=table, name=name
+)
