@@ -172,10 +172,10 @@ TOWERS = {
     "text_config": {
         **{**TEXT, "hidden_size": 20, "intermediate_size": 28},
         **{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
-        "projection_size": 24,
     },
     "vision_config": {**IMAGE, "intermediate_size": 32},
 }
+SIGLIP = {**TOWERS, "text_config": {**TOWERS["text_config"], "projection_size": 24}}
 
 ENCODERS = {
     "bert": lambda t: t.BertModel(t.BertConfig(**TEXT)),
@@ -193,7 +193,7 @@ ENCODERS = {
     ),
     "dinov2": lambda t: t.Dinov2Model(t.Dinov2Config(**DINO, mlp_ratio=2)),
     "clip": lambda t: t.CLIPModel(t.CLIPConfig(**TOWERS, projection_dim=20)),
-    "siglip": lambda t: t.SiglipModel(t.SiglipConfig(**TOWERS)),
+    "siglip": lambda t: t.SiglipModel(t.SiglipConfig(**SIGLIP)),
 }
 
 

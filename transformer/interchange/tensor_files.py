@@ -188,7 +188,8 @@ def write_tensors(
         for i in range(1, len(shards) + 1)
     ]
     for name, shard in zip(names, shards, strict=True):
-        values = {one.name: np.ascontiguousarray(one.make()) for one in shard}
+        # `ascontiguousarray` would give a scalar an axis.
+        values = {one.name: np.asarray(one.make(), order="C") for one in shard}
         with storage.name_os_errors(folder / name):
             # The metadata that transformers asks for.
             safetensors.numpy.save_file(values, folder / name, {"format": "pt"})

@@ -25,6 +25,11 @@ def last_token(x_BLD: jax.Array, tokens: TokenPositions) -> jax.Array:
     return jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1)[:, 0]
 
 
+def end_of_row(x_BLD: jax.Array, tokens: TokenPositions) -> jax.Array:
+    """The features (B, D) at the end of each row, padding or not."""
+    return x_BLD[:, -1]
+
+
 def linear_activation(x: jax.Array) -> jax.Array:
     """x itself: no activation."""
     return x

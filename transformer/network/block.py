@@ -93,17 +93,19 @@ class Block(nn.Module):
     """x -> x + attention -> x + MLP, normalized in the order `residual`.
 
     The slots are functions without arguments that make modules: a stack makes one per
-    layer.
+    layer. make_attention_norm: where it differs from the MLP's, as in the first layer
+    of ModernBERT, which has none.
     """
 
     make_attention: Make
     make_mlp: Make
     make_norm: Make = LayerNorm
     residual: ResidualOrder = pre_norm
+    make_attention_norm: Make | None = None
 
     def setup(self) -> None:
         self.attention = self.make_attention()
-        self.attention_norm = self.make_norm()
+        self.attention_norm = (self.make_attention_norm or self.make_norm)()
         self.mlp = self.make_mlp()
         self.mlp_norm = self.make_norm()
 

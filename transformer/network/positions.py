@@ -61,6 +61,25 @@ class Learned(nn.Module):
         return x_BLD + vector_BLD.astype(x_BLD.dtype)
 
 
+class LearnedGrid(nn.Module):
+    """One learned vector for each of the `length` tokens of a row, as for images of one
+    size (ViT). ValueError for rows of another length, whose tokens lie elsewhere."""
+
+    length: int
+    stddev: float = 0.02
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, position_BL: jax.Array) -> jax.Array:
+        if x_BLD.shape[1] != self.length:
+            raise ValueError(
+                f"positions of a grid: expected rows of {self.length} tokens, got "
+                f"{x_BLD.shape[1]}"
+            )
+        init = nn.initializers.normal(self.stddev)
+        position_LD = self.param("position_LD", init, (self.length, x_BLD.shape[-1]))
+        return x_BLD + position_LD[None].astype(x_BLD.dtype)
+
+
 class SinusoidalPositions(nn.Module):
     """Sines and cosines of falling frequency (Vaswani et al. 2017, section 3.5)."""
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from transformer.interchange.architectures import decoders
@@ -20,7 +21,6 @@ from transformer.network import (
     masks,
     mlp,
     norms,
-    positions,
     stack,
 )
 from transformer.network.block import Block, Make, ResidualOrder, pre_norm
@@ -191,23 +191,15 @@ def make_patches(
     )
 
 
-def learned_positions(length: int) -> Make:
-    """Learned positions, for rows of `length` tokens."""
-    return partial(positions.Learned, length=length)
-
-
-def innermost(encoder: Any) -> Any:
-    """The embedding inside all others of an unbound encoder."""
-    inner = encoder.make_embed()
-    while hasattr(inner, "make_content") or hasattr(inner, "make_embed"):
-        make = getattr(inner, "make_content", None) or inner.make_embed
-        inner = make()
-    return inner
-
-
-def empty_patches(encoder: Any) -> Any:
-    """One raw patch for an encoder's embedding, to initialize it with."""
-    return jnp.zeros((1, 1, innermost(encoder).features))
+def empty_image(encoder: Any) -> tuple[jax.Array, masks.TokenPositions]:
+    """The raw patches of one image and the positions of all tokens, the class token
+    included, to initialize an unbound encoder with."""
+    embed = encoder.make_embed()
+    length, inner = embed.make_position().length, embed.make_content()
+    patches = length - isinstance(inner, embeddings.ClassToken)
+    while not isinstance(inner, embeddings.PatchEmbedding):
+        inner = inner.make_embed()
+    return jnp.zeros((1, patches, inner.features)), masks.single_document(length)
 
 
 def init_text(net: nn.Module, key: Any) -> Any:

@@ -17,7 +17,7 @@ from transformer.interchange.architectures import encoders
 from transformer.interchange.config import Reader
 from transformer.interchange.table import Rule, Table
 from transformer.models import encoder, pooling
-from transformer.network import embeddings, masks, norms
+from transformer.network import embeddings, masks, norms, positions
 from transformer.network.block import Make, pre_norm, sandwich_norm
 
 # Classes of transformers, and what stands behind the encoder.
@@ -146,7 +146,9 @@ def make_encoder(sizes: Sizes) -> Make:
             make_content=partial(
                 embeddings.ClassToken, width=blocks.width, make_embed=content
             ),
-            make_position=encoders.learned_positions(sizes.image.patches + 1),
+            make_position=partial(
+                positions.LearnedGrid, length=sizes.image.patches + 1
+            ),
         ),
         make_stack=encoders.make_stack(
             blocks,
@@ -185,8 +187,7 @@ def net(sizes: Sizes) -> Any:
 def init(net: Any, key: jax.Array) -> Any:
     """The parameters of a net of raw patches and a class token."""
     inner = net.make_encoder() if hasattr(net, "make_encoder") else net
-    raw_BLP = encoders.empty_patches(inner)
-    return net.init(key, raw_BLP, masks.single_document(2))["params"]
+    return net.init(key, *encoders.empty_image(inner))["params"]
 
 
 def table(sizes: Sizes) -> Table:

@@ -1,0 +1,323 @@
+"""CLIP (Radford et al. 2021, arXiv 2103.00020) and SigLIP (Zhai et al. 2023, arXiv
+2303.15343): an image encoder, a text encoder, and the score of a pair.
+
+A CLIP text is pooled at its last token that is not padding, which must be the end
+token. SigLIP reads padding like other tokens and pools at the end of the row: rows are
+padded to the length of its training, 64.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from transformer.interchange.architecture import Architecture
+from transformer.interchange.architectures import decoders, encoders
+from transformer.interchange.config import Reader
+from transformer.interchange.table import Rule, Table
+from transformer.models import clip, encoder, pooling
+from transformer.network import biases, embeddings, masks, norms, positions
+from transformer.network.block import Make
+
+CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
+# What an inner configuration does not say: transformers leaves out default values.
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers")
+_BASE = {"num_attention_heads": 12, **dict(zip(_SIZES, (768, 3072, 12), strict=True))}
+_SMALL = {"num_attention_heads": 8, **dict(zip(_SIZES, (512, 2048, 12), strict=True))}
+DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+    "clip": {
+        "text_config": {
+            **_SMALL,
+            **{"vocab_size": 49408, "max_position_embeddings": 77},
+        },
+        "vision_config": {**_BASE, "image_size": 224, "patch_size": 32},
+    },
+    "siglip": {
+        "text_config": {**_BASE, "vocab_size": 32000, "max_position_embeddings": 64},
+        "vision_config": {**_BASE, "image_size": 224, "patch_size": 16},
+    },
+}
+BLOCKS: dict[str, Any] = {
+    "clip": {"epsilon": 1e-5, "activation": "quick_gelu"},
+    "siglip": {"epsilon": 1e-6, "activation": "gelu_pytorch_tanh"},
+}
+# Of generation and of other tasks, in inner configurations of transformers 4.
+LEGACY = frozenset(
+    """bad_words_ids begin_suppress_tokens cross_attention_hidden_size
+    decoder_start_token_id diversity_penalty do_sample dropout early_stopping
+    encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task
+    forced_bos_token_id forced_eos_token_id length_penalty max_length min_length
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores
+    prefix projection_dim pruned_heads remove_invalid_values repetition_penalty
+    return_dict_in_generate suppress_tokens temperature tie_encoder_decoder
+    tie_word_embeddings tokenizer_class top_k top_p torchscript typical_p
+    use_bfloat16""".split()
+)
+
+
+class Sizes(NamedTuple):
+    """What a configuration says of the net. features: of an embedding. end: the id
+    after a text."""
+
+    model_type: str
+    text: encoders.BlockSizes
+    vocab_size: int
+    length: int
+    vision: encoders.BlockSizes
+    image: encoders.ImageSizes
+    features: int
+    end: int
+    scanned: bool = False
+
+
+def read(config: Reader) -> Sizes:
+    """The sizes of a configuration; refuses what the net does not express."""
+    kind = config.get("model_type")
+    for key in ("text_config_dict", "vision_config_dict"):
+        config.only(key)
+    config.get("logit_scale_init_value", 0.0)
+    encoders.read_class(config, {CLASSES[kind]: kind}, CLASSES[kind])
+    text, vision = (_inner(config, kind, k) for k in ("text_config", "vision_config"))
+    blocks = encoders.read_blocks(vision, **BLOCKS[kind])
+    if kind == "clip":
+        features = config.whole("projection_dim", 512)
+    else:
+        vision.only("vision_use_head", True)
+        features = text.whole("projection_size", blocks.width)
+        if features != blocks.width:
+            raise text.error("projection_size", f"{blocks.width}, as images have")
+    sizes = Sizes(
+        model_type=kind,
+        text=encoders.read_blocks(text, **BLOCKS[kind]),
+        vocab_size=text.whole("vocab_size"),
+        length=text.whole("max_position_embeddings"),
+        vision=blocks,
+        image=encoders.read_image(vision),
+        features=features,
+        end=text.whole("eos_token_id", 49407, least=0),
+    )
+    for inner in (text, vision):
+        inner.finish(LEGACY)
+    return sizes
+
+
+def _inner(config: Reader, kind: str, key: str) -> Reader:
+    value = config.get(key, {})
+    if not isinstance(value, dict):
+        raise config.error(key, "an object")
+    return Reader({**DEFAULTS[kind][key], **value}, f"{config.where}: {key}")
+
+
+def write(sizes: Sizes) -> dict[str, Any]:
+    """config.json of these sizes."""
+    kind = sizes.model_type
+    text = {
+        "model_type": f"{kind}_text_model",
+        "vocab_size": sizes.vocab_size,
+        "max_position_embeddings": sizes.length,
+        "eos_token_id": sizes.end,
+        **encoders.write_blocks(sizes.text),
+    }
+    vision = {
+        "model_type": f"{kind}_vision_model",
+        **encoders.write_blocks(sizes.vision),
+        **encoders.write_image(sizes.image),
+    }
+    text["projection_dim" if kind == "clip" else "projection_size"] = sizes.features
+    config = {
+        "architectures": [CLASSES[kind]],
+        "model_type": kind,
+        "text_config": text,
+        "vision_config": vision,
+    }
+    if kind == "clip":
+        config["projection_dim"] = vision["projection_dim"] = sizes.features
+    return config
+
+
+def net(sizes: Sizes) -> clip.ScoredDualEncoder:
+    """Both encoders; images are raw patches, and `patches` the positions of CLIP's
+    class token and of them (`masks.single_document`)."""
+    is_clip = sizes.model_type == "clip"
+    make_text, make_image = (
+        partial(pooling.PooledEncoder, make_encoder=make, make_pool=make_pool)
+        for make, make_pool in (_text(sizes), _image(sizes))
+    )
+    return clip.ScoredDualEncoder(
+        make_image_encoder=make_image,
+        make_text_encoder=make_text,
+        make_bias=biases.no_bias if is_clip else biases.zero_init_bias,
+    )
+
+
+def _text(sizes: Sizes) -> tuple[Make, Make]:
+    """The text encoder and its pooling."""
+    blocks, is_clip = sizes.text, sizes.model_type == "clip"
+    make = partial(
+        encoder.Encoder,
+        make_embed=partial(
+            embeddings.PositionedEmbedding,
+            make_content=partial(
+                embeddings.AdditiveEmbedding,
+                vocab_size=sizes.vocab_size,
+                kinds=0,
+                width=blocks.width,
+            ),
+            make_position=partial(positions.Learned, length=sizes.length),
+        ),
+        make_stack=encoders.make_stack(
+            blocks,
+            mask=decoders.CAUSAL if is_clip else masks.full(),
+            scanned=sizes.scanned,
+        ),
+        make_norm=encoders.block_norm(blocks),
+    )
+    make_pool = partial(
+        pooling.DensePooling,
+        features=sizes.features,
+        width=blocks.width,
+        pool=pooling.last_token if is_clip else pooling.end_of_row,
+        activation=pooling.linear_activation,
+        make_bias=biases.no_bias if is_clip else biases.zero_init_bias,
+    )
+    return make, make_pool
+
+
+def _image(sizes: Sizes) -> tuple[Make, Make]:
+    """The image encoder and its pooling: CLIP's class token and a map, SigLIP's
+    attention."""
+    blocks, image, is_clip = sizes.vision, sizes.image, sizes.model_type == "clip"
+    bias = biases.no_bias if is_clip else biases.zero_init_bias
+    content: Make = encoders.make_patches(image, blocks.width, bias)
+    if is_clip:
+        content = partial(
+            embeddings.ClassToken, width=blocks.width, make_embed=content
+        )
+    make_norm = encoders.block_norm(blocks)
+    make = partial(
+        encoder.Encoder,
+        make_embed=partial(
+            embeddings.PositionedEmbedding,
+            make_content=content,
+            make_position=partial(
+                positions.LearnedGrid, length=image.patches + is_clip
+            ),
+            make_norm=make_norm if is_clip else norms.Identity,
+        ),
+        make_stack=encoders.make_stack(
+            blocks, mask=masks.full(), scanned=sizes.scanned
+        ),
+        make_norm=make_norm,
+    )
+    if is_clip:
+        return make, partial(
+            pooling.DensePooling,
+            features=sizes.features,
+            width=blocks.width,
+            activation=pooling.linear_activation,
+            make_bias=biases.no_bias,
+        )
+    return make, partial(
+        pooling.AttentionPooling,
+        width=blocks.width,
+        make_attention=encoders.make_attention(blocks, masks.full()),
+        make_mlp=encoders.make_mlp(blocks),
+        make_norm=make_norm,
+    )
+
+
+def init(net: clip.ScoredDualEncoder, key: jax.Array) -> Any:
+    """The parameters of both encoders."""
+    image: Any = net.make_image_encoder()
+    raw_BLP, patches = encoders.empty_image(image.make_encoder())
+    ids_BL, tokens = jnp.zeros((1, 1), jnp.int32), masks.single_document(1)
+    return net.init(key, raw_BLP, patches, ids_BL, tokens)["params"]
+
+
+def table(sizes: Sizes) -> Table:
+    """The tensors of transformers' files."""
+    heads = CLIP if sizes.model_type == "clip" else SIGLIP
+    rules = [
+        *tower_rules("text_model.", "text_encoder/encoder/"),
+        *tower_rules("vision_model.", "image_encoder/encoder/"),
+        Rule(TEXTS + "token_embedding.weight", IDS + "content/embedding_VD", "V D"),
+        Rule(TEXTS + "position_embedding.weight", IDS + "position/position_LD", "L D"),
+        *encoders.affine("text_model.final_layer_norm", "text_encoder/encoder/final_norm"),
+        Rule(
+            IMAGES + "position_embedding.weight", PIXELS + "position/position_LD", "L D"
+        ),
+        *encoders.affine(
+            "vision_model.post_layernorm", "image_encoder/encoder/final_norm"
+        ),
+        *heads,
+    ]
+    return Table(
+        tuple(rules),
+        sizes=sizes.image.letters(),
+        ignored={r"(text|vision)_model\.embeddings\.position_ids": "counted here"},
+    )
+
+
+def tower_rules(theirs: str, ours: str) -> list[Rule]:
+    """Rules of the blocks of either encoder."""
+    layer, block = f"{theirs}encoder.layers.{{N}}.", f"{ours}stack/layers_{{N}}/"
+    maps = (f"{layer}self_attn.{one}_proj" for one in ("q", "k", "v", "out"))
+    return [
+        *encoders.attention_rules(*maps, ours=block + "attention"),
+        *encoders.affine(layer + "layer_norm1", block + "attention_norm"),
+        *encoders.affine(layer + "layer_norm2", block + "mlp_norm"),
+        *encoders.mlp_rules(layer + "mlp.fc1", layer + "mlp.fc2", ours=block + "mlp"),
+    ]
+
+
+TEXTS, IDS = "text_model.embeddings.", "text_encoder/encoder/embed/"
+IMAGES, PIXELS = "vision_model.embeddings.", "image_encoder/encoder/embed/"
+CLIP = (
+    Rule("logit_scale", "lambda_log_scale", ""),
+    Rule("text_projection.weight", "text_encoder/pool/w_DO", "O D"),
+    Rule("visual_projection.weight", "image_encoder/pool/w_DO", "O D"),
+    Rule(IMAGES + "class_embedding", PIXELS + "content/class_D", "D"),
+    encoders.patch_rule(
+        IMAGES + "patch_embedding.weight", PIXELS + "content/PatchEmbedding_0"
+    ),
+    *encoders.affine("vision_model.pre_layrnorm", PIXELS + "norm"),
+)
+HEAD, POOL = "vision_model.head.", "image_encoder/pool/"
+SIGLIP = (
+    Rule("logit_scale", "lambda_log_scale", "1"),
+    Rule("logit_bias", "bias_score", "1"),
+    *encoders.dense(
+        *("text_model.head", "text_encoder/pool/w_DO", "O D"),
+        bias="text_encoder/pool/b_O",
+        bias_layout="O",
+    ),
+    encoders.patch_rule(IMAGES + "patch_embedding.weight", PIXELS + "content"),
+    Rule(IMAGES + "patch_embedding.bias", PIXELS + "content/b_in_D", "D"),
+    Rule(HEAD + "probe", POOL + "query_D", "o p D", axes="(o p D)"),
+    Rule(
+        HEAD + "attention.in_proj_weight",
+        tuple(POOL + f"attention/w_{one}" for one in ("q_DHK", "k_DGK", "v_DGK")),
+        "(H K + G K + G K) D",
+    ),
+    Rule(
+        HEAD + "attention.in_proj_bias",
+        tuple(POOL + f"attention/b_{one}" for one in ("q_HK", "k_GK", "v_GK")),
+        "(H K + G K + G K)",
+    ),
+    Rule(HEAD + "attention.out_proj.weight", POOL + "attention/w_o_HKD", "D (H K)"),
+    Rule(HEAD + "attention.out_proj.bias", POOL + "attention/b_o_D", "D"),
+    *encoders.affine(HEAD + "layernorm", POOL + "norm"),
+    *encoders.mlp_rules(HEAD + "mlp.fc1", HEAD + "mlp.fc2", ours=POOL + "mlp"),
+)
+
+ARCHITECTURE = Architecture(
+    read=read,
+    write=write,
+    net=net,
+    init=init,
+    table=table,
+    name=lambda sizes: CLASSES[sizes.model_type],
+)
