@@ -125,12 +125,14 @@ def test_einsum_check_sees_the_library() -> None:
 
 def parameter_names(tree: ast.AST) -> Iterator[tuple[str, str]]:
     """(attribute, name in the tree) of every `self.x = self.param("x", ...)`, and of
-    `self.x = make(self.param, "x", ...)`."""
+    `self.x = make(self.param, "x", ...)`; a scalar, of shape (), has no dimensions."""
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)):
             continue
         call = node.value
         if "param" not in map(identifier, (call.func, *call.args)):
+            continue
+        if "()" in map(ast.unparse, call.args):
             continue
         for argument in call.args:
             if isinstance(argument, ast.Constant) and isinstance(argument.value, str):

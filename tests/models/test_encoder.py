@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from cases import close, random_params
 
-from transformer.models import bert, encoder
-from transformer.network import masks
+from transformer.models import bert, decoder, encoder
+from transformer.network import embeddings, masks, norms, stack
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(2.0, 3.0, size=(2, 5, 8)).astype(np.float32)
@@ -48,3 +50,42 @@ def test_masked_lm_features_do_not_depend_on_padding() -> None:
         longer_BL = jnp.pad(ids_BL, ((0, 0), (0, 3)), constant_values=padding)
         padded_BLD = features(longer_BL, segment_BL)
         np.testing.assert_allclose(padded_BLD[:, :5], alone_BLD, atol=1e-5)
+
+
+def test_a_tied_masked_lm_has_its_bias_in_the_pair() -> None:
+    """Logits are features times the embedding table plus the bias, and gradients reach
+    the table from both of its ends."""
+    embed = partial(
+        embeddings.PositionedEmbedding,
+        make_content=partial(
+            embeddings.AdditiveEmbedding, vocab_size=20, kinds=2, width=8
+        ),
+    )
+    net = bert.TiedMaskedLM(
+        vocab_size=20,
+        make_encoder=partial(
+            encoder.Encoder,
+            make_embed=embed,
+            make_stack=partial(stack.UnrolledStack, depth=0, make_block=None),
+            make_norm=norms.Identity,
+        ),
+        make_transform=partial(bert.FeatureTransform, width=8),
+    )
+    params = random_params(net, init_params=bert.init_params)
+    ids_BL = RNG.integers(0, 20, (2, 5)).astype(np.int32)
+    tokens = masks.single_document(5)
+    x_BLD, w_VD = net.apply({"params": params}, ids_BL, tokens)
+    assert x_BLD.shape == (2, 5, 9) and w_VD.shape == (20, 9)
+    table_VD = params["encoder"]["embed"]["content"]["embedding_VD"]
+    logits_BLV = x_BLD[..., :8] @ table_VD.T + params["b_V"][None, None]
+    close(logits_BLV, decoder.logits((x_BLD, w_VD)))
+
+    def other_logits(table_VD):
+        content = {**params["encoder"]["embed"]["content"], "embedding_VD": table_VD}
+        inner = {**params, "encoder": {"embed": {"content": content}}}
+        pair = net.apply({"params": inner}, ids_BL, tokens)
+        unread_V = np.setdiff1d(np.arange(20), ids_BL)
+        return decoder.logits(pair)[..., unread_V].sum()
+
+    grad_VD = np.asarray(jax.grad(other_logits)(table_VD))
+    assert (np.abs(grad_VD).max(1) > 1e-6).all()

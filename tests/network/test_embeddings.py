@@ -5,12 +5,16 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
+import pytest
 from cases import close
 from formulas import apply_random
 
 from transformer.network import (
+    biases,
     embeddings,
     masks,
+    norms,
+    positions,
 )
 
 RNG = np.random.default_rng(0)
@@ -24,3 +28,68 @@ def test_class_token_precedes_the_embedded_patches() -> None:
     inner = p["PatchEmbedding_0"]
     np.testing.assert_array_equal(got[:, 0], [p["class_D"]] * 2)
     close(X @ inner["w_in_PD"] + inner["b_in_D"], got[:, 1:])
+
+
+def test_rows_of_ids_and_of_kinds_add() -> None:
+    ids_BL, kind_BL = np.array([[4, 0, 2]]), np.array([[0, 1, 1]])
+    module = embeddings.AdditiveEmbedding(vocab_size=5, kinds=2, width=6)
+    tokens = masks.single_document(3)
+    got, p = apply_random(module, embeddings.TypedTokens(ids_BL, kind_BL), tokens)
+    close(p["embedding_VD"][ids_BL] + p["kind_AD"][kind_BL], got)
+    alone, p = apply_random(module, ids_BL, tokens)
+    close(p["embedding_VD"][ids_BL] + p["kind_AD"][0], alone)
+    plain = embeddings.AdditiveEmbedding(vocab_size=5, kinds=0, width=6)
+    got, p = apply_random(plain, ids_BL, tokens)
+    assert p.keys() == {"embedding_VD"}
+    close(p["embedding_VD"][ids_BL], got)
+
+
+def test_the_mask_token_replaces_masked_patches() -> None:
+    masked_BL = np.array([[1, 0, 0, 1, 0], [0, 0, 0, 0, 0]], bool)
+    embed = partial(embeddings.PatchEmbedding, features=8, width=6)
+    module = embeddings.MaskToken(width=6, make_embed=embed)
+    inputs = embeddings.MaskedInputs(X, masked_BL)
+    got, p = apply_random(module, inputs, masks.single_document(5))
+    inner = p["PatchEmbedding_0"]
+    patch_BLD = X @ inner["w_in_PD"] + inner["b_in_D"]
+    close(np.where(masked_BL[..., None], p["mask_D"], patch_BLD), got)
+    whole, _ = apply_random(module, X, masks.single_document(5))
+    close(patch_BLD, whole)
+
+
+def test_positions_after_a_class_token_include_it() -> None:
+    content = partial(
+        embeddings.ClassToken,
+        width=6,
+        make_embed=partial(
+            embeddings.PatchEmbedding,
+            features=8,
+            width=6,
+            make_bias=biases.no_bias,
+        ),
+    )
+    module = embeddings.PositionedEmbedding(
+        make_content=content,
+        make_position=partial(positions.LearnedGrid, length=6),
+        make_norm=norms.LayerNorm,
+    )
+    got, p = apply_random(module, X, masks.single_document(6))
+    inner = p["content"]["PatchEmbedding_0"]
+    assert inner.keys() == {"w_in_PD"}
+    class_BLD = np.tile(p["content"]["class_D"], (2, 1, 1))
+    x_BLD = np.concatenate([class_BLD, X @ inner["w_in_PD"]], 1)
+    x_BLD = x_BLD + p["position"]["position_LD"]
+    normal = (x_BLD - x_BLD.mean(-1, keepdims=True)) / np.sqrt(
+        x_BLD.var(-1, keepdims=True) + 1e-5
+    )
+    close(normal * p["norm"]["gain_D"] + p["norm"]["bias_D"], got)
+
+
+def test_positions_may_begin_at_a_later_row() -> None:
+    """As RoBERTa's, after the id of padding; the rows before it count."""
+    module = positions.Learned(length=7, offset=2)
+    position_BL = np.arange(5)[None]
+    got, p = apply_random(module, X, position_BL)
+    close(X + p["position_LD"][2:], got)
+    with pytest.raises(ValueError, match="at most 5 tokens, got 6"):
+        positions.check_length(module, 6)

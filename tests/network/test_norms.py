@@ -23,6 +23,8 @@ X = RNG.normal(2.0, 3.0, size=(2, 5, 8)).astype(np.float32)
 def test_norms_equal_their_formulas() -> None:
     got, p = apply_random(norms.LayerNorm(epsilon=0.1), X)
     close(formulas.layer_norm(X, p["gain_D"], p["bias_D"], 0.1), got)
+    got, p = apply_random(norms.UnbiasedLayerNorm(epsilon=0.1), X)
+    close(formulas.layer_norm(X, p["gain_D"], 0.0, 0.1), got)
     got, p = apply_random(norms.RMSNorm(epsilon=0.1), X)
     close(formulas.rms_norm(X, p["gain_D"], 0.1), got)
     heads = X.reshape(2, 5, 2, 4)

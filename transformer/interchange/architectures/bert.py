@@ -203,7 +203,9 @@ def embedding_rules(theirs: str, ours: str) -> list[Rule]:
     """Rules of the tables of ids and positions and of the norm behind them."""
     return [
         Rule(f"{theirs}word_embeddings.weight", f"{ours}content/embedding_VD", "V D"),
-        Rule(f"{theirs}position_embeddings.weight", f"{ours}position/position_LD", "L D"),
+        Rule(
+            f"{theirs}position_embeddings.weight", f"{ours}position/position_LD", "L D"
+        ),
         *encoders.affine(f"{theirs}LayerNorm", f"{ours}norm"),
     ]
 

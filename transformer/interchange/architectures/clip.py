@@ -193,9 +193,7 @@ def _image(sizes: Sizes) -> tuple[Make, Make]:
     bias = biases.no_bias if is_clip else biases.zero_init_bias
     content: Make = encoders.make_patches(image, blocks.width, bias)
     if is_clip:
-        content = partial(
-            embeddings.ClassToken, width=blocks.width, make_embed=content
-        )
+        content = partial(embeddings.ClassToken, width=blocks.width, make_embed=content)
     make_norm = encoders.block_norm(blocks)
     make = partial(
         encoder.Encoder,
@@ -245,7 +243,9 @@ def table(sizes: Sizes) -> Table:
         *tower_rules("vision_model.", "image_encoder/encoder/"),
         Rule(TEXTS + "token_embedding.weight", IDS + "content/embedding_VD", "V D"),
         Rule(TEXTS + "position_embedding.weight", IDS + "position/position_LD", "L D"),
-        *encoders.affine("text_model.final_layer_norm", "text_encoder/encoder/final_norm"),
+        *encoders.affine(
+            "text_model.final_layer_norm", "text_encoder/encoder/final_norm"
+        ),
         Rule(
             IMAGES + "position_embedding.weight", PIXELS + "position/position_LD", "L D"
         ),

@@ -78,7 +78,9 @@ def net(sizes: Sizes) -> Any:
         length=sizes.length,
         scanned=sizes.scanned,
     )
-    return bert.readout(sizes.blocks, sizes.vocab_size, make) if sizes.readout else make()
+    return (
+        bert.readout(sizes.blocks, sizes.vocab_size, make) if sizes.readout else make()
+    )
 
 
 def table(sizes: Sizes) -> Table:

@@ -6,6 +6,7 @@ Images have the size of the configuration: positions are not interpolated.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -55,8 +56,9 @@ def read(config: Reader) -> Sizes:
     config.get("encoder_stride", 16)
     blocks = encoders.read_blocks(config, epsilon=1e-12)
     config.choice("pooler_act", POOLERS, "tanh")
-    pooler = config.get("pooler_act", "tanh"), config.whole(
-        "pooler_output_size", blocks.width
+    pooler = (
+        config.get("pooler_act", "tanh"),
+        config.whole("pooler_output_size", blocks.width),
     )
     return Sizes(
         model_type=kind,
@@ -124,8 +126,12 @@ def write(sizes: Sizes) -> dict[str, Any]:
     return config
 
 
-def _ratio(hidden: int, width: int) -> int | float:
-    return hidden // width if hidden % width == 0 else hidden / width
+def _ratio(hidden_features: int, width: int) -> int | float:
+    """The factor of `width` whose product is cut to `hidden_features`."""
+    whole, rest = divmod(hidden_features, width)
+    ratio = hidden_features / width
+    rounded_down = int(ratio * width) < hidden_features
+    return math.nextafter(ratio, math.inf) if rounded_down else ratio if rest else whole
 
 
 def make_encoder(sizes: Sizes) -> Make:
@@ -134,9 +140,7 @@ def make_encoder(sizes: Sizes) -> Make:
     blocks, dino = sizes.blocks, sizes.model_type == "dinov2"
     content: Make = encoders.make_patches(sizes.image, blocks.width)
     if sizes.mask_token:
-        content = partial(
-            embeddings.MaskToken, width=blocks.width, make_embed=content
-        )
+        content = partial(embeddings.MaskToken, width=blocks.width, make_embed=content)
     make_norm = encoders.block_norm(blocks)
     scaled = partial(norms.ScaledNorm, make_norm=make_norm, width=blocks.width)
     return partial(
