@@ -22,9 +22,9 @@ CLASSES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
 
 
 class Sizes(NamedTuple):
-    """What a configuration says of the net. kinds: of tokens. offset: the row of
-    position 0 in the table of `length` positions. readout: a masked language model, not
-    an encoder. pooled: an encoder whose file has a pooler, which no configuration says.
+    """What a configuration says of the net. kinds: of tokens. length: rows of the
+    table of positions. padding: its id. readout: a masked language model, not an
+    encoder. pooled: an encoder whose file has a pooler, which no configuration says.
     """
 
     model_type: str
@@ -32,10 +32,15 @@ class Sizes(NamedTuple):
     vocab_size: int
     kinds: int
     length: int
-    offset: int
+    padding: int
     readout: bool
     pooled: bool = True
     scanned: bool = False
+
+    @property
+    def offset(self) -> int:
+        """The row of position 0 in the table of positions."""
+        return 0 if self.model_type == "bert" else self.padding + 1
 
 
 def read(config: Reader) -> Sizes:
@@ -47,14 +52,13 @@ def read(config: Reader) -> Sizes:
     config.only("add_cross_attention", False)
     config.only("position_embedding_type", "absolute")
     config.only("tie_word_embeddings", True)
-    padding = config.whole("pad_token_id", 0 if kind == "bert" else 1, least=0)
     return Sizes(
         model_type=kind,
         blocks=encoders.read_blocks(config, epsilon=1e-12),
         vocab_size=config.whole("vocab_size"),
         kinds=config.whole("type_vocab_size", 2),
         length=config.whole("max_position_embeddings", 512),
-        offset=0 if kind == "bert" else padding + 1,
+        padding=config.whole("pad_token_id", 0 if kind == "bert" else 1, least=0),
         readout=encoders.read_class(config, classes, f"{name}Model"),
     )
 
@@ -73,7 +77,7 @@ def write(sizes: Sizes) -> dict[str, Any]:
         "vocab_size": sizes.vocab_size,
         "type_vocab_size": sizes.kinds,
         "max_position_embeddings": sizes.length,
-        "pad_token_id": max(sizes.offset - 1, 0),
+        "pad_token_id": sizes.padding,
         **encoders.write_blocks(sizes.blocks),
     }
 

@@ -29,7 +29,8 @@ UNUSED = (
 class Sizes(NamedTuple):
     """What a configuration says of the net. ropes: of local and of global layers.
     window: tokens that a local layer sees on either side. layers: the kind of each.
-    transform: the activation before the unembedding. readout: a masked language model.
+    transform: the activation before the unembedding. padding: its id, which must be in
+    the vocabulary. readout: a masked language model.
     """
 
     blocks: encoders.BlockSizes
@@ -39,6 +40,7 @@ class Sizes(NamedTuple):
     window: int
     layers: tuple[str, ...]
     transform: str
+    padding: int
     readout: bool
     scanned: bool = False
 
@@ -73,6 +75,7 @@ def read(config: Reader) -> Sizes:
         window=config.whole("local_attention", 128) // 2,
         layers=_read_layers(config, depth),
         transform=config.get("classifier_activation", "gelu"),
+        padding=config.whole("pad_token_id", 50283, least=0),
         readout=encoders.read_class(config, CLASSES, "ModernBertModel"),
     )
 
@@ -132,6 +135,7 @@ def write(sizes: Sizes) -> dict[str, Any]:
         "hidden_activation": blocks.activation,
         "classifier_activation": sizes.transform,
         "local_attention": 2 * sizes.window,
+        "pad_token_id": sizes.padding,
         "layer_types": list(sizes.layers),
         "local_rope_theta": local.theta,
         "global_rope_theta": whole.theta,
