@@ -213,7 +213,7 @@ def encoder_inputs(name: str) -> dict[str, torch.Tensor]:
     text = {"input_ids": ids, "attention_mask": mask}
     if name.startswith("bert"):
         text["token_type_ids"] = kinds
-    image = {"pixel_values": pixels}
+    image: dict[str, np.ndarray] = {"pixel_values": pixels}
     if name == "dinov2":
         image["bool_masked_pos"] = generator.random((2, 9)) < 0.4
     towers = name in ("clip", "siglip")

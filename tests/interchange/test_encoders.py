@@ -24,20 +24,24 @@ from transformer.network import embeddings, masks
 from transformer.training.checksum import leaf_paths
 
 FIXTURES = Path(__file__).parent / "fixtures"
-# Measured; a test allows three times as much. The outputs are named as there.
+# Measured; a test allows three times as much, and three times 1e-6, a few roundings, in
+# any case: an epsilon of 1e-5 for 1e-12 is 5e-5. Outputs are named as there.
 RATIOS = {
     "bert": {"last_hidden_state": 1.2e-6, "pooler_output": 6.0e-7},
     "bert_mlm": {"logits": 1.3e-6},
-    "clip": {"image_embeds": 7e-7, "text_embeds": 6e-7, "logits_per_image": 4.8e-6},
-    "dinov2": {"last_hidden_state": 1.0e-6},
+    "clip": {"image_embeds": 6.9e-7, "text_embeds": 5.4e-7, "logits_per_image": 4.7e-6},
+    "dinov2": {"last_hidden_state": 9.3e-7},
     "distilbert": {"logits": 1.3e-6},
-    "modernbert": {"last_hidden_state": 1.0e-6},
-    "modernbert_mlm": {"logits": 1.5e-6},
-    "roberta": {"last_hidden_state": 1.0e-6, "pooler_output": 8.0e-7},
-    "roberta_mlm": {"logits": 1.2e-6},
-    "siglip": {"image_embeds": 8e-7, "text_embeds": 1e-6, "logits_per_image": 1.3e-6},
-    "vit": {"last_hidden_state": 1.0e-6, "pooler_output": 1.0e-6},
-    "vit_classifier": {"logits": 3.0e-7},
+    "modernbert": {"last_hidden_state": 9.1e-7},
+    "modernbert_mlm": {"logits": 1.4e-6},
+    "roberta": {"last_hidden_state": 9.2e-7, "pooler_output": 7.2e-7},
+    "roberta_mlm": {"logits": 1.1e-6},
+    "siglip": {
+        **{"image_embeds": 7.4e-7, "text_embeds": 9.9e-7},
+        "logits_per_image": 1.2e-6,
+    },
+    "vit": {"last_hidden_state": 9.3e-7, "pooler_output": 9.1e-7},
+    "vit_classifier": {"logits": 2.1e-7},
 }
 MESH: Any = {"data": 2, "fsdp": 2, "tensor": 2}
 PATCH = (4, 4)
@@ -102,7 +106,7 @@ def test_outputs_are_those_of_transformers(name: str) -> None:
             real = reference["attention_mask"] > 0
             expected, values = expected[real], values[real]
         difference = np.abs(values - expected).max()
-        assert difference / expected.std() < 3 * ratio, key
+        assert difference / expected.std() < 3 * max(ratio, 1e-6), key
 
 
 # Layers of ModernBERT differ, and a scan takes equal ones.

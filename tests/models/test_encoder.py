@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,9 @@ def test_a_tied_masked_lm_has_its_bias_in_the_pair() -> None:
         make_encoder=partial(
             encoder.Encoder,
             make_embed=embed,
-            make_stack=partial(stack.UnrolledStack, depth=0, make_block=None),
+            make_stack=partial(
+                stack.UnrolledStack, depth=0, make_block=lambda block, layer: block()
+            ),
             make_norm=norms.Identity,
         ),
         make_transform=partial(bert.FeatureTransform, width=8),
@@ -74,16 +77,17 @@ def test_a_tied_masked_lm_has_its_bias_in_the_pair() -> None:
     params = random_params(net, init_params=bert.init_params)
     ids_BL = RNG.integers(0, 20, (2, 5)).astype(np.int32)
     tokens = masks.single_document(5)
-    x_BLD, w_VD = net.apply({"params": params}, ids_BL, tokens)
+    pair: Any = net.apply({"params": params}, ids_BL, tokens)
+    x_BLD, w_VD = pair
     assert x_BLD.shape == (2, 5, 9) and w_VD.shape == (20, 9)
     table_VD = params["encoder"]["embed"]["content"]["embedding_VD"]
     logits_BLV = x_BLD[..., :8] @ table_VD.T + params["b_V"][None, None]
-    close(logits_BLV, decoder.logits((x_BLD, w_VD)))
+    close(logits_BLV, decoder.logits(pair))
 
     def other_logits(table_VD):
         content = {**params["encoder"]["embed"]["content"], "embedding_VD": table_VD}
         inner = {**params, "encoder": {"embed": {"content": content}}}
-        pair = net.apply({"params": inner}, ids_BL, tokens)
+        pair: Any = net.apply({"params": inner}, ids_BL, tokens)
         unread_V = np.setdiff1d(np.arange(20), ids_BL)
         return decoder.logits(pair)[..., unread_V].sum()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from cases import close
 from formulas import apply_random, layer_norm
@@ -12,8 +14,9 @@ from transformer.models import pooling
 from transformer.network import attention, biases, masks, mlp
 
 RNG = np.random.default_rng(0)
-X = RNG.normal(size=(2, 5, 8)).astype(np.float32)
-TOKENS = masks.packed(np.array([[1, 1, 1, 0, 0], [1] * 5]), np.arange(5)[None])
+X: Any = RNG.normal(size=(2, 5, 8)).astype(np.float32)
+SEGMENT_BL = jnp.asarray([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+TOKENS = masks.packed(SEGMENT_BL, jnp.arange(5)[None])
 
 
 def test_single_tokens_that_are_pooled() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import close
@@ -31,7 +33,7 @@ def test_class_token_precedes_the_embedded_patches() -> None:
 
 
 def test_rows_of_ids_and_of_kinds_add() -> None:
-    ids_BL, kind_BL = np.array([[4, 0, 2]]), np.array([[0, 1, 1]])
+    ids_BL, kind_BL = jnp.asarray([[4, 0, 2]]), jnp.asarray([[0, 1, 1]])
     module = embeddings.AdditiveEmbedding(vocab_size=5, kinds=2, width=6)
     tokens = masks.single_document(3)
     got, p = apply_random(module, embeddings.TypedTokens(ids_BL, kind_BL), tokens)
@@ -45,10 +47,10 @@ def test_rows_of_ids_and_of_kinds_add() -> None:
 
 
 def test_the_mask_token_replaces_masked_patches() -> None:
-    masked_BL = np.array([[1, 0, 0, 1, 0], [0, 0, 0, 0, 0]], bool)
+    masked_BL = jnp.asarray([[1, 0, 0, 1, 0], [0, 0, 0, 0, 0]], bool)
     embed = partial(embeddings.PatchEmbedding, features=8, width=6)
     module = embeddings.MaskToken(width=6, make_embed=embed)
-    inputs = embeddings.MaskedInputs(X, masked_BL)
+    inputs = embeddings.MaskedInputs(jnp.asarray(X), masked_BL)
     got, p = apply_random(module, inputs, masks.single_document(5))
     inner = p["PatchEmbedding_0"]
     patch_BLD = X @ inner["w_in_PD"] + inner["b_in_D"]
@@ -74,7 +76,7 @@ def test_positions_after_a_class_token_include_it() -> None:
         make_norm=norms.LayerNorm,
     )
     got, p = apply_random(module, X, masks.single_document(6))
-    inner = p["content"]["PatchEmbedding_0"]
+    inner: Any = p["content"]["PatchEmbedding_0"]
     assert inner.keys() == {"w_in_PD"}
     class_BLD = np.tile(p["content"]["class_D"], (2, 1, 1))
     x_BLD = np.concatenate([class_BLD, X @ inner["w_in_PD"]], 1)
