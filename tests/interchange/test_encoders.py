@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from experiments import pretrained
 from transformer import axes
 from transformer.data.images import patches
 from transformer.interchange import folder, tensor_files
@@ -214,6 +215,14 @@ def test_images_of_another_size_are_refused() -> None:
     tokens = masks.single_document(5)
     with pytest.raises(ValueError, match="expected rows of 10 tokens, got 5"):
         opened.net.apply({"params": params}, jnp.zeros((1, 4, 48)), tokens)
+
+
+@pytest.mark.parametrize("name", ["bert_mlm", "vit"])
+def test_an_encoder_is_not_trained_as_a_language_model(name, tmp_path) -> None:
+    """A masked language model would see the next token."""
+    flags: Any = {"workdir": tmp_path, "init_from": FIXTURES / name}
+    with pytest.raises(ValueError, match="expected a decoder, got (Bert|ViT)"):
+        pretrained.experiment(**flags)
 
 
 def test_a_folder_of_clip_encodes_as_our_own_models_do() -> None:

@@ -76,8 +76,6 @@ class Sizes(NamedTuple):
 def read(config: Reader) -> Sizes:
     """The sizes of a configuration; refuses what the net does not express."""
     kind = config.get("model_type")
-    for key in ("text_config_dict", "vision_config_dict"):
-        config.only(key)
     config.get("logit_scale_init_value", 0.0)
     encoders.read_class(config, {CLASSES[kind]: kind}, CLASSES[kind])
     text, vision = (_inner(config, kind, k) for k in ("text_config", "vision_config"))
@@ -108,7 +106,12 @@ def _inner(config: Reader, kind: str, key: str) -> Reader:
     value = config.get(key, {})
     if not isinstance(value, dict):
         raise config.error(key, "an object")
-    return Reader({**DEFAULTS[kind][key], **value}, f"{config.where}: {key}")
+    value = {**DEFAULTS[kind][key], **value}
+    # Older files of CLIP say some of it twice.
+    again = config.get(f"{key}_dict", {})
+    if not isinstance(again, dict) or not again.items() <= value.items():
+        raise config.error(f"{key}_dict", f"what {key} has")
+    return Reader(value, f"{config.where}: {key}")
 
 
 def write(sizes: Sizes) -> dict[str, Any]:
