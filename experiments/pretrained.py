@@ -55,6 +55,8 @@ def experiment(
     """
     place = _folder(run)
     made, sizes = folder.read_config(place)
+    # Scanned layers compile in a third of the time.
+    sizes = sizes._replace(scanned=made.layers_are_equal(sizes))
     net, text_tokenizer = made.net(sizes), tokenizer.read_tokenizer(place)
     settings: Any = run._asdict() | {"freeze": "", "ema_decay": 0.0, "init_from": None}
     value = language_model.experiment(
@@ -66,7 +68,7 @@ def experiment(
         sequence_length=sequence_length,
         **settings,
     )
-    first = run.init_from and start.PretrainedStart(run.init_from)
+    first = run.init_from and start.PretrainedStart(run.init_from, sizes.scanned)
     files = folder.companions_of(place)
     exportable = export.Exportable(made, sizes, files)
     return value._replace(

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import tokenizers
 
+import transformer
 from experiments import pretrained
 from transformer import main
 from transformer.interchange import folder, tokenizer
 from transformer.interchange.architectures import llama
 from transformer.interchange.rope import Rope
+from transformer.models import decoder
+from transformer.network import masks
 from transformer.training import loop
 from transformer.training.checksum import leaf_paths
 
@@ -88,16 +91,14 @@ def test_a_run_starts_from_the_folder_goes_on_and_is_exported(
     exported has those of the run."""
     flags = {**FLAGS, "text": text, "init_from": source}
     experiment = pretrained.experiment(workdir=source, **flags)
-    before = folder.open_folder(source).read_params()
-    started = experiment.warm_start.load(
-        jax.tree.map(lambda a: a, folder.open_folder(source).read_params())
-    )
+    before = folder.open_folder(source, scanned=True).read_params()
+    started = experiment.warm_start.load(before)
     for path, leaf in leaf_paths(started).items():
         np.testing.assert_array_equal(leaf, leaf_paths(before)[path])
     state = main.run(pretrained.experiment, tmp_path / "run", **flags)
     again = pretrained.experiment(workdir=tmp_path / "run", **flags)
     out = again.export(loop.params_of(state), tmp_path / "run")
-    after = folder.open_folder(out).read_params()
+    after = folder.open_folder(out, scanned=True).read_params()
     changed = 0
     for path, leaf in leaf_paths(after).items():
         np.testing.assert_array_equal(leaf, leaf_paths(state.params)[path])
@@ -107,3 +108,13 @@ def test_a_run_starts_from_the_folder_goes_on_and_is_exported(
         assert (out / name).read_bytes() == (source / name).read_bytes()
     card = (out / "README.md").read_text()
     assert "LlamaForCausalLM" in card and "bits_per_byte" in card
+
+
+def test_a_folder_is_loaded_in_a_notebook(source: Path) -> None:
+    model = transformer.load(source)
+    text = model.generate("the hen", new_tokens=4)
+    assert text.startswith("the hen")
+    ids_BL = model.tokenizer.encode("the hen")[None]
+    tokens = masks.single_document(ids_BL.shape[1])
+    readout = model.net.apply({"params": model.params}, ids_BL, tokens)
+    assert decoder.logits(readout).shape == (1, ids_BL.shape[1], SIZES.vocab_size)

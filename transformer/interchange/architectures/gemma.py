@@ -219,4 +219,5 @@ ARCHITECTURE = Architecture(
     init=decoder.init_params,
     table=table,
     name=lambda sizes: CLASSES[sizes.model_type],
+    layers_are_equal=lambda sizes: len(set(sizes.layers)) == 1,
 )
