@@ -70,7 +70,8 @@ def experiment(
     )
     first = run.init_from and start.PretrainedStart(run.init_from, sizes.scanned)
     files = folder.companions_of(place)
-    exportable = export.Exportable(made, sizes, files)
+    tokens = folder.read_token_ids(place)
+    exportable = export.Exportable(made, sizes, files, tokens)
     return value._replace(
         fingerprint=f"{made.name(sizes)}, {sizes}",
         warm_start=first,

@@ -19,11 +19,12 @@ CARD = "README.md"
 
 class Exportable(NamedTuple):
     """What a run's parameters are of: the architecture and its sizes. companions:
-    files that are copied beside them, by name."""
+    files that are copied beside them, by name. token_ids: of its configuration."""
 
     architecture: Architecture
     sizes: Any
     companions: Mapping[str, bytes]
+    token_ids: Mapping[str, Any]
 
 
 def export(
@@ -50,7 +51,7 @@ def export(
         raise ValueError(
             f"--export_dtype: expected float32 for stablehlo, got {export_dtype}"
         )
-    made, sizes, companions = model
+    made, sizes, companions, token_ids = model
     bindings = table.bind(made.table(sizes), params)
     card = model_card(workdir, made.name(sizes), license=license)
     folder_.write_folder(
@@ -60,6 +61,7 @@ def export(
         params,
         dtypes=DTYPES[export_dtype],
         companions={**companions, CARD: card.encode()},
+        token_ids=token_ids,
     )
     count = sum(math.prod(binding.shape) for binding in bindings)
     print(f"{folder}: {len(bindings)} tensors, {count:,} numbers of {export_dtype}")
