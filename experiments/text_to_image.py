@@ -20,9 +20,9 @@ from typing import Annotated, Any, Literal
 import jax
 
 from transformer import checks, main
-from transformer.data import captioned_images
+from transformer.data import captioned_images, similar_images
 from transformer.generation import image_files, process_sampler
-from transformer.models import dit, text_to_image
+from transformer.models import text_to_image
 from transformer.objectives import denoising
 from transformer.objectives.loss import Loss, mean_loss
 from transformer.processes import flow_matching
@@ -46,7 +46,7 @@ def experiment(
     model: Callable[..., Any] = text_to_image.text_to_image,
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
-    source: checks.Source = "emoji",
+    source: checks.Source = "emoji_styles",
     image_size: checks.ImageSize | None = None,
     columns: checks.Source = "",
     language: Annotated[Literal["en", "pt"], checks.FIXED] = "en",
@@ -55,6 +55,7 @@ def experiment(
     text_depth: checks.Depth = 2,
     width: checks.Width = 128,
     vocab_size: checks.VocabSize = 1024,
+    examples: checks.Count = 3,
     guidance: checks.Scale = 3.0,
     report_sampling_steps: checks.Count = 16,
     augment: checks.Scale = 0.3,
@@ -72,6 +73,7 @@ def experiment(
         text_depth: blocks of the text encoder.
         width: features of a token, 32 for each head.
         vocab_size: tokens of the BPE, which is trained on the names.
+        examples: training images of similar names that the model sees.
         guidance: scale of classifier-free guidance; 1 is none.
         report_sampling_steps: of the report's samples.
         augment: distortion of training images; 1 is up to 2 pixels and 12 degrees.
@@ -79,30 +81,39 @@ def experiment(
     """
     place = source, image_size, columns
     options: Any = {"language": language, "patch": patch, "vocab_size": vocab_size}
-    captions = captioned_images.load(*place, **options, workdir=run.workdir)
-    net = model(**captions.sizes, depth=depth, text_depth=text_depth, width=width)
+    captions = captioned_images.load(
+        *place, **options, workdir=run.workdir, styles=True
+    )
+    similar = similar_images.similar_images(captions, count=examples)
+    model_sizes = {**captions.sizes, "example_features": similar.features}
+    net = model(**model_sizes, depth=depth, text_depth=text_depth, width=width)
     sizes: Any = {"batch_size": run.batch_size, "seed": run.seed, "augment": augment}
-    predict = partial(dit.predict, net, compute_dtype=run.compute_dtype)
-    null_text = captions.encode([""])
+    predict = partial(text_to_image.predict, net, compute_dtype=run.compute_dtype)
+    null_text = similar.encode([""])
 
     def loss(rate: float, params: Any, batch: Any, key: jax.Array) -> Loss:
-        text = batch["ids_BL"], batch["segment_BL"]
+        text = batch["ids_BL"], batch["segment_BL"], batch["example_BLE"]
         text = denoising.drop_texts(text, null_text, key, rate=rate)
         inputs = partial(predict, params, text), batch["raw_BLP"], key
         return denoising.denoising_loss(
             PROCESS, denoising.squared_error, *inputs, weight_B=batch["weight_B"]
         )
 
-    codec = captions.encode, captions.to_images
+    codec = similar.encode, captions.to_images
     sample = process_sampler.text_sampler(
         PROCESS, predict, *codec, like=captions.abstract_row, scale=guidance
     )
     return Experiment.from_run(
         run,
         optimizer,
-        captions.splits(captions.encoder_split, **sizes),
+        similar.splits(**sizes),
         fingerprint=f"text-to-image DiT {depth} x {width}, patch {patch}, {language}",
-        init=partial(text_to_image.init_params, net, like=captions.abstract_row),
+        init=partial(
+            text_to_image.init_params,
+            net,
+            like=captions.abstract_row,
+            example_features=similar.features,
+        ),
         loss=partial(loss, 0.1),
         validation_loss=partial(loss, 0.0),
         metrics=mean_loss,

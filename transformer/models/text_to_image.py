@@ -46,10 +46,12 @@ def text_to_image(
     make_attention: defaults.MakeOfWidth | None = None,
     make_cross_attention: defaults.MakeOfWidth | None = None,
     make_mlp: defaults.MakeOfWidth | None = None,
+    example_features: int = 0,
 ) -> dit.DiT:
     """A DiT of raw patches (B, L, P), P `patch_features`, on a `grid`, conditioned on
     texts: `depth` adaptive blocks attend to the output of a text encoder of
-    `text_depth` blocks.
+    `text_depth` blocks. example_features: E of the raw patches of example images, which
+    `predict` puts behind the noisy ones.
 
     The slots of the adaptive blocks are called with the keyword `width`; those of `dit`
     if None. ValueError where the default heads do not fill the width.
@@ -68,7 +70,9 @@ def text_to_image(
         width=width,
         make_condition=partial(TextTimeConditioning, make_encoder),
         make_embed=partial(
-            embeddings.PatchEmbedding, features=patch_features, width=width
+            embeddings.PatchEmbedding,
+            features=patch_features + example_features,
+            width=width,
         ),
         make_stack=dit.stack(
             depth=depth,
@@ -80,9 +84,31 @@ def text_to_image(
     )
 
 
-def init_params(net: nn.Module, key: jax.Array, *, like: Any) -> Any:
+def init_params(
+    net: nn.Module, key: jax.Array, *, like: Any, example_features: int = 0
+) -> Any:
     """The parameters for rows of the shape and dtype of `like`."""
-    x = jnp.zeros(like.shape, like.dtype)
+    *shape, features = like.shape
+    x = jnp.zeros((*shape, features + example_features), like.dtype)
     one_BL = jnp.ones((like.shape[0], 1), jnp.int32)
     t_B, tokens = jnp.zeros(like.shape[0]), masks.single_document(like.shape[1])
     return net.init(key, x, t_B, (one_BL, one_BL), tokens)["params"]
+
+
+def predict(
+    net: dit.DiT,
+    params: Any,
+    condition: tuple[jax.Array, jax.Array, jax.Array],
+    x_BLP: jax.Array,
+    t_B: jax.Array,
+    *,
+    compute_dtype: Any = jnp.float32,
+) -> jax.Array:
+    """`dit.predict` given texts and examples (ids_BL, segment_BL, example_BLE): each
+    noisy patch beside those of the examples at its place (InstructPix2Pix, Brooks et
+    al. 2022, arXiv 2211.09800, section 3.2)."""
+    *text, example_BLE = condition
+    x_BLE = jnp.concatenate([x_BLP, example_BLE.astype(x_BLP.dtype)], -1)
+    return dit.predict(
+        net, params, tuple(text), x_BLE, t_B, compute_dtype=compute_dtype
+    )
