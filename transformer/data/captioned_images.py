@@ -175,7 +175,7 @@ def _name_styles(data: records.Records) -> records.Records:
     """`data` whose arrays `text` say the style: "red heart, blob"; of the first style
     nothing is said."""
 
-    def styled(arrays: records.Arrays) -> records.Arrays:
+    def with_style(arrays: records.Arrays) -> records.Arrays:
         if "style" not in arrays:
             return {**arrays, "name": arrays["text"]}
         suffix = ["", *(f", {style}" for style in data.labels[1:])]
@@ -183,7 +183,7 @@ def _name_styles(data: records.Records) -> records.Records:
         text = np.array([text + suffix[style] for text, style in pairs], dtype=object)
         return {**arrays, "text": text, "name": arrays["text"]}
 
-    parts = {"train": styled(data.train), "validation": styled(data.validation)}
+    parts = {"train": with_style(data.train), "validation": with_style(data.validation)}
     return data._replace(**parts)
 
 

@@ -28,11 +28,6 @@ class SimilarImages(NamedTuple):
     count: int
     nearest: Callable[[Sequence[str], Sequence[str]], np.ndarray]
 
-    @property
-    def features(self) -> int:
-        """The features of the raw patches of all examples at one place, E."""
-        return self.count * self.captions.patch_features
-
     def images(self, index: np.ndarray) -> np.ndarray:
         """8-bit images [..., rows, columns, channels * count]; 128 where absent."""
         train = self.captions.data.train["image"]

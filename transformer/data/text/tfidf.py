@@ -44,7 +44,7 @@ class Index:
             first: dict[str, int] = {}
             for place, away in zip(index[row], distance[row], strict=True):
                 if self.groups[place] != group and away < 1 - 1e-9:
-                    first.setdefault(self.groups[place], place)
+                    first.setdefault(str(self.groups[place]), int(place))
             chosen = list(first.values())[:count]
             found[row, : len(chosen)] = chosen
         return found
