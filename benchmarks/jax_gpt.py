@@ -74,7 +74,7 @@ def model(
         ),
         make_position=partial(positions.Learned, length=shape.length),
         make_norm=make_norm,
-        unembed=decoder.tied_embedding,
+        unembed=decoder.tied_unembedding,
     )
 
 

@@ -106,7 +106,7 @@ def experiment(
         init=partial(dit.init_params, net, like=tokenizer.abstract_row),
         loss=partial(loss, process=process, label_dropout=0.1),
         metrics=metrics,
-        validation_loss=partial(loss, process=masked_diffusion.elbo(mask_id=mask_id)),
+        validation_loss=partial(loss, process=masked_diffusion.elbo_process(mask_id)),
         report=partial(report, sample, tokenizer, data, classifier, guidance),
         generate=partial(terminal_images.generate, sample),
         tokens_per_row=tokenizer.length,

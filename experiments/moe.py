@@ -81,7 +81,7 @@ def experiment(
         experts: experts of a layer, an even number.
         experts_per_token: experts that compute a token.
         expert_width: hidden features of an expert.
-        capacity_factor: slots of an expert, in equal shares of a row; None: no limit.
+        capacity_factor: slots of an expert, shared by the documents of a row.
     """
     sizes = {"width": width, "experts": experts, "expert_width": expert_width}
     sizes["experts_per_token"] = experts_per_token

@@ -58,7 +58,7 @@ def experiment(
     """Span corruption; the slot `model` is called as `t5.t5`.
 
     Args:
-        text: as of language_model.
+        text: a shipped text, a TFDS name, a path, or a mixture, as a.txt:0.7,b.txt:0.3.
         text_column: of a table, its column of texts.
         depth: blocks of encoder and decoder each.
         width: features of a token, 64 for each head.

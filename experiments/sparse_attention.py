@@ -62,7 +62,7 @@ def experiment(
     is called with `depth`, `width`, `vocab_size` and `make_attention`.
 
     Args:
-        text: as of language_model.
+        text: a shipped text, a TFDS name, a path, or a mixture, as a.txt:0.7,b.txt:0.3.
         text_column: of a table, its column of texts.
         vocab_size: tokens of the BPE.
         sequence_length: tokens of a row.

@@ -77,7 +77,7 @@ def experiment(
         width: features of a token, 64 for each head.
         vocab_size: tokens of the BPE, which is trained on both languages.
         sequence_length: tokens of a row of several sentences, on each side.
-        label_smoothing: probability of the target spread over all tokens.
+        label_smoothing: probability mass spread uniformly over the vocabulary.
     """
     translation.bucket_by_length([sequence_length])
     data = pair_source.load(source, columns=columns)

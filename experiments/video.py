@@ -57,7 +57,8 @@ def experiment(
     depth: checks.Depth = 6,
     width: checks.Width = 128,
 ) -> Experiment:
-    """A predictor of the next frame of moving digits; slot `model`: as its default.
+    """A predictor of the next frame of moving digits; the slot `model` is called as
+    `video.video_predictor`.
 
     Args:
         source: digits, a TFDS name of labeled images, or the path of images.

@@ -55,7 +55,7 @@ def experiment(
         source: the shipped winds, or the path of a NetCDF, Zarr or npz file.
         depth: blocks.
         width: features of a token, 32 for each head.
-        members: of the ensemble in training; all residuals in evaluation.
+        members: ensemble members in training; in evaluation one for each residual.
     """
     series = climate_fields.whole_years(field_source.load(source))
     grid = climate_fields.patch_grid(series)

@@ -190,7 +190,7 @@ MODELS = [
         make_mlp=mlp.GatedMLP,
         attention={**ROTARY, "kv_heads": 2, "head_norm": norms.HeadRMSNorm},
         decoder={
-            "unembed": decoder.untied_embedding,
+            "unembed": decoder.untied_unembedding,
             "make_embedding_norm": norms.RMSNorm,
         },
     ),

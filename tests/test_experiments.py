@@ -184,7 +184,7 @@ def test_a_flag_that_shapes_parameters_is_fixed(name):
         return made.fingerprint, jax.tree.map(lambda leaf: leaf.shape, params)
 
     expected = shapes()
-    fixed = flags.of_role(make, checks.FIXED)
+    fixed = flags.flags_with_role(make, checks.FIXED)
     for flag, parameter in flags.parameters(make).items():
         value = another_value(parameter)
         if flag not in fixed and value is not None:

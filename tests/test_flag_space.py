@@ -73,7 +73,9 @@ def train_and_restore(make, values, folder):
     mesh = axes.make_mesh(devices=jax.devices()[:1])
     try:
         with jax.set_mesh(mesh):
-            value = command.make(make, {**flags.defaults(make), **values}, folder)
+            value = command.make_experiment(
+                make, {**flags.defaults(make), **values}, folder
+            )
             value = value._replace(
                 evaluations={
                     name: each._replace(batches=1)
@@ -86,7 +88,7 @@ def train_and_restore(make, values, folder):
         return False
     with jax.set_mesh(mesh):
         state = loop.train(value, folder, mesh=mesh)
-        restored = loop.finished_state(value, folder, mesh)
+        restored = loop.restore_run_state(value, folder, mesh)
         jax.tree.map(np.testing.assert_array_equal, state.params, restored.params)
         results = evaluation.evaluate(value, loop.params_of(restored), mesh)
     assert int(restored.step) == values["steps"]

@@ -75,7 +75,7 @@ def test_a_folder_of_no_module_is_refused(finished, tmp_path):
 def test_a_profile_names_operations(finished):
     folder, _ = finished
     (trace,) = (folder / "profile").rglob("*.xplane.pb")
-    operations = profiling.dearest(trace)
+    operations = profiling.slowest_operations(trace)
     assert 0 < len(operations) <= 10
     seconds = [seconds for _, seconds in operations]
     assert seconds == sorted(seconds, reverse=True) and seconds[-1] > 0

@@ -239,7 +239,7 @@ def test_run_equals_the_command_line(finished_run, tmp_path, capsys, monkeypatch
     experiment = tiny_experiment.experiment(**FLAGS)
     mesh = main.launch.parse_mesh("")
     with jax.set_mesh(mesh):
-        assert_equal(loop.finished_state(experiment, tmp_path, mesh), state)
+        assert_equal(loop.restore_run_state(experiment, tmp_path, mesh), state)
     assert records(tmp_path) == records(folder)
     ours, theirs = (
         json.loads((path / "run.json").read_text()) for path in (folder, tmp_path)

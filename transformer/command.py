@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from absl import flags as absl_flags
 
 from transformer import checks, flags
+from transformer.flags import ExperimentFn
 
-ExperimentFn = Callable[..., Any]
 VERBS = ("train", "evaluate", "generate", "report", "benchmark", "sweep")
 
 
@@ -51,14 +51,16 @@ def common_flags(
 
 
 class Command(NamedTuple):
-    """A parsed command line: verb, arguments of its functions, common flags.
+    """A parsed command line.
 
+    experiment_flags, generate_flags, common: the values of the experiment's flags, of
+    those of the verb `generate`, and of the flags of every experiment.
     explicit: the names of the experiment's flags that stand on the command line.
     """
 
     verb: str
-    experiment: dict[str, Any]
-    generate: dict[str, Any]
+    experiment_flags: dict[str, Any]
+    generate_flags: dict[str, Any]
     common: dict[str, Any]
     workdir: Path
     explicit: tuple[str, ...]
@@ -66,7 +68,7 @@ class Command(NamedTuple):
 
 def parse(
     argv: list[str],
-    experiment: ExperimentFn,
+    make: ExperimentFn,
     generate: Callable[..., Any] | None,
 ) -> Command:
     """The command in `argv`; flags recorded in the run folder are its defaults.
@@ -74,13 +76,13 @@ def parse(
     Raises ValueError for an unknown verb or flag, a value out of range, and another
     value of a FIXED flag than the recorded one.
     """
-    name = flags.name_of(experiment)
+    name = flags.name_of(make)
     if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv):
-        print(_help(experiment, generate))
+        print(_help(make, generate))
         sys.exit(0)
     values = absl_flags.FlagValues()
     flags.define(values, common_flags)
-    flags.define(values, experiment)
+    flags.define(values, make)
     verb, rest = _verb(argv)
     if generate is not None and verb == "generate":
         flags.define(values, generate)
@@ -89,15 +91,15 @@ def parse(
         raise ValueError(f"expected flags --name=value, got {' '.join(extra)!r}")
     common = flags.arguments(values, common_flags, {})
     workdir = common["workdir"] or Path("runs") / name
-    recorded = recorded_flags(workdir, experiment)
+    recorded = recorded_flags(workdir, make)
     init_from = values["init_from"].value if "init_from" in values else None
-    defaults = recorded or inherited_flags(init_from, experiment)
-    chosen = flags.arguments(values, experiment, defaults)
-    check_recorded(experiment, chosen, recorded, workdir)
+    defaults = recorded or inherited_flags(init_from, make)
+    chosen = flags.arguments(values, make, defaults)
+    check_recorded(make, chosen, recorded, workdir)
     to_generate = {}
     if generate is not None and verb == "generate":
         to_generate = flags.arguments(values, generate, {})
-    explicit = tuple(n for n in flags.parameters(experiment) if values[n].present)
+    explicit = tuple(n for n in flags.parameters(make) if values[n].present)
     return Command(verb, chosen, to_generate, common, workdir, explicit)
 
 
@@ -110,7 +112,7 @@ def _verb(argv: list[str]) -> tuple[str, list[str]]:
     return "train", argv
 
 
-def recorded_flags(workdir: Path, experiment: ExperimentFn) -> dict[str, Any]:
+def recorded_flags(workdir: Path, make: ExperimentFn) -> dict[str, Any]:
     """The flags in the run's record. ValueError for the record of another experiment,
     for a flag that this one does not have, and for a value that it does not accept."""
     try:
@@ -124,13 +126,13 @@ def recorded_flags(workdir: Path, experiment: ExperimentFn) -> dict[str, Any]:
         return {}
     from transformer.training.workdir import read_record
 
-    record, name = read_record(workdir) or {}, flags.name_of(experiment)
+    record, name = read_record(workdir) or {}, flags.name_of(make)
     if record["experiment"] != name:
         raise ValueError(
             f"{workdir}: expected a folder of experiment {name}, got one of "
             f"{record['experiment']}; choose another --workdir"
         )
-    unknown = sorted(set(record["flags"]) - set(flags.parameters(experiment)))
+    unknown = sorted(set(record["flags"]) - set(flags.parameters(make)))
     if unknown:
         raise ValueError(
             f"{workdir}: expected a run of {name} with its flags, got the recorded "
@@ -138,15 +140,13 @@ def recorded_flags(workdir: Path, experiment: ExperimentFn) -> dict[str, Any]:
             "optimizer, or of another version; choose another --workdir"
         )
     try:
-        flags.check_values(experiment, record["flags"])
+        flags.check_values(make, record["flags"])
     except ValueError as error:
         raise ValueError(f"{workdir}/run.json: {error}") from None
     return record["flags"]
 
 
-def inherited_flags(
-    init_from: Path | str | None, experiment: ExperimentFn
-) -> dict[str, Any]:
+def inherited_flags(init_from: Path | str | None, make: ExperimentFn) -> dict[str, Any]:
     """The FIXED flags of the run that a new run starts from, where it is one of the
     same experiment."""
     if init_from is None:
@@ -157,20 +157,20 @@ def inherited_flags(
     record = read_record(folder)
     if record is None:
         raise ValueError(f"--init_from: expected a run folder, got {init_from}")
-    if record["experiment"] != flags.name_of(experiment):
+    if record["experiment"] != flags.name_of(make):
         return {}
-    fixed = flags.of_role(experiment, checks.FIXED)
+    fixed = flags.flags_with_role(make, checks.FIXED)
     return {name: record["flags"][name] for name in fixed if name in record["flags"]}
 
 
 def check_recorded(
-    experiment: ExperimentFn,
+    make: ExperimentFn,
     arguments: Mapping[str, Any],
     recorded: Mapping[str, Any],
     workdir: Path,
 ) -> None:
     """Raise ValueError for another value of a FIXED flag than the recorded one."""
-    fixed = flags.of_role(experiment, checks.FIXED)
+    fixed = flags.flags_with_role(make, checks.FIXED)
     for flag, value in flags.to_json(arguments).items():
         if flag in fixed and flag in recorded and value != recorded[flag]:
             raise ValueError(
@@ -179,11 +179,12 @@ def check_recorded(
             )
 
 
-def make(experiment: ExperimentFn, arguments: Mapping[str, Any], workdir: Path) -> Any:
-    """The value of an experiment; its `workdir` is set once the run has begun, so that
-    a refused run leaves nothing there. Until then the tokenizer is that of `init_from`,
-    where there is one: one that is made anew must not be written there.
-    """
+def make_experiment(
+    make: ExperimentFn, arguments: Mapping[str, Any], workdir: Path
+) -> Any:
+    """The experiment make(**arguments). Its argument `workdir` is the run folder once
+    the run has begun. Before, it is `init_from` if that has a tokenizer, else None: a
+    new tokenizer is not written, so that a refused run leaves nothing behind."""
     arguments = dict(arguments)
     if "workdir" in arguments:
         source = arguments.get("init_from")
@@ -191,16 +192,16 @@ def make(experiment: ExperimentFn, arguments: Mapping[str, Any], workdir: Path) 
             source = None
         begun = (workdir / "run.json").exists()
         arguments["workdir"] = workdir if begun else source
-    return experiment(**arguments)
+    return make(**arguments)
 
 
-def _help(experiment: ExperimentFn, generate: Callable[..., Any] | None) -> str:
-    module = sys.modules[experiment.__module__].__doc__ or ""
+def _help(make: ExperimentFn, generate: Callable[..., Any] | None) -> str:
+    module = sys.modules[make.__module__].__doc__ or ""
     parts = [
         module.strip(),
         "Flags of the experiment (fixed: not to be changed in a run folder):",
     ]
-    parts += [flags.help_text(experiment)]
+    parts += [flags.help_text(make)]
     if generate is not None:
         parts += ["Flags of the verb generate:", flags.help_text(generate)]
     parts += ["Flags of every experiment:", flags.help_text(common_flags)]

@@ -17,6 +17,9 @@ from absl import flags
 
 from transformer.checks import FIXED, Range, Role
 
+# Makes a `training.experiment.Experiment`; its keyword-only parameters are flags.
+ExperimentFn = Callable[..., Any]
+
 _NUMBER = {
     int: re.compile(r"[+-]?[0-9]+"),
     float: re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"),
@@ -116,7 +119,7 @@ def kind_of(parameter: inspect.Parameter) -> Kind:
     return Kind(annotation, (), range_, optional, role)
 
 
-def of_role(function: Callable[..., Any], role: Role) -> list[str]:
+def flags_with_role(function: Callable[..., Any], role: Role) -> list[str]:
     """The names of the flags of `function` with that role, such as checks.FIXED."""
     known = parameters(function)
     return [name for name, p in known.items() if kind_of(p).role == role]

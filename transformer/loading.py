@@ -53,16 +53,18 @@ class LoadedRun(NamedTuple):
 
         from transformer.training import evaluation
 
-        value = self.experiment
+        experiment = self.experiment
         if source is not None:
-            value = other_data.make_on(source, self.make, self.arguments, self.folder)
-        if not value.evaluations:
+            experiment = other_data.experiment_on_source(
+                source, self.make, self.arguments, self.folder
+            )
+        if not experiment.evaluations:
             raise ValueError(
                 f"{self.folder}: expected the data of the run, or other data to "
                 "evaluate on, got none"
             )
         with jax.set_mesh(self.mesh):
-            return evaluation.evaluate(value, self.params, self.mesh)
+            return evaluation.evaluate(experiment, self.params, self.mesh)
 
 
 def load(folder: Path | str, *, checkpoint: str = "newest", **slots: Any) -> LoadedRun:
@@ -87,7 +89,7 @@ def load(folder: Path | str, *, checkpoint: str = "newest", **slots: Any) -> Loa
     experiment = other_data.make_without_data(make, values, folder)
     mesh = axes.make_mesh()
     with jax.set_mesh(mesh):
-        state = loop.finished_state(experiment, folder, mesh, which=checkpoint)
+        state = loop.restore_run_state(experiment, folder, mesh, which=checkpoint)
     params = loop.params_of(state)
     return LoadedRun(folder, experiment, state, params, mesh, make, values)
 

@@ -1,6 +1,8 @@
-"""The command line of any experiment: the flags of its signature, and five verbs.
+"""The command line of any experiment: the flags of its signature, and six verbs.
 
-python -m experiments.NAME [train|evaluate|generate|report|benchmark] [--flag=value ...]
+python -m experiments.NAME [VERB] [--flag=value ...]
+
+VERB: train (the default), evaluate, generate, report, benchmark or sweep.
 """
 
 from __future__ import annotations
@@ -14,13 +16,12 @@ from typing import Any, NoReturn
 from absl import flags as absl_flags
 
 from transformer import checks, command, flags, launch
-from transformer.command import Command, ExperimentFn
+from transformer.command import Command
+from transformer.flags import ExperimentFn
 
 
-def main(
-    experiment: ExperimentFn, *, generate: Callable[..., Any] | None = None
-) -> None:
-    """Carry out the command line for `experiment`, and exit.
+def main(make: ExperimentFn, *, generate: Callable[..., Any] | None = None) -> None:
+    """Carry out the command line for the experiment that `make` makes, and exit.
 
     generate: the function whose keywords are the flags of the verb `generate`.
     Exit status: 0 done; 1 failed; 2 bad input, in one line; 143, 130 or 129 stopped by
@@ -37,17 +38,17 @@ def main(
         if argv[:1] == ["sweep"]:
             from transformer import sweep
 
-            sys.exit(sweep.execute(argv[1:], experiment))
-        parsed = command.parse(argv, experiment, generate)
+            sys.exit(sweep.execute(argv[1:], make))
+        parsed = command.parse(argv, make, generate)
         launch.setup(parsed.common)
-        status = _execute(parsed, experiment)
+        status = _execute(parsed, make)
     except (ValueError, absl_flags.Error) as error:
         _refuse(error)
     sys.exit(status)
 
 
 def run(
-    experiment: ExperimentFn,
+    make: ExperimentFn,
     workdir: Path | str,
     *,
     mesh: Any = None,
@@ -56,8 +57,8 @@ def run(
     evaluate_on: str = "",
     **arguments: Any,
 ) -> Any:
-    """Begin or resume the run of `experiment(**arguments)` in `workdir`, train it to
-    its last step, write its report; return the final State. The verb `train` does this.
+    """Begin or resume the run of make(**arguments) in `workdir`, train it to its last
+    step, write its report; return the final State. The verb `train` does this.
 
     mesh: default all devices on the axis data. intervals: a `loop.Intervals`.
     evaluate_on: as the flag. arguments: flags and slots of the experiment; flags
@@ -71,28 +72,25 @@ def run(
     from transformer.training import declaration, loop, signals
 
     workdir, mesh = Path(workdir).expanduser(), mesh or axes.make_mesh()
-    slots = {
-        k: arguments.pop(k) for k in declaration.slots(experiment) if k in arguments
-    }
-    experiment = declaration.fill(experiment, **slots)
-    flags.check_values(experiment, arguments)
-    recorded = command.recorded_flags(workdir, experiment)
-    command.check_recorded(experiment, arguments, recorded, workdir)
-    defaults = flags.defaults(experiment)
-    init_from = arguments.get("init_from")
-    source = recorded or command.inherited_flags(init_from, experiment)
+    slots = {k: arguments.pop(k) for k in declaration.slots(make) if k in arguments}
+    make = declaration.fill(make, **slots)
+    flags.check_values(make, arguments)
+    recorded = command.recorded_flags(workdir, make)
+    command.check_recorded(make, arguments, recorded, workdir)
+    defaults = flags.defaults(make)
+    source = recorded or command.inherited_flags(arguments.get("init_from"), make)
     defaults |= {name: source[name] for name in defaults if name in source}
-    chosen = flags.from_json(experiment, {**defaults, **arguments})
+    chosen = flags.from_json(make, {**defaults, **arguments})
     with jax.set_mesh(mesh), signals.restore_handlers():
-        value = command.make(experiment, chosen, workdir)
-        if _is_finished(workdir, value.steps):
-            print(_finished_line(workdir, value.steps))
-            return loop.finished_state(value, workdir, mesh)
+        experiment = command.make_experiment(make, chosen, workdir)
+        if _is_finished(workdir, experiment.steps):
+            print(_finished_line(workdir, experiment.steps))
+            return loop.restore_run_state(experiment, workdir, mesh)
         if evaluate_on:
-            add = other_data.with_evaluations_on
-            value = add(evaluate_on, value, experiment, chosen)
+            add = other_data.add_evaluations
+            experiment = add(evaluate_on, experiment, make, chosen)
         options = {"mesh": mesh, "intervals": intervals or loop.DEFAULT_INTERVALS}
-        return _run(experiment, value, chosen, workdir, options, accept_changed_data)
+        return _run(make, experiment, chosen, workdir, options, accept_changed_data)
 
 
 def _refuse(error: Exception) -> NoReturn:
@@ -125,7 +123,7 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
     from transformer.training import workdir as folder
 
     begun = folder.read_record(parsed.workdir) is not None
-    steps = parsed.experiment.get("steps", 0)
+    steps = parsed.experiment_flags.get("steps", 0)
     if parsed.verb == "train" and _is_finished(parsed.workdir, steps):
         print(_finished_line(parsed.workdir, steps))
         return 0
@@ -146,10 +144,11 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
                 other_data.evaluate(parsed, make, mesh)
             else:
                 # Text and images are generated without the data of the run.
-                generates = parsed.verb == "generate"
-                build = other_data.make_without_data if generates else command.make
-                value = build(make, parsed.experiment, parsed.workdir)
-                _VERBS[parsed.verb](parsed, make, value, mesh)
+                build = command.make_experiment
+                if parsed.verb == "generate":
+                    build = other_data.make_without_data
+                experiment = build(make, parsed.experiment_flags, parsed.workdir)
+                _VERBS[parsed.verb](parsed, make, experiment, mesh)
     except signals.Termination as termination:
         print(f"{termination}; the last step is saved", flush=True)
         # At once: XLA may still compile in another thread.
@@ -186,9 +185,9 @@ def _run(
             workdir,
             experiment,
             flags.to_json(recorded),
-            folder.source_of(make),
+            folder.source_code_of(make),
             module=flags.module_of(make),
-            data_flags=flags.of_role(make, checks.DATA),
+            data_flags=flags.flags_with_role(make, checks.DATA),
             accept_changed_data=accept_changed_data,
         )
         state = loop.train(experiment, workdir, **options)
@@ -205,8 +204,8 @@ def _train(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> N
 
     common = parsed.common
     if common["evaluate_on"]:
-        experiment = other_data.with_evaluations_on(
-            common["evaluate_on"], experiment, make, parsed.experiment
+        experiment = other_data.add_evaluations(
+            common["evaluate_on"], experiment, make, parsed.experiment_flags
         )
     intervals = loop.Intervals(
         log=common["log_every"],
@@ -216,14 +215,14 @@ def _train(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> N
     )
     options = {"mesh": mesh, "intervals": intervals}
     accept = common["accept_changed_data"]
-    _run(make, experiment, parsed.experiment, parsed.workdir, options, accept)
+    _run(make, experiment, parsed.experiment_flags, parsed.workdir, options, accept)
 
 
 def _params(parsed: Command, experiment: Any, mesh: Any) -> Any:
     from transformer.training import loop
 
     which = parsed.common["checkpoint"]
-    return loop.finished_params(experiment, parsed.workdir, mesh, which=which)
+    return loop.restore_run_params(experiment, parsed.workdir, mesh, which=which)
 
 
 def _evaluate(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
@@ -240,7 +239,8 @@ def _generate(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -
     if experiment.generate is None:
         raise ValueError(f"experiment {experiment.name} has nothing to generate")
     params = _params(parsed, experiment, mesh)
-    experiment.generate(params, jax.random.key(experiment.seed), **parsed.generate)
+    key = jax.random.key(experiment.seed)
+    experiment.generate(params, key, **parsed.generate_flags)
 
 
 def _report(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:

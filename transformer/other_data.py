@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformer import checks, command, flags, storage
 from transformer.command import Command
-
-ExperimentFn = Callable[..., Any]
+from transformer.flags import ExperimentFn
 
 
 def _source_flag(make: ExperimentFn) -> str | None:
     """The flag that names the data: the first one of the role DATA."""
-    return next(iter(flags.of_role(make, checks.DATA)), None)
+    return next(iter(flags.flags_with_role(make, checks.DATA)), None)
 
 
 def sources(parsed: Command, make: ExperimentFn) -> list[str]:
-    """The data that stand on the command line: `--text=a.txt,b.txt`, and of any other
-    flag, where a comma may belong to the name, `--source=a;b`. None if none stands
-    there."""
+    """The sources on the command line: `--text=a.txt,b.txt`, and for any other flag,
+    where a comma may belong to the name, `--source=a;b`. Empty if there is none."""
     flag = _source_flag(make)
     if flag is None or flag not in parsed.explicit:
         return []
-    return _divide(flag, str(parsed.experiment[flag]))
+    return _divide(flag, str(parsed.experiment_flags[flag]))
 
 
 def _divide(flag: str, text: str) -> list[str]:
@@ -36,66 +34,78 @@ def _divide(flag: str, text: str) -> list[str]:
 
 
 def _is_one_text(text: str) -> bool:
-    from transformer.data import sources as doors
+    from transformer.data import sources as data_sources
     from transformer.data.sources import text as text_source
 
-    is_path = doors.exists(Path(text).expanduser())
+    is_path = data_sources.exists(Path(text).expanduser())
     return is_path or bool(text_source.mixture_parts(text))
 
 
 def make_without_data(
     make: ExperimentFn, arguments: Mapping[str, Any], workdir: Path
 ) -> Any:
-    """The value of an experiment; where a file or folder of its data is gone, with the
-    default data in its place, in one printed line, and then without evaluations."""
-    from transformer.data import sources as doors
+    """The experiment of make(**arguments). Where a file or folder of its data is gone,
+    it is made with the default data instead, and without evaluations; a printed line
+    says so."""
+    from transformer.data import sources as data_sources
 
     try:
-        return command.make(make, arguments, workdir)
+        return command.make_experiment(make, arguments, workdir)
     except ValueError as error:
         flag, defaults = _source_flag(make), flags.defaults(make)
         if flag is None or arguments[flag] == defaults[flag]:
             raise
-        if doors.exists(Path(arguments[flag]).expanduser()):
+        if data_sources.exists(Path(arguments[flag]).expanduser()):
             raise
-        roles = flags.of_role(make, checks.DATA)
+        roles = flags.flags_with_role(make, checks.DATA)
         others = {name: defaults[name] for name in roles}
-        value = command.make(make, {**arguments, **others}, workdir)
+        experiment = command.make_experiment(make, {**arguments, **others}, workdir)
         print(f"note: the data of the run is not needed ({error})", file=sys.stderr)
-        return value._replace(evaluations={}, data=None)
+        return experiment._replace(evaluations={}, data=None)
 
 
-def make_on(
-    source: str, make: ExperimentFn, arguments: Mapping[str, Any], workdir: Path
+def _make_on(
+    source: str,
+    make: ExperimentFn,
+    arguments: Mapping[str, Any],
+    *,
+    folder: Path,
+    labels: Sequence[str],
 ) -> Any:
-    """The value of the experiment of the run in `workdir` on all of a file or folder,
-    or on the validation split of a name. ValueError for other classes."""
-    from transformer.data.sources import Whole
-    from transformer.training.workdir import read_record
+    """The experiment that evaluates on all of `source`, with the tokenizer in `folder`.
+    ValueError for other classes than `labels`, where there are any."""
+    from transformer.data.sources import EvaluationOnly
 
-    whole = {**arguments, str(_source_flag(make)): Whole(source)}
-    value = command.make(make, whole, workdir)
-    _check_labels(source, value, (read_record(workdir) or {}).get("labels", []))
-    return value
-
-
-def _check_labels(source: str, value: Any, expected: list[str]) -> None:
-    got = list(getattr(value.data, "labels", ()))
-    if expected and got != expected:
+    arguments = {**arguments, str(_source_flag(make)): EvaluationOnly(source)}
+    if "workdir" in arguments:
+        arguments["workdir"] = folder
+    experiment = make(**arguments)
+    got = list(getattr(experiment.data, "labels", ()))
+    if labels and got != list(labels):
         raise ValueError(
-            f"{source}: expected the classes of the run, {', '.join(expected)}; got "
+            f"{source}: expected the classes of the run, {', '.join(labels)}; got "
             f"{', '.join(got)}"
         )
+    return experiment
 
 
-def with_evaluations_on(
+def experiment_on_source(
+    source: str, make: ExperimentFn, arguments: Mapping[str, Any], workdir: Path
+) -> Any:
+    """The experiment of the run in `workdir` on all of a file or folder, or on the
+    validation split of a name. ValueError for other classes."""
+    from transformer.training.workdir import read_record
+
+    labels = (read_record(workdir) or {}).get("labels", [])
+    return _make_on(source, make, arguments, folder=workdir, labels=labels)
+
+
+def add_evaluations(
     text: str, experiment: Any, make: ExperimentFn, arguments: Mapping[str, Any]
 ) -> Any:
-    """`experiment` that also evaluates on the whole of each of the data in `text`,
-    divided as in `sources`; an evaluation is called after its data, and after its own
-    name where there are several. The tokenizer is that of `experiment`."""
-    from transformer.data.sources import Whole
-
+    """`experiment` that also evaluates on all of each source in `text`, divided as in
+    `sources`; an evaluation is called after its source, and after its own name where
+    there are several. The tokenizer is that of `experiment`."""
     flag = _source_flag(make)
     if flag is None:
         raise ValueError(
@@ -103,17 +113,15 @@ def with_evaluations_on(
             f"{experiment.name}"
         )
     added = {}
-    with tempfile.TemporaryDirectory() as folder:
+    labels = getattr(experiment.data, "labels", ())
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         for name, content in experiment.extra_files.items():
-            storage.commit(Path(folder) / name, content)
+            storage.commit(folder / name, content)
         for source in _divide(flag, text):
-            other = {**arguments, flag: Whole(source)}
-            if "workdir" in arguments:
-                other["workdir"] = Path(folder)
-            value = make(**other)
-            _check_labels(source, value, list(getattr(experiment.data, "labels", ())))
-            one = len(value.evaluations) == 1
-            for name, evaluation in value.evaluations.items():
+            other = _make_on(source, make, arguments, folder=folder, labels=labels)
+            one = len(other.evaluations) == 1
+            for name, evaluation in other.evaluations.items():
                 added[source if one else f"{source}/{name}"] = evaluation
     return experiment._replace(evaluations={**experiment.evaluations, **added})
 
@@ -124,12 +132,13 @@ def evaluate(parsed: Command, make: ExperimentFn, mesh: Any) -> None:
     from transformer.training import evaluation, loop, metrics
 
     found, params, columns = sources(parsed, make), None, []
+    arguments, workdir = parsed.experiment_flags, parsed.workdir
     for source in found:
-        value = make_on(source, make, parsed.experiment, parsed.workdir)
+        experiment = experiment_on_source(source, make, arguments, workdir)
         if params is None:
             which = parsed.common["checkpoint"]
-            params = loop.finished_params(value, parsed.workdir, mesh, which=which)
-        results = evaluation.evaluate(value, params, mesh)
+            params = loop.restore_run_params(experiment, workdir, mesh, which=which)
+        results = evaluation.evaluate(experiment, params, mesh)
         columns.append(
             {
                 f"{name}/{number}": f"{amount:.4f}"

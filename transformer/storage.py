@@ -19,6 +19,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+# In a cached folder: the digests of its other files. A folder that differs from them is
+# incomplete or damaged, and is built again.
 SEAL = "seal.json"
 _BLOCK_BYTES = 1 << 20
 _BLOCKS = 64

@@ -12,7 +12,7 @@ _LOST = 128 + signal.SIGPIPE
 
 
 class _Stream:
-    """A text stream whose failed writes are told once, on `other`, and dropped."""
+    """A text stream whose failed writes are reported once, on `other`, and dropped."""
 
     def __init__(
         self, stream: TextIO, other: TextIO, name: str, *, leave: bool

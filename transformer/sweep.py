@@ -6,20 +6,19 @@ import itertools
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from transformer import checks, command, flags
+from transformer.flags import ExperimentFn
 
 
-def expand(argv: list[str], experiment: Callable[..., Any]) -> dict[str, list[str]]:
-    """By the name of its run folder the flags of each combination.
+def expand(argv: list[str], make: ExperimentFn) -> dict[str, list[str]]:
+    """Run folder name -> its flags, for each combination.
 
     Every flag of the experiment but those of DATA, whose values may have commas, takes
     a comma list. ValueError where no flag has several values.
     """
-    known = flags.parameters(experiment)
+    known = flags.parameters(make)
     lists: dict[str, list[str]] = {}
     common = []
     for argument in argv:
@@ -42,7 +41,7 @@ def expand(argv: list[str], experiment: Callable[..., Any]) -> dict[str, list[st
     return found
 
 
-def execute(argv: list[str], experiment: Callable[..., Any]) -> int:
+def execute(argv: list[str], make: ExperimentFn) -> int:
     """Train every combination in a process of its own, one after another, each in its
     folder below --workdir (default runs/NAME-sweep); then compare them. A finished run
     is not run again. Returns the exit status: 1 where a run failed.
@@ -50,13 +49,13 @@ def execute(argv: list[str], experiment: Callable[..., Any]) -> int:
     All flags are checked before the first run.
     """
     given = [a for a in argv if a.startswith("--workdir=")]
-    name = flags.name_of(experiment)
+    name = flags.name_of(make)
     root = Path(given[-1].partition("=")[2] if given else f"runs/{name}-sweep")
     root = root.expanduser()
-    runs = expand([a for a in argv if a not in given], experiment)
+    runs = expand([a for a in argv if a not in given], make)
     for folder, arguments in runs.items():
-        command.parse([*arguments, f"--workdir={root / folder}"], experiment, None)
-    module = flags.module_of(experiment)
+        command.parse([*arguments, f"--workdir={root / folder}"], make, None)
+    module = flags.module_of(make)
     if not module:
         raise ValueError(
             f"sweep: expected an experiment in a module, as python -m experiments.NAME "

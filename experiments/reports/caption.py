@@ -97,7 +97,7 @@ def report(
         **table(main, reference, subset=~near, name="farther_half"),
     }
     rows = zip(images, map(str, reference), *main.values(), strict=True)
-    ordered = [caption_grid.CaptionedImage(*row) for row in rows]
+    ordered = [caption_grid.CaptionComparison(*row) for row in rows]
     shuffled = [ordered[n] for n in jax.random.permutation(key, len(ordered))]
     lines = [
         f"reference         {one.reference}\nmodel             {one.caption}\n"

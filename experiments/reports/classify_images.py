@@ -33,7 +33,7 @@ SHOWN_CLASSES = 10
 
 def _load(folder: Path | None) -> tuple[Any, Any]:
     fingerprint = image_source.load("digits").fingerprint
-    version = storage.short_hash(fingerprint, workdir.source_of(vit.classifier))
+    version = storage.short_hash(fingerprint, workdir.source_code_of(vit.classifier))
     return pretrained.load_or_train(classify_images.experiment, folder, version=version)
 
 

@@ -49,8 +49,8 @@ def rollout(
 def accuracies(
     policy: Policy, held_out: Mapping[str, Any], params: Any
 ) -> dict[str, float]:
-    """Of the actions of held-out episodes: each model's, and that of the action that
-    these episodes take most often."""
+    """Accuracy of each model, and of the most frequent action, on the actions of
+    held-out episodes, by `accuracy/name`."""
     inputs = [held_out[n] for n in ("return_to_go_BT", "observation_BTP", "action_BT")]
     action_BT = inputs[-1]
     is_step_BT = np.arange(action_BT.shape[1]) < held_out["length_B"][:, None]
@@ -96,7 +96,7 @@ def report(
         "target_correlation": float(np.corrcoef(targets, reached)[0, 1]),
         "target_error": float(np.abs(targets - reached).mean()),
         **{f"return/target_{t}": float(reached[targets == t].mean()) for t in TARGETS},
-        "data_max_return": float(of_data.max()),
+        "return/data_max": float(of_data.max()),
         "return/target_data_max": float(returns("conditioned", best_key, best).mean()),
         "return/best_policy": best_policy,
         "return/cloning": cloning,

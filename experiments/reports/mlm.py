@@ -1,5 +1,6 @@
 """A masked language model: accuracy beside n-gram baselines, a linear probe of its
-features, and filled passages; `study` does so for any model that fills gaps."""
+features, and filled passages; `gap_filling_report` is that of any model that fills
+gaps."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import mlm
@@ -17,11 +19,15 @@ from transformer.evaluation.baselines import ngram
 from transformer.generation import fill_in
 from transformer.models import bert
 from transformer.network import precision
+from transformer.objectives import cross_entropy
+from transformer.objectives.loss import Loss
 from transformer.plots import cloze
 from transformer.training import evaluation
 from transformer.training.experiment import Experiment
 
 PASSAGES, PROBE_LENGTH = 4, 64
+# One masked token in so many: the counts of four neighbors see all of theirs.
+SPACING = 7
 # More tokens change n-gram counts little, more texts make the probe slow.
 NGRAM_TOKENS, PROBE_TEXTS = 20_000_000, 64
 # (ids [L], rng) -> the pieces that remain, and the removed ids between them.
@@ -74,9 +80,13 @@ def first_tokens(
 
 
 def ngram_accuracies(parts: windows.TextSplits, *, vocab_size: int) -> dict[str, float]:
-    """Of n-gram counts, which include the tails, on which the model is not trained;
-    empty where no text has five tokens. Both sides are cut at `NGRAM_TOKENS`. Of the
-    baselines only `visible_neighbors` cannot read `EVALUATION_RATIO` of the tokens."""
+    """Accuracy of n-gram baselines, by `accuracy/name`; empty where no text has five
+    tokens.
+
+    Their counts include the tails, on which the model is not trained. Both splits are
+    cut off at `NGRAM_TOKENS`. `accuracy/visible_neighbors` is of four neighbors of
+    which `EVALUATION_RATIO` are masked, as they are for the model; the other baselines
+    see all neighbors."""
     whole = parts.train._replace(stops=parts.train_tails.stops)
     known = first_tokens(whole.arrays(), least=5)
     held_out = first_tokens(parts.validation.arrays(), least=5)
@@ -92,8 +102,8 @@ def probe_accuracies(
     params: Mapping[str, Any],
     parts: windows.TextSplits,
 ) -> dict[str, float]:
-    """The linear probe for the text that a passage is from, among the texts whose tails
-    have two passages; empty where these are not 2 to `PROBE_TEXTS`."""
+    """Accuracy of the linear probe for the text that a passage is from, among the texts
+    whose tails have two passages; empty where these are not 2 to `PROBE_TEXTS`."""
     tails = (*parts.train_tails.arrays(), *parts.validation_tails.arrays())
     texts = [ids for ids in tails if len(ids) >= 2 * PROBE_LENGTH]
     if not 2 <= len(texts) <= PROBE_TEXTS:
@@ -107,7 +117,7 @@ def probe_accuracies(
     )
 
 
-def study(
+def gap_filling_report(
     remove: Remove,
     experiment: Experiment,
     model: fill_in.FillIn,
@@ -115,10 +125,11 @@ def study(
     params: Any,
     key: jax.Array,
 ) -> dict[str, Any]:
-    """Numbers, and passages as text and as a figure.
+    """The report of a model that fills gaps: numbers, and passages as text and as a
+    figure.
 
-    remove: makes the gaps of a passage. pooled(params, ids_BL): features (B, D) of each
-    row.
+    remove: makes the gaps of a passage. pooled_features(params, ids_BL): features
+    (B, D) of each row.
     """
     parts: windows.TextSplits = experiment.data
     measure = experiment.evaluations["validation"]
@@ -137,6 +148,27 @@ def study(
     }
 
 
+def isolated_accuracy(experiment: Experiment, compute_dtype: str, params: Any) -> float:
+    """Accuracy where one token in `SPACING` is masked, so that each has its neighbors,
+    as it has for the counts. Each row begins at a random one."""
+    net = experiment.net
+
+    def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> Loss:
+        ids_BL, segment_BL = batch["ids_BL"], batch["segment_BL"]
+        first_B1 = jax.random.randint(key, (len(ids_BL), 1), 0, SPACING)
+        index_L = jnp.arange(ids_BL.shape[1])
+        masked_BL = (index_L[None] % SPACING == first_B1) & (segment_BL > 0)
+        inputs_BL = jnp.where(masked_BL, net.vocab_size - 1, ids_BL)
+        weights = precision.cast_weights(params, compute_dtype)
+        x_BLD, w_VD = bert.apply(net, weights, inputs_BL, segment_BL)
+        weight_BL = masked_BL * batch["weight_B"][:, None]
+        return cross_entropy.fused_cross_entropy(x_BLD, w_VD, ids_BL, weight_BL)
+
+    measure = experiment.evaluations["validation"]._replace(loss=loss)
+    total = evaluation.total_loss(measure, params, axes.make_mesh())
+    return measure.metrics(total)["accuracy"]
+
+
 def report(
     experiment: Experiment,
     model: fill_in.FillIn,
@@ -144,10 +176,16 @@ def report(
     params: Any,
     key: jax.Array,
 ) -> dict[str, Any]:
-    """`study` of a masked language model."""
+    """`gap_filling_report` of a masked language model, and `isolated_accuracy`."""
 
     def pooled_features(params: Any, ids_BL: jax.Array) -> jax.Array:
         weights = precision.cast_weights(params, compute_dtype)
         return bert.apply(experiment.net, weights, ids_BL, method="pooled_features")
 
-    return study(mask_tokens, experiment, model, pooled_features, params, key)
+    arguments = experiment, model, pooled_features, params, key
+    files = gap_filling_report(mask_tokens, *arguments)
+    isolated = isolated_accuracy(experiment, compute_dtype, params)
+    return {
+        **files,
+        "results.json": {"accuracy/isolated": isolated, **files["results.json"]},
+    }

@@ -25,8 +25,8 @@ def report(
     params: Any,
     key: jax.Array,
 ) -> dict[str, Any]:
-    """`mlm.study` of the encoder-decoder; corrupt(ids, rng): a row of the evaluation's
-    batch."""
+    """`mlm.gap_filling_report` of the encoder-decoder; corrupt(ids, rng): a row of the
+    evaluation's batch."""
     sentinel, end = model.tokenizer.vocab_size, model.tokenizer.end
 
     def remove(ids: np.ndarray, rng: np.random.Generator) -> Any:
@@ -39,4 +39,5 @@ def report(
         weights = precision.cast_weights(params, compute_dtype)
         return t5.pooled_features(experiment.net, weights, ids_BL)
 
-    return mlm.study(remove, experiment, model, pooled_features, params, key)
+    arguments = experiment, model, pooled_features, params, key
+    return mlm.gap_filling_report(remove, *arguments)

@@ -108,10 +108,10 @@ def deep_tiff(
 def load(tmp_path: Path, name: str, content: bytes) -> np.ndarray:
     """The pixels of a file, of the shape that its header says."""
     (tmp_path / name).write_bytes(content)
-    facts = image_files.facts(image_files.ImageFile(tmp_path / name, name))
+    header = image_files.read_header(image_files.ImageFile(tmp_path / name, name))
     image = image_files.image(tmp_path / name)
-    assert image.shape == (facts.rows, facts.columns, 1 if facts.gray else 3)
-    assert "16 bits rounded to 8" in facts.conversions
+    assert image.shape == (header.rows, header.columns, 1 if header.gray else 3)
+    assert "16 bits rounded to 8" in header.conversions
     return image
 
 
@@ -191,8 +191,8 @@ def test_8_bits_turned_have_the_size_of_their_header(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.fromarray(eight).save(tmp_path / "a.tif", exif=turned)
-    facts = image_files.facts(image_files.ImageFile(tmp_path / "a.tif", "a"))
-    assert (facts.rows, facts.columns) == (6, 4)
+    header = image_files.read_header(image_files.ImageFile(tmp_path / "a.tif", "a"))
+    assert (header.rows, header.columns) == (6, 4)
     got = image_files.image(tmp_path / "a.tif")
     np.testing.assert_array_equal(got, np.rot90(eight, -1))
 

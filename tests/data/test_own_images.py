@@ -150,7 +150,7 @@ def test_large_sets_are_decoded_once(
     for split in ("train", "validation"):
         np.testing.assert_equal(getattr(made, split), getattr(expected, split))
     assert made.train["image"].base is not None  # a view of the mapped file
-    monkeypatch.setattr(image_files, "facts", None)
+    monkeypatch.setattr(image_files, "read_header", None)
     again = image_source.load(photos, 4)
     np.testing.assert_array_equal(again.train["image"], made.train["image"])
     assert capsys.readouterr().out == told

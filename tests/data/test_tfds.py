@@ -17,7 +17,7 @@ from transformer.data.sources import text as text_source
 from transformer.data.text import documents
 from transformer.data.tfds import arrays, text
 
-DOORS = {
+SOURCES = {
     "text": text_source,
     "images": image_source,
     "pairs": pair_source,
@@ -264,7 +264,7 @@ def test_the_identity_changes_with_features_and_split():
 
 
 @pytest.mark.parametrize(
-    ("door", "name", "message"),
+    ("kind", "name", "message"),
     [
         ("images", "mnst", r"or a TFDS name, got 'mnst'; nearest names: mnist"),
         ("images", "austen", r"austen: expected one 8-bit image feature, got none"),
@@ -299,17 +299,17 @@ def test_the_identity_changes_with_features_and_split():
         ),
     ],
 )
-def test_a_data_set_of_another_kind_is_refused_in_one_line(door, name, message):
+def test_a_data_set_of_another_kind_is_refused_in_one_line(kind, name, message):
     with pytest.raises(ValueError, match=message) as caught:
-        DOORS[door].load(name)
+        SOURCES[kind].load(name)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, 1.5])
-@pytest.mark.parametrize("door", DOORS)
-def test_a_held_out_fraction_outside_0_to_1_is_refused(door, fraction):
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_held_out_fraction_outside_0_to_1_is_refused(kind, fraction):
     with pytest.raises(ValueError, match="fraction between 0 and 1, got"):
-        DOORS[door].load("digits", held_out=fraction)
+        SOURCES[kind].load("digits", held_out=fraction)
 
 
 def test_gray_images_under_a_color_feature_are_refused():

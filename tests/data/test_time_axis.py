@@ -38,7 +38,7 @@ def test_the_step_is_that_of_the_dates(step: str) -> None:
         first, then = (date.astype(str)[5:] for date in kept[[0, year]])
         assert first == then
     numbers = time_axis.read("a", 5 + 3 * np.arange(40))
-    assert numbers.steps_per_year == 12 and not numbers.dated
+    assert numbers.steps_per_year == 12 and not numbers.has_dates
 
 
 @pytest.mark.parametrize(

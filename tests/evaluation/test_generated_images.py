@@ -53,9 +53,7 @@ def test_a_study_has_the_quality_of_each_number_of_steps() -> None:
     )
     numbers = generated_images.results(study)
     assert numbers["classifier_accuracy/steps_1"] == 0.5
-    assert (
-        numbers["classifier_accuracy"] == numbers["classifier_accuracy/held_out"] == 1
-    )
+    assert numbers["classifier_accuracy"] == numbers["classifier_accuracy/real"] == 1
     assert numbers["frechet_distance"] < numbers["frechet_distance/steps_1"]
     figures = sample_quality.figures(study)
     assert set(figures) == {"samples.png", "steps.png", "quality.png"}
@@ -69,8 +67,8 @@ def test_a_study_without_a_classifier_has_distances_alone() -> None:
         None, lambda label, steps: 0 * reference.held_out, reference, steps=(1, 2)
     )
     numbers = generated_images.results(study)
-    assert set(numbers) == {"nn_distance", "nn_distance/held_out"}
-    assert numbers["nn_distance"] > numbers["nn_distance/held_out"] == 0
+    assert set(numbers) == {"nn_distance", "nn_distance/real"}
+    assert numbers["nn_distance"] > numbers["nn_distance/real"] == 0
     assert set(sample_quality.figures(study)) == {"samples.png", "steps.png"}
 
 

@@ -73,7 +73,7 @@ def test_the_default_classifier_is_trained_once(
     monkeypatch.setattr(loop, "train", None)
     for again in (report.load_classifier(), report.load_classifier(folder)):
         np.testing.assert_array_equal(again.logits(images), logits)
-    params = loop.finished_params(tiny(), folder, axes.make_mesh())
+    params = loop.restore_run_params(tiny(), folder, axes.make_mesh())
     unembedding = params["unembedding_VD"], params["b_V"]
     expected = features @ unembedding[0].T + unembedding[1][None]
     np.testing.assert_allclose(logits, expected, atol=1e-4)

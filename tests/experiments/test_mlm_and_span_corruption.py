@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import short_training
@@ -74,3 +75,28 @@ def test_documents_too_short_for_a_baseline_leave_it_out(
     ]
     known = report.first_tokens(map(np.zeros, (3, 5, 6, 7)), least=4, most=10)
     assert [len(ids) for ids in known] == [5, 6]
+
+
+@pytest.mark.parametrize("offset", [-2, -1, 1, 2])
+def test_an_isolated_masked_token_has_its_four_neighbors(
+    offset: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In rows of one token, a model that copies a neighbor is always right."""
+    experiment = mlm.experiment(**TINY)
+    vocab_size = experiment.net.vocab_size
+
+    def copy(net: Any, weights: Any, ids_BL: jax.Array, segment_BL: jax.Array) -> Any:
+        return jax.nn.one_hot(jnp.roll(ids_BL, -offset, 1), vocab_size), eye_VD
+
+    def constant(step: int, rows: Any) -> dict[str, np.ndarray]:
+        ids_B1 = np.arange(len(rows), dtype=np.int32)[:, None]
+        ids_BL = np.repeat(ids_B1, 2 * report.SPACING, axis=1)
+        ones_BL = np.ones_like(ids_BL)
+        weight_B = np.ones(len(rows), np.float32)
+        return {"ids_BL": ids_BL, "segment_BL": ones_BL, "weight_B": weight_B}
+
+    eye_VD = jnp.eye(vocab_size)
+    monkeypatch.setattr(report.bert, "apply", copy)
+    held_out = experiment.evaluations["validation"]._replace(batch=constant, batches=1)
+    made = experiment._replace(evaluations={"validation": held_out})
+    assert report.isolated_accuracy(made, "float32", {}) == 1

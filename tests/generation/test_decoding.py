@@ -196,6 +196,25 @@ def test_generation_ends_when_all_rows_have_stopped() -> None:
     assert state.done_B.all() and state.new_tokens == 1
 
 
+def test_decoding_beyond_the_room_is_refused_or_ends_its_row() -> None:
+    """The key-value cache would begin anew in silence."""
+    module, choose = MODERN.make(), CHOOSE["greedy"]
+    fns, weights = decode_fns(module), random_params(module)
+    prompts = decoding.pad_prompts(RAGGED)
+    state = decoding.prefill(fns, weights, *prompts, jax.random.key(5), new_tokens=3)
+    with pytest.raises(ValueError, match="expected room for 12 tokens .* got 11"):
+        decoding.decode(fns, weights, state, choose=choose, tokens=4)
+    run = partial(decoding.decode, fns, choose=choose)
+    beyond = jax.device_get(jax.jit(run)(weights, state, tokens=6))
+    expected = generate(1, "greedy")
+    for row, prompt in enumerate(RAGGED):
+        end = min(len(prompt) + 6, 11)
+        assert beyond.length_B[row] == end and not beyond.done_B[row]
+        np.testing.assert_array_equal(
+            beyond.ids_BL[row, :end], expected.ids_BL[row, :end]
+        )
+
+
 @pytest.mark.parametrize("shape", [{"tensor": 2, "data": 4}, {"fsdp": 2, "data": 4}])
 def test_a_sharded_cache_equals_a_single_one(shape: dict[str, int]) -> None:
     module = MODERN.make()
@@ -219,6 +238,15 @@ def test_a_sharded_cache_equals_a_single_one(shape: dict[str, int]) -> None:
     close(expected.logits_BV, state.logits_BV[4:], 1e-4)
     here = state.cache[0].k_BGMK.addressable_shards[0].data
     assert here.size * 8 == state.cache[0].k_BGMK.size, here.shape
+
+
+def test_an_empty_cache_is_sharded_over_heads() -> None:
+    with jax.set_mesh(axes.make_mesh(data=4, tensor=2)):
+        cache = jax.jit(lambda: MODERN.make().empty_cache(4, 8, 8, jnp.float32))()[0]
+    for cached_BGMK in (cache.k_BGMK, cache.v_BGMK):
+        rows, heads, slots, features = cached_BGMK.shape
+        here = cached_BGMK.addressable_shards[0].data.shape
+        assert here == (rows // 4, heads // 2, slots, features), here
 
 
 def test_bfloat16_decoding_has_a_bfloat16_cache_and_float32_logits() -> None:

@@ -98,7 +98,7 @@ def imports(path: Path) -> set[str]:
 
 def import_table() -> str:
     """What each room imports of the others, as a Markdown table."""
-    lines = ["| room | imports from `transformer` |", "|---|---|"]
+    lines = ["| package | imports from `transformer` |", "|---|---|"]
     modules = [p for p in sorted(LIBRARY.glob("*.py")) if p.name != "__init__.py"]
     rows = {path.stem: [path] for path in modules}
     rows |= {f"{room}/": sorted((LIBRARY / room).rglob("*.py")) for room in rooms()}

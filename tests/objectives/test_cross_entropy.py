@@ -209,7 +209,7 @@ def test_sparse_equals_fused_where_few_tokens_have_weight(count: int) -> None:
     *arguments, weight_BL = fused_arguments()
     place_BL = RNG.permuted(np.tile(np.arange(LENGTH), (ROWS, 1)), axis=1)
     arguments += [jnp.where(place_BL < 3, weight_BL + 1, 0)]
-    sparse = partial(cross_entropy.sparse_cross_entropy, count=count)
+    sparse = partial(cross_entropy.masked_cross_entropy, count=count)
     expected = value_and_grad(cross_entropy.fused_cross_entropy)(*arguments)
     close(expected, value_and_grad(sparse)(*arguments))
 

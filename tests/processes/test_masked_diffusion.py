@@ -35,7 +35,9 @@ def test_padding_is_never_masked_and_a_short_row_has_its_own_ratio() -> None:
     """Rows of 8, 5, 1 and 0 tokens at a ratio of 0.15, rounded up."""
     ids_BL = jax.random.randint(KEY, (4, 8), 0, MASK_ID)
     real_BL = jnp.arange(8)[None] < jnp.asarray([8, 5, 1, 0])[:, None]
-    process = masked_diffusion.at_ratio(0.15, mask_id=MASK_ID, real_BL=real_BL)
+    process = masked_diffusion.fixed_ratio_process(
+        0.15, mask_id=MASK_ID, real_BL=real_BL
+    )
     for seed in range(20):
         key = jax.random.key(seed)
         t_B = process.sample_time(key, 4)
@@ -163,7 +165,7 @@ def test_elbo_of_the_true_model_is_the_entropy() -> None:
     ).reshape(3, 3, 3, 3, 3)
     ids_BL = jnp.tile(jnp.asarray([[0, 1, 1]]), (20_000, 1))
     loss = denoising.denoising_loss(
-        masked_diffusion.elbo(mask_id=2),
+        masked_diffusion.elbo_process(mask_id=2),
         cross_entropy.cross_entropy,
         lambda ids_BL, t_B: table_VVVLV[ids_BL[:, 0], ids_BL[:, 1], ids_BL[:, 2]],
         ids_BL,

@@ -98,7 +98,7 @@ HELP = """\
   --seed=int in [0, 4294967295]  (default 0)
       of the parameters, the order of the rows, the noise and the samples.
   --workdir=path  (default None)
-      run folder, default runs/NAME; a tokenizer saved there is used again.
+      run folder, default runs/NAME; its tokenizer is used if it has one.
   --init_from=path  (default None)
       a run folder, whose parameters and tokenizer a new run starts from.
   --init_partial=bool  (default False)

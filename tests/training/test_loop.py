@@ -149,7 +149,7 @@ def test_another_tokenizer_is_refused(tmp_path):
     other = first._replace(extra_files={"tokenizer.json": b"two"})
     hashes = [storage.short_hash(content) for content in (b"two", b"one")]
     message = f"expected tokenizer.json {hashes[0]}, got tokenizer.json {hashes[1]}"
-    for read in (loop.finished_state, loop.finished_params):
+    for read in (loop.restore_run_state, loop.restore_run_params):
         assert read(first, tmp_path, mesh)
         with pytest.raises(ValueError, match=message):
             read(other, tmp_path, mesh)
@@ -200,13 +200,13 @@ def test_value_error_of_a_step_is_not_reported_as_bad_input(tmp_path):
     assert checkpoint.steps(folder / checkpoint.FOLDER) == [2]
 
 
-def test_finished_state_is_the_newest_or_refused(uninterrupted, tmp_path):
+def test_the_restored_state_is_the_newest_or_refused(uninterrupted, tmp_path):
     experiment = tiny_experiment.experiment(steps=STEPS)
     mesh = axes.make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
-        state = loop.finished_state(experiment, uninterrupted, mesh)
-        params = loop.finished_params(experiment, uninterrupted, mesh)
+        state = loop.restore_run_state(experiment, uninterrupted, mesh)
+        params = loop.restore_run_params(experiment, uninterrupted, mesh)
         with pytest.raises(ValueError, match="expected a checkpoint, got none"):
-            loop.finished_state(experiment, tmp_path, mesh)
+            loop.restore_run_state(experiment, tmp_path, mesh)
     assert int(state.step) == STEPS
     jax.tree.map(np.testing.assert_array_equal, state.params, params)

@@ -1,11 +1,14 @@
 """Memory that a model needs, counted before it is made."""
 
 import commands
+import flax.linen as nn
 import jax
 import pytest
 import tiny_experiment
+from cases import MODELS
 
 from transformer import axes
+from transformer.models import decoder
 from transformer.training import faults, memory, update
 
 
@@ -51,3 +54,38 @@ def test_memory_that_runs_out_is_told_in_one_line():
     assert line.endswith(faults.SMALLER) and "\n" not in line
     assert faults.one_line(MemoryError()) == f"out of memory; {faults.SMALLER}"
     assert faults.one_line(RuntimeError("Out of memory")) is None
+
+
+@pytest.mark.parametrize("case", MODELS, ids=lambda case: case.name)
+def test_the_limit_counts_all_parameters_while_they_are_made(case, monkeypatch):
+    """Parameters and gradients that fit exactly are accepted; one byte less is not."""
+    net = case.make()
+    params = jax.eval_shape(lambda: decoder.init_params(net, jax.random.key(0)))
+    needs = 2 * sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(params))
+
+    def init(there: int) -> None:
+        monkeypatch.setattr(memory, "device_bytes", lambda: there)
+        with memory.limit_init(devices=1):
+            jax.eval_shape(lambda: decoder.init_params(net, jax.random.key(0)))
+
+    init(needs)
+    with pytest.raises(ValueError, match="needs more than .* without activations"):
+        init(needs - 1)
+
+
+def test_a_deep_model_is_refused_at_its_first_layer_that_does_not_fit(monkeypatch):
+    """Layers after it are not traced, which takes seconds."""
+    layers = []
+    monkeypatch.setattr(memory, "device_bytes", lambda: 2**30)
+
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x_BD):
+            layers.append(self.name)
+            return nn.Dense(2**13, use_bias=False)(x_BD)
+
+    net = nn.Sequential([Layer() for _ in range(100)])
+    x_BD = jax.ShapeDtypeStruct((1, 2**13), "float32")
+    with pytest.raises(ValueError, match="needs more than"), memory.limit_init(1):
+        jax.eval_shape(lambda x_BD: net.init(jax.random.key(0), x_BD), x_BD)
+    assert len(layers) == 3

@@ -94,9 +94,13 @@ def test_a_tokenizer_is_not_written_into_the_run_that_is_started_from(source):
     def experiment(*, workdir=None, init_from=None):
         made.append(workdir)
 
-    command.make(experiment, {"workdir": None, "init_from": folder}, folder / "new")
+    command.make_experiment(
+        experiment, {"workdir": None, "init_from": folder}, folder / "new"
+    )
     (folder / "tokenizer.json").write_text("{}")
-    command.make(experiment, {"workdir": None, "init_from": folder}, folder / "new")
+    command.make_experiment(
+        experiment, {"workdir": None, "init_from": folder}, folder / "new"
+    )
     (folder / "tokenizer.json").unlink()
     assert made == [None, folder] and sorted(folder.iterdir()) == before
 

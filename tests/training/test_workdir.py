@@ -14,8 +14,8 @@ from transformer.training import legs, workdir
 def begin(folder, **flags):
     """The record of a tiny run begun in `folder`."""
     made = tiny_experiment.experiment(**flags)._replace(extra_files={"a.json": b"{}"})
-    source = workdir.source_of(tiny_experiment.experiment)
-    workdir.write_record(folder, made, flags, source)
+    source_code = workdir.source_code_of(tiny_experiment.experiment)
+    workdir.write_record(folder, made, flags, source_code)
     return workdir.read_record(folder)
 
 
@@ -75,4 +75,4 @@ def test_source_of_a_notebook_is_its_cell():
     cell: dict = {}
     exec(compile(text, name, "exec"), cell)
     linecache.cache[name] = len(text), None, [text], name
-    assert workdir.source_of(cell["blend"]) == text
+    assert workdir.source_code_of(cell["blend"]) == text

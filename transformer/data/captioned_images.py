@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +18,8 @@ from transformer.data.images import patches
 from transformer.data.shuffling import EvaluationSplit, TrainingSplit
 from transformer.data.sources import captions as caption_source
 from transformer.data.text import documents, tokenizers
+from transformer.data.text.documents import Texts
 from transformer.data.text.tokenizers import Tokenizer
-
-Texts = Sequence[str] | np.ndarray
 
 
 def caption_documents(captions: records.Records) -> documents.TextDataset:

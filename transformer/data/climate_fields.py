@@ -87,9 +87,9 @@ def whole_years(fields: Fields) -> Fields:
             f"to validate, {(TRAINING_YEARS + 1) * year} steps of a {axis.step}, got "
             f"{steps} steps, of which {train} to train on"
         )
-    told = time_axis.describe(axis)
+    notes = time_axis.describe(axis)
     if train != years * year:
-        told.append(
+        notes.append(
             f"training has {years} whole years, {years * year} steps, and validation "
             f"the other {steps - years * year}"
         )
@@ -98,12 +98,12 @@ def whole_years(fields: Fields) -> Fields:
         values = values[axis.keep]
     missing = int(np.isnan(values).sum())
     if missing:
-        told.append(
+        notes.append(
             f"{missing:,} of {values.size:,} values are missing: anomalies of 0 as "
             "input, no weight as target"
         )
-    if told:
-        print(f"{fields.name}: {'; '.join(told)}", flush=True)
+    if notes:
+        print(f"{fields.name}: {'; '.join(notes)}", flush=True)
     time = fields.time[axis.keep]
     return fields._replace(values=values, time=time, train_steps=years * year)
 

@@ -1,4 +1,4 @@
-"""What a run is told once about its data: rows left out, texts cut off, weights."""
+"""Notices about a run's data, printed once: rows left out, texts cut off, weights."""
 
 from __future__ import annotations
 

@@ -20,13 +20,13 @@ _CALENDARS = {
 
 class TimeAxis(NamedTuple):
     """steps_per_year: of equal length. step: its name. keep: bool [T], False for the
-    steps of February 29, which most years do not have. dated: whether the series has
-    dates; if not, a step is taken as a month."""
+    steps of February 29, which most years do not have. has_dates: whether the series
+    has dates; if not, a step is taken as a month."""
 
     steps_per_year: int
     step: str
     keep: np.ndarray
-    dated: bool = True
+    has_dates: bool = True
 
 
 def _dates(time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +79,7 @@ def read(name: str, time: np.ndarray) -> TimeAxis:
     everything = np.ones(len(time), bool)
     if time.dtype.kind not in "MO":
         _first_unequal(name, "equal steps", time, np.diff(time))
-        return TimeAxis(MONTHS, "month", everything, dated=False)
+        return TimeAxis(MONTHS, "month", everything, has_dates=False)
     expected = "equal steps of a month, or of a day or a fraction of it"
     dates, days = _dates(time)
     months = np.diff(dates[:, 0] * MONTHS + dates[:, 1])
@@ -99,11 +99,11 @@ def read(name: str, time: np.ndarray) -> TimeAxis:
 
 
 def describe(axis: TimeAxis) -> list[str]:
-    """What the reader of a series should know of its axis, in words."""
-    told: list[str] = []
-    if not axis.dated:
-        told.append("it has no dates: a step is taken as a month")
+    """Notices about the axis of a series, in words."""
+    notes: list[str] = []
+    if not axis.has_dates:
+        notes.append("it has no dates: a step is taken as a month")
     left_out: Any = len(axis.keep) - axis.keep.sum()
     if left_out:
-        told.append(f"{left_out} steps of February 29 are left out")
-    return told
+        notes.append(f"{left_out} steps of February 29 are left out")
+    return notes

@@ -117,13 +117,13 @@ def results(study: SampleStudy) -> dict[str, float]:
     train, held_out = study.reference.train, study.reference.held_out
     distances = {
         "nn_distance": nn_distance(study.samples[main], train),
-        "nn_distance/held_out": nn_distance(held_out, train),
+        "nn_distance/real": nn_distance(held_out, train),
     }
     if study.reference_quality is None:
         return distances
     numbers = {
         **_by_name(study.quality[main]),
-        **_by_name(study.reference_quality, "/held_out"),
+        **_by_name(study.reference_quality, "/real"),
         **distances,
     }
     for steps in fewer:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer.data.captioned_images import CaptionedImages, Texts
+from transformer.data.captioned_images import CaptionedImages
+from transformer.data.text.documents import Texts
 from transformer.evaluation.image_classifier import map_batches
 from transformer.models import clip
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-Texts = Sequence[str] | np.ndarray
+from transformer.data.text.documents import Texts
 
 
 @functools.cache

@@ -151,7 +151,7 @@ def prefill(
 
 def float32_on_cpu(weights: Any, state: DecodeState) -> tuple[Any, DecodeState]:
     """Weights and state with bfloat16 leaves in float32, for one row on a CPU;
-    unchanged otherwise.
+    unchanged otherwise, as where `decode_dtype` is float32 already.
 
     A decoding step of one row is bound by reading the weights, and XLA on a CPU
     multiplies a vector with a bfloat16 matrix by widening the matrix each time.
@@ -195,28 +195,37 @@ def decode(
     stop: Sequence[int] = (),
 ) -> DecodeState:
     """`state` with up to `tokens` more tokens in each row; ends early when all rows
-    have sampled one of the ids in `stop`, which is kept as the row's last token."""
-    rows = jnp.arange(state.ids_BL.shape[0])
+    have sampled one of the ids in `stop`, which is kept as the row's last token.
+
+    A row ends where its room ends. ValueError where `state` has no room for `tokens`
+    and both are known (not traced).
+    """
+    rows, room = jnp.arange(state.ids_BL.shape[0]), state.ids_BL.shape[1]
     stops = jnp.asarray(list(stop), jnp.int32)[None]
     limit = state.new_tokens + tokens
+    _check_room(state, tokens)
+
+    def is_at_end(state: DecodeState) -> jax.Array:
+        return state.done_B | (state.length_B >= room)
 
     def has_unfinished(state: DecodeState) -> jax.Array:
-        return (state.new_tokens < limit) & ~state.done_B.all()
+        return (state.new_tokens < limit) & ~is_at_end(state).all()
 
     def step(state: DecodeState) -> DecodeState:
         # Keyed by the number of the step, so that the size of a burst does not matter.
         key = jax.random.fold_in(state.key, state.new_tokens)
         token_B = choose(state.logits_BV, key)
-        at_B = jnp.where(state.done_B, state.ids_BL.shape[1], state.length_B)
-        position = _next_position(state.length_B, (~state.done_B).astype(jnp.int32))
+        ended_B = is_at_end(state)
+        at_B = jnp.where(ended_B, room, state.length_B)
+        position = _next_position(state.length_B, (~ended_B).astype(jnp.int32))
         (x_BLD, w_VD), cache = fns.decode(
             weights, token_B[:, None], state.cache, position
         )
         logits_BLV = precision.einsum_f32("BLD,VD->BLV", x_BLD, w_VD)
         return DecodeState(
             ids_BL=state.ids_BL.at[rows, at_B].set(token_B, mode="drop"),
-            length_B=state.length_B + (~state.done_B),
-            done_B=state.done_B | (token_B[:, None] == stops).any(-1),
+            length_B=state.length_B + (~ended_B),
+            done_B=state.done_B | (~ended_B & (token_B[:, None] == stops).any(-1)),
             logits_BV=constrain(logits_BLV, "BLV")[:, 0],
             cache=cache,
             new_tokens=state.new_tokens + 1,
@@ -224,6 +233,17 @@ def decode(
         )
 
     return jax.lax.while_loop(has_unfinished, step, state)
+
+
+def _check_room(state: DecodeState, tokens: int | jax.Array) -> None:
+    if any(isinstance(a, jax.core.Tracer) for a in (state.length_B, tokens)):
+        return
+    needed, room = int(state.length_B.max()) + int(tokens), state.ids_BL.shape[1]
+    if needed > room:
+        raise ValueError(
+            f"expected room for {needed} tokens in a row (`prefill` with more "
+            f"new_tokens, or `grow_cache`), got {room}"
+        )
 
 
 def generate(

@@ -14,8 +14,6 @@ from transformer.models.decoder import Readout
 from transformer.network import masks
 from transformer.network.block import Make
 
-HEAD_FEATURES = 64
-
 
 class MaskedLM(nn.Module):
     """An encoder and an unembedding of V tokens, zero at first. It returns the pair
@@ -54,7 +52,7 @@ def bert(
         vocab_size=vocab_size,
         depth=depth,
         width=width,
-        head_features=HEAD_FEATURES,
+        head_features=defaults.TEXT_HEAD_FEATURES,
         make_attention=make_attention,
         make_mlp=make_mlp,
     )

@@ -19,19 +19,17 @@ from transformer.network.precision import einsum_f32
 
 # (features x_BLD, unembedding w_VD), whose product are the logits.
 Readout = tuple[jax.Array, jax.Array]
-HEAD_FEATURES = 64
 # Documents of one row do not see each other.
 CAUSAL_IN_DOCUMENT = masks.causal() & masks.segments()
 
 
-def tied_embedding(module: nn.Module, embedding_VD: jax.Array) -> jax.Array:
-    """The unembedding is the embedding (Press and Wolf 2016, arXiv 1608.05859)."""
+def tied_unembedding(module: nn.Module, embedding_VD: jax.Array) -> jax.Array:
+    """The embedding itself (Press and Wolf 2016, arXiv 1608.05859)."""
     return embedding_VD
 
 
-def untied_embedding(module: nn.Module, embedding_VD: jax.Array) -> jax.Array:
-    """The unembedding is a parameter of its own, zero at first: uniform predictions,
-    loss log V exactly."""
+def untied_unembedding(module: nn.Module, embedding_VD: jax.Array) -> jax.Array:
+    """A parameter of its own, zero at first: uniform predictions, a loss of log V."""
     return module.param("unembedding_VD", nn.initializers.zeros, embedding_VD.shape)
 
 
@@ -54,7 +52,7 @@ class Decoder(nn.Module):
     make_position: Make = positions.NoPositions
     make_norm: Make = norms.LayerNorm
     make_embedding_norm: Make = norms.Identity
-    unembed: Callable[[nn.Module, jax.Array], jax.Array] = tied_embedding
+    unembed: Callable[[nn.Module, jax.Array], jax.Array] = tied_unembedding
     weight_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
 
     def setup(self) -> None:
@@ -122,10 +120,10 @@ def language_model(
     make_mlp: if None, `defaults.mlp`. make_cross_attention: to a memory; none if None.
     ValueError where the default heads do not fill the width.
     """
-    width = HEAD_FEATURES * depth if width is None else width
+    width = defaults.TEXT_HEAD_FEATURES * depth if width is None else width
     make_attention = make_attention or defaults.attention(
         width=width,
-        head_features=HEAD_FEATURES,
+        head_features=defaults.TEXT_HEAD_FEATURES,
         mask=mask,
         rotate=positions.rotary(),
     )
@@ -142,7 +140,7 @@ def language_model(
         make_position=make_position,
         make_norm=defaults.make_norm,
         make_embedding_norm=defaults.make_norm,
-        unembed=untied_embedding,
+        unembed=untied_unembedding,
         weight_init=nn.initializers.normal(1.0),
     )
 

@@ -33,6 +33,8 @@ MakeOfWidth = Callable[..., nn.Module]
 Init = nn.initializers.Initializer
 
 HEAD_FEATURES = 32
+# Of the language models.
+TEXT_HEAD_FEATURES = 64
 ZERO: Init = nn.initializers.zeros
 # fan_in_init(in_axis=..., out_axis=...): normal, of deviation 1 / sqrt(inputs).
 fan_in_init: Any = partial(nn.initializers.variance_scaling, 1.0, "fan_in", "normal")

@@ -18,8 +18,6 @@ from transformer.network.block import Conditioning, Make
 from transformer.network.kv_cache import Memory
 from transformer.network.masks import TokenPositions
 
-HEAD_FEATURES = 64
-
 
 class EncoderDecoder(nn.Module):
     """An `Encoder` of tokens, patches or anything else that can be embedded, and a
@@ -67,7 +65,7 @@ def text_decoder(
     depth: int,
     width: int,
     vocab_size: int,
-    head_features: int = HEAD_FEATURES,
+    head_features: int = defaults.TEXT_HEAD_FEATURES,
     rotate_cross: positions.Rotate = positions.identity,
     make_attention: defaults.MakeOfWidth | None = None,
     make_cross_attention: defaults.MakeOfWidth | None = None,
@@ -103,7 +101,7 @@ def text_to_text(
     depth: int,
     width: int,
     vocab_size: int,
-    head_features: int = HEAD_FEATURES,
+    head_features: int = defaults.TEXT_HEAD_FEATURES,
     rotate_cross: positions.Rotate = positions.identity,
     make_encoder: Make | None = None,
     make_decoder: Make | None = None,

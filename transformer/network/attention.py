@@ -319,12 +319,12 @@ class Attention(nn.Module):
             raise ValueError(f"{name} cannot decode from a cache: it has decodes=False")
         lookback = self.mask.max_lookback
         slots = length if lookback is None else min(length, lookback + chunk - 1)
-        k_BMGK = jnp.zeros((rows, self.kv_heads, slots, self.head_features), dtype)
-        v_BMGK = jnp.zeros((rows, self.kv_heads, slots, self._value_features()), dtype)
+        k_BGMK = jnp.zeros((rows, self.kv_heads, slots, self.head_features), dtype)
+        v_BGMK = jnp.zeros((rows, self.kv_heads, slots, self._value_features()), dtype)
         none_BM = jnp.zeros((rows, slots), jnp.int32)
         return KVCache(
-            constrain(k_BMGK, "BMGK"),
-            constrain(v_BMGK, "BMGK"),
+            constrain(k_BGMK, "BGMK"),
+            constrain(v_BGMK, "BGMK"),
             none_BM,
             none_BM,
             none_BM,

@@ -1,9 +1,9 @@
 """Masks by rectangular tiles: which pairs a rule allows, without the L x M matrix.
 
-Each rule gives a number for every tile, from bounds of its queries and keys: 0 where it
-allows no pair, 1 where it allows all, and otherwise the number of a pattern. Tiles of
-one size and one number are alike, so one of them stands for all and is computed pair by
-pair. A causal mask of 131,072 tokens has one such tile.
+Each rule gives every tile an id, from bounds of its queries and keys: 0 where it allows
+no pair, 1 where it allows all pairs, and n > 1 for the pattern n of allowed pairs.
+Tiles of one size and one id have the same pattern, so that one of them is computed pair
+by pair for all. A causal mask of 131,072 tokens has one such tile.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ NONE, ALL = 0, 1
 
 
 class Tiles(NamedTuple):
-    """A grid of tiles, int64: the first query [N, 1] and the first key [1, M] of each,
-    their number of queries [N, 1] and of keys [1, M].
+    """A grid of N x M tiles, int64.
 
-    same_segment: whether all tokens are of one document (the upper bound of a mask), or
-    all keys are padding (the lower bound: the algebra has no negation).
+    query [N, 1], key [1, M]: the first query and the first key of each tile. queries
+    [N, 1], keys [1, M]: its number of queries and of keys. same_segment: whether all
+    tokens are of one document (the upper bound of a mask), or all keys are padding (the
+    lower bound: the algebra has no negation).
     """
 
     query: np.ndarray
@@ -37,28 +38,28 @@ class Tiles(NamedTuple):
 
     @property
     def distance(self) -> np.ndarray:
-        """Of the first query from the first key."""
+        """First query - first key, [N, M]."""
         return self.query - self.key
 
     @property
     def first_distance(self) -> np.ndarray:
-        """The least distance of a query from a key."""
+        """The least query - key in each tile, [N, M]."""
         return self.distance - self.keys + 1
 
     @property
     def last_distance(self) -> np.ndarray:
-        """The greatest distance of a query from a key."""
+        """The greatest query - key in each tile, [N, M]."""
         return self.distance + self.queries - 1
 
 
 class TileRule(NamedTuple):
-    """A mask's rule by tiles, both with the rule's arguments behind.
+    """A rule of a mask by tiles. Both functions also take the arguments of the rule.
 
-    numbers(tiles): the number of each, int64 [N, M]. cuts(length): where tiles must
-    begin, besides 0, for the numbers to be right.
+    ids(tiles, ...): the id of each tile, int64 [N, M]. cuts(length, ...): where tiles
+    must begin, besides 0, for the ids to be right.
     """
 
-    numbers: Callable[..., np.ndarray]
+    ids: Callable[..., np.ndarray]
     cuts: Callable[..., Any] = lambda length, *arguments: ()
 
 
@@ -79,33 +80,34 @@ def grid(query: np.ndarray, key: np.ndarray, queries: int, keys: int) -> Tiles:
     return Tiles(query[:, None], key[None], heights[:, None], widths[None], True)
 
 
-def number_patterns(
+def ids_of_bounds(
     none: np.ndarray, every: np.ndarray, pattern: np.ndarray
 ) -> np.ndarray:
-    """Numbers from bounds, and from the patterns of the other tiles, any integers."""
+    """Tile ids: 0 where `none`, 1 where `every`, elsewhere `pattern`, any integers,
+    shifted to 2 and more."""
     least = pattern.min(initial=0)
     return np.where(none, NONE, np.where(every, ALL, 2 + pattern - least))
 
 
-def whole(tiles: Tiles, allowed: Any) -> np.ndarray:
-    """The numbers of a rule that no tile divides, from whether it allows each tile."""
+def all_or_none(tiles: Tiles, allowed: Any) -> np.ndarray:
+    """Tile ids of a rule that allows all pairs of a tile where `allowed`, none else."""
     return np.where(allowed, ALL, NONE) + 0 * tiles.distance
 
 
-def unknown(tiles: Tiles, *arguments: Any) -> np.ndarray:
-    """The numbers of any rule: each tile has its own pattern."""
+def all_different(tiles: Tiles, *arguments: Any) -> np.ndarray:
+    """Tile ids of a rule of which nothing is known: each tile has its own pattern."""
     return 2 + np.arange(tiles.distance.size).reshape(tiles.distance.shape)
 
 
 def in_band(tiles: Tiles, before: float, after: float) -> np.ndarray:
-    """The numbers of -after <= query - key <= before."""
+    """Tile ids of the rule -after <= query - key <= before."""
     first, last = tiles.first_distance, tiles.last_distance
     none = (first > before) | (last < -after)
-    return number_patterns(none, (first >= -after) & (last <= before), tiles.distance)
+    return ids_of_bounds(none, (first >= -after) & (last <= before), tiles.distance)
 
 
 def on_grid(tiles: Tiles, shape: tuple[int, ...], radius: int) -> np.ndarray:
-    """The numbers of `masks.neighborhood`; no tile crosses the end of the grid."""
+    """Tile ids of `masks.neighborhood`; no tile crosses the end of the grid."""
     none: Any = False
     every: Any = True
     pattern = np.zeros((1, 1), np.int64)
@@ -122,7 +124,7 @@ def on_grid(tiles: Tiles, shape: tuple[int, ...], radius: int) -> np.ndarray:
         # Where neither side wraps, only the difference matters.
         digit = np.where(q_wraps | k_wraps, extent + q * extent + k, q - k)
         pattern = pattern * (2 + extent) * extent + digit + extent
-    return number_patterns(none, every, pattern)
+    return ids_of_bounds(none, every, pattern)
 
 
 def _coordinates(
@@ -138,17 +140,17 @@ def _coordinates(
 
 
 def intersect(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The numbers of `a & b` from those of both."""
+    """Tile ids of `a & b` from those of both."""
     return _join(a, b, neutral=ALL, absorbing=NONE)
 
 
 def unite(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The numbers of `a | b` from those of both."""
+    """Tile ids of `a | b` from those of both."""
     return _join(a, b, neutral=NONE, absorbing=ALL)
 
 
 def _join(a: np.ndarray, b: np.ndarray, *, neutral: int, absorbing: int) -> np.ndarray:
-    # Disjoint from the patterns of `a`, so that none of them stands for two.
+    # Other patterns than those of `a`, so that no id stands for two.
     b = np.where(b > ALL, b + a.max(), b)
     out = np.where(a == neutral, b, a)
     out[(a == absorbing) | (b == absorbing)] = absorbing
@@ -160,13 +162,13 @@ def _join(a: np.ndarray, b: np.ndarray, *, neutral: int, absorbing: int) -> np.n
     return out
 
 
-def _renumber(numbers: np.ndarray) -> np.ndarray:
-    """The same partition with the least numbers, from 0."""
-    return np.unique(numbers, return_inverse=True)[1].reshape(numbers.shape)
+def _renumber(ids: np.ndarray) -> np.ndarray:
+    """The same ids, numbered from 0 without gaps."""
+    return np.unique(ids, return_inverse=True)[1].reshape(ids.shape)
 
 
 def _by_segment(tiles: Tiles) -> np.ndarray:
-    return whole(tiles, tiles.same_segment)
+    return all_or_none(tiles, tiles.same_segment)
 
 
 BLOCK_SPARSE = masks.block_sparse([[0]], 1).rule
@@ -176,28 +178,30 @@ def _layout_cuts(length: int, layout: tuple, block: int) -> np.ndarray:
     return block * np.arange(max(len(layout), len(layout[0])) + 1)
 
 
-def _layout_numbers(tiles: Tiles, layout: tuple, block: int) -> np.ndarray:
+def _layout_ids(tiles: Tiles, layout: tuple, block: int) -> np.ndarray:
     queries, keys = (TokenPositions(a, a, a) for a in (tiles.query, tiles.key))
-    return whole(tiles, BLOCK_SPARSE(queries, keys, layout, block))
+    return all_or_none(tiles, BLOCK_SPARSE(queries, keys, layout, block))
 
 
-UNKNOWN = TileRule(unknown)
+ANY_RULE = TileRule(all_different)
 RULES = {
-    masks.full().rule: TileRule(lambda tiles: whole(tiles, True)),
+    masks.full().rule: TileRule(lambda tiles: all_or_none(tiles, True)),
     masks.segments().rule: TileRule(_by_segment),
     masks.padding().rule: TileRule(_by_segment),
     masks.causal().rule: TileRule(lambda tiles: in_band(tiles, np.inf, 0)),
     masks.window(0).rule: TileRule(in_band),
     masks.strided(1).rule: TileRule(lambda tiles, n: 2 + tiles.distance % n),
     masks.prefix(0).rule: TileRule(
-        lambda tiles, count: whole(tiles, tiles.key < count),
+        lambda tiles, count: all_or_none(tiles, tiles.key < count),
         lambda length, count: [count],
     ),
     masks.global_tokens(0).rule: TileRule(
-        lambda tiles, count: whole(tiles, (tiles.query < count) | (tiles.key < count)),
+        lambda tiles, count: all_or_none(
+            tiles, (tiles.query < count) | (tiles.key < count)
+        ),
         lambda length, count: [count],
     ),
-    BLOCK_SPARSE: TileRule(_layout_numbers, _layout_cuts),
+    BLOCK_SPARSE: TileRule(_layout_ids, _layout_cuts),
     masks.neighborhood([1], 0).rule: TileRule(
         on_grid, lambda length, shape, radius: multiples(length, int(np.prod(shape)))
     ),
@@ -209,29 +213,29 @@ JOINS = {
 
 
 def cuts(mask: Mask, length: int) -> list[Any]:
-    """Where its rules want tiles to begin."""
+    """Where the rules of a mask need tiles to begin, besides 0."""
     if mask.rule in JOINS:
         return [cut for part in mask.arguments for cut in cuts(part, length)]
-    return [RULES.get(mask.rule, UNKNOWN).cuts(length, *mask.arguments)]
+    return [RULES.get(mask.rule, ANY_RULE).cuts(length, *mask.arguments)]
 
 
-def numbers(mask: Mask, tiles: Tiles) -> np.ndarray:
-    """The numbers of the tiles, int64 [N, M]."""
+def tile_ids(mask: Mask, tiles: Tiles) -> np.ndarray:
+    """The id of each tile under a mask, int64 [N, M]."""
     if mask.rule in JOINS:
-        return JOINS[mask.rule](*(numbers(part, tiles) for part in mask.arguments))
-    return RULES.get(mask.rule, UNKNOWN).numbers(tiles, *mask.arguments)
+        return JOINS[mask.rule](*(tile_ids(part, tiles) for part in mask.arguments))
+    return RULES.get(mask.rule, ANY_RULE).ids(tiles, *mask.arguments)
 
 
 def counts(mask: Mask, tiles: Tiles) -> np.ndarray:
     """The number of allowed pairs in each tile, int64 [N, M]."""
-    number = numbers(mask, tiles)
-    out = tiles.queries * tiles.keys * (number == ALL)
-    mixed = number > ALL
+    ids = tile_ids(mask, tiles)
+    out = tiles.queries * tiles.keys * (ids == ALL)
+    mixed = ids > ALL
     if not mixed.any():
         return out
     grids = np.broadcast_arrays(tiles.query, tiles.key, tiles.queries, tiles.keys)
     query, key, queries, keys = (values[mixed] for values in grids)
-    kind = (_renumber(number[mixed]) * (SIDE + 1) + queries) * (SIDE + 1) + keys
+    kind = (_renumber(ids[mixed]) * (SIDE + 1) + queries) * (SIDE + 1) + keys
     _, first, like = np.unique(kind, return_index=True, return_inverse=True)
     representatives = (a[first].tolist() for a in (query, key, queries, keys))
     found = [
@@ -253,8 +257,9 @@ def num_pairs(mask: Mask, queries: int, keys: int) -> int:
 def blocks(
     mask: Mask, queries: int, keys: int, block_edges: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`computed` and `full` of `masks.BlockMask`, for blocks that begin at these
-    queries and keys."""
+    """For blocks that begin at the queries and keys `block_edges`: whether a block has
+    an allowed pair, and whether all its pairs are allowed (`computed` and `full` of
+    `masks.BlockMask`)."""
     edge = [
         edges(length, [*cuts(mask, length), block])
         for length, block in zip((queries, keys), block_edges, strict=True)

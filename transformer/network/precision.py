@@ -6,7 +6,7 @@
 | linear maps and the residual stream | the experiment's compute dtype |
 | norm statistics, gains and biases, attention scores and softmax | float32 |
 | final logits, loss | float32 |
-| decoding of one row on a CPU | float32 |
+| decoding on a CPU | float32 |
 
 A model computes in the dtype of its weights, so one cast of the parameter tree at the
 start of the loss is the whole policy; gradients come back float32 through that cast.

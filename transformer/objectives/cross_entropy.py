@@ -18,11 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer.network.precision import Einsum, einsum_f32
 from transformer.objectives.loss import Loss
 
 Objective = Callable[[jax.Array, jax.Array, jax.Array], Loss]
-# (subscripts, a, b) -> float32, such as `einsum_f32`.
-Einsum = Callable[[str, jax.Array, jax.Array], jax.Array]
 
 
 def _places(scores: Any) -> np.ndarray:
@@ -136,7 +135,7 @@ def chunked_loss(
 
     def chunk_loss(chunk: tuple[jax.Array, jax.Array, jax.Array]) -> Loss:
         x_BCD, targets_BC, weight_BC = chunk
-        logits_BCV = _einsum_f32("BCD,VD->BCV", x_BCD, w_VD)
+        logits_BCV = einsum_f32("BCD,VD->BCV", x_BCD, w_VD)
         return objective(logits_BCV, targets_BC, weight_BC)
 
     def split(a: jax.Array) -> jax.Array:
@@ -152,10 +151,6 @@ def chunked_loss(
 def _check_chunks(chunks: int, length: int) -> None:
     if length % chunks:
         raise ValueError(f"chunks: expected a divisor of {length}, got {chunks}")
-
-
-def _einsum_f32(subscripts: str, *operands: jax.Array) -> jax.Array:
-    return jnp.einsum(subscripts, *operands, preferred_element_type=jnp.float32)
 
 
 def _chunk_sums(einsum: Einsum, x_BCD, w_VD, targets_BC, weight_BC):
@@ -233,7 +228,7 @@ def fused_cross_entropy(
     weight_BL: jax.Array,
     *,
     chunks: int = 1,
-    einsum: Einsum = _einsum_f32,
+    einsum: Einsum = einsum_f32,
 ) -> Loss:
     """`cross_entropy` of the logits x w^T, in `chunks` chunks of each row.
 
@@ -250,7 +245,7 @@ def fused_cross_entropy(
     return Loss(total, tokens, jax.lax.stop_gradient(named))
 
 
-def sparse_cross_entropy(
+def masked_cross_entropy(
     x_BLD: jax.Array,
     w_VD: jax.Array,
     targets_BL: jax.Array,
@@ -258,8 +253,9 @@ def sparse_cross_entropy(
     *,
     count: int,
 ) -> Loss:
-    """`fused_cross_entropy` of the `count` tokens of each row with the largest weights:
-    of all that have weight where these are no more, without the others' logits."""
+    """`fused_cross_entropy` at the `count` positions of largest weight in each row,
+    without the logits of the others: for masked models, where only masked positions
+    have weight. Equal to that of all positions where at most `count` have weight."""
     weight_BC, place_BC = jax.lax.top_k(weight_BL, count)
     targets_BC = jnp.take_along_axis(targets_BL, place_BC, axis=1)
     x_BCD = jnp.take_along_axis(x_BLD, place_BC[..., None], axis=1)
@@ -293,7 +289,8 @@ def bits_per_byte(loss: Loss) -> float:
 
 
 def token_metrics(loss: Loss) -> dict[str, float]:
-    """Mean loss, accuracy, and bits per byte where `add_byte_count` counted them."""
+    """`loss` (unsmoothed nats / weight, without auxiliary terms), `accuracy`, and
+    `bits_per_byte` where `add_byte_count` counted the bytes."""
     metrics = {
         "loss": float(loss.sums["nats"]) / float(loss.weight),
         "accuracy": float(loss.sums["correct"]) / float(loss.sums["tokens"]),

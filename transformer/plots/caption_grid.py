@@ -12,8 +12,8 @@ from transformer.plots import heatmaps
 CORRECT, WRONG, OTHER = "#1a7f37", "#b35900", "#8c8c8c"
 
 
-class CaptionedImage(NamedTuple):
-    """An 8-bit image with its reference caption, the model's and a baseline's."""
+class CaptionComparison(NamedTuple):
+    """An 8-bit image with three captions: the reference, the model's, a baseline's."""
 
     image: np.ndarray
     reference: str
@@ -21,7 +21,7 @@ class CaptionedImage(NamedTuple):
     baseline: str
 
 
-def plot_captions(captions: Sequence[CaptionedImage], *, across: int = 6) -> Any:
+def plot_captions(captions: Sequence[CaptionComparison], *, across: int = 6) -> Any:
     """A matplotlib figure: below each image the reference, the model's caption (green
     where equal to the reference) and the baseline's (gray)."""
     from matplotlib.figure import Figure

@@ -163,7 +163,7 @@ def process(
     )
 
 
-def at_ratio(
+def fixed_ratio_process(
     ratio: float, *, mask_id: int, real_BL: jax.Array | None = None
 ) -> Process:
     """The process at the time at which the fraction `ratio` is masked: BERT's
@@ -173,7 +173,7 @@ def at_ratio(
     )
 
 
-def elbo(*, mask_id: int) -> Process:
+def elbo_process(mask_id: int) -> Process:
     """The process for evaluation: its mean cross-entropy is an upper bound of the nats
     per token when tokens are unmasked one at a time in random order (Hoogeboom et al.
     2021, arXiv 2110.02037, section 3)."""

@@ -24,8 +24,8 @@ from transformer.training.loop import jit_update
 from transformer.training.update import init_sharded_state
 
 
-class Seconds(NamedTuple):
-    """Quartiles of repeated times."""
+class TimingQuartiles(NamedTuple):
+    """Quartiles of repeated measurements of a time, in seconds."""
 
     low: float
     median: float
@@ -44,7 +44,7 @@ def _short(value: float) -> str:
     return f"{value:.3g} "
 
 
-def measure_seconds(work: Callable[[], Any], *, repeats: int = 7) -> Seconds:
+def measure_seconds(work: Callable[[], Any], *, repeats: int = 7) -> TimingQuartiles:
     """Seconds of a call of `work` until its result is ready, after a warm-up call."""
     jax.block_until_ready(work())
     seconds = []
@@ -52,7 +52,7 @@ def measure_seconds(work: Callable[[], Any], *, repeats: int = 7) -> Seconds:
         start = time.perf_counter()
         jax.block_until_ready(work())
         seconds.append(time.perf_counter() - start)
-    return Seconds(*np.percentile(seconds, (25, 50, 75)))
+    return TimingQuartiles(*np.percentile(seconds, (25, 50, 75)))
 
 
 def matmul_peak(dtype: Any, *, size: int = 0) -> float:

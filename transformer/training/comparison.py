@@ -44,12 +44,12 @@ def seeds_table(folders: Sequence[Path | str]) -> str:
         ", ".join(f"--{k}={json.loads(key)[k]}" for k in varied) or "all runs"
         for key in groups
     ]
-    numbers = dict.fromkeys(
+    evaluated = dict.fromkeys(
         name for runs in groups.values() for name in runs[0] if "train/" not in name
     )
     rows = [["", *names], ["seeds", *(str(len(runs)) for runs in groups.values())]]
-    for number in numbers:
-        rows.append([number, *(_mean(runs, number) for runs in groups.values())])
+    for metric in evaluated:
+        rows.append([metric, *(_mean(runs, metric) for runs in groups.values())])
     return metrics.align(rows)
 
 
@@ -58,17 +58,17 @@ def _differing_names(flags: list[dict[str, Any]]) -> list[str]:
     return [n for n in names if len({json.dumps(f.get(n)) for f in flags}) > 1]
 
 
-def _mean(runs: list[dict[str, Any]], number: str) -> str:
-    values = [run[number] for run in runs if number in run]
+def _mean(runs: list[dict[str, Any]], metric: str) -> str:
+    values = [run[metric] for run in runs if metric in run]
     if len(values) < 2:
         return ""
     return f"{statistics.fmean(values):.4g} ± {statistics.stdev(values):.2g}"
 
 
 def curves(
-    folder: Path, number: str = "loss"
+    folder: Path, metric: str = "loss"
 ) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
-    """By kind of record and by axis (`AXES`) the places and values of `number`.
+    """Curves of `metric`: kind of record -> axis, of `AXES` -> (x, y).
 
     Tokens and FLOP need the run's cost.json. Seconds are since the first record, pauses
     between two starts included.
@@ -76,7 +76,7 @@ def curves(
     records = metrics.read(folder)
     costs = _costs(folder)
     found: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
-    for record in (r for r in records if number in r):
+    for record in (r for r in records if metric in r):
         places: dict[str, float] = {"step": record["step"]}
         places["seconds"] = record["time"] - records[0]["time"]
         if costs:
@@ -85,7 +85,7 @@ def curves(
         for axis, place in places.items():
             xs, ys = found.setdefault(record["kind"], {}).setdefault(axis, ([], []))
             xs.append(place)
-            ys.append(record[number])
+            ys.append(record[metric])
     return found
 
 
@@ -116,13 +116,13 @@ def write_cost(folder: Path, step: int, tokens: float, flop: float) -> None:
 def _places_of(
     step: int, by_axis: dict[str, tuple[list[float], list[float]]]
 ) -> dict[str, float]:
-    """By axis the place of the last point of a curve up to `step`."""
+    """Axis -> x of the last point of a curve up to `step`."""
     before = sum(each <= step for each in by_axis.get("step", ([], []))[0])
     return {axis: xs[before - 1] for axis, (xs, _) in by_axis.items() if before}
 
 
-def plot(folders: Sequence[Path | str], file: Path, number: str = "loss") -> None:
-    """Curves of `number` of each run over each of `AXES`, as a PNG; a dotted line where
+def plot(folders: Sequence[Path | str], file: Path, metric: str = "loss") -> None:
+    """Curves of `metric` of each run over each of `AXES`, as a PNG; a dotted line where
     a leg of a run begins."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -131,7 +131,7 @@ def plot(folders: Sequence[Path | str], file: Path, number: str = "loss") -> Non
     FigureCanvasAgg(figure)
     panels: dict[str, Any] = dict(zip(AXES, figure.subplots(2, 2).ravel(), strict=True))
     for place, folder in enumerate(map(Path, folders)):
-        found, color = curves(folder, number), f"C{place % 10}"
+        found, color = curves(folder, metric), f"C{place % 10}"
         for kind, by_axis in found.items():
             style = "-" if kind == "train" else "o--"
             alpha = 0.5 if kind == "train" else 1.0
@@ -142,7 +142,7 @@ def plot(folders: Sequence[Path | str], file: Path, number: str = "loss") -> Non
             for axis, begin in _places_of(step, found.get("train", {})).items():
                 panels[axis].axvline(begin, color=color, linestyle=":")
     for axis, panel in panels.items():
-        panel.set(xlabel=axis, ylabel=number)
+        panel.set(xlabel=axis, ylabel=metric)
         panel.grid(alpha=0.3)
     panels["step"].legend(fontsize=7)
     picture = io.BytesIO()

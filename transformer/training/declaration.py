@@ -1,6 +1,6 @@
 """Experiments as functions whose keyword parameters are flags.
 
-    @declare(steps=1300, batch_size=8)
+    @declare(steps=900, batch_size=8)
     def experiment(run, optimizer=optimizers.muon_wsd, *, depth: int = 3): ...
 
     @derive(language_model.experiment, steps=600)
@@ -21,10 +21,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from transformer import flags
+from transformer.flags import ExperimentFn
 from transformer.training import optimizers
 from transformer.training.experiment import Experiment, Run
-
-ExperimentFn = Callable[..., Experiment]
 
 
 def declare(**defaults: Any) -> Callable[[ExperimentFn], ExperimentFn]:

@@ -22,13 +22,15 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 
 class Run(NamedTuple):
     """The settings of every run; `declare` makes each field a flag of the experiment.
+    Before a run begins, `workdir` is None, or `init_from` if that has a tokenizer
+    (`command.make_experiment`).
 
     Args:
         steps: training steps.
         batch_size: rows of a training step.
         dtype: compute dtype; auto is bfloat16 where the machine multiplies it fast.
         seed: of the parameters, the order of the rows, the noise and the samples.
-        workdir: run folder, default runs/NAME; a tokenizer saved there is used again.
+        workdir: run folder, default runs/NAME; its tokenizer is used if it has one.
         init_from: a run folder, whose parameters and tokenizer a new run starts from.
         init_partial: accept parameters that are new, left over or of another shape.
         freeze: regular expression of the paths of parameters that are not trained.

@@ -1,8 +1,8 @@
 """The legs of a run: parts that were trained with the same flags on the same data.
 
-A run that goes on with another number of steps is taken up before its learning rate
-fell, so that it equals to the bit a run of that many steps from the start. What was
-saved later is kept in `legs/<number>` of the run folder.
+With another number of steps, training resumes from the checkpoint before the
+learning-rate decay, so that the result equals, bit for bit, a run of that many steps
+from the start. Later checkpoints are kept in `legs/<number>` of the run folder.
 """
 
 from __future__ import annotations

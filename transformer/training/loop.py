@@ -105,7 +105,8 @@ def check(
     batching.check(experiment.batch_size, experiment.accumulate, mesh)
     for held_out in experiment.evaluations.values():
         batching.check(held_out.batch_size, 1, mesh)
-    abstract = abstract_state(experiment, mesh)
+    with memory.limit_init(mesh.size):
+        abstract = abstract_state(experiment, mesh)
     memory.check(abstract)
     if experiment.warm_start and not checkpoint.steps(folder / checkpoint.FOLDER):
         experiment.warm_start.check(abstract.params)
@@ -115,7 +116,7 @@ def check(
         ).close()
 
 
-def finished_state(
+def restore_run_state(
     experiment: Experiment, folder: Path, mesh: Mesh, *, which: str = "newest"
 ) -> State:
     """The state of the newest intact checkpoint, of the best, or of a step. ValueError
@@ -135,14 +136,14 @@ def params_of(state: State) -> Any:
     return state.params if average is None else average
 
 
-def finished_params(
+def restore_run_params(
     experiment: Experiment, folder: Path, mesh: Mesh, *, which: str = "newest"
 ) -> Any:
-    """`params_of` the state of `finished_state`; reads no optimizer state where it has
-    no average."""
+    """`params_of` the state of `restore_run_state`; reads the optimizer state only for
+    its average."""
     abstract = abstract_state(experiment, mesh)
     if optimizers.average_of(abstract.optimizer_state) is not None:
-        return params_of(finished_state(experiment, folder, mesh, which=which))
+        return params_of(restore_run_state(experiment, folder, mesh, which=which))
     return checkpoint.restore_params(
         folder / checkpoint.FOLDER,
         checkpoint_identity(experiment),
@@ -195,7 +196,11 @@ def train(
         )
         batches = batching.prefetch(batch_at, range(start, experiment.steps))
         try:
+            # Resuming dropped the records of the evaluation at `start`, which may have
+            # been cut off (`metrics.truncate`): do it again.
             outputs.evaluate(start, state)
+            # Batches and random keys count steps from 0; records, logs and checkpoints
+            # from 1, the number of updates done.
             for step, batch in enumerate(batches, start + 1):
                 if signals.stop_requested():
                     raise signals.Termination
@@ -204,10 +209,10 @@ def train(
                         jit_update(experiment, mesh), state, batch
                     )
                     memory.check_program(program)
-                outputs.before(step)
+                outputs.begin_step(step)
                 with jax.transfer_guard("disallow"):
                     state, metrics = program(state, batch)
-                outputs.after(step, state, metrics)
+                outputs.end_step(step, state, metrics)
         except signals.Termination:
             if int(state.step) not in checkpoints.steps():
                 outputs.save(state)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import flax.linen as nn
 import jax
 
 from transformer.training import faults
@@ -39,11 +42,43 @@ def check(abstract_state: Any) -> None:
     """Raise ValueError where the state and a gradient cannot fit on a device."""
     needs, there = state_bytes(abstract_state), device_bytes()
     if there is not None and needs > there:
-        raise ValueError(
-            f"expected a model whose parameters, gradients and optimizer fit into "
-            f"{_gib(there)} of memory a device, got one that needs {_gib(needs)} "
-            "without activations"
-        )
+        raise _too_large(_gib(needs), there)
+
+
+def _too_large(needs: str, there: int) -> ValueError:
+    return ValueError(
+        "expected a model whose parameters, gradients and optimizer fit into "
+        f"{_gib(there)} of memory a device, got one that needs {needs} "
+        "without activations"
+    )
+
+
+@contextmanager
+def limit_init(devices: int) -> Iterator[None]:
+    """Within it, the initialization of a Linen module raises the ValueError of `check`
+    at the first layer beyond the memory of `devices` devices: tracing all of a deep
+    model takes tens of seconds.
+
+    Counts the parameters so far and their gradients, of scanned layers only one, so
+    that what `check` accepts is never refused.
+    """
+    there, bytes_of = device_bytes(), dict[tuple[int, Any], int]()
+
+    def count(call: Callable[..., Any], arguments: Any, how: Any, context: Any) -> Any:
+        result = call(*arguments, **how)
+        module = context.module
+        if there is None or module.scope is None or not module.is_initializing():
+            return result
+        leaves = module.variables.get("params", {}).values()
+        own = sum(a.size * a.dtype.itemsize for a in leaves if isinstance(a, jax.Array))
+        bytes_of[id(module.scope.root), module.path] = own
+        needs = 2 * sum(bytes_of.values()) // devices
+        if own and needs > there:
+            raise _too_large(f"more than {_gib(needs)}", there)
+        return result
+
+    with nn.intercept_methods(count):
+        yield
 
 
 def check_program(program: Any) -> None:

@@ -47,13 +47,18 @@ def warmup_cosine(
     return optax.join_schedules([_warmup(peak, warmup), falling], [warmup - 1])
 
 
+def decay_length(steps: int, fraction: float) -> int:
+    """The number of steps in the last `fraction` of them, at least 1."""
+    return max(1, round(fraction * steps))
+
+
 def warmup_stable_decay(
     peak: float, *, steps: int, warmup: int, decay: float = 0.2, final: float = 0.0
 ) -> optax.Schedule:
     """Linear warm-up to `peak` in `warmup` steps, constant, then linear decay to
     final * peak over the last fraction `decay` of the steps (WSD, Hu et al. 2024,
     arXiv 2404.06395)."""
-    falling = max(1, round(decay * steps))
+    falling = decay_length(steps, decay)
     warmup = min(warmup, steps - falling)
     pieces = [
         _warmup(peak, max(warmup, 1)),
@@ -133,10 +138,10 @@ class ScheduledOptimizer(optax.GradientTransformation):
     decay_step: int | None = None
 
 
-def with_decay_step(
+def set_decay_step(
     pair: optax.GradientTransformation, decay_step: int | None
 ) -> ScheduledOptimizer:
-    """`pair` with its `decay_step`."""
+    """A copy of `pair` with its `decay_step`."""
     made = ScheduledOptimizer(pair.init, pair.update)
     made.decay_step = decay_step
     return made
@@ -151,7 +156,7 @@ def wrap(optimizer: Any, *, freeze: str = "", ema_decay: float = 0.0) -> Any:
         pair = _freeze(pair, freeze)
     if ema_decay:
         pair = _average(pair, ema_decay)
-    return with_decay_step(pair, step)
+    return set_decay_step(pair, step)
 
 
 def _freeze(optimizer: Any, pattern: str) -> optax.GradientTransformation:
@@ -242,9 +247,9 @@ def muon_wsd(
         warmup_stable_decay, steps=steps, warmup=warmup_steps, decay=decay_fraction
     )
     pair = muon(schedule(muon_learning_rate), schedule(adam_learning_rate))
-    stable = steps - max(1, round(decay_fraction * steps))
+    stable = steps - decay_length(steps, decay_fraction)
     # A warm-up that is cut short depends on the number of steps as well.
-    return with_decay_step(pair, stable if warmup_steps <= stable else 0)
+    return set_decay_step(pair, stable if warmup_steps <= stable else 0)
 
 
 def matrix_dimensions(params: Any) -> Any:

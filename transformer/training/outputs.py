@@ -43,14 +43,14 @@ class Outputs:
         self._best = _read_best(folder, start)
         checkpoints.pin(experiment.decay_step, self._best[0])
 
-    def before(self, step: int) -> None:
+    def begin_step(self, step: int) -> None:
         """Call before `step` is computed."""
-        self._profiler.before(step)
+        self._profiler.begin_step(step)
 
-    def after(self, step: int, state: State, metrics: Any) -> None:
+    def end_step(self, step: int, state: State, metrics: Any) -> None:
         """Call when `step` is dispatched: log, evaluate and save on their steps."""
         self._logger.log_async(step, metrics)
-        self._profiler.after(step, metrics)
+        self._profiler.end_step(step, metrics)
         faults.arm_watchdog()
         self.evaluate(step, state)
         last = step in (self._experiment.steps, self._experiment.decay_step)

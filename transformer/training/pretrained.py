@@ -29,15 +29,15 @@ def load_or_train(
     def train(empty: Path) -> None:
         default = experiment()
         print(f"training {default.name}, once", flush=True)
-        source = workdir.source_of(experiment)
+        source_code = workdir.source_code_of(experiment)
         recorded = {k: v for k, v in values.items() if k != "workdir"}
-        workdir.write_record(empty, default, flags.to_json(recorded), source)
+        workdir.write_record(empty, default, flags.to_json(recorded), source_code)
         steps = default.steps
         intervals = loop.Intervals(log=100, evaluate=steps, checkpoint=steps)
         loop.train(default, empty, mesh=mesh, intervals=intervals)
 
     if folder is None:
-        known = version, repr(values), workdir.source_of(experiment)
+        known = version, repr(values), workdir.source_code_of(experiment)
         name = f"{flags.name_of(experiment)}-{storage.short_hash(*known)}"
         folder = storage.cached_folder(f"pretrained/{name}", train)
     record = workdir.read_record(folder)
@@ -45,4 +45,4 @@ def load_or_train(
     if "workdir" in values:
         chosen["workdir"] = folder
     made = experiment(**chosen)
-    return made, jax.device_get(loop.finished_params(made, folder, mesh))
+    return made, jax.device_get(loop.restore_run_params(made, folder, mesh))

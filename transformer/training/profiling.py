@@ -1,4 +1,4 @@
-"""A trace of a few steps for xprof or TensorBoard, and its dearest operations."""
+"""A trace of a few steps for xprof or TensorBoard, and its slowest operations."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ class Profiler:
         self._folder, self._steps = folder / FOLDER, steps
         self._running = False
 
-    def before(self, step: int) -> None:
-        """Call before `step` is computed."""
+    def begin_step(self, step: int) -> None:
+        """Call before `step` is computed: begins the trace at its first step."""
         if self._steps and step == self._steps.start:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 
-    def after(self, step: int, results: object) -> None:
-        """Call with the results of `step`; prints the dearest operations at the end."""
+    def end_step(self, step: int, results: object) -> None:
+        """Call with the results of `step`: ends the trace at its last step."""
         if self._running and step == self._steps.stop - 1:
             jax.block_until_ready(results)
             self.stop()
 
     def stop(self) -> None:
-        """End a trace that is running, and print its dearest operations."""
+        """End a trace that is running, and print its slowest operations."""
         if not self._running:
             return
         self._running = False
         jax.profiler.stop_trace()
         print(f"trace: {self._folder}, for xprof or TensorBoard", flush=True)
         files = sorted(self._folder.rglob("*.xplane.pb"))
-        for name, seconds in dearest(files[-1]) if files else []:
+        for name, seconds in slowest_operations(files[-1]) if files else []:
             print(f"{1e3 * seconds:10.2f} ms  {name}", flush=True)
 
 
-def dearest(file: Path) -> list[tuple[str, float]]:
+def slowest_operations(file: Path) -> list[tuple[str, float]]:
     """The operations of a trace that took most, with their seconds over all threads."""
     total: collections.Counter[str] = collections.Counter()
     planes = list(jax.profiler.ProfileData.from_file(str(file)).planes)

@@ -58,24 +58,25 @@ def write_record(
     workdir: Path,
     experiment: Experiment,
     flags: Mapping[str, Any],
-    source: str,
+    source_code: str,
     *,
     module: str = "",
     data_flags: Sequence[str] = (),
     accept_changed_data: bool = False,
 ) -> None:
-    """Record the run at its first start (flags, command, versions, source, files), and
-    a new leg at a later start that changes something.
+    """Record the run at its first start (flags, command, versions, source code, files),
+    and a new leg at a later start that changes something.
 
-    module: by which the experiment is imported, for `transformer.load`. Raises
-    ValueError where the folder cannot be written, and for changed data.
+    source_code: of the experiment, for experiment.py. module: by which it is imported,
+    for `transformer.load`. Raises ValueError where the folder cannot be written, and
+    for changed data.
     """
     record = read_record(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
             if record is None:
-                _begin(workdir, experiment, flags, source, module)
+                _begin(workdir, experiment, flags, source_code, module)
             else:
                 leg = legs.describe(experiment, flags, 0)
                 if not accept_changed_data:
@@ -93,12 +94,12 @@ def _begin(
     workdir: Path,
     experiment: Experiment,
     flags: Mapping[str, Any],
-    source: str,
+    source_code: str,
     module: str,
 ) -> None:
     for name, content in experiment.extra_files.items():
         storage.commit(workdir / name, content)
-    storage.commit(workdir / "experiment.py", source.encode())
+    storage.commit(workdir / "experiment.py", source_code.encode())
     leg = legs.describe(experiment, flags, 0)
     _write(
         workdir,
@@ -208,6 +209,6 @@ def _encode(content: Any) -> bytes:
     return file.getvalue()
 
 
-def source_of(function: Callable[..., Any]) -> str:
+def source_code_of(function: Callable[..., Any]) -> str:
     """The text of the file, or of the notebook's cell, that defines `function`."""
     return "".join(linecache.getlines(inspect.getfile(inspect.unwrap(function))))

@@ -44,8 +44,8 @@ def quantize(images: np.ndarray, gray_levels: int, *, patch: int = 1) -> np.ndar
     above 65536.
     """
     channels = images.shape[-1]
-    values = patch * patch * channels
-    if not 2 <= gray_levels <= 256 or gray_levels**values > 65536:
+    levels = patch * patch * channels
+    if not 2 <= gray_levels <= 256 or gray_levels**levels > 65536:
         of = f" of {channels} channels" * (channels > 1)
         raise ValueError(
             f"expected from 2 to 256 gray levels and at most 65536 tokens, "
@@ -53,7 +53,7 @@ def quantize(images: np.ndarray, gray_levels: int, *, patch: int = 1) -> np.ndar
         )
     scaled = images.astype(np.float32) * (gray_levels - 1) / 255
     nearest = np.rint(scaled).astype(np.int32)
-    return patches.patchify(nearest, (patch, patch)) @ _powers(gray_levels, values)
+    return patches.patchify(nearest, (patch, patch)) @ _powers(gray_levels, levels)
 
 
 def dequantize(
@@ -65,12 +65,12 @@ def dequantize(
     return patches.unpatchify(gray, (side, side), (patch, patch))
 
 
-def _powers(gray_levels: int, values: int) -> np.ndarray:
-    return gray_levels ** np.arange(values, dtype=np.int32)
+def _powers(gray_levels: int, count: int) -> np.ndarray:
+    return gray_levels ** np.arange(count, dtype=np.int32)
 
 
-def _digits(ids: np.ndarray, gray_levels: int, values: int) -> np.ndarray:
-    return np.asarray(ids)[..., None] // _powers(gray_levels, values) % gray_levels
+def _digits(ids: np.ndarray, gray_levels: int, count: int) -> np.ndarray:
+    return np.asarray(ids)[..., None] // _powers(gray_levels, count) % gray_levels
 
 
 class QuantizedImages(NamedTuple):
@@ -90,13 +90,13 @@ class QuantizedImages(NamedTuple):
     channels: int = 1
 
     @property
-    def values(self) -> int:
+    def levels_per_token(self) -> int:
         """The number of gray levels that make up a token."""
         return self.patch * self.patch * self.channels
 
     @property
     def vocab_size(self) -> int:
-        return self.gray_levels**self.values
+        return self.gray_levels**self.levels_per_token
 
     @property
     def palette(self) -> np.ndarray:
@@ -106,8 +106,9 @@ class QuantizedImages(NamedTuple):
         return images[:, 0, 0]
 
     def levels(self, ids: np.ndarray) -> np.ndarray:
-        """Tokens [N, L] as gray levels [N, L * values]."""
-        return _digits(ids, self.gray_levels, self.values).reshape(len(ids), -1)
+        """Tokens [N, L] as gray levels [N, L * levels_per_token]."""
+        levels = _digits(ids, self.gray_levels, self.levels_per_token)
+        return levels.reshape(len(ids), -1)
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -25,7 +25,7 @@ def _columns(columns: tuple[str, ...], language: str) -> table.Columns:
     """Of the image and of its caption; ValueError where several columns of captions are
     named, none of them by the language."""
     if not columns:
-        return image_table.usual_columns(language, *ANY)
+        return image_table.default_columns(language, *ANY)
     image, *captions = columns
     if len(captions) > 1 and language not in captions:
         raise ValueError(

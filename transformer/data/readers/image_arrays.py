@@ -22,7 +22,7 @@ import numpy as np
 from transformer import storage
 from transformer.data.readers import files as own_files
 from transformer.data.readers import image_files
-from transformer.data.readers.image_files import Facts, ImageFile
+from transformer.data.readers.image_files import ImageFile, ImageHeader
 from transformer.data.records import Arrays, Records
 
 BATCH = 32
@@ -73,8 +73,8 @@ def _bar(total: int, what: str) -> Any:
     return tqdm(total=total, desc=what, unit="image", leave=False, dynamic_ncols=True)
 
 
-def _headers(start: int, files: Sequence[ImageFile]) -> list[Facts]:
-    return [image_files.facts(file) for file in files]
+def _headers(start: int, files: Sequence[ImageFile]) -> list[ImageHeader]:
+    return [image_files.read_header(file) for file in files]
 
 
 def _decode(
@@ -97,7 +97,7 @@ def _decode(
         target[row] = found
 
 
-def _check_sizes(files: Sequence[ImageFile], headers: Sequence[Facts]) -> None:
+def _check_sizes(files: Sequence[ImageFile], headers: Sequence[ImageHeader]) -> None:
     sizes = [(found.rows, found.columns) for found in headers]
     (usual, _), *others = Counter(sizes).most_common()
     if others:
@@ -111,7 +111,7 @@ def _check_sizes(files: Sequence[ImageFile], headers: Sequence[Facts]) -> None:
 
 
 def _describe(
-    source: str, headers: Sequence[Facts], *, gray: bool, image_size: int | None
+    source: str, headers: Sequence[ImageHeader], *, gray: bool, image_size: int | None
 ) -> str:
     """What was converted, counted, in one line; empty where that is nothing."""
     counts: Counter[str] = Counter()
@@ -126,8 +126,8 @@ def _describe(
         images += bool(words)
     if not images:
         return ""
-    told = ", ".join(f"{count} {words}" for words, count in counts.most_common())
-    return f"{source}: {images} of {len(headers)} images: {told}"
+    conversions = ", ".join(f"{count} {words}" for words, count in counts.most_common())
+    return f"{source}: {images} of {len(headers)} images: {conversions}"
 
 
 def _read(
@@ -172,8 +172,8 @@ def _build(
         _reserve(path)
         return path
 
-    _, told = _read(source, files, image_size, allocate)
-    (folder / "conversions.txt").write_text(told)
+    _, conversions = _read(source, files, image_size, allocate)
+    (folder / "conversions.txt").write_text(conversions)
 
 
 def read(
@@ -196,12 +196,12 @@ def read(
         build = partial(_build, source, files, image_size)
         folder = storage.cached_folder(f"images/{key}", build)
         pixels = np.load(folder / "image.npy", mmap_mode="r").view(np.ndarray)
-        told = (folder / "conversions.txt").read_text()
+        conversions = (folder / "conversions.txt").read_text()
     else:
         empty = partial(np.empty, dtype=np.uint8)
-        pixels, told = _read(source, files, image_size, empty)
-    if told:
-        print(told, flush=True)
+        pixels, conversions = _read(source, files, image_size, empty)
+    if conversions:
+        print(conversions, flush=True)
     assert isinstance(pixels, np.ndarray)
     return pixels
 

@@ -54,9 +54,9 @@ class ImageFile(NamedTuple):
         return str(self.path) if self.stop is None else f"{self.path}: {self.name}"
 
 
-class Facts(NamedTuple):
-    """What the header of an image says: its size, upright, whether it is gray, and
-    what becomes of it on reading, in words."""
+class ImageHeader(NamedTuple):
+    """What the header of an image says: its size, upright, whether it is gray, and the
+    conversions when it is read, in words."""
 
     rows: int
     columns: int
@@ -118,9 +118,9 @@ def _is_clear(opened: Any) -> bool:
     )
 
 
-def facts(file: ImageFile) -> Facts:
-    """From the header alone. ValueError, naming the file, where that is no image, or
-    one that cannot be read in its full range."""
+def read_header(file: ImageFile) -> ImageHeader:
+    """The header of an image, without decoding it. ValueError, naming the file, where
+    it is no image, or one that cannot be read in its full range."""
     with _open(file) as opened:
         mode, deep = opened.mode, _bits(file, opened) == 16
         columns, rows = opened.size
@@ -140,8 +140,8 @@ def facts(file: ImageFile) -> Facts:
             "first of several frames": getattr(opened, "is_animated", False),
         }
         gray = mode in GRAY or mode[0] == "I" or deep_pixels.color(opened) == "LA"
-    told = tuple(str(words) for words, holds in found.items() if holds)
-    return Facts(rows, columns, gray, told)
+    conversions = tuple(str(words) for words, holds in found.items() if holds)
+    return ImageHeader(rows, columns, gray, conversions)
 
 
 def _check_levels(file: ImageFile, brightest: int) -> None:
@@ -189,7 +189,7 @@ def _decode(file: ImageFile, *, gray: bool) -> Any:
         return decoded.convert("L" if gray else "RGB")
 
 
-def fit(opened: Any, image_size: int) -> Any:
+def resize_and_crop(opened: Any, image_size: int) -> Any:
     """The Pillow image as a square: its short side resized, its center cropped."""
     from PIL import Image
 
@@ -203,27 +203,29 @@ def fit(opened: Any, image_size: int) -> Any:
     return opened.crop((left, top, left + image_size, top + image_size))
 
 
-def fit_array(image: np.ndarray, image_size: int) -> np.ndarray:
-    """`fit` of uint8 [rows, columns, 1 or 3]."""
+def resize_and_crop_array(image: np.ndarray, image_size: int) -> np.ndarray:
+    """`resize_and_crop` of uint8 [rows, columns, 1 or 3]."""
     from PIL import Image
 
     channels = image.shape[-1]
     opened = Image.fromarray(image[..., 0] if channels == 1 else image)
-    return np.asarray(fit(opened, image_size)).reshape(image_size, image_size, channels)
+    square = np.asarray(resize_and_crop(opened, image_size))
+    return square.reshape(image_size, image_size, channels)
 
 
 def pixels(file: ImageFile, *, gray: bool, image_size: int | None) -> np.ndarray:
-    """uint8 [rows, columns, 1 or 3]. ValueError as `facts`, and for a damaged image."""
+    """uint8 [rows, columns, 1 or 3]. ValueError as `read_header`, and for a damaged
+    image."""
     decoded = _decode(file, gray=gray)
     if image_size is not None:
-        decoded = fit(decoded, image_size)
+        decoded = resize_and_crop(decoded, image_size)
     return np.asarray(decoded).reshape(decoded.height, decoded.width, -1)
 
 
 def image(path: Path) -> np.ndarray:
     """uint8 [rows, columns, channels]: 1 channel for gray images, 3 for all others."""
     file = ImageFile(path, path.name)
-    return pixels(file, gray=facts(file).gray, image_size=None)
+    return pixels(file, gray=read_header(file).gray, image_size=None)
 
 
 def resized_image(
@@ -231,12 +233,12 @@ def resized_image(
 ) -> np.ndarray:
     """`image` as uint8 of `shape` [rows, columns, 1 or 3]; gray where `shape` has one
     channel. Scaled to fit, its aspect ratio kept, padded with white; or, with `crop`,
-    to a square as `fit`."""
+    to a square as `resize_and_crop`."""
     from PIL import ImageOps
 
     rows, columns, channels = shape
     decoded = _decode(ImageFile(path, path.name), gray=channels == 1)
     if crop:
-        return np.asarray(fit(decoded, rows)).reshape(shape)
+        return np.asarray(resize_and_crop(decoded, rows)).reshape(shape)
     padded = ImageOps.pad(decoded, (columns, rows), color="white")
     return np.asarray(padded).reshape(shape)

@@ -62,7 +62,7 @@ def _listing(path: Path, root: Path, columns: tuple[str, ...]) -> Listing:
     is_table = path.is_file() and table.is_table(path)
     listed = path if is_table else table.find(path, TABLE)
     if listed is not None:
-        names = columns or image_table.usual_columns(*LABEL)
+        names = columns or image_table.default_columns(*LABEL)
         images, labels = image_table.read(listed, names)
         return images, labels, [listed]
     image_table.refuse_columns(columns, path)

@@ -3,8 +3,8 @@
     path,label
     cats/1.png,cat
 
-Paths are relative to the table's folder. Columns of the usual names are found by
-themselves; others are named by the flag --columns.
+Paths are relative to the table's folder. Columns with one of the default names are
+found without a flag; others are named by the flag --columns.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from transformer.data.readers.image_files import ImageFile
 PATH = ("path", "file", "filename", "file_name", "image")
 
 
-def _usual_names(
-    usual: Sequence[Sequence[str]], present: Sequence[str]
+def _default_names(
+    defaults: Sequence[Sequence[str]], present: Sequence[str]
 ) -> tuple[str, ...]:
-    """Of each column the first of its usual names that is present, in small letters or
-    capital ones, or else the most usual one."""
+    """For each column the first of its default names that is present, in lower or upper
+    case, else the first of them."""
     found = {name.strip().lower(): name for name in reversed(present)}
     return tuple(
         next((found[name] for name in names if name in found), names[0])
-        for names in usual
+        for names in defaults
     )
 
 
-def usual_columns(*texts: str) -> table.Columns:
+def default_columns(*texts: str) -> table.Columns:
     """The column of the paths, and that of the texts, which has one of these names."""
-    return partial(_usual_names, (PATH, texts))
+    return partial(_default_names, (PATH, texts))
 
 
 def refuse_columns(columns: Sequence[str], path: Path) -> None:

@@ -167,11 +167,11 @@ def _given_splits(folder: Path) -> dict[str, list[Path]] | None:
 
 class _Documents(NamedTuple):
     """The documents of a split: spans of files, and rows of tables for which
-    `is_wanted` holds; `facts` are the tables'."""
+    `is_wanted` holds, with the tables' statistics."""
 
     spans: list[Span]
     tables: list[Path]
-    facts: list[text_tables.Facts]
+    statistics: list[text_tables.TableStatistics]
     is_wanted: Callable[[str], bool]
     is_empty: bool
 
@@ -185,21 +185,21 @@ class _Documents(NamedTuple):
 def _all_documents(files: list[Path], column: str, held_out: float) -> _Documents:
     spans = file_spans([path for path in files if not table.is_table(path)])
     tables = [path for path in files if table.is_table(path)]
-    facts = [text_tables.scan(p, column, held_out, _stamp([p])) for p in tables]
-    rows = sum(one.rows - one.empty for one in facts)
-    return _Documents(spans, tables, facts, bool, not (spans or rows))
+    statistics = [text_tables.scan(p, column, held_out, _stamp([p])) for p in tables]
+    rows = sum(one.rows - one.empty for one in statistics)
+    return _Documents(spans, tables, statistics, bool, not (spans or rows))
 
 
 def _divide(every: _Documents, held_out: float) -> dict[str, _Documents]:
     """The documents of both splits."""
     spans = split_spans(every.spans, held_out)
-    limit = text_tables.limit(every.facts, held_out)
+    threshold = text_tables.held_out_threshold(every.statistics, held_out)
 
     def is_held_out(text: str) -> bool:
-        return text_tables.hash_fraction(text) < limit
+        return text_tables.hash_fraction(text) < threshold
 
-    rest = any(one.highest >= limit for one in every.facts)
-    held = any(one.lowest < limit for one in every.facts)
+    rest = any(one.highest >= threshold for one in every.statistics)
+    held = any(one.lowest < threshold for one in every.statistics)
     return {
         "train": every._replace(
             spans=spans["train"],

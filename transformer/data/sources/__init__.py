@@ -20,14 +20,14 @@ NAME_CHARACTERS = 255
 TFDS_NAME = re.compile(r"\w+(:\w+)?(/[\w.,=+-]+)*(:[\d.*]+)?")  # name/config:version
 
 
-class Whole(str):
-    """A source of which all is evaluated: both splits of a file or folder are the whole
-    of it, but where the user divided it. A name keeps its splits."""
+class EvaluationOnly(str):
+    """A source that is only evaluated: both splits of a file or folder are all of it,
+    unless the user divided it. A name keeps its splits."""
 
 
-def held_out_of(source: str | Path, fraction: float) -> float:
-    """`fraction`, or `ALL` of a `Whole`."""
-    return ALL if isinstance(source, Whole) else fraction
+def held_out_fraction(source: str | Path, fraction: float) -> float:
+    """`fraction`, or `ALL` of an `EvaluationOnly`."""
+    return ALL if isinstance(source, EvaluationOnly) else fraction
 
 
 def exists(path: Path) -> bool:

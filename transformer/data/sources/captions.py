@@ -10,7 +10,7 @@ from transformer.data.records import Records
 from transformer.data.sources import (
     HELD_OUT,
     column_names,
-    held_out_of,
+    held_out_fraction,
     own_path,
     refuse_columns,
 )
@@ -39,7 +39,7 @@ def load(
     if path is not None:
         from transformer.data.readers import caption_table
 
-        options["held_out"] = held_out_of(source, held_out)
+        options["held_out"] = held_out_fraction(source, held_out)
         options["columns"] = column_names(columns, 2, 3) if columns else ()
         return caption_table.read(path, language=language, **options)
     refuse_columns(columns, source)

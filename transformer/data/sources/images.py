@@ -8,7 +8,7 @@ from transformer.data.records import Records
 from transformer.data.sources import (
     HELD_OUT,
     column_names,
-    held_out_of,
+    held_out_fraction,
     own_path,
     refuse_columns,
 )
@@ -36,7 +36,7 @@ def load(
 
         return image_folder.read(
             path,
-            held_out=held_out_of(source, held_out),
+            held_out=held_out_fraction(source, held_out),
             columns=column_names(columns, 2) if columns else (),
             image_size=image_size,
         )

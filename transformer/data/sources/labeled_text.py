@@ -11,7 +11,7 @@ from transformer.data.records import Arrays, Records
 from transformer.data.sources import (
     HELD_OUT,
     column_names,
-    held_out_of,
+    held_out_fraction,
     own_path,
     refuse_columns,
 )
@@ -35,7 +35,7 @@ def load(
 
         text, label = column_names(columns, 2)
         return label_table.read(
-            path, held_out=held_out_of(source, held_out), columns=(text, label)
+            path, held_out=held_out_fraction(source, held_out), columns=(text, label)
         )
     refuse_columns(columns if columns != COLUMNS else "", source)
     from transformer.data.tfds import arrays

@@ -10,7 +10,7 @@ from transformer.data.sources import (
     HELD_OUT,
     column_names,
     exists,
-    held_out_of,
+    held_out_fraction,
     own_path,
     refuse_columns,
 )
@@ -33,14 +33,14 @@ def load(
         files = sentence_table.line_files(str(source))
         if files is not None:
             return sentence_table.read_lines(
-                files, held_out=held_out_of(source, held_out), columns=names
+                files, held_out=held_out_fraction(source, held_out), columns=names
             )
     path = own_path(source, "sentence pairs", held_out)
     if path is not None:
         from transformer.data.readers import sentence_table
 
         return sentence_table.read(
-            path, held_out=held_out_of(source, held_out), columns=names
+            path, held_out=held_out_fraction(source, held_out), columns=names
         )
     refuse_columns(columns, source)
     from transformer.data.tfds import arrays

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from transformer.data.sources import ALL, HELD_OUT, exists, held_out_of, own_path
+from transformer.data.sources import ALL, HELD_OUT, exists, held_out_fraction, own_path
 from transformer.data.text import documents
 
 COLUMN = "text"
@@ -72,9 +72,9 @@ def _load_one(
     if path is not None:
         from transformer.data.readers import text_files
 
-        held_out = held_out_of(source, held_out)
+        held_out = held_out_fraction(source, held_out)
         text = text_files.read(path, held_out=held_out, column=column)
-        return text._replace(is_only_evaluated=held_out == ALL)
+        return text._replace(evaluation_only=held_out == ALL)
     from transformer.data.tfds import text as tfds_text
 
     feature = None if column == COLUMN else column

@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from transformer import storage
 
+# Texts in order: a list or an array of strings.
+Texts = Sequence[str] | np.ndarray
 SPLITS = ("train", "validation")
 CHARACTERS = 1 << 16
 LOOK_BACK = 1 << 12
@@ -31,14 +35,14 @@ class TextDataset(NamedTuple):
     fingerprint: a hash of the text, the cache key of all that is derived from it.
     pieces: split -> the pieces of its documents, in a fixed order, read lazily.
     parts: of a mixture, each part and its share of the training rows.
-    is_only_evaluated: both splits are the whole text, and no training row is needed.
+    evaluation_only: both splits are the whole text, and no training row is needed.
     """
 
     name: str
     fingerprint: str
     pieces: Callable[[str], Iterator[Piece]]
     parts: tuple[tuple[TextDataset, float], ...] = ()
-    is_only_evaluated: bool = False
+    evaluation_only: bool = False
 
 
 def mix(name: str, parts: Sequence[tuple[TextDataset, float]]) -> TextDataset:

@@ -186,7 +186,7 @@ def training(
     ValueError where the text is shorter than a row or its rows fewer than a batch.
     """
     shuffling.require_positive(length=length, batch_size=batch_size)
-    if text.is_only_evaluated:
+    if text.evaluation_only:
         return shuffling.no_training(text.name, batch_size=batch_size)
     if text.parts:
         from transformer.data.text import mixing  # The default run has no use for it.

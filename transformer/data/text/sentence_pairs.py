@@ -18,11 +18,11 @@ from transformer.data import records, shuffling
 from transformer.data.notices import print_once
 from transformer.data.shuffling import Batch, EvaluationSplit, TrainingSplit
 from transformer.data.text import documents, packing
+from transformer.data.text.documents import Texts
 from transformer.data.text.tokenizers import Tokenizer
 
 OPEN_ROWS = 256
 SIDES: tuple[str, str] = ("first", "second")
-Texts = Sequence[str] | np.ndarray
 
 
 class Pair(NamedTuple):
@@ -161,7 +161,7 @@ def validation(
     return EvaluationSplit(batch, batch_size, -(-len(rows) // batch_size))
 
 
-def fit(
+def drop_long_pairs(
     data: records.Records, encoded: dict[str, list[Pair]], *, length: int
 ) -> tuple[records.Records, dict[str, list[Pair]]]:
     """`data` and its encoded pairs by split, without the pairs of which a side is
@@ -203,13 +203,13 @@ def splits(
     batch_size: int,
     seed: int = 0,
 ) -> tuple[records.Records, tuple[TrainingSplit, EvaluationSplit]]:
-    """The part of `data` that `fit` keeps, and its `training` rows and `validation`
-    rows; sides: source and target, of `sides`."""
+    """`data` after `drop_long_pairs`, and its `training` rows and `validation` rows;
+    sides: source and target, of `sides`."""
     encoded = {
         split: encode_pairs(tokenizer, *(getattr(data, split)[side] for side in sides))
         for split in documents.SPLITS
     }
-    data, fitting = fit(data, encoded, length=length)
+    data, fitting = drop_long_pairs(data, encoded, length=length)
     rows: Any = {"end": tokenizer.end, "length": length, "batch_size": batch_size}
     return data, (
         training(fitting["train"], **rows, seed=seed, name=data.name),

@@ -73,7 +73,7 @@ def _image_column(feature: str, image_size: int | None) -> Column:
     from transformer.data.readers import image_files
 
     def decode(image: Any, place: str) -> np.ndarray:
-        return image_files.fit_array(_pixels(image, place), image_size)
+        return image_files.resize_and_crop_array(_pixels(image, place), image_size)
 
     return Column("image", feature, decode, (image_size,))
 

@@ -105,9 +105,10 @@ def ngram_accuracies(
     """Accuracy on the held-out tokens, by `accuracy/name`, for documents of token ids.
 
     The baselines of `OFFSETS`, each with the best of a few values of `min_count`,
-    chosen on the held-out tokens in the baseline's favor; and `visible_neighbors`,
-    which is `four_neighbors` without the contexts that have a masked token. mask_ratio:
-    fraction of the held-out tokens that are masked, as from a masked language model.
+    chosen on the held-out tokens in the baseline's favor. All of them see every
+    neighbor, but `visible_neighbors`: it is `four_neighbors` without the contexts that
+    have a masked token, as a masked language model sees them. mask_ratio: fraction of
+    the held-out tokens that are masked.
     """
     rng = np.random.default_rng(0)
     is_masked = [rng.random(len(ids)) < mask_ratio for ids in held_out]

@@ -72,7 +72,7 @@ def novels(database: bytes) -> dict[str, str]:
     return texts
 
 
-def build(roots: Sequence[Path]) -> packages.Member:
+def build(roots: Sequence[Path]) -> packages.Dataset:
     """One .txt.xz for each novel; Emma is for validation."""
     files, documents = {}, []
     for title, text in sorted(novels((roots[0] / DATA).read_bytes()).items()):
@@ -88,4 +88,4 @@ def build(roots: Sequence[Path]) -> packages.Member:
                 "sha256": storage.sha256(data),
             }
         )
-    return packages.Member(files, {**ORIGIN, "documents": documents})
+    return packages.Dataset(files, {**ORIGIN, "documents": documents})

@@ -46,7 +46,7 @@ def images(path: Path) -> np.ndarray:
     return np.rint(pixels * 255).astype(np.uint8)
 
 
-def build(roots: Sequence[Path]) -> packages.Member:
+def build(roots: Sequence[Path]) -> packages.Dataset:
     """Images and labels of both splits."""
     parts: dict[str, list[tuple[bytes, bytes, int]]] = {"train": [], "validation": []}
     for label in range(10):
@@ -62,4 +62,4 @@ def build(roots: Sequence[Path]) -> packages.Member:
         files[f"{split}.images.xz"] = packages.pack(joined)
         files[f"{split}.labels.xz"] = packages.pack(bytes(row[2] for row in rows))
         counts[split] = len(rows)
-    return packages.Member(files, {**ORIGIN, "examples": counts})
+    return packages.Dataset(files, {**ORIGIN, "examples": counts})

@@ -206,7 +206,7 @@ def line(one: Emoji) -> str:
     return "\t".join([one.characters, *one.names, *listed]) + "\n"
 
 
-def build(roots: Sequence[Path]) -> packages.Member:
+def build(roots: Sequence[Path]) -> packages.Dataset:
     """Images and names of both splits."""
     emoji = all_emoji(roots)
     chosen = held_out(emoji)
@@ -222,4 +222,4 @@ def build(roots: Sequence[Path]) -> packages.Member:
     counts = {split: len(rows) for split, rows in parts.items()}
     styled = emoji_styles.build(roots[2:], emoji, chosen, downscale)
     record = {**ORIGIN, "examples": counts, "styles": styled[1]}
-    return packages.Member({**files, **styled[0]}, record)
+    return packages.Dataset({**files, **styled[0]}, record)

@@ -117,7 +117,7 @@ def letters(text: str) -> str:
     return "".join(filter(str.isalpha, text.casefold()))
 
 
-def build(roots: Sequence[Path]) -> packages.Member:
+def build(roots: Sequence[Path]) -> packages.Dataset:
     """One file of pairs for each split, and the list of pages."""
     found = [page for page in pages(roots) if page[1]]
     train, validation = {}, {}
@@ -137,4 +137,4 @@ def build(roots: Sequence[Path]) -> packages.Member:
     listing = "".join(f"{path}\n" for path, _ in found)
     files["pages.txt.xz"] = packages.pack(listing.encode())
     counts = {"train": len(train), "validation": len(fresh)}
-    return packages.Member(files, {**ORIGIN, "examples": counts})
+    return packages.Dataset(files, {**ORIGIN, "examples": counts})

@@ -23,8 +23,8 @@ class Package(NamedTuple):
         return f"{self.archive} {self.name} {self.version}"
 
 
-class Member(NamedTuple):
-    """The files of a data set, by name, and its record without their hashes."""
+class Dataset(NamedTuple):
+    """A data set as built: its files by name, and its record without their hashes."""
 
     files: dict[str, bytes]
     record: dict[str, Any]

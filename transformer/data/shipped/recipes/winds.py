@@ -43,7 +43,7 @@ def month(hours: float) -> str:
     return str((start + np.timedelta64(round(hours * 60), "m")).astype("datetime64[M]"))
 
 
-def build(roots: Sequence[Path]) -> packages.Member:
+def build(roots: Sequence[Path]) -> packages.Dataset:
     """All months in one file of 16-bit integers, coordinates in the record."""
     from scipy.io import netcdf_file
 
@@ -70,4 +70,4 @@ def build(roots: Sequence[Path]) -> packages.Member:
         "train_steps": TRAIN_STEPS,
     }
     data = packages.pack(split.tobytes(), stride_bytes=1)
-    return packages.Member({"values.xz": data}, record)
+    return packages.Dataset({"values.xz": data}, record)
