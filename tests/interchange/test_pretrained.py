@@ -2,70 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+import pretrained_folder
 import pytest
-import tokenizers
 
 import transformer
 from experiments import pretrained
 from transformer import main
 from transformer.interchange import folder, tokenizer
-from transformer.interchange.architectures import llama
-from transformer.interchange.rope import Rope
 from transformer.models import decoder
 from transformer.network import masks
 from transformer.training import loop
 from transformer.training.checksum import leaf_paths
 
-SIZES = llama.Sizes(
-    model_type="llama",
-    vocab_size=264,
-    width=16,
-    hidden_features=24,
-    depth=1,
-    heads=2,
-    kv_heads=1,
-    head_features=8,
-    rotated=8,
-    length=64,
-    epsilon=1e-5,
-    activation="silu",
-    rope=Rope(),
-    tied=True,
-    window=None,
-)
 FLAGS: Any = {"steps": 2, "batch_size": 8, "sequence_length": 16, "dtype": "float32"}
-
-
-def tokenizer_json() -> bytes:
-    """A byte-level tokenizer: 256 bytes, one merge, two special tokens."""
-    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    vocab = {letter: i for i, letter in enumerate([*letters, "he"])}
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, [("h", "e")]))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    made.add_special_tokens(["<|end|>", "<|turn|>"])
-    return made.to_str().encode()
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a tiny Llama with random weights and that tokenizer."""
-    path = tmp_path_factory.mktemp("source") / "llama"
-    made, rng = llama.ARCHITECTURE, np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: made.init(made.net(SIZES), jax.random.key(0)))
-    params = jax.tree.map(
-        lambda a: rng.normal(0, 0.1, a.shape).astype(np.float32), shapes
-    )
-    ends = json.dumps({"eos_token_id": [257, 258]}).encode()
-    files = {"tokenizer.json": tokenizer_json(), "generation_config.json": ends}
-    folder.write_folder(path, made, SIZES, params, companions=files)
-    return path
+    return pretrained_folder.write(tmp_path_factory.mktemp("source") / "llama")
 
 
 @pytest.fixture(scope="module")
@@ -117,4 +75,8 @@ def test_a_folder_is_loaded_in_a_notebook(source: Path) -> None:
     ids_BL = model.tokenizer.encode("the hen")[None]
     tokens = masks.single_document(ids_BL.shape[1])
     readout = model.net.apply({"params": model.params}, ids_BL, tokens)
-    assert decoder.logits(readout).shape == (1, ids_BL.shape[1], SIZES.vocab_size)
+    assert decoder.logits(readout).shape == (
+        1,
+        ids_BL.shape[1],
+        pretrained_folder.SIZES.vocab_size,
+    )
