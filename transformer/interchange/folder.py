@@ -80,9 +80,10 @@ def open_folder(folder: Path | str, **changes: Any) -> PretrainedFolder:
     folder = Path(folder).expanduser()
     made, sizes = read_config(folder)
     sizes = sizes._replace(**changes)
+    tensors = tensor_files.open_tensors(folder)
     net, rules = made.net(sizes), made.table(sizes)
     abstract = jax.eval_shape(lambda: made.init(net, jax.random.key(0)))
-    bindings, tensors = table.bind(rules, abstract), tensor_files.open_tensors(folder)
+    bindings = table.bind(rules, abstract)
     weights.check(bindings, rules, tensors)
     return PretrainedFolder(folder, made, sizes, net, tensors, bindings, abstract)
 
