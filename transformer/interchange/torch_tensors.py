@@ -24,9 +24,8 @@ def _torch() -> Any:
     try:
         return importlib.import_module("torch")
     except ImportError:
-        raise ValueError(
-            "expected the package torch, got none; pip install torch"
-        ) from (None)
+        message = "expected the package torch, got none; pip install torch"
+        raise ValueError(message) from None
 
 
 def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
