@@ -23,8 +23,8 @@ LOCAL, GLOBAL = "sliding_attention", "full_attention"
 
 
 class Sizes(NamedTuple):
-    """What a configuration says of the net. score_scale: of the attention scores.
-    ropes: of local and global layers. layers: the kind of each."""
+    """What a configuration says of the net. query_scalar: attention scores are divided
+    by its root. ropes: of local and global layers. layers: the kind of each."""
 
     model_type: str
     vocab_size: int
@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
     length: int
     epsilon: float
     activation: str
-    score_scale: float
+    query_scalar: int
     ropes: tuple[Rope, Rope]
     window: int
     layers: tuple[str, ...]
@@ -55,7 +55,7 @@ def read(config: Reader) -> Sizes:
         config.only(key)
     config.only("hidden_act", config.get("hidden_activation", "gelu_pytorch_tanh"))
     layers = _read_layers(config, depth) if third else (GLOBAL,) * depth
-    scale = config.number("query_pre_attn_scalar", head) if third else head
+    scalar = config.whole("query_pre_attn_scalar", head) if third else head
     return Sizes(
         model_type=kind,
         vocab_size=config.whole("vocab_size"),
@@ -70,7 +70,7 @@ def read(config: Reader) -> Sizes:
         activation=decoders.read_activation(
             config, "hidden_activation", "gelu_pytorch_tanh"
         ),
-        score_scale=scale**-0.5,
+        query_scalar=scalar,
         ropes=_read_ropes(config, third),
         window=config.whole("sliding_window", 4096) if third else 0,
         layers=layers,
@@ -137,7 +137,7 @@ def write(sizes: Sizes) -> dict[str, Any]:
         return {**config, "hidden_act": sizes.activation}
     return {
         **config,
-        "query_pre_attn_scalar": sizes.score_scale**-2,
+        "query_pre_attn_scalar": sizes.query_scalar,
         "sliding_window": sizes.window,
         "layer_types": list(sizes.layers),
         "rope_local_base_freq": sizes.ropes[0].theta,
@@ -173,7 +173,7 @@ def net(sizes: Sizes) -> decoder.Decoder:
             rotate=sizes.ropes[0 if is_local else 1].rotate(),
             make_mixer=defaults.ROW_BLOCKED,
             head_norm=head_norm if third else norms.Identity,
-            score_scale=sizes.score_scale,
+            score_scale=sizes.query_scalar**-0.5,
         )
         return {
             "make_attention": make_attention,
@@ -219,4 +219,5 @@ ARCHITECTURE = Architecture(
     init=decoder.init_params,
     table=table,
     name=lambda sizes: CLASSES[sizes.model_type],
+    layers_are_equal=lambda sizes: len(set(sizes.layers)) == 1,
 )

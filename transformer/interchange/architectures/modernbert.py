@@ -269,4 +269,5 @@ ARCHITECTURE = Architecture(
     init=encoders.init_text,
     table=table,
     name=name,
+    layers_are_equal=lambda sizes: False,
 )
