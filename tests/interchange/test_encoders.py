@@ -20,6 +20,7 @@ from experiments import pretrained
 from transformer import axes
 from transformer.data.images import patches
 from transformer.interchange import folder, tensor_files
+from transformer.interchange import pretrained as pretrained_
 from transformer.models import clip, decoder
 from transformer.network import embeddings, masks
 from transformer.training.checksum import leaf_paths
@@ -234,3 +235,14 @@ def test_a_folder_of_clip_encodes_as_our_own_models_do() -> None:
     text_BZ = clip.encode_texts(opened.net, params, ids_BL, tokens.segment_BL)
     np.testing.assert_allclose(text_BZ, reference["text_embeds"], atol=1e-6)
     np.testing.assert_allclose(jnp.linalg.norm(text_BZ, axis=-1), 1.0, rtol=1e-6)
+
+
+def test_an_encoder_is_loaded_without_its_tokenizer(tmp_path: Path) -> None:
+    """Tokenizers of encoders mark no end of a text; nothing is generated."""
+    path = tmp_path / "model"
+    shutil.copytree(FIXTURES / "bert_mlm", path)
+    (path / "tokenizer.json").write_text("{}")
+    model = pretrained_.load(path)
+    assert model.tokenizer is None and model.sizes.scanned
+    with pytest.raises(ValueError, match="expected a decoder, got TiedMaskedLM"):
+        model.generate("a")
