@@ -6,7 +6,6 @@ Images have the size of the configuration: positions are not interpolated.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -79,8 +78,7 @@ def _read_dinov2(config: Reader, head: str) -> Sizes:
         *("out_features", "out_indices", "stage_names"),
     ):
         config.get(key, 0)
-    ratio = config.number("mlp_ratio", 4)
-    hidden = int(ratio * config.whole("hidden_size"))
+    hidden = config.whole("mlp_ratio", 4) * config.whole("hidden_size")
     return Sizes(
         model_type="dinov2",
         blocks=encoders.read_blocks(config, epsilon=1e-6, hidden_features=hidden),
@@ -116,7 +114,7 @@ def write(sizes: Sizes) -> dict[str, Any]:
     }
     if sizes.model_type == "dinov2":
         hidden = config.pop("intermediate_size")
-        config["mlp_ratio"] = _ratio(hidden, sizes.blocks.width)
+        config["mlp_ratio"] = hidden // sizes.blocks.width
         config["use_mask_token"] = sizes.mask_token
     if sizes.head == "classifier":
         config["id2label"] = {str(i): label for i, label in enumerate(sizes.labels)}
@@ -124,14 +122,6 @@ def write(sizes: Sizes) -> dict[str, Any]:
     if sizes.head == "pooler":
         config["pooler_act"], config["pooler_output_size"] = sizes.pooler
     return config
-
-
-def _ratio(hidden_features: int, width: int) -> int | float:
-    """The factor of `width` whose product is cut to `hidden_features`."""
-    whole, rest = divmod(hidden_features, width)
-    ratio = hidden_features / width
-    rounded_down = int(ratio * width) < hidden_features
-    return math.nextafter(ratio, math.inf) if rounded_down else ratio if rest else whole
 
 
 def make_encoder(sizes: Sizes) -> Make:
