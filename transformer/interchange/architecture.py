@@ -13,16 +13,6 @@ from transformer.interchange.table import Table
 
 # The module that has `ARCHITECTURE` for a model type; imported when it is asked for.
 MODULES = {
-    "gemma": "gemma",
-    "gemma3_text": "gemma",
-    "gpt2": "gpt2",
-    "gpt_neox": "gpt_neox",
-    "llama": "llama",
-    "mistral": "llama",
-    "olmo2": "llama",
-    "phi3": "llama",
-    "qwen2": "llama",
-    "qwen3": "llama",
     # Encoders.
     "bert": "bert",
     "clip": "clip",
@@ -33,6 +23,17 @@ MODULES = {
     "siglip": "clip",
     "vit": "vit",
     "xlm-roberta": "bert",
+    # Decoders.
+    "gemma": "gemma",
+    "gemma3_text": "gemma",
+    "gpt2": "gpt2",
+    "gpt_neox": "gpt_neox",
+    "llama": "llama",
+    "mistral": "llama",
+    "olmo2": "llama",
+    "phi3": "llama",
+    "qwen2": "llama",
+    "qwen3": "llama",
 }
 
 
