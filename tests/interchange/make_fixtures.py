@@ -112,8 +112,41 @@ def gemma3() -> transformers.PreTrainedModel:
     return transformers.Gemma3ForCausalLM(config)
 
 
+MIXTURE = {**LLAMA, "num_hidden_layers": 2}
+EXPERTS = {"intermediate_size": 12, "num_local_experts": 5, "num_experts_per_tok": 2}
+
+
+def mixtral() -> transformers.PreTrainedModel:
+    config = transformers.MixtralConfig(**{**MIXTURE, **EXPERTS}, sliding_window=7)
+    return transformers.MixtralForCausalLM(config)
+
+
+def qwen3_moe() -> transformers.PreTrainedModel:
+    config = transformers.Qwen3MoeConfig(
+        **MIXTURE,
+        num_experts=6,
+        num_experts_per_tok=3,
+        moe_intermediate_size=12,
+    )
+    return transformers.Qwen3MoeForCausalLM(config)
+
+
+def gemma2() -> transformers.PreTrainedModel:
+    """Caps that are low enough to show at these scores and logits."""
+    config = transformers.Gemma2Config(
+        **MIXTURE,
+        sliding_window=5,
+        query_pre_attn_scalar=20,
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=3.0,
+    )
+    return transformers.Gemma2ForCausalLM(config)
+
+
+MIXTURES = (mixtral, qwen3_moe)
 LLAMAS = (llama, llama31, mistral, qwen2, qwen3, olmo2, phi3)
 DECODERS = {f.__name__: f for f in (*LLAMAS, gpt2, gpt_neox, gemma, gemma3)}
+DECODERS |= {f.__name__: f for f in (*MIXTURES, gemma2)}
 
 
 def add_noise(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:

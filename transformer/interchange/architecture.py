@@ -14,6 +14,7 @@ from transformer.interchange.table import Table
 # The module that has `ARCHITECTURE` for a model type; imported when it is asked for.
 MODULES = {
     "gemma": "gemma",
+    "gemma2": "gemma",
     "gemma3_text": "gemma",
     "gpt2": "gpt2",
     "gpt_neox": "gpt_neox",
@@ -23,6 +24,9 @@ MODULES = {
     "phi3": "llama",
     "qwen2": "llama",
     "qwen3": "llama",
+    # Mixtures of experts.
+    "mixtral": "mixtures",
+    "qwen3_moe": "mixtures",
 }
 
 

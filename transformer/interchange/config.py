@@ -56,6 +56,12 @@ class Reader:
             raise self.error(key, "a number")
         return float(value)
 
+    def number_or_none(self, key: str, default: float) -> float | None:
+        """A finite number, or None where the key is null; `default` where absent."""
+        if key in self.values and self.values[key] is None:
+            return self.get(key, None)
+        return self.number(key, default)
+
     def flag(self, key: str, default: Any = _MISSING) -> bool:
         """True or false."""
         value = self.get(key, default)

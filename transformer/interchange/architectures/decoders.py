@@ -9,7 +9,7 @@ from typing import Any
 from transformer.interchange.config import Reader
 from transformer.interchange.table import Rule
 from transformer.models import decoder
-from transformer.network import masks, mlp, stack
+from transformer.network import masks, mlp, stack, unembedding
 from transformer.network.block import Block, Make
 
 CAUSAL = decoder.CAUSAL_IN_DOCUMENT
@@ -40,11 +40,16 @@ def build(
     slots: Callable[[int], dict[str, Any]],
     make_norm: Make,
     block: Any = Block,
+    soft_cap: float | None = None,
     **options: Any,
 ) -> decoder.Decoder:
     """A decoder of `sizes` (vocab_size, width, depth, tied, scanned). slots(layer): of
-    its block. options: of `Decoder`."""
-    unembed = decoder.tied_unembedding if sizes.tied else decoder.untied_unembedding
+    its block. soft_cap: of the logits. options: of `Decoder`."""
+    unembed: Any = decoder.tied_unembedding
+    if not sizes.tied:
+        unembed = decoder.untied_unembedding
+    if soft_cap is not None:
+        unembed = decoder.transformed(unembed, unembedding.SoftCap(soft_cap))
     return decoder.Decoder(
         vocab_size=sizes.vocab_size,
         width=sizes.width,
