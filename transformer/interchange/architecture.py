@@ -25,8 +25,11 @@ MODULES = {
     "qwen2": "llama",
     "qwen3": "llama",
     # Mixtures of experts.
+    "gpt_oss": "gpt_oss",
     "mixtral": "mixtures",
     "qwen3_moe": "mixtures",
+    # Encoder-decoders.
+    "t5": "t5",
 }
 
 

@@ -14,7 +14,7 @@ The first word of a parameter's name decides, and nothing else:
 
 | parameter | in the forward pass |
 |---|---|
-| `gain_*`, `bias_*`, `lambda_*` (`FLOAT32_PREFIXES`) | float32 |
+| `gain_*`, `bias_*`, `lambda_*`, `sink_*` (`FLOAT32_PREFIXES`) | float32 |
 | every other name (`w_*`, `b_*`, `embedding_*`, ...) | compute dtype |
 """
 
@@ -38,7 +38,7 @@ LINEAR_OUTPUT = "linear_output"
 
 # Small vectors that scale float32 intermediates: norm gains and biases, and the
 # coefficients of an attention function.
-FLOAT32_PREFIXES = ("gain_", "bias_", "lambda_")
+FLOAT32_PREFIXES = ("gain_", "bias_", "lambda_", "sink_")
 
 
 def cast_weights(

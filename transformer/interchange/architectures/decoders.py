@@ -12,6 +12,8 @@ from transformer.models import decoder
 from transformer.network import masks, mlp, stack, unembedding
 from transformer.network.block import Block, Make
 
+# Kinds of layers: a window, all keys.
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
 CAUSAL = decoder.CAUSAL_IN_DOCUMENT
 ACTIVATIONS: Mapping[str, mlp.Activation] = {
     "gelu": mlp.exact_gelu,
@@ -32,6 +34,17 @@ def read_activation(config: Reader, key: str, default: str) -> str:
 def window(size: int | None) -> masks.Mask:
     """The causal mask of `size` keys, the token itself included; all if None."""
     return CAUSAL if size is None else CAUSAL & masks.window(size - 1)
+
+
+def read_layers(config: Reader, depth: int, *, period: int) -> tuple[str, ...]:
+    """The kind of each layer, `LOCAL` or `GLOBAL`; the last of each `period` is global
+    where they are not listed."""
+    every = [GLOBAL if (i + 1) % period == 0 else LOCAL for i in range(depth)]
+    layers = config.get("layer_types", every)
+    known = isinstance(layers, list) and all(x in (LOCAL, GLOBAL) for x in layers)
+    if not known or len(layers) != depth:
+        raise config.error("layer_types", f"{depth} of {LOCAL}, {GLOBAL}")
+    return tuple(layers)
 
 
 def build(

@@ -25,7 +25,7 @@ CLASSES = {
     "gemma3_text": "Gemma3ForCausalLM",
 }
 CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
-LOCAL, GLOBAL = "sliding_attention", "full_attention"
+LOCAL, GLOBAL = decoders.LOCAL, decoders.GLOBAL
 
 
 class Sizes(NamedTuple):
@@ -103,12 +103,7 @@ def _read_layers(config: Reader, depth: int, *, period: int) -> tuple[str, ...]:
     listed."""
     private = config.whole("_sliding_window_pattern", period)
     period = config.whole("sliding_window_pattern", private)
-    every = [GLOBAL if (i + 1) % period == 0 else LOCAL for i in range(depth)]
-    layers = config.get("layer_types", every)
-    known = isinstance(layers, list) and all(x in (LOCAL, GLOBAL) for x in layers)
-    if not known or len(layers) != depth:
-        raise config.error("layer_types", f"{depth} of {LOCAL}, {GLOBAL}")
-    return tuple(layers)
+    return decoders.read_layers(config, depth, period=period)
 
 
 def _read_ropes(config: Reader, kind: str) -> tuple[Rope, Rope]:
