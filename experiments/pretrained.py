@@ -21,6 +21,7 @@ from transformer import checks, main
 from transformer.data.sources import text as text_source
 from transformer.generation import text_model
 from transformer.interchange import export, folder, start, tokenizer
+from transformer.models import decoder
 from transformer.training import optimizers
 from transformer.training.declaration import declare
 from transformer.training.experiment import Experiment, Optimizer, Run
@@ -56,6 +57,10 @@ def experiment(
     place = _folder(run)
     made, sizes = folder.read_config(place)
     net, text_tokenizer = made.net(sizes), tokenizer.read_tokenizer(place)
+    if not isinstance(net, decoder.Decoder):
+        raise ValueError(
+            f"{place}: expected a decoder of texts, got {made.name(sizes)}"
+        )
     settings: Any = run._asdict() | {"freeze": "", "ema_decay": 0.0, "init_from": None}
     value = language_model.experiment(
         lambda depth, vocab_size: net,

@@ -14,14 +14,14 @@ from cases import close, language_model, random_params
 from transformer import axes
 from transformer.generation import beam_search, decoding, logit_filters
 from transformer.models import decoder
-from transformer.network import masks, unembedding
+from transformer.network import masks, precision
 from transformer.objectives import cross_entropy
 
 ROWS, LENGTH, WIDTH, VOCAB_SIZE = 8, 8, 4, 11
 CAP = 1.5
 TRANSFORMS = {
-    "soft cap": (unembedding.SoftCap(CAP), lambda x: CAP * np.tanh(x / CAP)),
-    "scale": (unembedding.Scale(0.25), lambda x: 0.25 * x),
+    "soft cap": (precision.SoftCap(CAP), lambda x: CAP * np.tanh(x / CAP)),
+    "scale": (precision.Scale(0.25), lambda x: 0.25 * x),
 }
 every_transform = pytest.mark.parametrize("name", TRANSFORMS)
 
@@ -45,7 +45,7 @@ def nats_in_float64(transform: Any, x_BLD, w_VD, targets_BL, weight_BL) -> float
 
 def total_and_grads(loss: Any, transform: Any, *args: Any) -> Any:
     def total(x_BLD, w_VD, *targets):
-        table = unembedding.Unembedding(w_VD, transform)
+        table = precision.Unembedding(w_VD, transform)
         return 3.0 * loss(x_BLD, table, *targets).total
 
     return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(*args)
@@ -99,7 +99,7 @@ def test_fused_loss_on_a_mesh_equals_one_device() -> None:
 def test_a_part_of_the_vocabulary_keeps_the_transform() -> None:
     x_BLD, w_VD, targets_BL, weight_BL = arguments()
     targets_BL = jnp.minimum(targets_BL, 4)
-    table = unembedding.Unembedding(w_VD, unembedding.SoftCap(CAP))
+    table = precision.Unembedding(w_VD, precision.SoftCap(CAP))
     assert table.shape == (VOCAB_SIZE, WIDTH)
     got = cross_entropy.fused_cross_entropy(x_BLD, table[:5], targets_BL, weight_BL)
     expected = nats_in_float64(
@@ -110,19 +110,19 @@ def test_a_part_of_the_vocabulary_keeps_the_transform() -> None:
 
 def test_no_one_multiplies_without_the_transform() -> None:
     x_BLD, w_VD, *_ = arguments()
-    table: Any = unembedding.Unembedding(w_VD, unembedding.SoftCap(CAP))
+    table: Any = precision.Unembedding(w_VD, precision.SoftCap(CAP))
     with pytest.raises(TypeError):
         jnp.einsum("BLD,VD->BLV", x_BLD, table)
     with pytest.raises(TypeError):
-        x_BLD @ table
+        _ = x_BLD @ table
 
 
 @pytest.fixture(scope="module")
 def capped() -> Any:
     """(net, parameters, prompts of four tokens)."""
     net: Any = language_model("capped").make(depth=1)
-    cap = unembedding.SoftCap(CAP)
-    net = net.clone(unembed=decoder.transformed(net.unembed, cap))
+    cap = precision.SoftCap(CAP)
+    net = net.clone(unembed=decoder.with_transform(net.unembed, cap))
     params = random_params(net)
     ids_BL = jnp.asarray(np.random.default_rng(4).integers(1, 60, (2, 4)), jnp.int32)
     return net, params, ids_BL

@@ -18,7 +18,7 @@ from transformer.checks import at_least
 from transformer.generation import decoding
 from transformer.network import block
 from transformer.network.masks import TokenPositions
-from transformer.network.unembedding import unembed
+from transformer.network.precision import unembed
 
 
 class Hypotheses(NamedTuple):

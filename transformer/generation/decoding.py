@@ -22,14 +22,14 @@ from transformer.checks import check_indices
 from transformer.generation.logit_filters import Choose
 from transformer.network import precision
 from transformer.network.masks import TokenPositions
-from transformer.network.unembedding import unembed
+from transformer.network.precision import unembed
 
 
 class DecodeFns(NamedTuple):
     """A decoder model as pure functions.
 
     decode(weights, ids_BL, cache, tokens) -> ((x_BLD, w_VD), cache): features of the
-    next tokens of each row, and the unembedding, an `unembedding.Table`.
+    next tokens of each row, and the unembedding, an `precision.Table`.
     empty_cache(rows, length, chunk) -> cache. cast_weights(params) -> weights for
     `decode`, in the dtype of decoding.
     """

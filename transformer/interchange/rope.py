@@ -133,13 +133,16 @@ def parse_rope(
 def _read_yarn(inner: Reader, rope: Rope) -> Rope:
     """`mscale` and `mscale_all_dim`, two ways to say the amplitude, are read but not
     written: `attention_factor` says it."""
+    if rope.theta <= 1:
+        raise inner.error("rope_theta", "a number of more than 1 for yarn")
+    inner.positive("factor")
     amplitude = positions.yarn_amplitude(rope.factor)
     scale, every = (inner.number(k, 0.0) for k in ("mscale", "mscale_all_dim"))
     if scale and every and rope.factor > 1:
         amplitude = ((amplitude - 1) * scale + 1) / ((amplitude - 1) * every + 1)
     return rope._replace(
-        fast=inner.number(YARN["fast"], 32.0),
-        slow=inner.number(YARN["slow"], 1.0),
+        fast=inner.positive(YARN["fast"], 32.0),
+        slow=inner.positive(YARN["slow"], 1.0),
         length=inner.whole(YARN["length"]),
         truncate=inner.flag(YARN["truncate"], True),
         amplitude=inner.number(YARN["amplitude"], amplitude),

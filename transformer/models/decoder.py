@@ -12,14 +12,14 @@ import jax.numpy as jnp
 
 from transformer.axes import constrain, replicate
 from transformer.models import defaults
-from transformer.network import masks, norms, positions, unembedding
+from transformer.network import masks, norms, positions, precision
 from transformer.network.block import UNCONDITIONED, Conditioning, Make
 from transformer.network.kv_cache import Memory
 from transformer.network.masks import Mask, TokenPositions
 
-# (features x_BLD, unembedding w_VD), from which `unembedding.unembed` has the logits:
-# their product, unless the latter is an `unembedding.Unembedding`.
-Readout = tuple[jax.Array, unembedding.Table]
+# (features x_BLD, unembedding w_VD), from which `precision.unembed` has the logits:
+# their product, unless the latter is an `precision.Unembedding`.
+Readout = tuple[jax.Array, precision.Table]
 # Documents of one row do not see each other.
 CAUSAL_IN_DOCUMENT = masks.causal() & masks.segments()
 
@@ -34,28 +34,28 @@ def untied_unembedding(module: nn.Module, embedding_VD: jax.Array) -> jax.Array:
     return module.param("unembedding_VD", nn.initializers.zeros, embedding_VD.shape)
 
 
-def _transformed(
+def _with_transform(
     module: nn.Module,
     embedding_VD: jax.Array,
     *,
     unembed: Callable[..., jax.Array],
-    transform: unembedding.Transform,
-) -> unembedding.Unembedding:
-    return unembedding.Unembedding(unembed(module, embedding_VD), transform)
+    transform: precision.Transform,
+) -> precision.Unembedding:
+    return precision.Unembedding(unembed(module, embedding_VD), transform)
 
 
-def transformed(
-    unembed: Callable[..., jax.Array], transform: unembedding.Transform
-) -> Callable[[nn.Module, jax.Array], unembedding.Table]:
+def with_transform(
+    unembed: Callable[..., jax.Array], transform: precision.Transform
+) -> Callable[[nn.Module, jax.Array], precision.Table]:
     """`unembed`, one of the two above, with a function of the logits, such as
-    `unembedding.SoftCap`."""
-    return partial(_transformed, unembed=unembed, transform=transform)
+    `precision.SoftCap`."""
+    return partial(_with_transform, unembed=unembed, transform=transform)
 
 
 def logits(readout: Readout) -> jax.Array:
     """float32 (B, L, V) from the pair that a model returns."""
     x_BLD, w_VD = readout
-    return constrain(unembedding.unembed("BLD,VD->BLV", x_BLD, w_VD), "BLV")
+    return constrain(precision.unembed("BLD,VD->BLV", x_BLD, w_VD), "BLV")
 
 
 class Decoder(nn.Module):
@@ -71,7 +71,7 @@ class Decoder(nn.Module):
     make_position: Make = positions.NoPositions
     make_norm: Make = norms.LayerNorm
     make_embedding_norm: Make = norms.Identity
-    unembed: Callable[[nn.Module, jax.Array], unembedding.Table] = tied_unembedding
+    unembed: Callable[[nn.Module, jax.Array], precision.Table] = tied_unembedding
     embedding_scale: float = 1.0
     weight_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
 

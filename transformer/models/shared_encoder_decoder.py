@@ -11,7 +11,7 @@ import jax
 
 from transformer.axes import constrain, replicate
 from transformer.models.decoder import Readout, tied_unembedding
-from transformer.network import norms, unembedding
+from transformer.network import norms, precision
 from transformer.network.block import Conditioning, Make
 from transformer.network.kv_cache import Memory
 from transformer.network.masks import TokenPositions
@@ -26,7 +26,7 @@ class SharedEncoderDecoder(nn.Module):
     make_encoder_stack: Make
     make_decoder_stack: Make
     make_norm: Make = norms.RMSNorm
-    unembed: Callable[[nn.Module, jax.Array], unembedding.Table] = tied_unembedding
+    unembed: Callable[[nn.Module, jax.Array], precision.Table] = tied_unembedding
     weight_init: nn.initializers.Initializer = nn.initializers.normal(1.0)
 
     def setup(self) -> None:

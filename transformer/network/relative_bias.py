@@ -4,6 +4,7 @@ shared by all layers of a stack (Raffel et al. 2020, arXiv 1910.10683, section 2
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -69,18 +70,19 @@ class SharedBiasStack(UnrolledStack):
     called with the keyword `bias` too, None where only a cache is made. `remat` must be
     none."""
 
+    make_block: Callable[..., Any]
     make_bias: Callable[[], Any] | None = None
 
     def setup(self) -> None:
         if self.make_bias is None:
             raise ValueError("SharedBiasStack: expected make_bias, got None")
         self.bias = self.make_bias()
-        make: Any = self.make_block
-        self.layers = [make(self.block, i, bias=self.bias) for i in range(self.depth)]
+        make = partial(self.make_block, bias=self.bias)
+        self.layers = [make(self.block, i) for i in range(self.depth)]
 
     @nn.nowrap
     def empty_cache(self, *arguments: Any) -> list[Any]:
         """As `UnrolledStack`."""
-        make: Any = self.make_block
-        blocks = [make(self.block, i, bias=None) for i in range(self.depth)]
+        make = partial(self.make_block, bias=None)
+        blocks = [make(self.block, i) for i in range(self.depth)]
         return [block.empty_cache(*arguments) for block in blocks]

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer.network import unembedding
+from transformer.network import precision
 from transformer.network.precision import Einsum, einsum_f32
 from transformer.objectives.loss import Loss
 
@@ -120,13 +120,13 @@ def z_loss(objective: Objective, coefficient: float) -> Objective:
 def chunked_loss(
     objective: Objective,
     x_BLD: jax.Array,
-    w_VD: unembedding.Table,
+    w_VD: precision.Table,
     targets_BL: jax.Array,
     weight_BL: jax.Array,
     *,
     chunks: int = 1,
 ) -> Loss:
-    """`objective` of the logits x w^T, or those of an `unembedding.Unembedding`, in
+    """`objective` of the logits x w^T, or those of a `precision.Unembedding`, in
     `chunks` chunks of each row.
 
     Only one chunk's float32 logits live at once, also in the backward pass, which
@@ -137,7 +137,7 @@ def chunked_loss(
 
     def chunk_loss(chunk: tuple[jax.Array, jax.Array, jax.Array]) -> Loss:
         x_BCD, targets_BC, weight_BC = chunk
-        logits_BCV = unembedding.unembed("BCD,VD->BCV", x_BCD, w_VD)
+        logits_BCV = precision.unembed("BCD,VD->BCV", x_BCD, w_VD)
         return objective(logits_BCV, targets_BC, weight_BC)
 
     def split(a: jax.Array) -> jax.Array:
@@ -228,14 +228,14 @@ _fused_sums.defvjp(_fused_forward, _fused_backward)
 
 def fused_cross_entropy(
     x_BLD: jax.Array,
-    w_VD: unembedding.Table,
+    w_VD: precision.Table,
     targets_BL: jax.Array,
     weight_BL: jax.Array,
     *,
     chunks: int = 1,
     einsum: Einsum = einsum_f32,
 ) -> Loss:
-    """`cross_entropy` of the logits x w^T, or those of an `unembedding.Unembedding`, in
+    """`cross_entropy` of the logits x w^T, or those of a `precision.Unembedding`, in
     `chunks` chunks of each row.
 
     The forward pass computes the gradients of features and weights from each chunk's
@@ -244,7 +244,7 @@ def fused_cross_entropy(
     divides L.
     """
     _check_chunks(chunks, x_BLD.shape[1])
-    w_VD, transform = unembedding.parts(w_VD)
+    w_VD, transform = precision.unembedding_parts(w_VD)
     sums: Any = _fused_sums(
         einsum, transform, chunks, x_BLD, w_VD, targets_BL, weight_BL
     )
@@ -256,7 +256,7 @@ def fused_cross_entropy(
 
 def masked_cross_entropy(
     x_BLD: jax.Array,
-    w_VD: unembedding.Table,
+    w_VD: precision.Table,
     targets_BL: jax.Array,
     weight_BL: jax.Array,
     *,

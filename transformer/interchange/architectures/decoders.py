@@ -9,7 +9,7 @@ from typing import Any
 from transformer.interchange.config import Reader
 from transformer.interchange.table import Rule
 from transformer.models import decoder
-from transformer.network import masks, mlp, stack, unembedding
+from transformer.network import masks, mlp, precision, stack
 from transformer.network.block import Block, Make
 
 # Kinds of layers: a window, all keys.
@@ -62,7 +62,7 @@ def build(
     if not sizes.tied:
         unembed = decoder.untied_unembedding
     if soft_cap is not None:
-        unembed = decoder.transformed(unembed, unembedding.SoftCap(soft_cap))
+        unembed = decoder.with_transform(unembed, precision.SoftCap(soft_cap))
     return decoder.Decoder(
         vocab_size=sizes.vocab_size,
         width=sizes.width,

@@ -64,7 +64,7 @@ def read(config: Reader) -> Sizes:
     layers = (GLOBAL,) * depth
     if alternates:
         layers = _read_layers(config, depth, period=6 if kind == "gemma3_text" else 2)
-    scale = config.number("query_pre_attn_scalar", 256) if alternates else head
+    scale = config.positive("query_pre_attn_scalar", 256) if alternates else head
     return Sizes(
         model_type=kind,
         vocab_size=config.whole("vocab_size"),
@@ -91,7 +91,7 @@ def read(config: Reader) -> Sizes:
 def _read_caps(config: Reader, kind: str) -> tuple[float | None, float | None]:
     """Null is none; an absent key is the default of Gemma 2."""
     if kind == "gemma2":
-        scores, logits = (config.number_or_none(*pair) for pair in CAPS.items())
+        scores, logits = (config.positive_or_none(*pair) for pair in CAPS.items())
         return scores, logits
     for key in CAPS:
         config.only(key)
@@ -198,7 +198,7 @@ def net(sizes: Sizes) -> decoder.Decoder:
             head_features=sizes.head_features,
             mask=decoders.window(sizes.window if is_local else None),
             rotate=sizes.ropes[0 if is_local else 1].rotate(),
-            make_mixer=partial(defaults.ROW_BLOCKED, soft_cap=scores_cap),
+            make_mixer=defaults.row_blocked(128, soft_cap=scores_cap),
             head_norm=head_norm if is_third else norms.Identity,
             score_scale=sizes.score_scale,
         )

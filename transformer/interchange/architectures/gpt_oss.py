@@ -68,7 +68,7 @@ def read(config: Reader) -> Sizes:
         experts=mixtures.read_experts(config),
         experts_per_token=chosen,
         alpha=config.number("swiglu_alpha", 1.702),
-        limit=config.number("swiglu_limit", 7.0),
+        limit=config.positive("swiglu_limit", 7.0),
         depth=depth,
         heads=config.whole("num_attention_heads"),
         kv_heads=config.whole("num_key_value_heads"),

@@ -21,12 +21,13 @@ from transformer.network import (
     masks,
     mlp,
     norms,
+    precision,
     relative_bias,
-    unembedding,
 )
 
 NAME = "T5ForConditionalGeneration"
-# What `feed_forward_proj` says after "gated-"; T5 1.1's gelu is the tanh formula.
+MAX_DISTANCE = 1 << 16
+# The activation for each `feed_forward_proj`; T5 1.1's gelu is the tanh formula.
 GATED = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}
 PLAIN = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_new", "silu": "silu"}
 
@@ -62,6 +63,13 @@ def read(config: Reader) -> Sizes:
         config.get(key, 0)
     tied = config.flag("tie_word_embeddings", True)
     depth = config.whole("num_layers")
+    buckets = config.whole("relative_attention_num_buckets", 32, least=4)
+    max_distance = config.whole("relative_attention_max_distance", 128)
+    if not buckets // 2 < max_distance <= MAX_DISTANCE:
+        raise config.error(
+            "relative_attention_max_distance",
+            f"more than half of {buckets} buckets, at most {MAX_DISTANCE}",
+        )
     return Sizes(
         vocab_size=config.whole("vocab_size"),
         width=config.whole("d_model"),
@@ -72,8 +80,8 @@ def read(config: Reader) -> Sizes:
         head_features=config.whole("d_kv"),
         epsilon=config.number("layer_norm_epsilon", 1e-6),
         feed_forward=feed_forward,
-        buckets=config.whole("relative_attention_num_buckets", 32, least=4),
-        max_distance=config.whole("relative_attention_max_distance", 128, least=4),
+        buckets=buckets,
+        max_distance=max_distance,
         tied=tied,
         # transformers 4 has no such key: tied ones are scaled.
         scaled=config.flag("scale_decoder_outputs", tied),
@@ -129,8 +137,8 @@ def net(sizes: Sizes) -> SharedEncoderDecoder:
     if not sizes.tied:
         unembed = decoder.untied_unembedding
     if sizes.scaled:
-        scale = unembedding.Scale(sizes.width**-0.5)
-        unembed = decoder.transformed(unembed, scale)
+        scale = precision.Scale(sizes.width**-0.5)
+        unembed = decoder.with_transform(unembed, scale)
     return SharedEncoderDecoder(
         vocab_size=sizes.vocab_size,
         width=sizes.width,

@@ -53,7 +53,7 @@ def mlp_experts(module: Any, x_EBCD: jax.Array, slots: routing.Slots) -> jax.Arr
     return linear("EBCF,EFD->EBCD", h_EBCF, w_out) + b_out
 
 
-def _gated(
+def _glu_experts(
     module: Any, x_EBCD: jax.Array, slots: routing.Slots, *, glu: GatedUnit
 ) -> jax.Array:
     w_gate, w_in, w_out = (
@@ -73,7 +73,9 @@ def gated_experts(module: Any, x_EBCD: jax.Array, slots: routing.Slots) -> jax.A
     """Each expert is an `mlp.GatedMLP` of the module's activation (Mixtral, Jiang et
     al. 2024, arXiv 2401.04088)."""
     activation: mlp.Activation = module.activation
-    return _gated(module, x_EBCD, slots, glu=lambda gate, up: activation(gate) * up)
+    return _glu_experts(
+        module, x_EBCD, slots, glu=lambda gate, up: activation(gate) * up
+    )
 
 
 def _clamped_glu(
@@ -87,7 +89,7 @@ def clamped_experts(*, alpha: float = 1.702, limit: float = 7.0) -> ExpertMap:
     """Gated experts (up + 1) gate sigmoid(alpha gate), the gate at most `limit` and up
     within +-`limit` (gpt-oss, OpenAI 2025, arXiv 2508.10925). The module's activation
     is not used."""
-    return partial(_gated, glu=partial(_clamped_glu, alpha=alpha, limit=limit))
+    return partial(_glu_experts, glu=partial(_clamped_glu, alpha=alpha, limit=limit))
 
 
 class MixtureOfExperts(nn.Module):
