@@ -12,6 +12,7 @@ import pytest
 from cases import close
 
 from transformer.network import attention, block, masks, mlp, norms, relative_bias
+from transformer.network import stack as stack_
 
 
 def test_buckets_are_those_of_the_paper() -> None:
@@ -117,4 +118,12 @@ def test_cached_decoding_equals_whole_rows(stack: Any) -> None:
 def test_a_stack_without_a_bias_raises() -> None:
     net = relative_bias.SharedBiasStack(1, make_block)
     with pytest.raises(ValueError, match="expected make_bias, got None"):
+        net.init(jax.random.key(0), X, TOKENS)
+
+
+def test_remat_is_refused() -> None:
+    make_bias = partial(relative_bias.RelativeBias, 2, 8, 8)
+    options: Any = {"make_bias": make_bias, "remat": stack_.REMAT["all"]}
+    net = relative_bias.SharedBiasStack(1, make_block, **options)
+    with pytest.raises(ValueError, match="expected remat none"):
         net.init(jax.random.key(0), X, TOKENS)

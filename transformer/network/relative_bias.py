@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer.network.masks import TokenPositions
-from transformer.network.stack import UnrolledStack
+from transformer.network.stack import REMAT, UnrolledStack
 
 
 def bucket_of_distance(
@@ -76,6 +76,11 @@ class SharedBiasStack(UnrolledStack):
     def setup(self) -> None:
         if self.make_bias is None:
             raise ValueError("SharedBiasStack: expected make_bias, got None")
+        if self.remat is not REMAT["none"]:
+            raise ValueError(
+                "SharedBiasStack: expected remat none, for blocks share a module, got "
+                f"{self.remat}"
+            )
         self.bias = self.make_bias()
         make = partial(self.make_block, bias=self.bias)
         self.layers = [make(self.block, i) for i in range(self.depth)]
