@@ -134,7 +134,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "heads in no groups": (config(num_key_value_heads=3), "kv_heads: expected a div"),
     "infinite epsilon": (config(rms_norm_eps=1e999), "rms_norm_eps: expected a number"),
     "epsilon is text": (config(rms_norm_eps="1e-5"), "rms_norm_eps: expected a number"),
-    "another activation": (config(hidden_act="tanh"), "hidden_act: expected one of"),
+    "another activation": (config(hidden_act="swish9"), "hidden_act: expected one of"),
     "biases": (config(attention_bias=True), "attention_bias: expected False"),
     "rope of another kind": (
         config(rope_parameters={"rope_type": "longrope", "rope_theta": 1e4}),
