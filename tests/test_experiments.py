@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
+import pretrained_folder
 import pytest
 
 import experiments
@@ -23,7 +24,16 @@ NAMES = sorted(
 )
 
 
-PACKED = {"language_model", "moe", "translate"}
+# The loss of `pretrained` is that of language_model.
+PACKED = {"language_model", "moe", "pretrained", "translate"}
+
+
+def needed_flags(name, folder):
+    """Flags that an experiment cannot do without."""
+    if name != "pretrained":
+        return {}
+    source = pretrained_folder.write(folder / "source")
+    return {"init_from": source, "workdir": source}
 
 
 def decay_matrices_alone(optimizer, params):
@@ -47,10 +57,10 @@ def test_decay_of_another_parameter_is_noticed():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_experiment_traces(name):
+def test_every_experiment_traces(name, tmp_path):
     """With defaults but the seed; a parameter's name gives its shape and sharding."""
     make = importlib.import_module(f"experiments.{name}").experiment
-    experiment = make(seed=3)
+    experiment = make(seed=3, **needed_flags(name, tmp_path))
     if experiment.generate is not None:
         parameters = inspect.signature(experiment.generate).parameters
         # A flag of both would be taken for the experiment's.
@@ -78,7 +88,7 @@ def test_every_experiment_traces(name):
 
 def generate_function(module):
     """What the file passes to `main.main(experiment, generate=...)`."""
-    passed = re.search(r"generate=([\w.]+)\)\s*$", inspect.getsource(module))
+    passed = re.search(r"generate=([\w.]+)[,)]", inspect.getsource(module))
     return eval(passed[1], vars(module)) if passed else lambda: None
 
 

@@ -102,14 +102,16 @@ def train_and_restore(make, values, folder):
 @pytest.mark.parametrize("name", test_experiments.NAMES)
 def test_flags_in_range_make_a_run_or_are_refused(name, tmp_path_factory):
     make = importlib.import_module(f"experiments.{name}").experiment
-    runs = []
+    runs, folders = [], tmp_path_factory
+    needed = test_experiments.needed_flags(name, folders.mktemp("needed"))
+    needed.pop("workdir", None)
 
     @settings(max_examples=4, **SETTINGS)
     @given(flag_values(make))
     def check(values):
         folder = tmp_path_factory.mktemp(name)
         try:
-            runs.append(train_and_restore(make, values, folder))
+            runs.append(train_and_restore(make, {**values, **needed}, folder))
         except faults.NonFinite:
             runs.append(True)  # A learning rate far too high.
 

@@ -67,8 +67,9 @@ class LoadedRun(NamedTuple):
             return evaluation.evaluate(experiment, self.params, self.mesh)
 
 
-def load(folder: Path | str, *, checkpoint: str = "newest", **slots: Any) -> LoadedRun:
-    """The run in `folder`, from the checkpoint `newest`, `best` or a step's number.
+def load(folder: Path | str, *, checkpoint: str = "newest", **slots: Any) -> Any:
+    """The run in `folder`, from the checkpoint `newest`, `best` or a step's number; or
+    the `interchange.pretrained.PretrainedModel` of a folder of another library.
 
     Imports the module that run.json names. slots: those that the run was started with,
     such as `optimizer=lion`, as the record cannot hold a function. Raises ValueError
@@ -81,6 +82,10 @@ def load(folder: Path | str, *, checkpoint: str = "newest", **slots: Any) -> Loa
 
     folder = Path(folder).expanduser()
     record = workdir.read_record(folder)
+    if record is None and (folder / "config.json").is_file():
+        from transformer.interchange import pretrained
+
+        return pretrained.load(folder)
     if record is None:
         raise ValueError(f"{folder}: expected the folder of a run, got none")
     make = declaration.fill(_experiment_of(folder, record), **slots)

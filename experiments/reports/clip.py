@@ -26,7 +26,7 @@ def encoder_for(
     flags, trained once in the user's cache folder. None where these know other images
     than emoji or images of another shape, which is printed in one line."""
     name = captions.data.name
-    if folder is None and (name != "emoji" or captions.is_cropped):
+    if folder is None and (not name.startswith("emoji") or captions.is_cropped):
         fault = "the default scorer knows emoji of 32 x 32 pixels alone"
     else:
         made, params = pretrained.load_or_train(clip.experiment, folder, version="1")

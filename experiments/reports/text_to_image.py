@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +11,54 @@ import numpy as np
 
 from experiments.reports import clip
 from transformer.data.captioned_images import CaptionedImages
-from transformer.evaluation import generated_images, image_text_encoder, retrieval
+from transformer.evaluation import (
+    frechet,
+    generated_images,
+    image_text_encoder,
+    retrieval,
+)
 from transformer.evaluation.baselines import tfidf
 from transformer.plots import caption_grid
 
 SHOWN, DRAWS = 30, 2
 
 
-def recalls(
+def of_first_style(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The rows of the first style, that of the held-out images; all without styles."""
+    if "style" not in arrays:
+        return arrays
+    return {name: array[arrays["style"] == 0] for name, array in arrays.items()}
+
+
+def scores(
     encoder: image_text_encoder.ImageTextEncoder,
     captions: CaptionedImages,
     samples: np.ndarray,
 ) -> dict[str, float]:
     """Recall of names, samples [draws, N, ...] and the images of the tf-idf baseline by
-    each other, in the embedding space of a CLIP."""
-    train, held = captions.data.train, captions.data.validation
+    each other, in the embedding space of a CLIP, and their Fréchet distance there from
+    the training images of the first style."""
+    train, held = of_first_style(captions.data.train), captions.data.validation
     names, real = encoder.texts(held["text"]), encoder.images(held["image"])
     # The training image of the nearest name.
     near = tfidf.nearest(list(train["text"]), list(held["text"])).index
     shown = {"samples": samples, "tfidf_nn": train["image"][near][None]}
-    scores = {"image_to_text/real": real @ names.T}
+    similarity = {
+        "image_to_text/real": real @ names.T,
+        "text_to_image/real": names @ real.T,
+    }
+    reference = encoder.images(train["image"])
+    distance = {"frechet_distance/real": frechet.frechet_distance(real, reference)}
     for name, images in shown.items():
         embeddings = np.stack([encoder.images(one) for one in images])
-        scores[f"image_to_text/{name}"] = embeddings @ names.T
-        scores[f"text_to_image/{name}"] = names @ embeddings.swapaxes(1, 2)
-        scores[f"image_to_image/{name}"] = embeddings @ real.T
-    return {
+        similarity[f"image_to_text/{name}"] = embeddings @ names.T
+        similarity[f"text_to_image/{name}"] = names @ embeddings.swapaxes(1, 2)
+        similarity[f"image_to_image/{name}"] = embeddings @ real.T
+        each = [frechet.frechet_distance(one, reference) for one in embeddings]
+        distance[f"frechet_distance/{name}"] = float(np.mean(each))
+    return distance | {
         f"{name}/{metric}": number
-        for name, score in scores.items()
+        for name, score in similarity.items()
         for metric, number in retrieval.recall_at_k(retrieval.ranks(score)).items()
     }
 
@@ -51,8 +71,8 @@ def report(
     params: Any,
     key: jax.Array,
 ) -> dict[str, Any]:
-    """Recall of samples and of the tf-idf baseline where there is a scorer, distance to
-    training images, and pairs of true image and sample."""
+    """Recall and Fréchet distance of samples and of the tf-idf baseline where there is
+    a scorer, distance to training images, and pairs of true image and sample."""
     train, held = captions.data.train, captions.data.validation
     samples = np.stack(
         [
@@ -64,7 +84,7 @@ def report(
     results: dict[str, Any] = {"names": count, "chance": 1 / count}
     encoder = clip.encoder_for(captions, scorer)
     if encoder is not None:
-        results |= recalls(encoder, captions, samples)
+        results |= scores(encoder, captions, samples)
     for name, images in (("samples", samples[0]), ("real", held["image"])):
         distance = generated_images.nn_distance(images, train["image"])
         results[f"nn_distance/{name}"] = distance

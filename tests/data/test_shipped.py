@@ -1,5 +1,6 @@
 """The shipped data sets: content, integrity, and access through TFDS."""
 
+import collections
 import io
 import json
 import re
@@ -10,7 +11,13 @@ import pytest
 from PIL import Image
 
 from transformer.data.shipped import MEMBERS, build, builders, files, winds
-from transformer.data.shipped.recipes import digits, emoji, en_pt, packages
+from transformer.data.shipped.recipes import (
+    digits,
+    emoji,
+    emoji_styles,
+    en_pt,
+    packages,
+)
 from transformer.data.sources import captions as caption_source
 from transformer.data.sources import fields as field_source
 from transformer.data.sources import images as image_source
@@ -136,6 +143,83 @@ def test_emoji_held_out_are_new_combinations_of_known_words():
     keywords = {"en": ["bird", "penguin"], "pt": ["animal", "pinguim"]}
     assert everyone["🐧"].keywords == keywords
     assert "🏿" not in "".join(everyone)
+
+
+def test_no_style_of_train_draws_a_held_out_emoji():
+    """Nor has a picture of one. Each style has an emoji once, with its name."""
+    train, held = files.emoji("train")[1], files.emoji("validation")[1]
+    images, styled = files.emoji_styles()
+    assert images.shape == (4_019, 32, 32, 3) and len(styled) == 4_019
+    counts = collections.Counter(style for style, _ in styled)
+    assert counts == files.record("emoji")["styles"]
+    assert counts == {"twemoji": 1_625, "fluent": 1_363, "blob": 1_031}
+    assert len({(style, one.characters) for style, one in styled}) == len(styled)
+    for key in ("en", "pt"):
+        names = {one.name[key] for _, one in styled}
+        assert names <= {one.name[key] for one in train}
+        assert not names & {one.name[key] for one in held}
+    pictures = list(map(bytes, images))
+    assert not {*pictures} & {*map(bytes, files.emoji("validation")[0])}
+    of_style = zip((style for style, _ in styled), pictures, strict=True)
+    assert len({*of_style}) == len(styled)
+    source = caption_source.load("emoji_styles")
+    assert source.labels == ("noto", "twemoji", "fluent", "blob")
+    np.testing.assert_array_equal(source.train["style"][:1659], 0)
+    np.testing.assert_array_equal(source.validation["style"], 0)
+    np.testing.assert_array_equal(source.train["image"][1659:], images)
+    listed = [(style, one.name["en"]) for style, one in styled]
+    got = [source.labels[style] for style in source.train["style"][1659:]]
+    assert list(zip(got, source.train["text"][1659:], strict=True)) == listed
+    plain = caption_source.load("emoji")
+    np.testing.assert_array_equal(source.train["image"][:1659], plain.train["image"])
+    for name in ("image", "text"):
+        np.testing.assert_array_equal(source.validation[name], plain.validation[name])
+
+
+def test_icons_are_found_by_characters_or_by_name(tmp_path):
+    """A held-out emoji's picture is in no style; of one picture one emoji is kept."""
+    body = '<rect width="4" height="4" fill="{}"/>'
+    icons = {
+        "icons": {name: {"body": body.format(name)} for name in ("red", "blue")},
+        "aliases": {
+            "crimson": {"parent": "red"},
+            "turned": {"parent": "red", "rotate": 1},
+        },
+        "width": 4,
+        "height": 4,
+    }
+    chars = {
+        "1f600-fe0f": "red",
+        "1f601": "crimson",
+        "1f602": "blue",
+        "1f603": "turned",
+    }
+    for folder, listed in (("by_code", chars), ("by_name", {})):
+        (tmp_path / folder / "package").mkdir(parents=True)
+        for name, data in (("icons", icons), ("chars", listed)):
+            file = tmp_path / folder / "package" / f"{name}.json"
+            file.write_text(json.dumps(data))
+    blank = np.zeros((32, 32, 3), np.uint8)
+    known = [
+        emoji.Emoji(chr(0x1F600 + n), blank, (name, name), ())
+        for n, name in enumerate(("red one", "red", "blue", "turned", "missing"))
+    ]
+
+    def chosen(folder, held_out):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(emoji_styles, "render", lambda svg: svg.encode())
+            shrink = lambda svg: np.frombuffer(svg, np.uint8)  # noqa: E731
+            arguments = tmp_path / folder, "blob", known, held_out, shrink
+            return [one.characters for one in emoji_styles.drawings(*arguments)]
+
+    first, second, third, *_ = (one.characters for one in known)
+    assert chosen("by_code", set()) == [second, third]
+    assert chosen("by_code", {first}) == [third]
+    assert chosen("by_code", {third}) == [second]
+    assert chosen("by_name", set()) == [second, third]
+    assert emoji_styles.slug("woman’s hat: Côte d’Ivoire") == "womans-hat-cote-divoire"
+    svg = emoji_styles.IconSet(tmp_path / "by_name").svg("", "Blue")
+    assert 'viewBox="0 0 4 4"' in svg and body.format("blue") in svg
 
 
 def test_emoji_have_their_colors():

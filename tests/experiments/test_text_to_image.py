@@ -15,14 +15,21 @@ from cases import close
 from PIL import Image
 
 from experiments import text_to_image
-from transformer.models import dit
+from transformer.data import similar_images
+from transformer.models import text_to_image as model
 from transformer.objectives import denoising
+from transformer.processes import flow_matching
 
 RNG = np.random.default_rng(0)
 TINY: Any = {
     **{"depth": 1, "text_depth": 1, "width": 32, "patch": 8, "vocab_size": 300},
     **{"seed": 1, "dtype": "float32"},
 }
+
+
+def similar(made: Any) -> similar_images.SimilarImages:
+    """The examples of texts as the experiment has them."""
+    return similar_images.similar_images(made.data, count=3)
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +71,19 @@ def test_training_lowers_the_loss_and_samples_follow_the_text(
 def test_the_prediction_depends_on_the_text_and_no_text_is_a_text(
     trained: Any, params: Any
 ) -> None:
-    """Every parameter of the cross-attention has a gradient."""
+    """Every parameter of the cross-attention has a gradient. The examples are those of
+    one text."""
     made, _ = trained
     x_BLP = jax.random.normal(jax.random.key(2), (1, 16, 192))
     x_BLP = jnp.broadcast_to(x_BLP, (3, 16, 192))
-    text = made.data.encode(["red apple", "blue heart", ""])
+    example_BLE = similar(made).encode(["red apple"] * 3)[-1]
+    text = *made.data.encode(["red apple", "blue heart", ""]), example_BLE
 
     @jax.jit
     @partial(jax.grad, has_aux=True)
     def gradient(params: Any) -> Any:
-        prediction = dit.predict(made.net, params, text, x_BLP, jnp.full(3, 0.5))
+        arguments = params, text, x_BLP, jnp.full(3, 0.5)
+        prediction = model.predict(made.net, *arguments)
         return prediction.sum(), prediction
 
     slope, prediction = jax.device_get(gradient(params))
@@ -83,16 +93,61 @@ def test_the_prediction_depends_on_the_text_and_no_text_is_a_text(
         assert np.abs(prediction[one] - prediction[other]).max() > 1e-3
 
 
+def test_the_prediction_depends_on_the_style_and_on_each_example(
+    trained: Any, params: Any
+) -> None:
+    made, _ = trained
+    x_BLP = jax.random.normal(jax.random.key(2), (1, 16, 192))
+    x_BLP = jnp.broadcast_to(x_BLP, (4, 16, 192))
+    texts = ["red apple", "red apple, blob", "red apple, fluent", "red apple, twemoji"]
+    ids_BL, segment_BL, example_BLE = similar(made).encode(texts)
+    example_BLE = np.repeat(example_BLE[:1], 4, 0)
+
+    @jax.jit
+    def predict(example_BLE: Any) -> Any:
+        text = ids_BL, segment_BL, example_BLE
+        return model.predict(made.net, params, text, x_BLP, jnp.full(4, 0.5))
+
+    prediction = np.asarray(predict(example_BLE))
+    for one in range(1, 4):
+        assert np.abs(prediction[0] - prediction[one]).max() > 1e-3
+    for number in range(3):
+        changed = np.array(example_BLE)
+        changed[:, :, number * 192 : (number + 1) * 192] += 1
+        assert np.abs(prediction - np.asarray(predict(changed))).max() > 1e-2
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
+def test_the_weights_of_the_images_copy_them(trained: Any, number: int) -> None:
+    """The noisy one and three examples: a bias of 1 for one of them, all other output
+    0, is that one as the residual."""
+    made, _ = trained
+    initial = model.init_params(
+        made.net, jax.random.key(0), like=made.data.abstract_row
+    )
+    bias_P = np.zeros(192 + 4, np.float32)
+    bias_P[192 + number] = 1
+    text = similar(made).encode(["red apple", "blue heart"])
+    x_BLP = jax.random.normal(jax.random.key(2), (2, 16, 192))
+    arguments = text, x_BLP, jnp.full(2, 0.25)
+    got = model.predict(made.net, {**initial, "b_out_P": bias_P}, *arguments)
+    images = [x_BLP, *np.split(text[2], 3, -1)]
+    expected = flow_matching.precondition(images[number], *arguments[1:])
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
 def test_a_tenth_of_the_texts_is_dropped_in_training_only(
     trained: Any, params: Any
 ) -> None:
     """The training loss is the validation loss of the batch after `drop_texts`."""
     made, _ = trained
     batch, key = made.batch(0, range(16)), jax.random.key(0)
-    text = batch["ids_BL"], batch["segment_BL"]
-    null_text = made.data.encode([""])
-    ids_BL, segment_BL = denoising.drop_texts(text, null_text, key, rate=0.1)
-    dropped = {**batch, "ids_BL": ids_BL, "segment_BL": segment_BL}
+    names = "ids_BL", "segment_BL", "example_BLE"
+    text = tuple(batch[name] for name in names)
+    null_text = similar(made).encode([""])
+    chosen = denoising.drop_texts(text, null_text, key, rate=0.1)
+    ids_BL = chosen[0]
+    dropped = {**batch, **dict(zip(names, chosen, strict=True))}
     rows = (np.asarray(ids_BL) != batch["ids_BL"]).any(1)
     assert 0 < rows.sum() < 8
     validation = jax.jit(made.evaluations["validation"].loss)

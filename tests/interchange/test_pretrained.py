@@ -2,67 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+import pretrained_folder
 import pytest
-import tokenizers
 
+import transformer
 from experiments import pretrained
 from transformer import main
 from transformer.interchange import folder, tokenizer
-from transformer.interchange.architectures import llama
-from transformer.interchange.rope import Rope
+from transformer.models import decoder
+from transformer.network import masks
 from transformer.training import loop
 from transformer.training.checksum import leaf_paths
 
-SIZES = llama.Sizes(
-    model_type="llama",
-    vocab_size=264,
-    width=16,
-    hidden_features=24,
-    depth=1,
-    heads=2,
-    kv_heads=1,
-    head_features=8,
-    rotated=8,
-    length=64,
-    epsilon=1e-5,
-    activation="silu",
-    rope=Rope(),
-    tied=True,
-    window=None,
-)
 FLAGS: Any = {"steps": 2, "batch_size": 8, "sequence_length": 16, "dtype": "float32"}
-
-
-def tokenizer_json() -> bytes:
-    """A byte-level tokenizer: 256 bytes, one merge, two special tokens."""
-    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    vocab = {letter: i for i, letter in enumerate([*letters, "he"])}
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, [("h", "e")]))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    made.add_special_tokens(["<|end|>", "<|turn|>"])
-    return made.to_str().encode()
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a tiny Llama with random weights and that tokenizer."""
-    path = tmp_path_factory.mktemp("source") / "llama"
-    made, rng = llama.ARCHITECTURE, np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: made.init(made.net(SIZES), jax.random.key(0)))
-    params = jax.tree.map(
-        lambda a: rng.normal(0, 0.1, a.shape).astype(np.float32), shapes
-    )
-    ends = json.dumps({"eos_token_id": [257, 258]}).encode()
-    files = {"tokenizer.json": tokenizer_json(), "generation_config.json": ends}
-    folder.write_folder(path, made, SIZES, params, companions=files)
-    return path
+    return pretrained_folder.write(tmp_path_factory.mktemp("source") / "llama")
 
 
 @pytest.fixture(scope="module")
@@ -88,16 +49,14 @@ def test_a_run_starts_from_the_folder_goes_on_and_is_exported(
     exported has those of the run."""
     flags = {**FLAGS, "text": text, "init_from": source}
     experiment = pretrained.experiment(workdir=source, **flags)
-    before = folder.open_folder(source).read_params()
-    started = experiment.warm_start.load(
-        jax.tree.map(lambda a: a, folder.open_folder(source).read_params())
-    )
+    before = folder.open_folder(source, scanned=True).read_params()
+    started = experiment.warm_start.load(before)
     for path, leaf in leaf_paths(started).items():
         np.testing.assert_array_equal(leaf, leaf_paths(before)[path])
     state = main.run(pretrained.experiment, tmp_path / "run", **flags)
     again = pretrained.experiment(workdir=tmp_path / "run", **flags)
     out = again.export(loop.params_of(state), tmp_path / "run")
-    after = folder.open_folder(out).read_params()
+    after = folder.open_folder(out, scanned=True).read_params()
     changed = 0
     for path, leaf in leaf_paths(after).items():
         np.testing.assert_array_equal(leaf, leaf_paths(state.params)[path])
@@ -107,3 +66,17 @@ def test_a_run_starts_from_the_folder_goes_on_and_is_exported(
         assert (out / name).read_bytes() == (source / name).read_bytes()
     card = (out / "README.md").read_text()
     assert "LlamaForCausalLM" in card and "bits_per_byte" in card
+
+
+def test_a_folder_is_loaded_in_a_notebook(source: Path) -> None:
+    model = transformer.load(source)
+    text = model.generate("the hen", new_tokens=4)
+    assert text.startswith("the hen")
+    ids_BL = model.tokenizer.encode("the hen")[None]
+    tokens = masks.single_document(ids_BL.shape[1])
+    readout = model.net.apply({"params": model.params}, ids_BL, tokens)
+    assert decoder.logits(readout).shape == (
+        1,
+        ids_BL.shape[1],
+        pretrained_folder.SIZES.vocab_size,
+    )

@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 def test_corruption_gives_a_point_on_the_line_and_its_velocity() -> None:
     x_BLP = jax.random.normal(KEY, (3, 4, 5))
     t_B = jnp.asarray([0.0, 0.25, 1.0])
-    x_t, velocity, weight = flow_matching.corrupt(x_BLP, t_B, KEY)
+    x_t, velocity, weight = flow_matching.corrupt(x_BLP, t_B, jax.random.key(1))
     rest = (1 - t_B)[:, None, None]
     np.testing.assert_allclose(x_t + rest * velocity, x_BLP, atol=1e-5)
     np.testing.assert_allclose(x_t[0] + velocity[0], x_BLP[0], atol=1e-6)
@@ -38,6 +38,19 @@ def test_sampling_along_the_velocity_to_a_point_reaches_it(steps: int) -> None:
         flow_matching.process(), predict, KEY, like=x_BLP, steps=steps
     )
     np.testing.assert_allclose(got, x_BLP, atol=1e-4)
+
+
+def test_the_residual_has_unit_variance_and_no_correlation() -> None:
+    """Beside the linear prediction of the velocity of normal data."""
+    x_BLP = jax.random.normal(KEY, (3, 4000, 5))
+    t_B = jnp.asarray([0.0, 0.25, 0.99])
+    x_t, velocity, _ = flow_matching.corrupt(x_BLP, t_B, jax.random.key(1))
+    zero, one = jnp.zeros_like(x_t), jnp.ones_like(x_t)
+    linear = flow_matching.precondition(zero, x_t, t_B)
+    unit = flow_matching.precondition(one, x_t, t_B) - linear
+    residual = (velocity - linear) / unit
+    np.testing.assert_allclose(residual.std((1, 2)), 1, atol=0.02)
+    np.testing.assert_allclose((residual * x_t).mean((1, 2)), 0, atol=0.03)
 
 
 MEAN, DEVIATION = 2.0, 0.5

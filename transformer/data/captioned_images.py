@@ -170,6 +170,22 @@ class CaptionedImages(NamedTuple):
         return train, held_out
 
 
+def _name_styles(data: records.Records) -> records.Records:
+    """`data` whose arrays `text` say the style: "red heart, blob"; of the first style
+    nothing is said."""
+
+    def with_style(arrays: records.Arrays) -> records.Arrays:
+        if "style" not in arrays:
+            return {**arrays, "name": arrays["text"]}
+        suffix = ["", *(f", {style}" for style in data.labels[1:])]
+        pairs = zip(arrays["text"], arrays["style"], strict=True)
+        text = np.array([text + suffix[style] for text, style in pairs], dtype=object)
+        return {**arrays, "text": text, "name": arrays["text"]}
+
+    parts = {"train": with_style(data.train), "validation": with_style(data.validation)}
+    return data._replace(**parts)
+
+
 def load(
     source: str,
     image_size: int | None = None,
@@ -179,12 +195,18 @@ def load(
     patch: int,
     vocab_size: int,
     workdir: Path | None,
+    styles: bool = False,
 ) -> CaptionedImages:
     """The captions of `source` in `language`, and a BPE of `vocab_size` trained on them
     and saved in `workdir`, if there is one. ValueError where patches of `patch` x
-    `patch` pixels do not fill the images."""
+    `patch` pixels do not fill the images.
+
+    styles: let the texts say the style of their image, where the source knows styles;
+    the array `name` is the text without it.
+    """
     options: Any = {"language": language, "columns": columns}
     data = caption_source.load(source, image_size, **options)
+    data = _name_styles(data) if styles else data
     train = partial(tokenizers.bpe, caption_documents(data), vocab_size=vocab_size)
     tokenizer = tokenizers.load_or_train(
         workdir, train, kind="bpe", vocab_size=vocab_size

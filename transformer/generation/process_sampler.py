@@ -113,7 +113,7 @@ def class_sampler(
 def text_sampler(
     process: Process,
     predict: Callable[..., jax.Array],
-    encode: Callable[[Any], tuple[Any, Any]],
+    encode: Callable[[Any], tuple[Any, ...]],
     decode: Callable[[Any], np.ndarray],
     *,
     like: Any,
@@ -122,8 +122,9 @@ def text_sampler(
     """The function `sample(params, texts, key, *, steps)`: 8-bit images for the texts,
     with classifier-free guidance, in one compiled program.
 
-    predict(params, text, x, t_B): the model. encode: texts to (ids_BL, segment_BL).
-    decode: from sampled rows to images. like: shape and dtype of one row.
+    predict(params, text, x, t_B): the model. encode: texts to (ids_BL, segment_BL),
+    and arrays of what else the model is conditioned on. decode: from sampled rows to
+    images. like: shape and dtype of one row.
     """
 
     @partial(jax.jit, static_argnames="steps")

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import transformer
 from transformer.interchange import folder as folder_
-from transformer.interchange import table
+from transformer.interchange import stablehlo, table
 from transformer.interchange.architecture import Architecture
 from transformer.training import metrics
 
@@ -19,11 +19,12 @@ CARD = "README.md"
 
 class Exportable(NamedTuple):
     """What a run's parameters are of: the architecture and its sizes. companions:
-    files that are copied beside them, by name."""
+    files that are copied beside them, by name. token_ids: of its configuration."""
 
     architecture: Architecture
     sizes: Any
     companions: Mapping[str, bytes]
+    token_ids: Mapping[str, Any]
 
 
 def export(
@@ -32,6 +33,7 @@ def export(
     workdir: Path,
     *,
     folder: Path | None = None,
+    format: Literal["huggingface", "stablehlo"] = "huggingface",
     export_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     license: str = "",
 ) -> Path:
@@ -40,11 +42,16 @@ def export(
 
     Args:
         folder: the new folder; default WORKDIR/huggingface.
+        format: stablehlo adds the forward pass as a program (interchange/stablehlo.py).
         export_dtype: of all tensors.
         license: of the weights, for the model card, such as apache-2.0.
     """
     folder = workdir / "huggingface" if folder is None else folder
-    made, sizes, companions = model
+    if format == "stablehlo" and export_dtype != "float32":
+        raise ValueError(
+            f"--export_dtype: expected float32 for stablehlo, got {export_dtype}"
+        )
+    made, sizes, companions, token_ids = model
     bindings = table.bind(made.table(sizes), params)
     card = model_card(workdir, made.name(sizes), license=license)
     folder_.write_folder(
@@ -54,9 +61,16 @@ def export(
         params,
         dtypes=DTYPES[export_dtype],
         companions={**companions, CARD: card.encode()},
+        token_ids=token_ids,
     )
     count = sum(math.prod(binding.shape) for binding in bindings)
     print(f"{folder}: {len(bindings)} tensors, {count:,} numbers of {export_dtype}")
+    if format == "stablehlo":
+        difference = stablehlo.write(folder_.open_folder(folder))
+        print(
+            f"{folder / stablehlo.FILE}: called, its logits differ by {difference:.1e} "
+            "of their spread"
+        )
     return folder
 
 

@@ -17,6 +17,7 @@ from transformer.interchange.architecture import Architecture
 from transformer.interchange.config import Reader
 
 CONFIG = "config.json"
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Copied byte for byte, where they are there.
 COMPANIONS = (
     "tokenizer.json",
@@ -79,9 +80,10 @@ def open_folder(folder: Path | str, **changes: Any) -> PretrainedFolder:
     folder = Path(folder).expanduser()
     made, sizes = read_config(folder)
     sizes = sizes._replace(**changes)
+    tensors = tensor_files.open_tensors(folder)
     net, rules = made.net(sizes), made.table(sizes)
     abstract = jax.eval_shape(lambda: made.init(net, jax.random.key(0)))
-    bindings, tensors = table.bind(rules, abstract), tensor_files.open_tensors(folder)
+    bindings = table.bind(rules, abstract)
     weights.check(bindings, rules, tensors)
     return PretrainedFolder(folder, made, sizes, net, tensors, bindings, abstract)
 
@@ -94,17 +96,20 @@ def write_folder(
     *,
     dtypes: Mapping[str, str] | str = "F32",
     companions: Mapping[str, bytes] = {},
+    token_ids: Mapping[str, Any] = {},
     max_shard_bytes: int = tensor_files.MAX_SHARD_BYTES,
 ) -> None:
     """Write parameters of the architecture as a folder of Hugging Face, whole or not at
     all. dtypes: of each tensor by name, or of all. companions: other files, by name.
-    ValueError where `folder` exists."""
+    token_ids: as `read_token_ids`. ValueError where `folder` exists."""
     bindings = table.bind(kind.table(sizes), params)
     if isinstance(dtypes, str):
         dtypes = dict.fromkeys((b.name for b in bindings), dtypes)
     planned = weights.plan(bindings, params, dtypes)
     first = dtypes[bindings[0].name]
-    config = {**kind.write(sizes), "torch_dtype": _TORCH[first]}
+    # Null where there is none, because classes have defaults beyond the vocabulary.
+    tokens = {**dict.fromkeys(TOKEN_IDS), **token_ids}
+    config = {**kind.write(sizes), **tokens, "torch_dtype": _TORCH[first]}
     with tensor_files.new_folder(folder) as partial:
         tensor_files.write_tensors(partial, planned, max_shard_bytes=max_shard_bytes)
         for name, content in companions.items():
@@ -114,6 +119,12 @@ def write_folder(
 
 
 _TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def read_token_ids(folder: Path) -> dict[str, Any]:
+    """`TOKEN_IDS` of a folder's configuration, those that it has."""
+    values = tensor_files.read_json_file(folder / CONFIG)
+    return {name: values[name] for name in TOKEN_IDS if name in values}
 
 
 def companions_of(folder: Path) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from transformer.interchange import weights
-from transformer.interchange.folder import open_folder
+from transformer.interchange.folder import PretrainedFolder, open_folder
 from transformer.training.checksum import leaf_paths
 
 
@@ -17,17 +17,21 @@ class PretrainedStart(NamedTuple):
     is opened only where they are needed, so that a run can go on without it."""
 
     folder: Path
+    scanned: bool = False
 
     def check(self, abstract_params: Any) -> None:
         """Print what is taken. ValueError as `folder.open_folder`."""
         count = len(leaf_paths(abstract_params))
-        tensors = len(open_folder(self.folder).bindings)
+        tensors = len(self._open().bindings)
         print(f"{self.folder}: {count} parameters from {tensors} tensors", flush=True)
 
     def load(self, abstract_params: Any) -> Any:
         """The parameters in these shapes, dtypes and shardings."""
-        opened = open_folder(self.folder)
+        opened = self._open()
         return weights.read(opened.bindings, opened.tensors, abstract_params)
+
+    def _open(self) -> PretrainedFolder:
+        return open_folder(self.folder, scanned=self.scanned)
 
     def apply(self, params: Any) -> Any:
         """As `load`, in place of `params`."""

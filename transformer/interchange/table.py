@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from transformer import axes
@@ -21,6 +21,8 @@ from transformer.interchange.layout import ArrayLayout, placements, shape_of
 from transformer.training.checksum import leaf_paths
 
 LAYER, EXPERT = "{N}", "{E}"
+# Names of a message; the others are counted.
+SHOWN = 3
 _UNROLLED, _SCANNED = "layers_{N}/", "layers/block/"
 
 
@@ -158,3 +160,37 @@ def _array(
         letters = letters.removeprefix("E")
     shape = tuple(leaves[part.path].shape[len(part.index) :])
     return ArrayLayout(shape, rule.axes or " ".join(letters), table.sizes)
+
+
+def check_names(
+    table: Table, bindings: list[Binding], tensors: Collection[str]
+) -> None:
+    """ValueError unless `tensors` are the names of the bindings, but for those that the
+    table ignores or ties."""
+    names = {binding.name for binding in bindings}
+    _refuse("missing", sorted(names.difference(tensors)), "every tensor")
+    ignored = [re.compile(pattern) for pattern in table.ignored]
+    left_over = [
+        name
+        for name in sorted(set(tensors) - names)
+        if name not in table.tied and not any(p.fullmatch(name) for p in ignored)
+    ]
+    _refuse("left over", left_over, "tensors of the architecture only")
+
+
+def _refuse(what: str, names: list[str], expected: str) -> None:
+    if names:
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        raise ValueError(
+            f"tensors: expected {expected}, got {what}: "
+            f"{', '.join(names[:SHOWN])}{more}"
+        )
+
+
+def check_shape(binding: Binding, shape: Sequence[int]) -> None:
+    """ValueError where a tensor has another shape than its binding."""
+    if tuple(shape) != binding.shape:
+        raise ValueError(
+            f"{binding.name}: expected shape {binding.shape} ({binding.layout}), got "
+            f"{tuple(shape)}"
+        )

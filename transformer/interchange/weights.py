@@ -7,7 +7,6 @@ missing, left over, of another shape or no float is an error that names it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,35 +14,22 @@ import jax
 import numpy as np
 
 from transformer.interchange import layout
+from transformer.interchange import table as table_
 from transformer.interchange.table import Binding, Table
 from transformer.interchange.tensor_files import DTYPES, PlannedTensor, Tensor
 from transformer.training.checksum import leaf_paths
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-SHOWN = 3
 
 
 def check(bindings: list[Binding], table: Table, tensors: Mapping[str, Tensor]) -> None:
     """ValueError, in one line, unless the file has each tensor of the table, in its
     shape and as floats, and no other but those that the table ignores and copies that
     equal their original."""
-    names = {binding.name for binding in bindings}
-    _refuse("missing", sorted(names - tensors.keys()), "every tensor")
-    others = sorted(tensors.keys() - names)
-    ignored = [re.compile(pattern) for pattern in table.ignored]
-    left_over = [
-        name
-        for name in others
-        if name not in table.tied and not any(p.fullmatch(name) for p in ignored)
-    ]
-    _refuse("left over", left_over, "tensors of the architecture only")
+    table_.check_names(table, bindings, tensors)
     for binding in bindings:
         tensor = tensors[binding.name]
-        if tensor.shape != binding.shape:
-            raise ValueError(
-                f"{binding.name}: expected shape {binding.shape} ({binding.layout}), "
-                f"got {tensor.shape}"
-            )
+        table_.check_shape(binding, tensor.shape)
         if tensor.dtype not in FLOATS:
             raise ValueError(
                 f"{binding.name}: expected values of {', '.join(FLOATS)}, got "
@@ -55,15 +41,6 @@ def check(bindings: list[Binding], table: Table, tensors: Mapping[str, Tensor]) 
                 f"{copy}: expected the values of {original}, to which the "
                 "configuration ties it, got others"
             )
-
-
-def _refuse(what: str, names: list[str], expected: str) -> None:
-    if names:
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        raise ValueError(
-            f"tensors: expected {expected}, got {what}: "
-            f"{', '.join(names[:SHOWN])}{more}"
-        )
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

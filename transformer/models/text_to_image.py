@@ -15,6 +15,7 @@ from transformer.models import defaults, dit, encoder
 from transformer.network import block, embeddings, masks, positions
 from transformer.network.block import Make
 from transformer.network.kv_cache import Memory
+from transformer.processes import flow_matching
 
 
 class TextTimeConditioning(nn.Module):
@@ -46,10 +47,12 @@ def text_to_image(
     make_attention: defaults.MakeOfWidth | None = None,
     make_cross_attention: defaults.MakeOfWidth | None = None,
     make_mlp: defaults.MakeOfWidth | None = None,
+    examples: int = 0,
 ) -> dit.DiT:
     """A DiT of raw patches (B, L, P), P `patch_features`, on a `grid`, conditioned on
     texts: `depth` adaptive blocks attend to the output of a text encoder of
-    `text_depth` blocks.
+    `text_depth` blocks. examples: the number K of example images beside the noisy one,
+    as of `predict`.
 
     The slots of the adaptive blocks are called with the keyword `width`; those of `dit`
     if None. ValueError where the default heads do not fill the width.
@@ -64,11 +67,13 @@ def text_to_image(
         depth=text_depth, width=width, vocab_size=vocab_size
     )
     return dit.DiT(
-        output_features=patch_features,
+        output_features=patch_features + 1 + examples,
         width=width,
         make_condition=partial(TextTimeConditioning, make_encoder),
         make_embed=partial(
-            embeddings.PatchEmbedding, features=patch_features, width=width
+            embeddings.PatchEmbedding,
+            features=patch_features * (1 + examples),
+            width=width,
         ),
         make_stack=dit.stack(
             depth=depth,
@@ -80,9 +85,40 @@ def text_to_image(
     )
 
 
-def init_params(net: nn.Module, key: jax.Array, *, like: Any) -> Any:
+def init_params(net: dit.DiT, key: jax.Array, *, like: Any) -> Any:
     """The parameters for rows of the shape and dtype of `like`."""
-    x = jnp.zeros(like.shape, like.dtype)
+    *shape, features = like.shape
+    # A net without weights of images sees the noisy one alone.
+    images = max(1, net.output_features - features)
+    x = jnp.zeros((*shape, features * images), like.dtype)
     one_BL = jnp.ones((like.shape[0], 1), jnp.int32)
     t_B, tokens = jnp.zeros(like.shape[0]), masks.single_document(like.shape[1])
     return net.init(key, x, t_B, (one_BL, one_BL), tokens)["params"]
+
+
+def predict(
+    net: dit.DiT,
+    params: Any,
+    condition: tuple[jax.Array, ...],
+    x_BLP: jax.Array,
+    t_B: jax.Array,
+    *,
+    compute_dtype: Any = jnp.float32,
+) -> jax.Array:
+    """The velocity (B, L, P) at x_BLP, given texts and examples (ids_BL, segment_BL,
+    example_BLE).
+
+    The model sees each noisy patch beside those of the examples at its place
+    (InstructPix2Pix, Brooks et al. 2022, arXiv 2211.09800, section 3.2). It returns the
+    weights of these and what to add to their sum: what is right in an example is copied
+    (as in See et al. 2017, arXiv 1704.04368), and noise need not pass the model.
+    """
+    *text, example_BLE = condition
+    seen_BLE = jnp.concatenate([x_BLP, example_BLE.astype(x_BLP.dtype)], -1)
+    out_BLF = dit.predict(
+        net, params, tuple(text), seen_BLE, t_B, compute_dtype=compute_dtype
+    )
+    added_BLP, weight_BLK = jnp.split(out_BLF, [x_BLP.shape[-1]], -1)
+    seen_BLKP = seen_BLE.reshape(*weight_BLK.shape, x_BLP.shape[-1])
+    residual_BLP = added_BLP + jnp.einsum("BLK,BLKP->BLP", weight_BLK, seen_BLKP)
+    return flow_matching.precondition(residual_BLP, x_BLP, t_B)

@@ -18,6 +18,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 
 from transformer.axes import constrain
@@ -202,7 +203,9 @@ class SoftmaxAttention(nn.Module):
         if self.is_mutable_collection("intermediates"):
             weights_BHLM = attention_weights(q_BLHK, k_BMGK, **score)
             self.sow("intermediates", "weights_BHLM", weights_BHLM)
-        kernel = self.kernel if in_order else dot_product_attention
+        # A kernel lays out blocks of a known length; `jax.export` may leave it open.
+        is_open = jax.export.is_symbolic_dim(q_BLHK.shape[1])
+        kernel = self.kernel if in_order and not is_open else dot_product_attention
         return kernel(q_BLHK, k_BMGK, v_BMGK, **score)
 
 

@@ -78,20 +78,21 @@ def drop_labels(
 
 
 def drop_texts(
-    text: tuple[jax.Array, jax.Array],
-    null_text: tuple[Any, Any],
+    text: tuple[jax.Array, ...],
+    null_text: tuple[Any, ...],
     key: jax.Array,
     *,
     rate: float,
-) -> tuple[jax.Array, jax.Array]:
-    """As `drop_labels`, of texts (ids_BL, segment_BL); `null_text` has one row."""
+) -> tuple[jax.Array, ...]:
+    """As `drop_labels`, of texts (ids_BL, segment_BL) and what else comes with them, of
+    any rank; `null_text` has one row."""
     one_B = jnp.ones(len(text[0]), jnp.int32)
     keep_B = drop_labels(one_B, key, rate=rate, null_label=0) > 0
-    ids_BL, segment_BL = (
-        jnp.where(keep_B[:, None], a_BL, null_BL)
-        for a_BL, null_BL in zip(text, null_text, strict=True)
-    )
-    return ids_BL, segment_BL
+
+    def choose(array: jax.Array, null: Any) -> jax.Array:
+        return jnp.where(jnp.expand_dims(keep_B, range(1, array.ndim)), array, null)
+
+    return tuple(map(choose, text, null_text))
 
 
 def class_conditional_loss(

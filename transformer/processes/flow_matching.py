@@ -36,6 +36,18 @@ def corrupt(x_BLP: jax.Array, t_B: jax.Array, key: jax.Array) -> NoisedExample:
     return NoisedExample(x_t_BLP, x_BLP - noise_BLP, jnp.ones(x_BLP.shape[:2]))
 
 
+def precondition(
+    residual_BLP: jax.Array, x_BLP: jax.Array, t_B: jax.Array
+) -> jax.Array:
+    """The velocity at x at time t: its best linear prediction from x, if the data have
+    mean 0 and standard deviation 1, and what a model adds to it, in units of the
+    standard deviation of that (Karras et al. 2022, arXiv 2206.00364, section 5)."""
+    t_BLP = t_B[:, None, None]
+    variance_BLP = t_BLP**2 + (1 - t_BLP) ** 2
+    linear_BLP = (2 * t_BLP - 1) / variance_BLP * x_BLP
+    return linear_BLP + residual_BLP / jnp.sqrt(variance_BLP)
+
+
 def gaussian_noise(key: jax.Array, like: Any) -> jax.Array:
     """Standard normal noise of the shape and dtype of `like`."""
     return jax.random.normal(key, like.shape, like.dtype)

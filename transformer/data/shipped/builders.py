@@ -13,14 +13,15 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from transformer.data.shipped import files, winds
+from transformer.data.shipped import BUILDERS, files, winds
 from transformer.data.text import documents
 
 SPLITS = documents.SPLITS
 
 
 def _info(builder: Any, homepage: str, features: dict[str, Any], **metadata: Any):
-    about = files.record(builder.name)
+    member = BUILDERS[builder.name]
+    about = files.record(member)
     packages = about.get("packages", [])
     origin = [f"{p['archive']} {p['name']} {p['version']}" for p in packages]
     licence = about.get("licence") or about["text"]
@@ -31,7 +32,7 @@ def _info(builder: Any, homepage: str, features: dict[str, Any], **metadata: Any
         features=tfds.features.FeaturesDict(
             {"id": tfds.features.Scalar(dtype=np.int64), **features}
         ),
-        license=f"{licence}\n\n{files.license(builder.name)}",
+        license=f"{licence}\n\n{files.license(member)}",
         homepage=homepage,
         metadata=tfds.core.MetadataDict(metadata) if metadata else None,
         disable_shuffling=True,
@@ -98,38 +99,64 @@ class EnPt(tfds.core.GeneratorBasedBuilder):
             yield number, {"id": number, "page": page, "translation": pair}
 
 
+def _emoji_features() -> dict[str, Any]:
+    text, languages = tfds.features.Text(), ("en", "pt")
+    return {
+        "image": tfds.features.Image(shape=(32, 32, 3), encoding_format="png"),
+        "emoji": text,
+        "name": tfds.features.Translation(languages=languages),
+        "keywords": {one: tfds.features.Sequence(text) for one in languages},
+    }
+
+
+def _emoji_example(image: np.ndarray, named: files.NamedEmoji) -> dict[str, Any]:
+    return {
+        "image": Image.fromarray(image),
+        "emoji": named.characters,
+        "name": named.name,
+        "keywords": named.keywords,
+    }
+
+
 class Emoji(tfds.core.GeneratorBasedBuilder):
     """Pictures of emoji with names and keywords in English and Portuguese."""
 
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        text = tfds.features.Text()
-        features = {
-            "image": tfds.features.Image(shape=(32, 32, 3), encoding_format="png"),
-            "emoji": text,
-            "name": tfds.features.Translation(languages=("en", "pt")),
-            "keywords": {
-                language: tfds.features.Sequence(text) for language in ("en", "pt")
-            },
-        }
-        return _info(self, files.record("emoji")["homepage"], features)
+        return _info(self, files.record("emoji")["homepage"], _emoji_features())
 
     def _split_generators(self, dl_manager):
         return {split: self._generate_examples(split) for split in SPLITS}
 
     def _generate_examples(self, split):
         for number, (image, named) in enumerate(zip(*files.emoji(split), strict=True)):
-            yield (
-                number,
-                {
-                    "id": number,
-                    "image": Image.fromarray(image),
-                    "emoji": named.characters,
-                    "name": named.name,
-                    "keywords": named.keywords,
-                },
-            )
+            yield number, {"id": number, **_emoji_example(image, named)}
+
+
+class EmojiStyles(tfds.core.GeneratorBasedBuilder):
+    """Emoji in several styles: those of `emoji` first, as style noto, then more
+    pictures of emoji of train. No picture of a validation emoji is in train."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        about = files.record("emoji")
+        style = tfds.features.ClassLabel(names=["noto", *about["styles"]])
+        return _info(self, about["homepage"], {**_emoji_features(), "style": style})
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(split) for split in SPLITS}
+
+    def _generate_examples(self, split):
+        images, named = files.emoji(split)
+        rows = [(image, "noto", one) for image, one in zip(images, named, strict=True)]
+        if split == "train":
+            pictures, styled = files.emoji_styles()
+            rows += [(i, *one) for i, one in zip(pictures, styled, strict=True)]
+        for number, (image, style, one) in enumerate(rows):
+            example = {"id": number, "style": style, **_emoji_example(image, one)}
+            yield number, example
 
 
 class Winds(tfds.core.GeneratorBasedBuilder):

@@ -76,11 +76,24 @@ def sentences(split: str) -> list[tuple[int, str, str]]:
     return [(int(page), first, second) for page, first, second in rows]
 
 
+def _pixels(name: str) -> np.ndarray:
+    pixels = np.frombuffer(content("emoji", name), np.uint8)
+    return pixels.reshape(-1, 32, 32, 3)
+
+
 def emoji(split: str) -> tuple[np.ndarray, list[NamedEmoji]]:
     """Images uint8 [N, 32, 32, 3] and their names."""
-    pixels = np.frombuffer(content("emoji", f"{split}.images.xz"), np.uint8)
     named = []
     for characters, en, pt, keys_en, keys_pt in _rows("emoji", f"{split}.names.tsv.xz"):
         keywords = {"en": keys_en.split("|"), "pt": keys_pt.split("|")}
         named.append(NamedEmoji(characters, {"en": en, "pt": pt}, keywords))
-    return pixels.reshape(-1, 32, 32, 3), named
+    return _pixels(f"{split}.images.xz"), named
+
+
+def emoji_styles() -> tuple[np.ndarray, list[tuple[str, NamedEmoji]]]:
+    """Further images uint8 [N, 32, 32, 3] of emoji of train, in other styles than
+    `emoji`'s: their styles, by the name of the artists, and their names."""
+    by_characters = {named.characters: named for named in emoji("train")[1]}
+    rows = _rows("emoji", "train.styles.tsv.xz")
+    listed = [(style, by_characters[characters]) for style, characters in rows]
+    return _pixels("train.styles.images.xz"), listed

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from transformer.data.shipped import MEMBERS
+from transformer.data.shipped import BUILDERS
 
 HELD_OUT = 0.05
 ALL = 1.0
@@ -46,7 +46,7 @@ def own_path(source: str | Path, what: str, held_out: float) -> Path | None:
             f"held_out: expected a fraction between 0 and 1, got {held_out}"
         )
     path = Path(source).expanduser()
-    if source not in ("", *MEMBERS) and exists(path):
+    if source not in ("", *BUILDERS) and exists(path):
         return path
     name = str(source)
     is_long = len(name) > NAME_CHARACTERS

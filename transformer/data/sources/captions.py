@@ -1,5 +1,5 @@
-"""Images with a text each: load("emoji"), load("pictures/"), load("captions.csv"),
-load(any TFDS name)."""
+"""Images with a text each: load("emoji"), load("emoji_styles"), load("pictures/"),
+load("captions.csv"), load(any TFDS name)."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def load(
         of several languages.
     columns: the names of a table's columns of images and of their captions, divided by
         a comma, as file,en,pt; by default those of usual names.
+    `style`, int32 [N], counts `labels` where the source says styles, as emoji_styles.
     A TFDS data set needs one 8-bit image feature, and a text feature called as the
     language, or text, or caption, or a single one.
     """

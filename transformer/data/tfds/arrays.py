@@ -188,7 +188,8 @@ def captions(
     name: str, *, language: str, held_out: float, image_size: int | None = None
 ) -> records.Records:
     """`image` as in `images`, and `text`: the text feature with the name of the
-    language, else the one called text or caption, else the only one."""
+    language, else the one called text or caption, else the only one. `style` int32 [N]
+    of a ClassLabel feature of that name, if there is one, whose names are `labels`."""
     builder = tfds_text.prepared_builder(name)
     features = builder.info.features
     image = _one(name, _images(features), "8-bit image", ("image",))
@@ -200,7 +201,11 @@ def captions(
         _image_column(image, image_size),
         Column("text", text, tfds_text.string),
     )
-    return _records(name, builder, columns, (), held_out)
+    if "style" not in _classes(features):
+        return _records(name, builder, columns, (), held_out)
+    styles = tuple(features["style"].names)
+    style = Column("style", "style", _label)
+    return _records(name, builder, (*columns, style), styles, held_out)
 
 
 def labeled_text(name: str, *, held_out: float) -> records.Records:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from transformer import storage
-from transformer.data.shipped import MEMBERS, files
+from transformer.data.shipped import BUILDERS, files
 from transformer.data.text import documents
 
 FORMAT = "array_record"
@@ -72,7 +72,7 @@ def _shipped_builder(name: str) -> Any:
         ):
             _builder(name, folder).download_and_prepare()
 
-    digest = storage.short_hash(repr(files.record(name)))
+    digest = storage.short_hash(repr(files.record(BUILDERS[name])))
     return _builder(name, storage.cached_folder(f"shipped/{name}-{digest}", build))
 
 
@@ -148,7 +148,7 @@ def _tfds_builder(name: str) -> Any:
 
 def prepared_builder(name: str) -> Any:
     """The builder of a data set, prepared."""
-    return _shipped_builder(name) if name in MEMBERS else _tfds_builder(name)
+    return _shipped_builder(name) if name in BUILDERS else _tfds_builder(name)
 
 
 def pick_text_feature(name: str, features: list[str], wanted: str | None) -> str:
@@ -207,7 +207,7 @@ def fingerprint(name: str, builder: Any, feature: Any, held_out: float) -> str:
     division = sorted(ranges(builder, held_out).items())
     facts = repr([builder.info.full_name, feature, division, sizes])
     return storage.short_hash(
-        facts, repr(files.record(name)) if name in MEMBERS else ""
+        facts, repr(files.record(BUILDERS[name])) if name in BUILDERS else ""
     )
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from transformer.data.text import tfidf
 from transformer.evaluation.baselines import nearest_neighbor
 
 
@@ -21,16 +22,12 @@ class NearestSentences(NamedTuple):
 def nearest(reference: Sequence[str], queries: Sequence[str]) -> NearestSentences:
     """The reference sentence of largest tf-idf cosine similarity, the first of equals.
 
-    Terms are lower-case words and punctuation marks. A term that a sentence contains t
-    times counts (1 + log t) (1 + log((1 + n) / (1 + d))), where d of the n reference
-    sentences contain it (Salton and Buckley 1988; scikit-learn's `TfidfVectorizer`).
-    ValueError where there is no reference sentence.
+    Terms and their weights are those of `data.text.tfidf.vectorizer`. ValueError where
+    there is no reference sentence.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     if not len(reference):
         raise ValueError("expected sentences to find the nearest among, got none")
-    vectorizer = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", sublinear_tf=True)
+    vectorizer = tfidf.vectorizer()
     table = vectorizer.fit_transform(reference)
     found = nearest_neighbor.nearest(
         table, vectorizer.transform(queries), metric="cosine"

@@ -29,9 +29,9 @@ LOCAL, GLOBAL = decoders.LOCAL, decoders.GLOBAL
 
 
 class Sizes(NamedTuple):
-    """What a configuration says of the net. score_scale: of the attention scores.
-    ropes: of local and global layers. layers: the kind of each. soft_caps: of scores
-    and of logits."""
+    """What a configuration says of the net. query_scalar: attention scores are divided
+    by its root. ropes: of local and global layers. layers: the kind of each. soft_caps:
+    of scores and of logits."""
 
     model_type: str
     vocab_size: int
@@ -44,7 +44,7 @@ class Sizes(NamedTuple):
     length: int
     epsilon: float
     activation: str
-    score_scale: float
+    query_scalar: int
     ropes: tuple[Rope, Rope]
     window: int
     layers: tuple[str, ...]
@@ -64,7 +64,7 @@ def read(config: Reader) -> Sizes:
     layers = (GLOBAL,) * depth
     if alternates:
         layers = _read_layers(config, depth, period=6 if kind == "gemma3_text" else 2)
-    scale = config.positive("query_pre_attn_scalar", 256) if alternates else head
+    scalar = config.whole("query_pre_attn_scalar", 256) if alternates else head
     return Sizes(
         model_type=kind,
         vocab_size=config.whole("vocab_size"),
@@ -79,7 +79,7 @@ def read(config: Reader) -> Sizes:
         activation=decoders.read_activation(
             config, "hidden_activation", "gelu_pytorch_tanh"
         ),
-        score_scale=scale**-0.5,
+        query_scalar=scalar,
         ropes=_read_ropes(config, kind),
         window=config.whole("sliding_window", 4096) if alternates else 0,
         layers=layers,
@@ -152,7 +152,7 @@ def write(sizes: Sizes) -> dict[str, Any]:
     if sizes.model_type == "gemma":
         return {**config, "hidden_act": sizes.activation}
     config |= {
-        "query_pre_attn_scalar": _whole_if_equal(sizes.score_scale**-2),
+        "query_pre_attn_scalar": sizes.query_scalar,
         "sliding_window": sizes.window,
         "layer_types": list(sizes.layers),
     }
@@ -165,13 +165,6 @@ def write(sizes: Sizes) -> dict[str, Any]:
             GLOBAL: whole["rope_parameters"],
         },
     }
-
-
-def _whole_if_equal(value: float) -> float:
-    """transformers wants a whole number, where the root and its square give nearly
-    that."""
-    whole = round(value)
-    return whole if whole and whole**-0.5 == value**-0.5 else value
 
 
 def net(sizes: Sizes) -> decoder.Decoder:
@@ -200,7 +193,7 @@ def net(sizes: Sizes) -> decoder.Decoder:
             rotate=sizes.ropes[0 if is_local else 1].rotate(),
             make_mixer=defaults.row_blocked(128, soft_cap=scores_cap),
             head_norm=head_norm if is_third else norms.Identity,
-            score_scale=sizes.score_scale,
+            score_scale=sizes.query_scalar**-0.5,
         )
         return {
             "make_attention": make_attention,
@@ -252,4 +245,5 @@ ARCHITECTURE = Architecture(
     init=decoder.init_params,
     table=table,
     name=lambda sizes: CLASSES[sizes.model_type],
+    layers_are_equal=lambda sizes: len(set(sizes.layers)) == 1,
 )

@@ -184,4 +184,5 @@ ARCHITECTURE = Architecture(
     init=decoder.init_params,
     table=table,
     name=lambda sizes: NAME,
+    layers_are_equal=lambda sizes: len(set(sizes.layers)) == 1,
 )

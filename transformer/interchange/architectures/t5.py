@@ -49,6 +49,7 @@ class Sizes(NamedTuple):
     max_distance: int
     tied: bool
     scaled: bool
+    scanned: bool = False
 
 
 def read(config: Reader) -> Sizes:
@@ -113,6 +114,10 @@ def write(sizes: Sizes) -> dict[str, Any]:
 
 def net(sizes: Sizes) -> SharedEncoderDecoder:
     """The encoder-decoder."""
+    if sizes.scanned:
+        raise ValueError(
+            "t5: expected scanned=False, for layers share a bias, got True"
+        )
     make_norm = partial(norms.RMSNorm, epsilon=sizes.epsilon)
     is_gated = sizes.feed_forward in GATED
     activation = (GATED | PLAIN)[sizes.feed_forward]
@@ -246,4 +251,5 @@ ARCHITECTURE = Architecture(
     init=encoder_decoder.init_params,
     table=table,
     name=lambda sizes: NAME,
+    layers_are_equal=lambda sizes: False,
 )

@@ -1,7 +1,8 @@
 """Emoji as small images with their names in English and Portuguese.
 
 The images are the bitmaps of the font Noto Color Emoji, the names those of Unicode's
-CLDR. Needs fontTools and Pillow, which matplotlib depends on.
+CLDR. Needs fontTools and Pillow, which matplotlib depends on. `emoji_styles.py` adds
+other drawings of the same emoji to the training split.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from transformer import storage
-from transformer.data.shipped.recipes import packages
+from transformer.data.shipped.recipes import emoji_styles, packages
 
 PACKAGES = (
     packages.Package(
@@ -32,6 +33,7 @@ PACKAGES = (
         "41-0.1",
         "35d30d5d3bee4d8244e95236259c4c2a0db06e21bad696515751fcfeee4d0260",
     ),
+    *emoji_styles.PACKAGES,
 )
 FONT = "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 NAMES = "usr/share/unicode/cldr/common/{}/{}.xml"
@@ -39,22 +41,28 @@ LANGUAGES = ("en", "pt")
 SIDE = 32
 HELD_OUT = 0.1
 SKIN_TONE = re.compile("[\U0001f3fb-\U0001f3ff]")
-AS_PICTURE = "\ufe0f"
+AS_PICTURE = emoji_styles.AS_PICTURE
 ORIGIN = {
     "name": "emoji",
     "what": "emoji, 32 x 32 pixels in colour on white, with names and keywords in "
     "English and Portuguese; no variants by skin tone",
     "licence": "pictures: SIL Open Font License 1.1, Copyright 2013-2017 Google Inc. "
     "and Arjen Nienhuis (Noto Color Emoji); names and keywords: Unicode-DFS-2016, "
-    "Copyright 1991-2022 Unicode, Inc. (CLDR)",
+    "Copyright 1991-2022 Unicode, Inc. (CLDR); pictures of train in other styles: "
+    "Twemoji, Copyright Twitter, Inc. and other contributors, CC BY 4.0; Fluent Emoji, "
+    "Copyright Microsoft Corporation, MIT; Noto Emoji as until 2017 (blob), Copyright "
+    "Google Inc., Apache License 2.0",
     "homepage": "https://github.com/googlefonts/noto-emoji",
     "packages": packages.facts(PACKAGES),
     "built_by": "transformer/data/shipped/build.py",
     "format": "images: red, green and blue byte for each pixel, row by row, image "
     "after image; names: one line for each image: emoji, name en, name pt, keywords "
-    "en, keywords pt, with a tab between and | between keywords; UTF-8; both xz",
+    "en, keywords pt, with a tab between and | between keywords; styles: pictures of "
+    "emoji of train in other styles, as images, and one line for each: style, tab, "
+    "emoji; UTF-8; all xz",
     "selection": "of several emoji with one picture that with the shortest English "
-    "name; not the keys 0-9, # and * themselves",
+    "name; not the keys 0-9, # and * themselves. In each style likewise, and none that "
+    "is the picture of a validation emoji in that style",
     "split": "in the order of sha256(emoji), those of which each word of either name "
     "is also in the name of an emoji of train go to validation until a tenth is there: "
     "new combinations of known words. Variants of one motif (man, woman, person; hours "
@@ -212,4 +220,6 @@ def build(roots: Sequence[Path]) -> packages.Dataset:
         files[f"{split}.images.xz"] = packages.pack(pixels)
         files[f"{split}.names.tsv.xz"] = packages.pack(names)
     counts = {split: len(rows) for split, rows in parts.items()}
-    return packages.Dataset(files, {**ORIGIN, "examples": counts})
+    styled = emoji_styles.build(roots[2:], emoji, chosen, downscale)
+    record = {**ORIGIN, "examples": counts, "styles": styled[1]}
+    return packages.Dataset({**files, **styled[0]}, record)

@@ -1,0 +1,56 @@
+"""A tiny folder of Hugging Face, with a tokenizer: a Llama of random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import tokenizers
+
+from transformer.interchange import folder
+from transformer.interchange.architectures import llama
+from transformer.interchange.rope import Rope
+
+SIZES = llama.Sizes(
+    model_type="llama",
+    vocab_size=264,
+    width=16,
+    hidden_features=24,
+    depth=1,
+    heads=2,
+    kv_heads=1,
+    head_features=8,
+    rotated=8,
+    length=64,
+    epsilon=1e-5,
+    activation="silu",
+    rope=Rope(),
+    tied=True,
+    window=None,
+)
+
+
+def tokenizer_json() -> bytes:
+    """A byte-level tokenizer: 256 bytes, one merge, two special tokens."""
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocab = {letter: i for i, letter in enumerate([*letters, "he"])}
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, [("h", "e")]))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    made.add_special_tokens(["<|end|>", "<|turn|>"])
+    return made.to_str().encode()
+
+
+def write(path: Path) -> Path:
+    """Write the folder; returns its path."""
+    made, rng = llama.ARCHITECTURE, np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: made.init(made.net(SIZES), jax.random.key(0)))
+    params = jax.tree.map(
+        lambda a: rng.normal(0, 0.1, a.shape).astype(np.float32), shapes
+    )
+    ends = json.dumps({"eos_token_id": [257, 258]}).encode()
+    files = {"tokenizer.json": tokenizer_json(), "generation_config.json": ends}
+    folder.write_folder(path, made, SIZES, params, companions=files)
+    return path

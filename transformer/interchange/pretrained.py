@@ -1,0 +1,60 @@
+"""A pretrained model for a notebook: `model = transformer.load(folder)`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from transformer import axes
+from transformer.generation import text_model
+from transformer.interchange import tokenizer as tokenizer_
+from transformer.interchange.folder import open_folder
+
+
+class PretrainedModel(NamedTuple):
+    """A folder of another library: net.apply({"params": params}, ...).
+
+    sizes: what its configuration says. tokenizer: None where it has none.
+    """
+
+    folder: Path
+    sizes: Any
+    net: Any
+    params: Any
+    tokenizer: Any
+
+    def generate(
+        self, prompt: str, *, new_tokens: int = 100, seed: int = 0, **sampling: Any
+    ) -> str:
+        """The prompt and its continuation. sampling: as the flags of the verb
+        `generate`; by default greedy. ValueError for a folder without tokenizer."""
+        if self.tokenizer is None:
+            raise ValueError(f"{self.folder}: expected a tokenizer.json, got none")
+        length = len(self.tokenizer.encode(prompt)) + new_tokens
+        model = text_model.from_net(
+            self.net, self.tokenizer, sequence_length=length, compute_dtype="float32"
+        )
+        choose = text_model.sampler_from_flags(**{"temperature": 0.0, **sampling})
+        (text,) = text_model.complete(
+            model,
+            self.params,
+            [prompt],
+            jax.random.key(seed),
+            choose=choose,
+            new_tokens=new_tokens,
+        )
+        return text
+
+
+def load(folder: Path) -> PretrainedModel:
+    """The model in `folder`, in float32 on all devices; layers are scanned where they
+    are equal. Raises ValueError as `folder.open_folder`."""
+    opened = open_folder(folder)
+    if opened.architecture.layers_are_equal(opened.sizes):
+        opened = open_folder(folder, scanned=True)
+    has_tokenizer = (folder / tokenizer_.FILE).is_file()
+    found = tokenizer_.read_tokenizer(folder) if has_tokenizer else None
+    params = opened.read_params(axes.make_mesh())
+    return PretrainedModel(folder, opened.sizes, opened.net, params, found)
