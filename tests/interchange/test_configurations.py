@@ -35,7 +35,7 @@ REFUSED = {
     ("qwen3_moe", "shared_expert_intermediate_size", 8): "understood, got shared_",
     ("gemma2", "final_logit_softcapping", 0.0): "a number of more than 0, got 0.0",
     ("gemma2", "layer_types", ("full_attention",)): "layer_types: expected 2 of",
-    ("gemma2", "query_pre_attn_scalar", 0): "query_pre_attn_scalar: expected a number",
+    ("gemma2", "query_pre_attn_scalar", 0): "query_pre_attn_scalar: expected a whole",
     ("gpt_oss", "attention_bias", False): "attention_bias: expected True",
     ("gpt_oss", "rope_parameters", None): "rope_parameters: expected an object",
     ("gpt_oss", "experts_per_token", 3): "experts_per_token: expected 2, got 3",
