@@ -9,6 +9,7 @@ a prime number.
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -112,8 +113,95 @@ def gemma3() -> transformers.PreTrainedModel:
     return transformers.Gemma3ForCausalLM(config)
 
 
+MIXTURE = {**LLAMA, "num_hidden_layers": 2}
+EXPERTS = {"intermediate_size": 12, "num_local_experts": 5, "num_experts_per_tok": 2}
+
+
+def mixtral() -> transformers.PreTrainedModel:
+    config = transformers.MixtralConfig(**{**MIXTURE, **EXPERTS}, sliding_window=7)
+    return transformers.MixtralForCausalLM(config)
+
+
+def qwen3_moe() -> transformers.PreTrainedModel:
+    config = transformers.Qwen3MoeConfig(
+        **MIXTURE,
+        num_experts=6,
+        num_experts_per_tok=3,
+        moe_intermediate_size=12,
+    )
+    return transformers.Qwen3MoeForCausalLM(config)
+
+
+def gemma2() -> transformers.PreTrainedModel:
+    """Caps that are low enough to show at these scores and logits."""
+    config = transformers.Gemma2Config(
+        **MIXTURE,
+        sliding_window=5,
+        query_pre_attn_scalar=20,
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=3.0,
+    )
+    return transformers.Gemma2ForCausalLM(config)
+
+
+def gpt_oss() -> transformers.PreTrainedModel:
+    """A low limit, so that gates are clamped; the text is longer than the length from
+    which YaRN extrapolates."""
+    config = transformers.GptOssConfig(
+        **{**MIXTURE, **EXPERTS},
+        sliding_window=5,
+        swiglu_limit=0.8,
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 500.0,
+            "factor": 4.0,
+            "beta_fast": 2.0,
+            "beta_slow": 0.2,
+            "truncate": False,
+            "original_max_position_embeddings": 16,
+        },
+        max_position_embeddings=64,
+    )
+    return transformers.GptOssForCausalLM(config)
+
+
+MIXTURES = (gpt_oss, mixtral, qwen3_moe)
 LLAMAS = (llama, llama31, mistral, qwen2, qwen3, olmo2, phi3)
 DECODERS = {f.__name__: f for f in (*LLAMAS, gpt2, gpt_neox, gemma, gemma3)}
+DECODERS |= {f.__name__: f for f in (*MIXTURES, gemma2)}
+
+
+T5 = {
+    "vocab_size": VOCAB,
+    "d_model": 16,
+    "d_kv": 6,
+    "d_ff": 20,
+    "num_layers": 2,
+    "num_decoder_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+    "relative_attention_num_buckets": 12,
+    "relative_attention_max_distance": 15,
+}
+
+
+def t5() -> transformers.PreTrainedModel:
+    return transformers.T5ForConditionalGeneration(transformers.T5Config(**T5))
+
+
+def t5_v1_1() -> transformers.PreTrainedModel:
+    """A readout of its own, as the published files have it; transformers 5 ties it, and
+    writes another configuration."""
+    config = transformers.T5Config(
+        **T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False
+    )
+    model = transformers.T5ForConditionalGeneration(config)
+    config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(torch.zeros(VOCAB, T5["d_model"]))
+    return model
+
+
+TEXT_TO_TEXT = {f.__name__: f for f in (t5, t5_v1_1)}
 
 
 def add_noise(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
@@ -146,6 +234,35 @@ def write_decoder(name: str) -> None:
         )
     numbers = {"ids_BL": ids.numpy().astype(np.int32), "greedy_BL": greedy.numpy()}
     np.savez_compressed(folder / "reference.npz", logits_BLV=logits, **numbers)
+
+
+def write_text_to_text(name: str) -> None:
+    """A folder with the model, the logits of a target, and 16 tokens of greedy
+    decoding. The second source ends early, in padding."""
+    torch.manual_seed(0)
+    model, folder = add_noise(TEXT_TO_TEXT[name]()), FOLDER / name
+    model.generation_config.eos_token_id = None
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    if not model.config.tie_word_embeddings:
+        # The published files do not have this key.
+        config = json.loads((folder / "config.json").read_text())
+        del config["scale_decoder_outputs"]
+        (folder / "config.json").write_text(json.dumps(config, indent=2))
+    rng = np.random.default_rng(3)
+    source = torch.tensor(rng.integers(3, VOCAB, (2, LENGTH)))
+    source[1, 14:] = 0
+    target = torch.tensor(rng.integers(3, VOCAB, (2, LENGTH)))
+    mask = (source != 0).long()
+    with torch.no_grad():
+        logits = model(source, attention_mask=mask, decoder_input_ids=target).logits
+        greedy = model.generate(
+            source, attention_mask=mask, do_sample=False, max_new_tokens=NEW_TOKENS
+        )
+    numbers = {"source_BL": source, "ids_BL": target, "greedy_BL": greedy}
+    numbers = {k: v.numpy().astype(np.int32) for k, v in numbers.items()}
+    path = folder / "reference.npz"
+    np.savez_compressed(path, logits_BLV=logits.numpy(), **numbers)
 
 
 # Encoders. Two rows of text, the second one padded; two images of 12 x 12 pixels.
@@ -241,5 +358,10 @@ def write_encoder(name: str) -> None:
 
 
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or (*DECODERS, *ENCODERS):
-        write_encoder(chosen) if chosen in ENCODERS else write_decoder(chosen)
+    for chosen in sys.argv[1:] or (*DECODERS, *TEXT_TO_TEXT, *ENCODERS):
+        if chosen in ENCODERS:
+            write_encoder(chosen)
+        elif chosen in TEXT_TO_TEXT:
+            write_text_to_text(chosen)
+        else:
+            write_decoder(chosen)

@@ -137,7 +137,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "another activation": (config(hidden_act="swish9"), "hidden_act: expected one of"),
     "biases": (config(attention_bias=True), "attention_bias: expected False"),
     "rope of another kind": (
-        config(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}),
+        config(rope_parameters={"rope_type": "longrope", "rope_theta": 1e4}),
         "rope_type: expected default, linear",
     ),
     "rope is a list": (config(rope_parameters=[1]), "rope_parameters: expected an"),

@@ -13,13 +13,15 @@ from cases import LENGTH, ROWS, close, language_model, name_of, random_params
 
 from transformer import axes
 from transformer.models import decoder
-from transformer.network import masks, stack
+from transformer.network import biases, masks, stack
 from transformer.network.moe import experts, routing
 from transformer.objectives import cross_entropy, load_balancing
 from transformer.objectives.loss import Loss
 
 
-def model(name: str, dispatch: Any, gates: Any = routing.raw_gates) -> Any:
+def model(
+    name: str, dispatch: Any, gates: Any = routing.raw_gates, **slots: Any
+) -> Any:
     def make(*, width: int, hidden_features: int, make_bias: Any, einsum: Any) -> Any:
         return experts.MixtureOfExperts(
             width=width,
@@ -28,6 +30,7 @@ def model(name: str, dispatch: Any, gates: Any = routing.raw_gates) -> Any:
             experts_per_token=2,
             dispatch=dispatch,
             gates=gates,
+            **slots,
         )
 
     return language_model(name, make_mlp=make)._replace(loss=loss_with_router_losses)
@@ -55,6 +58,13 @@ def loss_with_router_losses(module: Any, params: Any, batch: Any) -> Loss:
 CASES = [
     model("capacity", routing.capacity_dispatch(1.0)),
     model("dropless", routing.dropless_dispatch(8), routing.softmax_gates),
+    model(
+        "clamped",
+        routing.dropless_dispatch(8),
+        routing.softmax_gates,
+        expert_map=experts.clamped_experts(),
+        make_bias=biases.zero_init_bias,
+    ),
 ]
 every_model = pytest.mark.parametrize("case", CASES, ids=name_of)
 

@@ -18,7 +18,7 @@ from transformer.checks import at_least
 from transformer.generation import decoding
 from transformer.network import block
 from transformer.network.masks import TokenPositions
-from transformer.network.precision import einsum_f32
+from transformer.network.precision import unembed
 
 
 class Hypotheses(NamedTuple):
@@ -259,7 +259,7 @@ def _extend(
     (x_BLD, w_VD), cache = fns.decode(
         weights, token_BI.reshape(-1, 1), gather_rows(state.cache, row_B), tokens
     )
-    logits_BLV = einsum_f32("BLD,VD->BLV", x_BLD, w_VD)
+    logits_BLV = unembed("BLD,VD->BLV", x_BLD, w_VD)
     return state._replace(
         ids_BIL=jnp.take_along_axis(ids_BCL, chosen_BI[..., None], axis=1),
         log_p_BI=log_p_BI,

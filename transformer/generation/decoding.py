@@ -22,14 +22,16 @@ from transformer.checks import check_indices
 from transformer.generation.logit_filters import Choose
 from transformer.network import precision
 from transformer.network.masks import TokenPositions
+from transformer.network.precision import unembed
 
 
 class DecodeFns(NamedTuple):
     """A decoder model as pure functions.
 
     decode(weights, ids_BL, cache, tokens) -> ((x_BLD, w_VD), cache): features of the
-    next tokens of each row, and the unembedding. empty_cache(rows, length, chunk) ->
-    cache. cast_weights(params) -> weights for `decode`, in the dtype of decoding.
+    next tokens of each row, and the unembedding, an `precision.Table`.
+    empty_cache(rows, length, chunk) -> cache. cast_weights(params) -> weights for
+    `decode`, in the dtype of decoding.
     """
 
     decode: Callable[..., Any]
@@ -140,7 +142,7 @@ def prefill(
         at_B = jnp.clip(length_B - 1 - start, 0, chunk - 1)
         x_BD = jnp.take_along_axis(x_BCD, at_B[:, None, None], axis=1)[:, 0]
         last_here_B = (length_B - 1) // chunk == part
-        here_BV = constrain(precision.einsum_f32("BD,VD->BV", x_BD, w_VD), "BV")
+        here_BV = constrain(unembed("BD,VD->BV", x_BD, w_VD), "BV")
         return jnp.where(last_here_B[:, None], here_BV, logits_BV), cache
 
     logits_BV = jnp.zeros((rows, known), jnp.float32)
@@ -221,7 +223,7 @@ def decode(
         (x_BLD, w_VD), cache = fns.decode(
             weights, token_B[:, None], state.cache, position
         )
-        logits_BLV = precision.einsum_f32("BLD,VD->BLV", x_BLD, w_VD)
+        logits_BLV = unembed("BLD,VD->BLV", x_BLD, w_VD)
         return DecodeState(
             ids_BL=state.ids_BL.at[rows, at_B].set(token_B, mode="drop"),
             length_B=state.length_B + (~ended_B),

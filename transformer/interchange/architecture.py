@@ -25,6 +25,7 @@ MODULES = {
     "xlm-roberta": "bert",
     # Decoders.
     "gemma": "gemma",
+    "gemma2": "gemma",
     "gemma3_text": "gemma",
     "gpt2": "gpt2",
     "gpt_neox": "gpt_neox",
@@ -34,6 +35,12 @@ MODULES = {
     "phi3": "llama",
     "qwen2": "llama",
     "qwen3": "llama",
+    # Mixtures of experts.
+    "gpt_oss": "gpt_oss",
+    "mixtral": "mixtures",
+    "qwen3_moe": "mixtures",
+    # Encoder-decoders.
+    "t5": "t5",
 }
 
 

@@ -56,6 +56,19 @@ class Reader:
             raise self.error(key, "a number")
         return float(value)
 
+    def positive(self, key: str, default: Any = _MISSING) -> float:
+        """A finite number of more than 0."""
+        value = self.number(key, default)
+        if value <= 0:
+            raise self.error(key, "a number of more than 0")
+        return value
+
+    def positive_or_none(self, key: str, default: float) -> float | None:
+        """As `positive`, or None where the key is null; `default` where absent."""
+        if key in self.values and self.values[key] is None:
+            return self.get(key, None)
+        return self.positive(key, default)
+
     def flag(self, key: str, default: Any = _MISSING) -> bool:
         """True or false."""
         value = self.get(key, default)

@@ -14,11 +14,19 @@ LLAMA3 = {
     "high": "high_freq_factor",
     "length": "original_max_position_embeddings",
 }
+YARN = {
+    "factor": "factor",
+    "fast": "beta_fast",
+    "slow": "beta_slow",
+    "length": "original_max_position_embeddings",
+    "truncate": "truncate",
+    "amplitude": "attention_factor",
+}
 
 
 class Rope(NamedTuple):
     """theta, and how frequencies are scaled. kind: `default`; `linear`, by `factor`;
-    `llama3`, with all of the values."""
+    `llama3` and `yarn`, with the values of their tables above."""
 
     theta: float = 10_000.0
     kind: str = "default"
@@ -26,6 +34,10 @@ class Rope(NamedTuple):
     low: float = 1.0
     high: float = 4.0
     length: int = 8192
+    fast: float = 32.0
+    slow: float = 1.0
+    truncate: bool = True
+    amplitude: float = 1.0
 
     def rotate(self, features: int | None = None) -> positions.Rotate:
         """The function for the slot `rotate` of attention. features: rotated ones of a
@@ -39,13 +51,19 @@ class Rope(NamedTuple):
         if self.kind == "llama3":
             values = {name: getattr(self, name) for name in LLAMA3}
             scale = positions.llama3_scale(**values)
-        return positions.rotary(theta=self.theta, scale=scale, features=features)
+        if self.kind == "yarn":
+            values = {name: getattr(self, name) for name in YARN if name != "amplitude"}
+            scale = positions.yarn_scale(theta=self.theta, **values)
+        return positions.rotary(
+            theta=self.theta, scale=scale, features=features, amplitude=self.amplitude
+        )
 
 
-def read_rope(config: Reader) -> Rope:
-    """The rope of a configuration in either dialect, of whole heads. ValueError where
-    both are there and disagree, and for kinds that are not expressed here."""
-    rope, share = read_partial_rope(config)
+def read_rope(config: Reader, *, theta: float = 10_000.0) -> Rope:
+    """The rope of a configuration in either dialect, of whole heads. theta: where it
+    says none. ValueError where both are there and disagree, and for kinds that are not
+    expressed here."""
+    rope, share = read_partial_rope(config, default_theta=theta)
     if share not in (None, 1.0):
         raise ValueError(
             f"{config.where}: partial_rotary_factor: expected 1, got {share}"
@@ -53,15 +71,18 @@ def read_rope(config: Reader) -> Rope:
     return rope
 
 
-def read_partial_rope(config: Reader) -> tuple[Rope, float | None]:
+def read_partial_rope(
+    config: Reader, *, default_theta: float = 10_000.0
+) -> tuple[Rope, float | None]:
     """As `read_rope`, and the share of a head's features that turn, where it says."""
     new, old = config.get("rope_parameters", None), config.get("rope_scaling", None)
     theta = config.get("rope_theta", None)
+    default = {"default_theta": default_theta}
     found = []
     if new is not None:
-        found.append(parse_rope(config, "rope_parameters", new, None))
+        found.append(parse_rope(config, "rope_parameters", new, None, **default))
     if old is not None or theta is not None:
-        found.append(parse_rope(config, "rope_scaling", old or {}, theta))
+        found.append(parse_rope(config, "rope_scaling", old or {}, theta, **default))
     if len(set(found)) > 1:
         raise ValueError(
             f"{config.where}: expected rope_parameters equal to rope_theta and "
@@ -72,21 +93,23 @@ def read_partial_rope(config: Reader) -> tuple[Rope, float | None]:
         for v in (new, old)
         if v and "partial_rotary_factor" in v
     ]
-    return (found[0] if found else Rope()), (shares[0] if shares else None)
+    return (found[0] if found else Rope(default_theta)), (shares[0] if shares else None)
 
 
-def parse_rope(config: Reader, key: str, value: Any, theta: Any) -> Rope:
+def parse_rope(
+    config: Reader, key: str, value: Any, theta: Any, *, default_theta: float = 10_000.0
+) -> Rope:
     """The rope of one object of a configuration, the value of `key`. theta: where that
-    stands outside of it, or None."""
+    stands outside of it, or None. default_theta: where it stands nowhere."""
     if not isinstance(value, dict):
         raise config.error(key, "an object")
     inner = Reader(value, f"{config.where}: {key}")
     kind = inner.get("rope_type", inner.get("type", "default"))
     inner.get("type", "")
-    if kind not in ("default", "linear", "llama3"):
-        raise inner.error("rope_type", "default, linear or llama3")
+    if kind not in ("default", "linear", "llama3", "yarn"):
+        raise inner.error("rope_type", "default, linear, llama3 or yarn")
     if theta is None:
-        theta = inner.number("rope_theta", 10_000.0)
+        theta = inner.number("rope_theta", default_theta)
     elif "rope_theta" in value:
         raise inner.error("rope_theta", "none beside rope_theta outside")
     if type(theta) not in (int, float):
@@ -101,8 +124,29 @@ def parse_rope(config: Reader, key: str, value: Any, theta: Any) -> Rope:
             high=inner.number(LLAMA3["high"]),
             length=inner.whole(LLAMA3["length"]),
         )
+    if kind == "yarn":
+        made = _read_yarn(inner, made)
     inner.finish(("rope_type",))
     return made
+
+
+def _read_yarn(inner: Reader, rope: Rope) -> Rope:
+    """`mscale` and `mscale_all_dim`, two ways to say the amplitude, are read but not
+    written: `attention_factor` says it."""
+    if rope.theta <= 1:
+        raise inner.error("rope_theta", "a number of more than 1 for yarn")
+    inner.positive("factor")
+    amplitude = positions.yarn_amplitude(rope.factor)
+    scale, every = (inner.number(k, 0.0) for k in ("mscale", "mscale_all_dim"))
+    if scale and every and rope.factor > 1:
+        amplitude = ((amplitude - 1) * scale + 1) / ((amplitude - 1) * every + 1)
+    return rope._replace(
+        fast=inner.positive(YARN["fast"], 32.0),
+        slow=inner.positive(YARN["slow"], 1.0),
+        length=inner.whole(YARN["length"]),
+        truncate=inner.flag(YARN["truncate"], True),
+        amplitude=inner.number(YARN["amplitude"], amplitude),
+    )
 
 
 def write_rope(rope: Rope) -> dict[str, Any]:
@@ -111,8 +155,9 @@ def write_rope(rope: Rope) -> dict[str, Any]:
     scaling: dict[str, Any] = {"rope_type": rope.kind}
     if rope.kind == "linear":
         scaling["factor"] = rope.factor
-    if rope.kind == "llama3":
-        scaling |= {theirs: getattr(rope, ours) for ours, theirs in LLAMA3.items()}
+    for kind, keys in (("llama3", LLAMA3), ("yarn", YARN)):
+        if rope.kind == kind:
+            scaling |= {theirs: getattr(rope, ours) for ours, theirs in keys.items()}
     old = None if rope.kind == "default" else dict(scaling)
     return {
         "rope_theta": rope.theta,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -11,14 +12,14 @@ import jax.numpy as jnp
 
 from transformer.axes import constrain, replicate
 from transformer.models import defaults
-from transformer.network import masks, norms, positions
+from transformer.network import masks, norms, positions, precision
 from transformer.network.block import UNCONDITIONED, Conditioning, Make
 from transformer.network.kv_cache import Memory
 from transformer.network.masks import Mask, TokenPositions
-from transformer.network.precision import einsum_f32
 
-# (features x_BLD, unembedding w_VD), whose product are the logits.
-Readout = tuple[jax.Array, jax.Array]
+# (features x_BLD, unembedding w_VD), from which `precision.unembed` has the logits:
+# their product, unless the latter is an `precision.Unembedding`.
+Readout = tuple[jax.Array, precision.Table]
 # Documents of one row do not see each other.
 CAUSAL_IN_DOCUMENT = masks.causal() & masks.segments()
 
@@ -33,10 +34,28 @@ def untied_unembedding(module: nn.Module, embedding_VD: jax.Array) -> jax.Array:
     return module.param("unembedding_VD", nn.initializers.zeros, embedding_VD.shape)
 
 
+def _with_transform(
+    module: nn.Module,
+    embedding_VD: jax.Array,
+    *,
+    unembed: Callable[..., jax.Array],
+    transform: precision.Transform,
+) -> precision.Unembedding:
+    return precision.Unembedding(unembed(module, embedding_VD), transform)
+
+
+def with_transform(
+    unembed: Callable[..., jax.Array], transform: precision.Transform
+) -> Callable[[nn.Module, jax.Array], precision.Table]:
+    """`unembed`, one of the two above, with a function of the logits, such as
+    `precision.SoftCap`."""
+    return partial(_with_transform, unembed=unembed, transform=transform)
+
+
 def logits(readout: Readout) -> jax.Array:
     """float32 (B, L, V) from the pair that a model returns."""
     x_BLD, w_VD = readout
-    return constrain(einsum_f32("BLD,VD->BLV", x_BLD, w_VD), "BLV")
+    return constrain(precision.unembed("BLD,VD->BLV", x_BLD, w_VD), "BLV")
 
 
 class Decoder(nn.Module):
@@ -52,7 +71,7 @@ class Decoder(nn.Module):
     make_position: Make = positions.NoPositions
     make_norm: Make = norms.LayerNorm
     make_embedding_norm: Make = norms.Identity
-    unembed: Callable[[nn.Module, jax.Array], jax.Array] = tied_unembedding
+    unembed: Callable[[nn.Module, jax.Array], precision.Table] = tied_unembedding
     embedding_scale: float = 1.0
     weight_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
 

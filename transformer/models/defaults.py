@@ -58,9 +58,10 @@ def flash_kernel(block: int) -> attention_.Kernel:
     return partial(flash_attention.flash_attention, block=block)
 
 
-def row_blocked(block: int) -> attention_.MakeMixer:
-    """The mixer of `row_blocked_kernel`."""
-    return partial(attention_.SoftmaxAttention, kernel=row_blocked_kernel(block))
+def row_blocked(block: int, *, soft_cap: float | None = None) -> attention_.MakeMixer:
+    """The mixer of `row_blocked_kernel`. soft_cap: of the scores."""
+    kernel = row_blocked_kernel(block)
+    return partial(attention_.SoftmaxAttention, kernel=kernel, soft_cap=soft_cap)
 
 
 ROW_BLOCKED = row_blocked(128)

@@ -33,7 +33,7 @@ Kernel = Callable[..., jax.Array]
 MakeMixer = Callable[[], Any]
 
 
-def attention_weights(
+def masked_scores(
     q_BLHK: jax.Array,
     k_BMGK: jax.Array,
     *,
@@ -44,8 +44,8 @@ def attention_weights(
     soft_cap: float | None = None,
     bias: positions.ScoreBias | None = None,
 ) -> jax.Array:
-    """The attention matrix A: float32 (B, H, L, M). Each row sums to 1, or to 0 where
-    the mask allows no key.
+    """The scores before the softmax, float32 (B, H, L, M), -inf where the mask allows
+    no pair.
 
     soft_cap: scores s become soft_cap * tanh(s / soft_cap) before the mask (Gemma 2,
     arXiv 2408.00118). bias: a function of (queries, keys), added to the scores.
@@ -60,13 +60,31 @@ def attention_weights(
     if bias is not None:
         scores_BHLM = scores_BHLM + bias(queries, keys)
     allowed_BHLM = jnp.asarray(mask.allowed_pairs(queries, keys))[:, None]
-    scores_BHLM = jnp.where(allowed_BHLM, scores_BHLM, -jnp.inf)
+    return jnp.where(allowed_BHLM, scores_BHLM, -jnp.inf)
+
+
+def attention_weights(q_BLHK: jax.Array, k_BMGK: jax.Array, **score: Any) -> jax.Array:
+    """The attention matrix A: float32 (B, H, L, M). Each row sums to 1, or to 0 where
+    the mask allows no key. score: as in `masked_scores`."""
+    scores_BHLM = masked_scores(q_BLHK, k_BMGK, **score)
     # A row without an allowed key has maximum -inf; 0 in its place avoids NaN.
     max_BHLM = jnp.max(scores_BHLM, axis=-1, keepdims=True)
     max_BHLM = jnp.where(jnp.isfinite(max_BHLM), max_BHLM, 0.0)
     exp_BHLM = jnp.exp(scores_BHLM - jax.lax.stop_gradient(max_BHLM))
     total_BHLM = exp_BHLM.sum(-1, keepdims=True)
     return exp_BHLM / jnp.where(total_BHLM == 0.0, 1.0, total_BHLM)
+
+
+def mix_values(attention_BHLM: jax.Array, v_BMGK: jax.Array) -> jax.Array:
+    """A V: (B, L, H, K of the values)."""
+    rows, heads, length, memory = attention_BHLM.shape
+    groups, features = v_BMGK.shape[2:]
+    shape = rows, groups, heads // groups, length, memory
+    a_BGRLM = attention_BHLM.astype(v_BMGK.dtype).reshape(shape)
+    # In the einsum's own order, so that cached values are not transposed.
+    y_BGRLK = jnp.einsum("BGRLM,BMGK->BGRLK", a_BGRLM, v_BMGK)
+    y_BLGRK = jnp.einsum("BGRLK->BLGRK", y_BGRLK)
+    return y_BLGRK.reshape(rows, length, heads, features)
 
 
 def dot_product_attention(
@@ -85,7 +103,7 @@ def dot_product_attention(
 
     Each of the G key/value heads serves H / G query heads (grouped-query attention,
     Ainslie et al. 2023, arXiv 2305.13245; G = 1 is multi-query). Values may have
-    another number of features than keys. Other arguments as in `attention_weights`.
+    another number of features than keys. Other arguments as in `masked_scores`.
     """
     attention_BHLM = attention_weights(
         q_BLHK,
@@ -97,14 +115,7 @@ def dot_product_attention(
         soft_cap=soft_cap,
         bias=bias,
     )
-    rows, heads, length, memory = attention_BHLM.shape
-    groups, features = v_BMGK.shape[2:]
-    shape = rows, groups, heads // groups, length, memory
-    a_BGRLM = attention_BHLM.astype(v_BMGK.dtype).reshape(shape)
-    # In the einsum's own order, so that cached values are not transposed.
-    y_BGRLK = jnp.einsum("BGRLM,BMGK->BGRLK", a_BGRLM, v_BMGK)
-    y_BLGRK = jnp.einsum("BGRLK->BLGRK", y_BGRLK)
-    return y_BLGRK.reshape(rows, length, heads, features)
+    return mix_values(attention_BHLM, v_BMGK)
 
 
 def jax_attention(
@@ -155,7 +166,7 @@ class SoftmaxAttention(nn.Module):
     """Softmax attention, the default mixer. Sows `weights_BHLM` in `intermediates`.
 
     kernel: implementation for whole rows in order; cached keys use
-    `dot_product_attention`. soft_cap, bias: as in `attention_weights`.
+    `dot_product_attention`. soft_cap, bias: as in `masked_scores`.
 
     The protocol of a mixer: a call with these arguments gives (B, L, H, value
     features). in_order: queries and keys are whole rows in order (index 0, 1, ...);

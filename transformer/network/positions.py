@@ -113,11 +113,14 @@ def identity(x_BLHK: jax.Array, position_BL: jax.Array) -> jax.Array:
     return x_BLHK
 
 
-def _rotate_pairs(x_BLHK: jax.Array, angle_BLK: jax.Array) -> jax.Array:
-    """Pairs (first half, second half) of features, rotated by angles (B, L, K / 2)."""
+def _rotate_pairs(
+    x_BLHK: jax.Array, angle_BLK: jax.Array, amplitude: float = 1.0
+) -> jax.Array:
+    """Pairs (first half, second half) of features, rotated by angles (B, L, K / 2) and
+    multiplied by `amplitude`."""
     half = angle_BLK.shape[-1]
-    cos_BLHK = jnp.cos(angle_BLK)[:, :, None].astype(x_BLHK.dtype)
-    sin_BLHK = jnp.sin(angle_BLK)[:, :, None].astype(x_BLHK.dtype)
+    cos_BLHK = (amplitude * jnp.cos(angle_BLK))[:, :, None].astype(x_BLHK.dtype)
+    sin_BLHK = (amplitude * jnp.sin(angle_BLK))[:, :, None].astype(x_BLHK.dtype)
     a_BLHK, b_BLHK = x_BLHK[..., :half], x_BLHK[..., half:]
     return jnp.concatenate(
         [a_BLHK * cos_BLHK - b_BLHK * sin_BLHK, b_BLHK * cos_BLHK + a_BLHK * sin_BLHK],
@@ -133,6 +136,7 @@ def _rotary(
     interpolation: float,
     scale: Callable[[jax.Array], jax.Array] | None,
     features: int | None,
+    amplitude: float,
 ) -> jax.Array:
     count = x_BLHK.shape[-1] if features is None else features
     half = _half("rotary positions: head features", count)
@@ -142,8 +146,8 @@ def _rotary(
         frequency_K = scale(_frequencies(half, theta)) / interpolation
         angle_BLK = position_BL[..., None].astype(jnp.float32) * frequency_K[None, None]
     if count == x_BLHK.shape[-1]:
-        return _rotate_pairs(x_BLHK, angle_BLK)
-    rotated_BLHK = _rotate_pairs(x_BLHK[..., :count], angle_BLK)
+        return _rotate_pairs(x_BLHK, angle_BLK, amplitude)
+    rotated_BLHK = _rotate_pairs(x_BLHK[..., :count], angle_BLK, amplitude)
     return jnp.concatenate([rotated_BLHK, x_BLHK[..., count:]], axis=-1)
 
 
@@ -153,14 +157,15 @@ def rotary(
     interpolation: float = 1.0,
     scale: Callable[[jax.Array], jax.Array] | None = None,
     features: int | None = None,
+    amplitude: float = 1.0,
 ) -> Rotate:
     """Rotary positions (Su et al. 2021, arXiv 2104.09864), first half against second.
 
     interpolation > 1 divides the positions by it, so that a model trained on rows of L
     tokens accepts interpolation * L (Chen et al. 2023, arXiv 2306.15595). scale: a
     function of the frequencies (K / 2), such as `llama3_scale`. features: rotate only
-    the first ones of a head, an even number. Raises ValueError when the number of
-    rotated features is odd.
+    the first ones of a head, an even number. amplitude: factor of the rotated features
+    (YaRN). Raises ValueError when the number of rotated features is odd.
     """
     return partial(
         _rotary,
@@ -168,6 +173,7 @@ def rotary(
         interpolation=interpolation,
         scale=scale,
         features=features,
+        amplitude=amplitude,
     )
 
 
@@ -187,6 +193,59 @@ def llama3_scale(
     between them the share changes linearly (Grattafiori et al. 2024, arXiv 2407.21783,
     section 3.4.2 and their code)."""
     return partial(_llama3, factor=factor, low=low, high=high, length=length)
+
+
+def _yarn(
+    frequency_K: jax.Array,
+    *,
+    theta: float,
+    factor: float,
+    fast: float,
+    slow: float,
+    length: int,
+    truncate: bool,
+) -> jax.Array:
+    half = frequency_K.shape[0]
+    # The index of the pair of features that turns so many times in the length.
+    low, high = (
+        half * math.log(length / (2 * math.pi * turns)) / math.log(theta)
+        for turns in (fast, slow)
+    )
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, 2 * half - 1)
+    span = high - low or 0.001
+    share_K = jnp.clip((jnp.arange(half) - low) / span, 0.0, 1.0)
+    return share_K * frequency_K / factor + (1 - share_K) * frequency_K
+
+
+def yarn_scale(
+    *,
+    theta: float,
+    factor: float,
+    fast: float = 32.0,
+    slow: float = 1.0,
+    length: int,
+    truncate: bool = True,
+) -> Callable[[jax.Array], jax.Array]:
+    """The frequencies of YaRN (Peng et al. 2023, arXiv 2309.00071, section 3.2): those
+    of more than `fast` turns in the `length` tokens of pretraining stay, those of less
+    than `slow` are divided by `factor`, and between them the share changes linearly
+    with the index. theta: of the frequencies. truncate: to whole indices."""
+    return partial(
+        _yarn,
+        theta=theta,
+        factor=factor,
+        fast=fast,
+        slow=slow,
+        length=length,
+        truncate=truncate,
+    )
+
+
+def yarn_amplitude(factor: float) -> float:
+    """The `amplitude` that YaRN has for a factor of the length (equation 22)."""
+    return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _axial(

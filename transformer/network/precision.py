@@ -1,4 +1,4 @@
-"""The precision policy, in one place.
+"""The precision policy, in one place; linear maps and logits.
 
 | what | dtype |
 |---|---|
@@ -14,13 +14,14 @@ The first word of a parameter's name decides, and nothing else:
 
 | parameter | in the forward pass |
 |---|---|
-| `gain_*`, `bias_*`, `lambda_*` (`FLOAT32_PREFIXES`) | float32 |
+| `gain_*`, `bias_*`, `lambda_*`, `sink_*` (`FLOAT32_PREFIXES`) | float32 |
 | every other name (`w_*`, `b_*`, `embedding_*`, ...) | compute dtype |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -38,7 +39,7 @@ LINEAR_OUTPUT = "linear_output"
 
 # Small vectors that scale float32 intermediates: norm gains and biases, and the
 # coefficients of an attention function.
-FLOAT32_PREFIXES = ("gain_", "bias_", "lambda_")
+FLOAT32_PREFIXES = ("gain_", "bias_", "lambda_", "sink_")
 
 
 def cast_weights(
@@ -125,3 +126,78 @@ def _linear_backward(
 
 
 _linear.defvjp(_linear_forward, _linear_backward)
+
+
+# Elementwise; hashable, for it is static.
+Transform = Callable[[jax.Array], jax.Array]
+
+
+def _identity(logits: jax.Array) -> jax.Array:
+    """The product is the logits."""
+    return logits
+
+
+@dataclass(frozen=True)
+class SoftCap:
+    """cap * tanh(logits / cap) (Gemma 2, arXiv 2408.00118, section 2)."""
+
+    cap: float
+
+    def __call__(self, logits: jax.Array) -> jax.Array:
+        return self.cap * jnp.tanh(logits / self.cap)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """factor * logits (muP, Granite, Cohere)."""
+
+    factor: float
+
+    def __call__(self, logits: jax.Array) -> jax.Array:
+        return self.factor * logits
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["w_VD"],
+    meta_fields=["transform"],
+)
+@dataclass(frozen=True)
+class Unembedding:
+    """The table w_VD of a model whose logits are more than its product with the
+    features, and the function of that product: in the place of a plain table, for a
+    model returns features and table, so that a loss over a large vocabulary need not
+    hold all logits. It is no array, so that who does not multiply by `unembed` fails.
+    """
+
+    w_VD: jax.Array
+    transform: Transform
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(V, D)."""
+        return self.w_VD.shape
+
+    def __getitem__(self, tokens: Any) -> Unembedding:
+        """Of some tokens only, such as `[:ids]`."""
+        return Unembedding(self.w_VD[tokens], self.transform)
+
+
+# What a model returns beside its features.
+Table = jax.Array | Unembedding
+
+
+def unembedding_parts(table: Table) -> tuple[jax.Array, Transform]:
+    """(w_VD, transform) of either."""
+    if isinstance(table, Unembedding):
+        return table.w_VD, table.transform
+    return table, _identity
+
+
+def unembed(
+    subscripts: str, x: jax.Array, table: Table, *, einsum: Einsum = einsum_f32
+) -> jax.Array:
+    """The logits of features, float32: subscripts are those of the product, such as
+    "BLD,VD->BLV"."""
+    w_VD, transform = unembedding_parts(table)
+    return transform(einsum(subscripts, x, w_VD))

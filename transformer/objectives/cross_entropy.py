@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer.network import precision
 from transformer.network.precision import Einsum, einsum_f32
 from transformer.objectives.loss import Loss
 
@@ -119,13 +120,14 @@ def z_loss(objective: Objective, coefficient: float) -> Objective:
 def chunked_loss(
     objective: Objective,
     x_BLD: jax.Array,
-    w_VD: jax.Array,
+    w_VD: precision.Table,
     targets_BL: jax.Array,
     weight_BL: jax.Array,
     *,
     chunks: int = 1,
 ) -> Loss:
-    """`objective` of the logits x w^T, in `chunks` chunks of each row.
+    """`objective` of the logits x w^T, or those of a `precision.Unembedding`, in
+    `chunks` chunks of each row.
 
     Only one chunk's float32 logits live at once, also in the backward pass, which
     computes them again. ValueError unless `chunks` divides L.
@@ -135,7 +137,7 @@ def chunked_loss(
 
     def chunk_loss(chunk: tuple[jax.Array, jax.Array, jax.Array]) -> Loss:
         x_BCD, targets_BC, weight_BC = chunk
-        logits_BCV = einsum_f32("BCD,VD->BCV", x_BCD, w_VD)
+        logits_BCV = precision.unembed("BCD,VD->BCV", x_BCD, w_VD)
         return objective(logits_BCV, targets_BC, weight_BC)
 
     def split(a: jax.Array) -> jax.Array:
@@ -153,10 +155,12 @@ def _check_chunks(chunks: int, length: int) -> None:
         raise ValueError(f"chunks: expected a divisor of {length}, got {chunks}")
 
 
-def _chunk_sums(einsum: Einsum, x_BCD, w_VD, targets_BC, weight_BC):
+def _chunk_sums(einsum: Einsum, transform: Any, x_BCD, w_VD, targets_BC, weight_BC):
     """One chunk's nats and correct tokens, its nats per token, and the gradient of the
-    nats by the logits: softmax - one-hot, times the weight."""
-    logits_BCV = einsum("BCD,VD->BCV", x_BCD, w_VD)
+    nats by the product x w^T: softmax - one-hot, times the weight, times the
+    derivative of `transform`."""
+    product_BCV = einsum("BCD,VD->BCV", x_BCD, w_VD)
+    logits_BCV, pull_back = jax.vjp(transform, product_BCV)
     max_BCV = logits_BCV.max(-1, keepdims=True)
     exp_BCV = jnp.exp(logits_BCV - max_BCV)
     sum_BC = exp_BCV.sum(-1)
@@ -167,6 +171,7 @@ def _chunk_sums(einsum: Einsum, x_BCD, w_VD, targets_BC, weight_BC):
     is_target_BCV = token_BCV == targets_BC[..., None]
     grad_BCV = exp_BCV * scale_BC[..., None]
     grad_BCV = grad_BCV - jnp.where(is_target_BCV, weight_BC[..., None], 0.0)
+    (grad_BCV,) = pull_back(grad_BCV)
     correct_BC = is_best(logits_BCV, target_BC, targets_BC)
     correct = jnp.sum(correct_BC * weight_BC)
     return jnp.sum(nats_BC * weight_BC), correct, nats_BC, grad_BCV.astype(x_BCD.dtype)
@@ -179,10 +184,10 @@ def _slices(chunks: int, *arrays: jax.Array) -> Iterator[tuple[jax.Array, ...]]:
         yield tuple(a[:, start : start + size] for a in arrays)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _fused_sums(einsum, chunks, x_BLD, w_VD, targets_BL, weight_BL):
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _fused_sums(einsum, transform, chunks, x_BLD, w_VD, targets_BL, weight_BL):
     sums = [
-        _chunk_sums(einsum, x_BCD, w_VD, targets_BC, weight_BC)[:2]
+        _chunk_sums(einsum, transform, x_BCD, w_VD, targets_BC, weight_BC)[:2]
         for x_BCD, targets_BC, weight_BC in _slices(
             chunks, x_BLD, targets_BL, weight_BL
         )
@@ -190,12 +195,12 @@ def _fused_sums(einsum, chunks, x_BLD, w_VD, targets_BL, weight_BL):
     return tuple(sum(parts) for parts in zip(*sums, strict=True))
 
 
-def _fused_forward(einsum, chunks, x_BLD, w_VD, targets_BL, weight_BL):
+def _fused_forward(einsum, transform, chunks, x_BLD, w_VD, targets_BL, weight_BL):
     totals, corrects, nats, x_grads = [], [], [], []
     w_grad_VD = jnp.zeros(w_VD.shape, jnp.float32)
     for x_BCD, targets_BC, weight_BC in _slices(chunks, x_BLD, targets_BL, weight_BL):
         total, correct, nats_BC, grad_BCV = _chunk_sums(
-            einsum, x_BCD, w_VD, targets_BC, weight_BC
+            einsum, transform, x_BCD, w_VD, targets_BC, weight_BC
         )
         totals.append(total)
         corrects.append(correct)
@@ -207,7 +212,7 @@ def _fused_forward(einsum, chunks, x_BLD, w_VD, targets_BL, weight_BL):
     return (sum(totals), sum(corrects)), residuals
 
 
-def _fused_backward(einsum, chunks, residuals, gradients):
+def _fused_backward(einsum, transform, chunks, residuals, gradients):
     x_grad_BLD, w_grad_VD, nats_BL = residuals
     scale, _ = gradients  # the count of correct tokens has no gradient
     return (
@@ -223,14 +228,15 @@ _fused_sums.defvjp(_fused_forward, _fused_backward)
 
 def fused_cross_entropy(
     x_BLD: jax.Array,
-    w_VD: jax.Array,
+    w_VD: precision.Table,
     targets_BL: jax.Array,
     weight_BL: jax.Array,
     *,
     chunks: int = 1,
     einsum: Einsum = einsum_f32,
 ) -> Loss:
-    """`cross_entropy` of the logits x w^T, in `chunks` chunks of each row.
+    """`cross_entropy` of the logits x w^T, or those of a `precision.Unembedding`, in
+    `chunks` chunks of each row.
 
     The forward pass computes the gradients of features and weights from each chunk's
     logits at once, so these are computed once; the backward pass only scales. Only
@@ -238,7 +244,10 @@ def fused_cross_entropy(
     divides L.
     """
     _check_chunks(chunks, x_BLD.shape[1])
-    sums: Any = _fused_sums(einsum, chunks, x_BLD, w_VD, targets_BL, weight_BL)
+    w_VD, transform = precision.unembedding_parts(w_VD)
+    sums: Any = _fused_sums(
+        einsum, transform, chunks, x_BLD, w_VD, targets_BL, weight_BL
+    )
     total, correct = sums
     tokens = weight_BL.sum()
     named = {"nats": total, "correct": correct, "tokens": tokens}
@@ -247,7 +256,7 @@ def fused_cross_entropy(
 
 def masked_cross_entropy(
     x_BLD: jax.Array,
-    w_VD: jax.Array,
+    w_VD: precision.Table,
     targets_BL: jax.Array,
     weight_BL: jax.Array,
     *,

@@ -9,9 +9,11 @@ from typing import Any
 from transformer.interchange.config import Reader
 from transformer.interchange.table import Rule
 from transformer.models import decoder
-from transformer.network import masks, mlp, stack
+from transformer.network import masks, mlp, precision, stack
 from transformer.network.block import Block, Make
 
+# Kinds of layers: a window, all keys.
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
 CAUSAL = decoder.CAUSAL_IN_DOCUMENT
 ACTIVATIONS: Mapping[str, mlp.Activation] = {
     "gelu": mlp.exact_gelu,
@@ -34,17 +36,33 @@ def window(size: int | None) -> masks.Mask:
     return CAUSAL if size is None else CAUSAL & masks.window(size - 1)
 
 
+def read_layers(config: Reader, depth: int, *, period: int) -> tuple[str, ...]:
+    """The kind of each layer, `LOCAL` or `GLOBAL`; the last of each `period` is global
+    where they are not listed."""
+    every = [GLOBAL if (i + 1) % period == 0 else LOCAL for i in range(depth)]
+    layers = config.get("layer_types", every)
+    known = isinstance(layers, list) and all(x in (LOCAL, GLOBAL) for x in layers)
+    if not known or len(layers) != depth:
+        raise config.error("layer_types", f"{depth} of {LOCAL}, {GLOBAL}")
+    return tuple(layers)
+
+
 def build(
     sizes: Any,
     *,
     slots: Callable[[int], dict[str, Any]],
     make_norm: Make,
     block: Any = Block,
+    soft_cap: float | None = None,
     **options: Any,
 ) -> decoder.Decoder:
     """A decoder of `sizes` (vocab_size, width, depth, tied, scanned). slots(layer): of
-    its block. options: of `Decoder`."""
-    unembed = decoder.tied_unembedding if sizes.tied else decoder.untied_unembedding
+    its block. soft_cap: of the logits. options: of `Decoder`."""
+    unembed: Any = decoder.tied_unembedding
+    if not sizes.tied:
+        unembed = decoder.untied_unembedding
+    if soft_cap is not None:
+        unembed = decoder.with_transform(unembed, precision.SoftCap(soft_cap))
     return decoder.Decoder(
         vocab_size=sizes.vocab_size,
         width=sizes.width,

@@ -1,7 +1,8 @@
-"""Gemma and Gemma 3 (text): a scaled embedding, RMS norms of gain 1 + w; the third
-normalizes each sublayer's output too, and alternates windows with whole attention.
+"""Gemma, Gemma 2 and Gemma 3 (text): a scaled embedding, RMS norms of gain 1 + w; from
+the second on, norms of each sublayer's output too, and windows that alternate with
+whole attention. The second has soft caps of scores and logits, the third QK-norm.
 
-Gemma team 2024, arXiv 2403.08295; 2025, arXiv 2503.19786.
+Gemma team 2024, arXiv 2403.08295 and 2408.00118; 2025, arXiv 2503.19786.
 """
 
 from __future__ import annotations
@@ -18,13 +19,19 @@ from transformer.models import decoder, defaults
 from transformer.network import attention, mlp, norms
 from transformer.network.block import pre_norm, sandwich_norm
 
-CLASSES = {"gemma": "GemmaForCausalLM", "gemma3_text": "Gemma3ForCausalLM"}
-LOCAL, GLOBAL = "sliding_attention", "full_attention"
+CLASSES = {
+    "gemma": "GemmaForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+}
+CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+LOCAL, GLOBAL = decoders.LOCAL, decoders.GLOBAL
 
 
 class Sizes(NamedTuple):
     """What a configuration says of the net. query_scalar: attention scores are divided
-    by its root. ropes: of local and global layers. layers: the kind of each."""
+    by its root. ropes: of local and global layers. layers: the kind of each. soft_caps:
+    of scores and of logits."""
 
     model_type: str
     vocab_size: int
@@ -42,20 +49,22 @@ class Sizes(NamedTuple):
     window: int
     layers: tuple[str, ...]
     tied: bool
+    soft_caps: tuple[float | None, float | None]
     scanned: bool = False
 
 
 def read(config: Reader) -> Sizes:
     """The sizes of a configuration; refuses what the net does not express."""
-    kind, third = config.get("model_type"), config.get("model_type") == "gemma3_text"
+    kind = config.get("model_type")
+    alternates = kind != "gemma"
     depth, head = config.whole("num_hidden_layers"), config.whole("head_dim", 256)
     for key in ("attention_bias", "use_bidirectional_attention"):
         config.only(key, False)
-    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
-        config.only(key)
     config.only("hidden_act", config.get("hidden_activation", "gelu_pytorch_tanh"))
-    layers = _read_layers(config, depth) if third else (GLOBAL,) * depth
-    scalar = config.whole("query_pre_attn_scalar", head) if third else head
+    layers = (GLOBAL,) * depth
+    if alternates:
+        layers = _read_layers(config, depth, period=6 if kind == "gemma3_text" else 2)
+    scalar = config.whole("query_pre_attn_scalar", 256) if alternates else head
     return Sizes(
         model_type=kind,
         vocab_size=config.whole("vocab_size"),
@@ -71,29 +80,36 @@ def read(config: Reader) -> Sizes:
             config, "hidden_activation", "gelu_pytorch_tanh"
         ),
         query_scalar=scalar,
-        ropes=_read_ropes(config, third),
-        window=config.whole("sliding_window", 4096) if third else 0,
+        ropes=_read_ropes(config, kind),
+        window=config.whole("sliding_window", 4096) if alternates else 0,
         layers=layers,
         tied=config.flag("tie_word_embeddings", True),
+        soft_caps=_read_caps(config, kind),
     )
 
 
-def _read_layers(config: Reader, depth: int) -> tuple[str, ...]:
-    """The kind of each layer; every sixth is global where they are not listed."""
-    private = config.whole("_sliding_window_pattern", 6)
+def _read_caps(config: Reader, kind: str) -> tuple[float | None, float | None]:
+    """Null is none; an absent key is the default of Gemma 2."""
+    if kind == "gemma2":
+        scores, logits = (config.positive_or_none(*pair) for pair in CAPS.items())
+        return scores, logits
+    for key in CAPS:
+        config.only(key)
+    return None, None
+
+
+def _read_layers(config: Reader, depth: int, *, period: int) -> tuple[str, ...]:
+    """The kind of each layer; the last of each `period` is global where they are not
+    listed."""
+    private = config.whole("_sliding_window_pattern", period)
     period = config.whole("sliding_window_pattern", private)
-    every = [GLOBAL if (i + 1) % period == 0 else LOCAL for i in range(depth)]
-    layers = config.get("layer_types", every)
-    known = isinstance(layers, list) and all(x in (LOCAL, GLOBAL) for x in layers)
-    if not known or len(layers) != depth:
-        raise config.error("layer_types", f"{depth} of {LOCAL}, {GLOBAL}")
-    return tuple(layers)
+    return decoders.read_layers(config, depth, period=period)
 
 
-def _read_ropes(config: Reader, third: bool) -> tuple[Rope, Rope]:
+def _read_ropes(config: Reader, kind: str) -> tuple[Rope, Rope]:
     """Of local and global layers; transformers 5 has one for each kind of layer."""
     new = config.get("rope_parameters", {})
-    if not third:
+    if kind != "gemma3_text":
         rope = read_rope(config)
         return rope, rope
     if not isinstance(new, dict) or not set(new) <= {LOCAL, GLOBAL}:
@@ -135,11 +151,14 @@ def write(sizes: Sizes) -> dict[str, Any]:
     }
     if sizes.model_type == "gemma":
         return {**config, "hidden_act": sizes.activation}
-    return {
-        **config,
+    config |= {
         "query_pre_attn_scalar": sizes.query_scalar,
         "sliding_window": sizes.window,
         "layer_types": list(sizes.layers),
+    }
+    if sizes.model_type == "gemma2":
+        return config | dict(zip(CAPS, sizes.soft_caps, strict=True))
+    return config | {
         "rope_local_base_freq": sizes.ropes[0].theta,
         "rope_parameters": {
             LOCAL: local["rope_parameters"],
@@ -150,7 +169,8 @@ def write(sizes: Sizes) -> dict[str, Any]:
 
 def net(sizes: Sizes) -> decoder.Decoder:
     """The decoder."""
-    third = sizes.model_type == "gemma3_text"
+    is_first, is_third = sizes.model_type == "gemma", sizes.model_type == "gemma3_text"
+    scores_cap, logits_cap = sizes.soft_caps
     make_norm = partial(norms.RMSNorm, epsilon=sizes.epsilon, offset=1.0)
     head_norm = partial(norms.HeadRMSNorm, epsilon=sizes.epsilon, offset=1.0)
     make_mlp = partial(
@@ -171,23 +191,27 @@ def net(sizes: Sizes) -> decoder.Decoder:
             head_features=sizes.head_features,
             mask=decoders.window(sizes.window if is_local else None),
             rotate=sizes.ropes[0 if is_local else 1].rotate(),
-            make_mixer=defaults.ROW_BLOCKED,
-            head_norm=head_norm if third else norms.Identity,
+            make_mixer=defaults.row_blocked(128, soft_cap=scores_cap),
+            head_norm=head_norm if is_third else norms.Identity,
             score_scale=sizes.query_scalar**-0.5,
         )
         return {
             "make_attention": make_attention,
             "make_mlp": make_mlp,
-            "make_norm": sandwich if third else make_norm,
-            "residual": sandwich_norm if third else pre_norm,
+            "make_norm": make_norm if is_first else sandwich,
+            "residual": pre_norm if is_first else sandwich_norm,
         }
 
     return decoders.build(
-        sizes, slots=slots, make_norm=make_norm, embedding_scale=sizes.width**0.5
+        sizes,
+        slots=slots,
+        make_norm=make_norm,
+        soft_cap=logits_cap,
+        embedding_scale=sizes.width**0.5,
     )
 
 
-GEMMA3 = (
+GEMMA2 = (
     *(*llama.ENDS, *llama.PROJECTIONS, *llama.OUTPUT, *llama.GATED, *llama.DOWN),
     *(
         Rule(f"{llama.LAYER}{theirs}.weight", f"{llama.BLOCK}{ours}/gain_D", "D")
@@ -198,16 +222,18 @@ GEMMA3 = (
             "post_feedforward_layernorm": "mlp_norm/output",
         }.items()
     ),
-    Rule(llama.MAPS + "q_norm.weight", llama.ATTEND + "q_norm/gain_K", "K"),
-    Rule(llama.MAPS + "k_norm.weight", llama.ATTEND + "k_norm/gain_K", "K"),
 )
+TABLES = {
+    "gemma": llama.COMMON,
+    "gemma2": GEMMA2,
+    "gemma3_text": (*GEMMA2, *llama.HEAD_NORMS),
+}
 
 
 def table(sizes: Sizes) -> Table:
     """The tensors of transformers' files."""
-    rules = GEMMA3 if sizes.model_type == "gemma3_text" else llama.COMMON
     return Table(
-        (*rules, *decoders.readout_rules(sizes.tied)),
+        (*TABLES[sizes.model_type], *decoders.readout_rules(sizes.tied)),
         tied=decoders.tied_names(sizes.tied, "model.embed_tokens.weight"),
     )
 

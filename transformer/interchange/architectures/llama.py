@@ -192,17 +192,17 @@ NORMS = (
     Rule(LAYER + "post_attention_layernorm.weight", BLOCK + "mlp_norm/gain_D", "D"),
 )
 COMMON = (*ENDS, *NORMS, *PROJECTIONS, *OUTPUT, *GATED, *DOWN)
-QWEN2 = (
-    *COMMON,
+BIASES = (
     Rule(MAPS + "q_proj.bias", ATTEND + "b_q_HK", "(H K)"),
     Rule(MAPS + "k_proj.bias", ATTEND + "b_k_GK", "(G K)"),
     Rule(MAPS + "v_proj.bias", ATTEND + "b_v_GK", "(G K)"),
 )
-QWEN3 = (
-    *COMMON,
+QWEN2 = (*COMMON, *BIASES)
+HEAD_NORMS = (
     Rule(MAPS + "q_norm.weight", ATTEND + "q_norm/gain_K", "K"),
     Rule(MAPS + "k_norm.weight", ATTEND + "k_norm/gain_K", "K"),
 )
+QWEN3 = (*COMMON, *HEAD_NORMS)
 OLMO2 = (
     *(*ENDS, *PROJECTIONS, *OUTPUT, *GATED, *DOWN),
     Rule(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -9,9 +11,85 @@ import jax
 import jax.numpy as jnp
 
 from transformer.axes import constrain, dimensions, leaf_name
-from transformer.network import mlp
+from transformer.network import biases, mlp
 from transformer.network.moe import routing
 from transformer.network.precision import einsum_f32, linear
+
+# expert_map(module, x_EBCD, slots) -> y_EBCD: what the experts compute, with parameters
+# of `module`, a `MixtureOfExperts`.
+ExpertMap = Callable[[Any, jax.Array, routing.Slots], jax.Array]
+# glu(gate, up) -> hidden features.
+GatedUnit = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _expert_weights(module: Any, name: str) -> jax.Array:
+    inputs, outputs = module.width, module.hidden_features
+    if name.endswith("FD"):
+        shape = module.experts, outputs, inputs
+        return module.param(name, module.output_init, shape)
+    return module.param(name, module.weight_init, (module.experts, inputs, outputs))
+
+
+def _slot_bias(
+    module: Any, name: str, features: int, slots: routing.Slots
+) -> jax.Array | float:
+    """The bias of each slot's expert, to add to (E, B, C, features)."""
+    bias = module.make_bias(module, name, (module.experts, features))
+    if isinstance(bias, float):
+        return bias
+    return slots.weights(bias[0, 0])[:, None, None]
+
+
+def mlp_experts(module: Any, x_EBCD: jax.Array, slots: routing.Slots) -> jax.Array:
+    """Each expert is an `mlp.MLP` of the module's activation."""
+    w_in, w_out = (
+        slots.weights(_expert_weights(module, name))
+        for name in ("w_in_EDF", "w_out_EFD")
+    )
+    b_in = _slot_bias(module, "b_in_EF", module.hidden_features, slots)
+    b_out = _slot_bias(module, "b_out_ED", module.width, slots)
+    h_EBCF = module.activation(linear("EBCD,EDF->EBCF", x_EBCD, w_in) + b_in)
+    h_EBCF = constrain(h_EBCF, "EBCF")
+    return linear("EBCF,EFD->EBCD", h_EBCF, w_out) + b_out
+
+
+def _glu_experts(
+    module: Any, x_EBCD: jax.Array, slots: routing.Slots, *, glu: GatedUnit
+) -> jax.Array:
+    w_gate, w_in, w_out = (
+        slots.weights(_expert_weights(module, name))
+        for name in ("w_gate_EDF", "w_in_EDF", "w_out_EFD")
+    )
+    b_gate = _slot_bias(module, "b_gate_EF", module.hidden_features, slots)
+    b_in = _slot_bias(module, "b_in_EF", module.hidden_features, slots)
+    b_out = _slot_bias(module, "b_out_ED", module.width, slots)
+    gate_EBCF = linear("EBCD,EDF->EBCF", x_EBCD, w_gate) + b_gate
+    up_EBCF = linear("EBCD,EDF->EBCF", x_EBCD, w_in) + b_in
+    h_EBCF = constrain(glu(gate_EBCF, up_EBCF), "EBCF")
+    return linear("EBCF,EFD->EBCD", h_EBCF, w_out) + b_out
+
+
+def gated_experts(module: Any, x_EBCD: jax.Array, slots: routing.Slots) -> jax.Array:
+    """Each expert is an `mlp.GatedMLP` of the module's activation (Mixtral, Jiang et
+    al. 2024, arXiv 2401.04088)."""
+    activation: mlp.Activation = module.activation
+    return _glu_experts(
+        module, x_EBCD, slots, glu=lambda gate, up: activation(gate) * up
+    )
+
+
+def _clamped_glu(
+    gate: jax.Array, up: jax.Array, *, alpha: float, limit: float
+) -> jax.Array:
+    gate, up = jnp.minimum(gate, limit), jnp.clip(up, -limit, limit)
+    return (up + 1) * gate * jax.nn.sigmoid(alpha * gate)
+
+
+def clamped_experts(*, alpha: float = 1.702, limit: float = 7.0) -> ExpertMap:
+    """Gated experts (up + 1) gate sigmoid(alpha gate), the gate at most `limit` and up
+    within +-`limit` (gpt-oss, OpenAI 2025, arXiv 2508.10925). The module's activation
+    is not used."""
+    return partial(_glu_experts, glu=partial(_clamped_glu, alpha=alpha, limit=limit))
 
 
 class MixtureOfExperts(nn.Module):
@@ -19,8 +97,9 @@ class MixtureOfExperts(nn.Module):
     `experts_per_token` of highest probability softmax(x w_router) (Shazeer et al. 2017,
     arXiv 1701.06538).
 
-    gates: weights of the chosen experts. dispatch: the slots of the tokens. Padding is
-    routed like any token: it never displaces an earlier token, and a balance loss
+    gates: weights of the chosen experts. dispatch: the slots of the tokens. expert_map:
+    what an expert computes. make_bias: biases of the router and of the experts. Padding
+    is routed like any token: it never displaces an earlier token, and a balance loss
     weighted by the targets excludes it.
 
     Sows in the collection `routing`: logits_BLE (float32, of the router), chosen_BLE (1
@@ -35,6 +114,8 @@ class MixtureOfExperts(nn.Module):
     dispatch: routing.Dispatch
     gates: routing.Gates = routing.raw_gates
     activation: mlp.Activation = mlp.gelu
+    expert_map: ExpertMap = mlp_experts
+    make_bias: biases.MakeBias = biases.no_bias
     router_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
     weight_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
     output_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
@@ -47,16 +128,12 @@ class MixtureOfExperts(nn.Module):
                 f"experts_per_token: expected 1 to {self.experts}, got "
                 f"{self.experts_per_token}"
             )
-        shape = self.width, self.hidden_features
         w_router_DE = self.param(
             "w_router_DE", self.router_init, (self.width, self.experts)
         )
-        w_in_EDF = self.param("w_in_EDF", self.weight_init, (self.experts, *shape))
-        w_out_EFD = self.param(
-            "w_out_EFD", self.output_init, (self.experts, *shape[::-1])
-        )
+        b_router_E = self.make_bias(self, "b_router_E", (self.experts,))
         # float32, because small differences decide which expert is chosen.
-        logits_BLE = einsum_f32("BLD,DE->BLE", x_BLD, w_router_DE)
+        logits_BLE = einsum_f32("BLD,DE->BLE", x_BLD, w_router_DE) + b_router_E
         probability_BLE = jax.nn.softmax(logits_BLE)
         choices = routing.top_k(
             probability_BLE, self.experts_per_token, gates=self.gates
@@ -65,10 +142,7 @@ class MixtureOfExperts(nn.Module):
         self._sow_routing(x_BLD, logits_BLE, choices, slots)
 
         x_EBCD = constrain(routing.dispatch(x_BLD, slots), "EBCD")
-        w_in, w_out = slots.weights(w_in_EDF), slots.weights(w_out_EFD)
-        h_EBCF = self.activation(linear("EBCD,EDF->EBCF", x_EBCD, w_in))
-        h_EBCF = constrain(h_EBCF, "EBCF")
-        y_EBCD = linear("EBCF,EFD->EBCD", h_EBCF, w_out)
+        y_EBCD = self.expert_map(self, x_EBCD, slots)
         y_EBCD = constrain(y_EBCD, "EBCD")
         return routing.combine(y_EBCD, slots, choices, like=x_BLD)
 

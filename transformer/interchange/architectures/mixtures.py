@@ -1,0 +1,212 @@
+"""Llama with a mixture of gated experts in each layer: Mixtral, whose gates sum to one,
+and Qwen 3 MoE, with QK-norm.
+
+Jiang et al. 2024, arXiv 2401.04088; Yang et al. 2025, arXiv 2505.09388.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+from transformer.interchange.architecture import Architecture
+from transformer.interchange.architectures import decoders, llama
+from transformer.interchange.config import Reader
+from transformer.interchange.rope import Rope, read_rope, write_rope
+from transformer.interchange.table import Rule, Table
+from transformer.models import decoder, defaults
+from transformer.network import attention, norms
+from transformer.network.moe import experts, routing
+
+CLASSES = {"mixtral": "MixtralForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
+
+
+class Sizes(NamedTuple):
+    """What a configuration says of the net. hidden_features: of an expert.
+    normalized: the gates of a token sum to one. window: keys that a token sees, itself
+    included, or None."""
+
+    model_type: str
+    vocab_size: int
+    width: int
+    hidden_features: int
+    experts: int
+    experts_per_token: int
+    normalized: bool
+    depth: int
+    heads: int
+    kv_heads: int
+    head_features: int
+    length: int
+    epsilon: float
+    activation: str
+    rope: Rope
+    tied: bool
+    window: int | None
+    scanned: bool = False
+
+
+def read(config: Reader) -> Sizes:
+    """The sizes of a configuration; refuses what the net does not express."""
+    is_mixtral = config.get("model_type") == "mixtral"
+    width, heads = config.whole("hidden_size"), config.whole("num_attention_heads")
+    # Of training only.
+    for key in ("router_aux_loss_coef", "router_jitter_noise", "output_router_logits"):
+        config.get(key, 0)
+    return Sizes(
+        model_type=config.get("model_type"),
+        vocab_size=config.whole("vocab_size"),
+        width=width,
+        experts=read_experts(config),
+        experts_per_token=config.whole("num_experts_per_tok", 2 if is_mixtral else 8),
+        **(_read_mixtral(config) if is_mixtral else _read_qwen3(config)),
+        depth=config.whole("num_hidden_layers"),
+        heads=heads,
+        kv_heads=config.whole("num_key_value_heads", heads),
+        head_features=config.whole("head_dim", width // heads),
+        length=config.whole("max_position_embeddings"),
+        epsilon=config.number("rms_norm_eps", 1e-5 if is_mixtral else 1e-6),
+        activation=decoders.read_activation(config, "hidden_act", "silu"),
+        rope=read_rope(config, theta=1e6 if is_mixtral else 1e4),
+        tied=config.flag("tie_word_embeddings", False),
+    )
+
+
+def read_experts(config: Reader) -> int:
+    """The number of experts, which two keys may say."""
+    count = config.whole("num_local_experts", config.get("num_experts", 8))
+    config.only("num_experts", count)
+    return count
+
+
+def _read_mixtral(config: Reader) -> dict[str, Any]:
+    return {
+        "hidden_features": config.whole("intermediate_size"),
+        "normalized": True,
+        "window": config.whole("sliding_window", 0, least=0) or None,
+    }
+
+
+def _read_qwen3(config: Reader) -> dict[str, Any]:
+    config.only("attention_bias", False)
+    # Layers without experts, whose width is `intermediate_size`.
+    config.only("decoder_sparse_step", 1)
+    config.only("mlp_only_layers", [])
+    config.get("intermediate_size", 0)
+    config.only("use_sliding_window", False)
+    config.get("sliding_window", 0)
+    config.get("max_window_layers", 0)
+    return {
+        "hidden_features": config.whole("moe_intermediate_size"),
+        "normalized": config.flag("norm_topk_prob", False),
+        "window": None,
+    }
+
+
+def write(sizes: Sizes) -> dict[str, Any]:
+    """config.json of these sizes, with both dialects of the rope keys."""
+    config = {
+        "architectures": [CLASSES[sizes.model_type]],
+        "model_type": sizes.model_type,
+        "vocab_size": sizes.vocab_size,
+        "hidden_size": sizes.width,
+        "num_local_experts": sizes.experts,
+        "num_experts_per_tok": sizes.experts_per_token,
+        "num_hidden_layers": sizes.depth,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.kv_heads,
+        "head_dim": sizes.head_features,
+        "hidden_act": sizes.activation,
+        "max_position_embeddings": sizes.length,
+        "rms_norm_eps": sizes.epsilon,
+        "tie_word_embeddings": sizes.tied,
+        **write_rope(sizes.rope),
+    }
+    if sizes.model_type == "mixtral":
+        width = {"intermediate_size": sizes.hidden_features}
+        return {**config, **width, "sliding_window": sizes.window}
+    return {
+        **config,
+        # transformers 4 reads this key only.
+        "num_experts": sizes.experts,
+        "moe_intermediate_size": sizes.hidden_features,
+        "norm_topk_prob": sizes.normalized,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
+
+
+def net(sizes: Sizes) -> decoder.Decoder:
+    """The decoder: blocks of rotary attention and a mixture of gated experts."""
+    make_norm = partial(norms.RMSNorm, epsilon=sizes.epsilon)
+    head_norm = partial(norms.HeadRMSNorm, epsilon=sizes.epsilon)
+    slots: dict[str, Any] = {
+        "make_attention": partial(
+            attention.Attention,
+            width=sizes.width,
+            heads=sizes.heads,
+            kv_heads=sizes.kv_heads,
+            head_features=sizes.head_features,
+            mask=decoders.window(sizes.window),
+            rotate=sizes.rope.rotate(),
+            make_mixer=defaults.ROW_BLOCKED,
+            head_norm=norms.Identity if sizes.model_type == "mixtral" else head_norm,
+        ),
+        "make_mlp": partial(
+            experts.MixtureOfExperts,
+            width=sizes.width,
+            hidden_features=sizes.hidden_features,
+            experts=sizes.experts,
+            experts_per_token=sizes.experts_per_token,
+            dispatch=routing.dropless_dispatch(),
+            gates=routing.softmax_gates if sizes.normalized else routing.raw_gates,
+            activation=decoders.ACTIVATIONS[sizes.activation],
+            expert_map=experts.gated_experts,
+        ),
+        "make_norm": make_norm,
+    }
+    return decoders.build(sizes, slots=lambda layer: slots, make_norm=make_norm)
+
+
+def _expert_rules(router: str, experts: str, gate: str, up: str, down: str) -> Any:
+    ours = llama.BLOCK + "mlp/"
+    expert = f"{llama.LAYER}{experts}.{{E}}."
+    return (
+        Rule(f"{llama.LAYER}{router}.weight", ours + "w_router_DE", "E D"),
+        Rule(f"{expert}{gate}.weight", ours + "w_gate_EDF", "F D"),
+        Rule(f"{expert}{up}.weight", ours + "w_in_EDF", "F D"),
+        Rule(f"{expert}{down}.weight", ours + "w_out_EFD", "D F"),
+    )
+
+
+COMMON = (*llama.ENDS, *llama.NORMS, *llama.PROJECTIONS, *llama.OUTPUT)
+MIXTRAL = (
+    *COMMON,
+    *_expert_rules(
+        "block_sparse_moe.gate", "block_sparse_moe.experts", "w1", "w3", "w2"
+    ),
+)
+QWEN3_MOE = (
+    *COMMON,
+    *llama.HEAD_NORMS,
+    *_expert_rules("mlp.gate", "mlp.experts", "gate_proj", "up_proj", "down_proj"),
+)
+
+
+def table(sizes: Sizes) -> Table:
+    """The tensors of transformers' files."""
+    rules = MIXTRAL if sizes.model_type == "mixtral" else QWEN3_MOE
+    return Table(
+        (*rules, *decoders.readout_rules(sizes.tied)),
+        tied=decoders.tied_names(sizes.tied, "model.embed_tokens.weight"),
+    )
+
+
+ARCHITECTURE = Architecture(
+    read=read,
+    write=write,
+    net=net,
+    init=decoder.init_params,
+    table=table,
+    name=lambda sizes: CLASSES[sizes.model_type],
+)
