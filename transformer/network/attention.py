@@ -221,7 +221,7 @@ class Attention(nn.Module):
     output_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
 
     def setup(self) -> None:
-        if self.heads % self.kv_heads:
+        if self.kv_heads < 1 or self.heads % self.kv_heads:
             raise ValueError(
                 f"kv_heads: expected a divisor of heads={self.heads}, "
                 f"got {self.kv_heads}"
