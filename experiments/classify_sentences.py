@@ -1,4 +1,4 @@
-"""Which language is a sentence in? **99.57 %** are right; character n-grams: 99.51 %.
+"""Which language is a sentence in? **99.4 %** are right; character n-grams: 99.5 %.
 
 python -m experiments.classify_sentences [--source=reviews.csv --workdir=runs/mine]
 """

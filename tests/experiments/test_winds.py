@@ -108,3 +108,11 @@ def test_own_series_with_land_trains_and_reports(tmp_path: Path, capsys) -> None
     assert all(jax.tree.leaves(finite)) and np.isfinite(outcome.loss.total)
     files = experiment.report(state.params, jax.random.key(0))
     assert np.isfinite([*files["results.json"].values()]).all()
+
+
+@pytest.mark.parametrize("width", [8, 48])
+def test_a_width_that_no_heads_fill_is_refused(width: int) -> None:
+    with pytest.raises(
+        ValueError, match=f"width: expected a multiple of .*, got {width}"
+    ):
+        winds.experiment(width=width)

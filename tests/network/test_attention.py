@@ -242,6 +242,11 @@ def test_attention_module_equals_its_formula() -> None:
     close(np.einsum("BLHK,HKD->BLD", expected, p["w_o_HKD"]) + p["b_o_D"], got)
 
 
+def test_there_is_a_head() -> None:
+    with pytest.raises(ValueError, match="expected a divisor of heads=4, got 0"):
+        random_params(make(kv_heads=0))
+
+
 def test_groups_divide_the_heads() -> None:
     with pytest.raises(ValueError, match="expected a divisor of heads=4, got 3"):
         random_params(make(kv_heads=3))

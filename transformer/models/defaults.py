@@ -67,6 +67,13 @@ def row_blocked(block: int, *, soft_cap: float | None = None) -> attention_.Make
 ROW_BLOCKED = row_blocked(128)
 
 
+def num_heads(width: int, head_features: int) -> int:
+    """The number of heads that fill the width. ValueError where none does."""
+    if width < head_features or width % head_features:
+        raise ValueError(f"width: expected a multiple of {head_features}, got {width}")
+    return width // head_features
+
+
 def attention(
     *,
     width: int,
@@ -81,9 +88,7 @@ def attention(
     make_mixer: softmax attention by a kernel, or another function. ValueError where the
     heads do not fill the width.
     """
-    if width % head_features:
-        raise ValueError(f"width: expected a multiple of {head_features}, got {width}")
-    heads = width // head_features
+    heads = num_heads(width, head_features)
     return partial(
         attention_.Attention,
         width=width,

@@ -67,8 +67,9 @@ def forecaster(
 ) -> encoder.TokenRegressor:
     """A model from patches of a map on a sphere to the shift and the logarithm of the
     scale of each of the `patch_features`: adaLN-Zero blocks under a condition, learned
-    positions, and rotary ones that close in longitude. Zero at first."""
-    heads = width // head_features
+    positions, and rotary ones that close in longitude. Zero at first. ValueError where
+    heads of `head_features` do not fill the width."""
+    heads = defaults.num_heads(width, head_features)
     make_attention = partial(
         attention.Attention,
         width=width,

@@ -236,7 +236,7 @@ class Attention(nn.Module):
     score_scale: float | None = None
 
     def setup(self) -> None:
-        if self.heads % self.kv_heads:
+        if self.kv_heads < 1 or self.heads % self.kv_heads:
             raise ValueError(
                 f"kv_heads: expected a divisor of heads={self.heads}, "
                 f"got {self.kv_heads}"
