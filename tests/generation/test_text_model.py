@@ -64,7 +64,7 @@ def counter() -> decoding.DecodeFns:
 class Characters(NamedTuple):
     """A tokenizer of one token a character; h ends a text."""
 
-    end: int = ord("h")
+    stops: tuple[int, ...] = (ord("h"),)
     vocab_size: int = 256
 
     def encode(self, text: str) -> list[int]:

@@ -22,7 +22,7 @@ from transformer.network import masks
 from transformer.training.checksum import leaf_paths
 
 FIXTURES = Path(__file__).parent / "fixtures"
-# Ratios that were measured; a test allows three times as much, so that an epsilon of
+# Ratios of one machine; a test allows three times as much, so that an epsilon of
 # 1e-6 for 1e-5 (a ratio of 3e-3) fails.
 RATIOS = {
     "gemma": 1.4e-6,
@@ -41,7 +41,8 @@ RATIOS = {
     "qwen3": 3.0e-6,
     "qwen3_moe": 1.6e-6,
 }
-# Parts of one letter and a digit of the mesh of eight simulated devices.
+# Less is the order of sums on another CPU.
+ROUNDING = 2e-6
 MESH: Any = {"data": 2, "fsdp": 2, "tensor": 2}
 
 
@@ -61,7 +62,7 @@ def test_logits_and_greedy_texts_are_those_of_transformers(name: str) -> None:
     reference = np.load(FIXTURES / name / "reference.npz")
     ids_BL, expected = jnp.asarray(reference["ids_BL"]), reference["logits_BLV"]
     difference = np.abs(logits(opened, params, ids_BL) - expected).max()
-    assert difference / expected.std() < 3 * RATIOS[name]
+    assert difference / expected.std() < 3 * max(RATIOS[name], ROUNDING)
 
     rows, length = ids_BL.shape
     new_tokens = reference["greedy_BL"].shape[1] - length
