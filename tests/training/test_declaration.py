@@ -283,12 +283,13 @@ FILES = sorted(Path(experiments.__path__[0]).glob("[a-z]*.py"))
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_flag_of_every_experiment_is_documented(file: Path) -> None:
-    """Of the experiment, and of the verb `generate`, whose names are others."""
+    """Of the experiment, and of the verbs `generate` and `export`, whose names are
+    others."""
     module = importlib.import_module(f"experiments.{file.stem}")
     functions = [module.experiment]
-    generate = re.search(r"main\.main\(experiment, generate=(.+)\)", file.read_text())
-    if generate:
-        functions.append(eval(generate.group(1), vars(module)))
+    call = file.read_text().split("main.main(experiment")[-1]
+    for verb in re.findall(r"(?:generate|export)=([\w.]+)", call):
+        functions.append(eval(verb, vars(module)))
     for function in functions:
         docs = flags.arg_docs(function)
         missing = [n for n in flags.parameters(function) if not docs.get(n)]
