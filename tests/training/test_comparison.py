@@ -37,6 +37,16 @@ def test_mean_and_deviation_over_seeds(tmp_path):
     assert comparison.seeds_table([tmp_path / "0-3"]) == ""
 
 
+def test_a_run_again_with_the_same_seed_is_no_other_seed(tmp_path):
+    for name in ("first", "again"):
+        write_run(tmp_path / name, [5, 2], seed=0, depth=1)
+    folders = [tmp_path / "first", tmp_path / "again"]
+    assert comparison.seeds_table(folders) == ""
+    write_run(tmp_path / "other", [5, 3], seed=1, depth=1)
+    table = comparison.seeds_table([*folders, tmp_path / "other"])
+    assert table.splitlines()[1].split()[-1] == "2"
+
+
 def test_costs_add_up_over_starts(tmp_path):
     """10 tokens a step for two steps, then 30."""
     write_run(tmp_path, [3, 2, 1, 0.5])

@@ -29,14 +29,14 @@ def _is_run(file: Path) -> bool:
 def seeds_table(folders: Sequence[Path | str]) -> str:
     """Mean and standard deviation over seeds of each last evaluation metric, a column
     for each group of runs that differ in their seed alone; empty without such a group.
+    Of runs of one seed the last counts, because equal ones would hide the spread.
     """
-    groups: dict[str, list[dict[str, Any]]] = {}
+    by_seed: dict[str, dict[Any, dict[str, Any]]] = {}
     for folder in map(Path, folders):
         flags = metrics.read_flags(folder)
-        flags.pop("seed", None)
-        last = metrics.last_values(folder)
-        groups.setdefault(json.dumps(flags, sort_keys=True), []).append(last)
-    groups = {key: runs for key, runs in groups.items() if len(runs) > 1}
+        seed, last = flags.pop("seed", None), metrics.last_values(folder)
+        by_seed.setdefault(json.dumps(flags, sort_keys=True), {})[seed] = last
+    groups = {key: [*runs.values()] for key, runs in by_seed.items() if len(runs) > 1}
     if not groups:
         return ""
     varied = _differing_names([json.loads(key) for key in groups])
