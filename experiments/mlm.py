@@ -5,11 +5,11 @@ counts, and do its features reveal the author's book?
     python -m experiments.mlm generate --prompt="It is a * universally known."
 
 Five novels, 2,048 tokens, 4 blocks of width 192, 2.6 M parameters, 40 % of the tokens
-masked in training, 1,500 steps. Of 15 % masked tokens of *Emma* it predicts **39.4 %**
-(two more seeds: 39.5, 38.3), counts of four neighbors with as many masked 36.3 %; of
-isolated ones 45.5 % (45.0, 43.9), counts 41.8 %. A linear probe on its features finds
-the novel, of six, of 37.9 % of passages of 64 tokens (38.6, 37.2), on random ones
-36.3 % (36.4, 38.0), so hardly more. 5 min 1 s on two cores.
+masked in training, 2,000 steps. Of 15 % masked tokens of *Emma* it predicts **41.9 %**
+(two more seeds: 41.2, 40.4), counts of four neighbors with as many masked 36.3 %; of
+isolated ones 48.1 % (47.2, 46.1), counts 41.8 %. A linear probe on its features finds
+the novel, of six, of 37.6 % of passages of 64 tokens (39.2, 36.3), on random ones
+36.3 % (36.4, 38.0). The last 1,250 steps and the report: 5 min 43 s on two cores.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def report(*arguments: Any) -> dict[str, Any]:
     return mlm.report(*arguments)
 
 
-@declare(steps=1500, batch_size=16)
+@declare(steps=2000, batch_size=16)
 def experiment(
     run: Run,
     model: Callable[..., Any] = bert.bert,
