@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from transformer.interchange.config import Reader
-from transformer.interchange.table import Rule
-from transformer.models import decoder
-from transformer.network import masks, mlp, precision, stack
+from transformer.interchange.table import Rule, Table
+from transformer.models import decoder, defaults
+from transformer.network import attention as attention_
+from transformer.network import masks, precision, stack
+from transformer.network import mlp as mlp_
 from transformer.network.block import Block, Make
 
 # Kinds of layers: a window, all keys.
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 CAUSAL = decoder.CAUSAL_IN_DOCUMENT
-ACTIVATIONS: Mapping[str, mlp.Activation] = {
-    "gelu": mlp.exact_gelu,
-    "gelu_new": mlp.gelu,
-    "gelu_pytorch_tanh": mlp.gelu,
-    "gelu_fast": mlp.gelu,
-    "relu": mlp.relu,
-    "silu": mlp.silu,
+ACTIVATIONS: Mapping[str, mlp_.Activation] = {
+    "gelu": mlp_.exact_gelu,
+    "gelu_new": mlp_.gelu,
+    "gelu_pytorch_tanh": mlp_.gelu,
+    "gelu_fast": mlp_.gelu,
+    "relu": mlp_.relu,
+    "silu": mlp_.silu,
 }
 
 
@@ -78,19 +80,65 @@ def build(
     )
 
 
+def attention(sizes: Any, **options: Any) -> Make:
+    """Attention of `sizes`: width, heads, and kv_heads and head_features where it has
+    them, else as many key heads, which fill the width. options: of `Attention`; by
+    default causal, by the default kernel."""
+    return partial(
+        attention_.Attention,
+        width=sizes.width,
+        heads=sizes.heads,
+        kv_heads=getattr(sizes, "kv_heads", sizes.heads),
+        head_features=getattr(sizes, "head_features", sizes.width // sizes.heads),
+        **{"mask": CAUSAL, "make_mixer": defaults.ROW_BLOCKED, **options},
+    )
+
+
+def mlp(sizes: Any, kind: Any = mlp_.MLP, **options: Any) -> Make:
+    """An MLP of `sizes`: width, hidden_features, activation. kind: its class. options:
+    of that."""
+    return partial(
+        kind,
+        width=sizes.width,
+        hidden_features=sizes.hidden_features,
+        activation=ACTIVATIONS[sizes.activation],
+        **options,
+    )
+
+
+def write_sizes(sizes: Any) -> dict[str, Any]:
+    """The keys of a configuration that Llama and its relatives share."""
+    return {
+        "vocab_size": sizes.vocab_size,
+        "hidden_size": sizes.width,
+        "num_hidden_layers": sizes.depth,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.kv_heads,
+        "head_dim": sizes.head_features,
+        "max_position_embeddings": sizes.length,
+        "rms_norm_eps": sizes.epsilon,
+        "tie_word_embeddings": sizes.tied,
+    }
+
+
+def table(
+    rules: Sequence[Rule],
+    tied: bool,
+    *,
+    embedding: str = "model.embed_tokens.weight",
+    readout: str = "lm_head.weight",
+    ignored: Mapping[str, str] = {},
+) -> Table:
+    """`rules` and that of the unembedding `readout`, unless it is tied to `embedding`:
+    files of tied models may hold it again. ignored: as of `Table`."""
+    own = () if tied else (Rule(readout, "unembedding_VD", "V D"),)
+    copies = {readout: embedding} if tied else {}
+    return Table((*rules, *own), ignored=ignored, tied=copies)
+
+
 def affine(theirs: str, ours: str) -> list[Rule]:
     """Rules of a LayerNorm's weight and bias."""
     return [
         Rule(f"{theirs}.weight", f"{ours}/gain_D", "D"),
         Rule(f"{theirs}.bias", f"{ours}/bias_D", "D"),
     ]
-
-
-def readout_rules(tied: bool, theirs: str = "lm_head.weight") -> list[Rule]:
-    """The rule of an unembedding of its own, if it is not tied."""
-    return [] if tied else [Rule(theirs, "unembedding_VD", "V D")]
-
-
-def tied_names(tied: bool, original: str) -> dict[str, str]:
-    """`lm_head.weight`, which files of tied models may hold again."""
-    return {"lm_head.weight": original} if tied else {}

@@ -16,7 +16,7 @@ from transformer.interchange.config import Reader
 from transformer.interchange.rope import Rope, parse_rope, read_rope, write_rope
 from transformer.interchange.table import Rule, Table
 from transformer.models import decoder, defaults
-from transformer.network import attention, mlp, norms
+from transformer.network import mlp, norms
 from transformer.network.block import pre_norm, sandwich_norm
 
 CLASSES = {
@@ -134,19 +134,11 @@ def write(sizes: Sizes) -> dict[str, Any]:
     """config.json of these sizes, with both dialects of the rope keys."""
     local, whole = (write_rope(rope) for rope in sizes.ropes)
     config = {
+        **decoders.write_sizes(sizes),
         "architectures": [CLASSES[sizes.model_type]],
         "model_type": sizes.model_type,
-        "vocab_size": sizes.vocab_size,
-        "hidden_size": sizes.width,
         "intermediate_size": sizes.hidden_features,
-        "num_hidden_layers": sizes.depth,
-        "num_attention_heads": sizes.heads,
-        "num_key_value_heads": sizes.kv_heads,
-        "head_dim": sizes.head_features,
         "hidden_activation": sizes.activation,
-        "max_position_embeddings": sizes.length,
-        "rms_norm_eps": sizes.epsilon,
-        "tie_word_embeddings": sizes.tied,
         **whole,
     }
     if sizes.model_type == "gemma":
@@ -173,22 +165,13 @@ def net(sizes: Sizes) -> decoder.Decoder:
     scores_cap, logits_cap = sizes.soft_caps
     make_norm = partial(norms.RMSNorm, epsilon=sizes.epsilon, offset=1.0)
     head_norm = partial(norms.HeadRMSNorm, epsilon=sizes.epsilon, offset=1.0)
-    make_mlp = partial(
-        mlp.GatedMLP,
-        width=sizes.width,
-        hidden_features=sizes.hidden_features,
-        activation=decoders.ACTIVATIONS[sizes.activation],
-    )
+    make_mlp = decoders.mlp(sizes, mlp.GatedMLP)
     sandwich = partial(norms.SandwichNorm, make_norm=make_norm)
 
     def slots(layer: int) -> dict[str, Any]:
         is_local = sizes.layers[layer] == LOCAL
-        make_attention = partial(
-            attention.Attention,
-            width=sizes.width,
-            heads=sizes.heads,
-            kv_heads=sizes.kv_heads,
-            head_features=sizes.head_features,
+        make_attention = decoders.attention(
+            sizes,
             mask=decoders.window(sizes.window if is_local else None),
             rotate=sizes.ropes[0 if is_local else 1].rotate(),
             make_mixer=defaults.row_blocked(128, soft_cap=scores_cap),
@@ -232,10 +215,7 @@ TABLES = {
 
 def table(sizes: Sizes) -> Table:
     """The tensors of transformers' files."""
-    return Table(
-        (*TABLES[sizes.model_type], *decoders.readout_rules(sizes.tied)),
-        tied=decoders.tied_names(sizes.tied, "model.embed_tokens.weight"),
-    )
+    return decoders.table(TABLES[sizes.model_type], sizes.tied)
 
 
 ARCHITECTURE = Architecture(

@@ -9,8 +9,8 @@ from transformer.interchange.architecture import Architecture
 from transformer.interchange.architectures import decoders
 from transformer.interchange.config import Reader
 from transformer.interchange.table import Rule, Table
-from transformer.models import decoder, defaults
-from transformer.network import attention, biases, mlp, norms, positions
+from transformer.models import decoder
+from transformer.network import biases, norms, positions
 
 
 class Sizes(NamedTuple):
@@ -75,23 +75,8 @@ def net(sizes: Sizes) -> decoder.Decoder:
         )
     make_norm = partial(norms.LayerNorm, epsilon=sizes.epsilon)
     slots: dict[str, Any] = {
-        "make_attention": partial(
-            attention.Attention,
-            width=sizes.width,
-            heads=sizes.heads,
-            kv_heads=sizes.heads,
-            head_features=sizes.width // sizes.heads,
-            mask=decoders.CAUSAL,
-            make_mixer=defaults.ROW_BLOCKED,
-            make_bias=biases.zero_init_bias,
-        ),
-        "make_mlp": partial(
-            mlp.MLP,
-            width=sizes.width,
-            hidden_features=sizes.hidden_features,
-            activation=decoders.ACTIVATIONS[sizes.activation],
-            make_bias=biases.zero_init_bias,
-        ),
+        "make_attention": decoders.attention(sizes, make_bias=biases.zero_init_bias),
+        "make_mlp": decoders.mlp(sizes, make_bias=biases.zero_init_bias),
         "make_norm": make_norm,
     }
     return decoders.build(
@@ -128,14 +113,13 @@ def table(sizes: Sizes) -> Table:
         Rule(theirs + "mlp.c_fc.bias", ours + "mlp/b_in_F", "F"),
         Rule(theirs + "mlp.c_proj.weight", ours + "mlp/w_out_FD", "F D"),
         Rule(theirs + "mlp.c_proj.bias", ours + "mlp/b_out_D", "D"),
-        *decoders.readout_rules(sizes.tied),
     ]
-    return Table(
-        tuple(rules),
-        ignored={
-            r"transformer\.h\.\d+\.attn\.(masked_)?bias": "causal masks, made here"
-        },
-        tied=decoders.tied_names(sizes.tied, "transformer.wte.weight"),
+    computed = r"transformer\.h\.\d+\.attn\.(masked_)?bias"
+    return decoders.table(
+        rules,
+        sizes.tied,
+        embedding="transformer.wte.weight",
+        ignored={computed: "causal masks, made here"},
     )
 
 

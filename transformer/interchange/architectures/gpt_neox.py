@@ -11,8 +11,8 @@ from transformer.interchange.architectures import decoders
 from transformer.interchange.config import Reader
 from transformer.interchange.rope import Rope, read_partial_rope, write_rope
 from transformer.interchange.table import Rule, Table
-from transformer.models import decoder, defaults
-from transformer.network import attention, biases, mlp, norms
+from transformer.models import decoder
+from transformer.network import biases, norms
 from transformer.network.block import Block, ParallelBlock
 
 
@@ -89,24 +89,12 @@ def net(sizes: Sizes) -> decoder.Decoder:
     """The decoder."""
     make_norm = partial(norms.LayerNorm, epsilon=sizes.epsilon)
     slots: dict[str, Any] = {
-        "make_attention": partial(
-            attention.Attention,
-            width=sizes.width,
-            heads=sizes.heads,
-            kv_heads=sizes.heads,
-            head_features=sizes.width // sizes.heads,
-            mask=decoders.CAUSAL,
+        "make_attention": decoders.attention(
+            sizes,
             rotate=sizes.rope.rotate(sizes.rotated),
-            make_mixer=defaults.ROW_BLOCKED,
             make_bias=biases.zero_init_bias,
         ),
-        "make_mlp": partial(
-            mlp.MLP,
-            width=sizes.width,
-            hidden_features=sizes.hidden_features,
-            activation=decoders.ACTIVATIONS[sizes.activation],
-            make_bias=biases.zero_init_bias,
-        ),
+        "make_mlp": decoders.mlp(sizes, make_bias=biases.zero_init_bias),
         "make_norm": make_norm,
     }
     return decoders.build(
@@ -145,16 +133,17 @@ def table(sizes: Sizes) -> Table:
         Rule(theirs + "mlp.dense_h_to_4h.bias", ours + "mlp/b_in_F", "F"),
         Rule(theirs + "mlp.dense_4h_to_h.weight", ours + "mlp/w_out_FD", "D F"),
         Rule(theirs + "mlp.dense_4h_to_h.bias", ours + "mlp/b_out_D", "D"),
-        *decoders.readout_rules(sizes.tied, "embed_out.weight"),
     ]
     computed = r"gpt_neox\.layers\.\d+\.attention\."
-    return Table(
-        tuple(rules),
+    return decoders.table(
+        rules,
+        sizes.tied,
+        embedding="gpt_neox.embed_in.weight",
+        readout="embed_out.weight",
         ignored={
             computed + r"(masked_)?bias": "causal masks, made here",
             computed + r"rotary_emb\.inv_freq": "computed here",
         },
-        tied={"embed_out.weight": "gpt_neox.embed_in.weight"} if sizes.tied else {},
     )
 
 

@@ -16,7 +16,7 @@ from transformer.interchange.config import Reader
 from transformer.interchange.rope import Rope, read_rope, write_rope
 from transformer.interchange.table import Rule, Table
 from transformer.models import decoder
-from transformer.network import attention, biases, norms, sink_attention
+from transformer.network import biases, norms, sink_attention
 from transformer.network.moe import experts, routing
 
 NAME = "GptOssForCausalLM"
@@ -85,26 +85,18 @@ def read(config: Reader) -> Sizes:
 def write(sizes: Sizes) -> dict[str, Any]:
     """config.json of these sizes, with both dialects of the rope keys."""
     return {
+        **decoders.write_sizes(sizes),
         "architectures": [NAME],
         "model_type": "gpt_oss",
-        "vocab_size": sizes.vocab_size,
-        "hidden_size": sizes.width,
         "intermediate_size": sizes.hidden_features,
         "num_local_experts": sizes.experts,
         "num_experts_per_tok": sizes.experts_per_token,
         "swiglu_alpha": sizes.alpha,
         "swiglu_limit": sizes.limit,
-        "num_hidden_layers": sizes.depth,
-        "num_attention_heads": sizes.heads,
-        "num_key_value_heads": sizes.kv_heads,
-        "head_dim": sizes.head_features,
         "attention_bias": True,
         "hidden_act": "silu",
-        "max_position_embeddings": sizes.length,
-        "rms_norm_eps": sizes.epsilon,
         "sliding_window": sizes.window,
         "layer_types": list(sizes.layers),
-        "tie_word_embeddings": sizes.tied,
         **write_rope(sizes.rope),
     }
 
@@ -126,12 +118,8 @@ def net(sizes: Sizes) -> decoder.Decoder:
 
     def slots(layer: int) -> dict[str, Any]:
         is_local = sizes.layers[layer] == decoders.LOCAL
-        make_attention = partial(
-            attention.Attention,
-            width=sizes.width,
-            heads=sizes.heads,
-            kv_heads=sizes.kv_heads,
-            head_features=sizes.head_features,
+        make_attention = decoders.attention(
+            sizes,
             mask=decoders.window(sizes.window if is_local else None),
             rotate=sizes.rope.rotate(),
             make_mixer=sink_attention.SinkAttention,
@@ -171,10 +159,7 @@ RULES = (
 
 def table(sizes: Sizes) -> Table:
     """The tensors of transformers' files."""
-    return Table(
-        (*RULES, *decoders.readout_rules(sizes.tied)),
-        tied=decoders.tied_names(sizes.tied, "model.embed_tokens.weight"),
-    )
+    return decoders.table(RULES, sizes.tied)
 
 
 ARCHITECTURE = Architecture(

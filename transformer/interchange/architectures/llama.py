@@ -17,8 +17,8 @@ from transformer.interchange.architectures import decoders
 from transformer.interchange.config import Reader
 from transformer.interchange.rope import Rope, read_partial_rope, write_rope
 from transformer.interchange.table import Rule, Table
-from transformer.models import decoder, defaults
-from transformer.network import attention, biases, mlp, norms
+from transformer.models import decoder
+from transformer.network import biases, mlp, norms
 from transformer.network.block import output_norm, pre_norm
 
 CLASSES = {
@@ -107,19 +107,11 @@ def _read_window(config: Reader, kind: str) -> int | None:
 def write(sizes: Sizes) -> dict[str, Any]:
     """config.json of these sizes, with both dialects of the rope keys."""
     config = {
+        **decoders.write_sizes(sizes),
         "architectures": [CLASSES[sizes.model_type]],
         "model_type": sizes.model_type,
-        "vocab_size": sizes.vocab_size,
-        "hidden_size": sizes.width,
         "intermediate_size": sizes.hidden_features,
-        "num_hidden_layers": sizes.depth,
-        "num_attention_heads": sizes.heads,
-        "num_key_value_heads": sizes.kv_heads,
-        "head_dim": sizes.head_features,
         "hidden_act": sizes.activation,
-        "max_position_embeddings": sizes.length,
-        "rms_norm_eps": sizes.epsilon,
-        "tie_word_embeddings": sizes.tied,
         **write_rope(sizes.rope),
     }
     if sizes.rotated != sizes.head_features:
@@ -146,24 +138,14 @@ def net(sizes: Sizes) -> decoder.Decoder:
     whole = sizes.rotated == sizes.head_features
     make_norm = partial(norms.RMSNorm, epsilon=sizes.epsilon)
     slots: dict[str, Any] = {
-        "make_attention": partial(
-            attention.Attention,
-            width=sizes.width,
-            heads=sizes.heads,
-            kv_heads=sizes.kv_heads,
-            head_features=sizes.head_features,
+        "make_attention": decoders.attention(
+            sizes,
             mask=decoders.window(sizes.window),
             rotate=sizes.rope.rotate(None if whole else sizes.rotated),
-            make_mixer=defaults.ROW_BLOCKED,
             head_norm=_head_norm(sizes),
             make_bias=QKV_BIAS if sizes.model_type == "qwen2" else biases.no_bias,
         ),
-        "make_mlp": partial(
-            mlp.GatedMLP,
-            width=sizes.width,
-            hidden_features=sizes.hidden_features,
-            activation=decoders.ACTIVATIONS[sizes.activation],
-        ),
+        "make_mlp": decoders.mlp(sizes, mlp.GatedMLP),
         "make_norm": make_norm,
         "residual": output_norm if sizes.model_type == "olmo2" else pre_norm,
     }
@@ -232,11 +214,7 @@ def table(sizes: Sizes) -> Table:
     """The tensors of transformers' files."""
     rules = TABLES.get(sizes.model_type, COMMON)
     inv_freq = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
-    return Table(
-        (*rules, *decoders.readout_rules(sizes.tied)),
-        ignored={inv_freq: "computed here"},
-        tied=decoders.tied_names(sizes.tied, "model.embed_tokens.weight"),
-    )
+    return decoders.table(rules, sizes.tied, ignored={inv_freq: "computed here"})
 
 
 ARCHITECTURE = Architecture(

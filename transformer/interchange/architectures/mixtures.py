@@ -14,8 +14,8 @@ from transformer.interchange.architectures import decoders, llama
 from transformer.interchange.config import Reader
 from transformer.interchange.rope import Rope, read_rope, write_rope
 from transformer.interchange.table import Rule, Table
-from transformer.models import decoder, defaults
-from transformer.network import attention, norms
+from transformer.models import decoder
+from transformer.network import norms
 from transformer.network.moe import experts, routing
 
 CLASSES = {"mixtral": "MixtralForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
@@ -106,20 +106,12 @@ def _read_qwen3(config: Reader) -> dict[str, Any]:
 def write(sizes: Sizes) -> dict[str, Any]:
     """config.json of these sizes, with both dialects of the rope keys."""
     config = {
+        **decoders.write_sizes(sizes),
         "architectures": [CLASSES[sizes.model_type]],
         "model_type": sizes.model_type,
-        "vocab_size": sizes.vocab_size,
-        "hidden_size": sizes.width,
         "num_local_experts": sizes.experts,
         "num_experts_per_tok": sizes.experts_per_token,
-        "num_hidden_layers": sizes.depth,
-        "num_attention_heads": sizes.heads,
-        "num_key_value_heads": sizes.kv_heads,
-        "head_dim": sizes.head_features,
         "hidden_act": sizes.activation,
-        "max_position_embeddings": sizes.length,
-        "rms_norm_eps": sizes.epsilon,
-        "tie_word_embeddings": sizes.tied,
         **write_rope(sizes.rope),
     }
     if sizes.model_type == "mixtral":
@@ -141,15 +133,10 @@ def net(sizes: Sizes) -> decoder.Decoder:
     make_norm = partial(norms.RMSNorm, epsilon=sizes.epsilon)
     head_norm = partial(norms.HeadRMSNorm, epsilon=sizes.epsilon)
     slots: dict[str, Any] = {
-        "make_attention": partial(
-            attention.Attention,
-            width=sizes.width,
-            heads=sizes.heads,
-            kv_heads=sizes.kv_heads,
-            head_features=sizes.head_features,
+        "make_attention": decoders.attention(
+            sizes,
             mask=decoders.window(sizes.window),
             rotate=sizes.rope.rotate(),
-            make_mixer=defaults.ROW_BLOCKED,
             head_norm=norms.Identity if sizes.model_type == "mixtral" else head_norm,
         ),
         "make_mlp": partial(
@@ -196,10 +183,7 @@ QWEN3_MOE = (
 def table(sizes: Sizes) -> Table:
     """The tensors of transformers' files."""
     rules = MIXTRAL if sizes.model_type == "mixtral" else QWEN3_MOE
-    return Table(
-        (*rules, *decoders.readout_rules(sizes.tied)),
-        tied=decoders.tied_names(sizes.tied, "model.embed_tokens.weight"),
-    )
+    return decoders.table(rules, sizes.tied)
 
 
 ARCHITECTURE = Architecture(

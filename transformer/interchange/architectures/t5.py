@@ -230,18 +230,16 @@ def table(sizes: Sizes) -> Table:
     sides = "encoder", "decoder"
     tied = {f"{side}.embed_tokens.weight": "shared.weight" for side in sides}
     cross = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\."
-    return Table(
-        (
-            Rule("shared.weight", "embedding_VD", "V D"),
-            *_stack_rules("encoder", ["attention", "mlp"], is_gated=is_gated),
-            *_stack_rules(
-                "decoder", ["attention", "cross_attention", "mlp"], is_gated=is_gated
-            ),
-            *decoders.readout_rules(sizes.tied),
+    rules = [
+        Rule("shared.weight", "embedding_VD", "V D"),
+        *_stack_rules("encoder", ["attention", "mlp"], is_gated=is_gated),
+        *_stack_rules(
+            "decoder", ["attention", "cross_attention", "mlp"], is_gated=is_gated
         ),
-        ignored={cross + "weight": "transformers does not use it either"},
-        tied=tied | decoders.tied_names(sizes.tied, "shared.weight"),
-    )
+    ]
+    ignored = {cross + "weight": "transformers does not use it either"}
+    made = decoders.table(rules, sizes.tied, embedding="shared.weight", ignored=ignored)
+    return made._replace(tied={**tied, **made.tied})
 
 
 ARCHITECTURE = Architecture(
