@@ -133,9 +133,10 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
     if parsed.verb == "train" and _is_finished(parsed.workdir, steps):
         print(_finished_line(parsed.workdir, steps))
         return 0
+    # A report is written into the folder of a run; these others need parameters only.
     starts = parsed.experiment_flags.get("init_from") is not None
-    needs_run = parsed.verb in ("evaluate", "generate", "export")
-    if needs_run and not (begun or starts):
+    reads = parsed.verb in ("evaluate", "generate", "export")
+    if not begun and (parsed.verb == "report" or (reads and not starts)):
         raise ValueError(
             f"{parsed.workdir}: expected the folder of a run, got none; train first, "
             "or choose another --workdir"

@@ -3,6 +3,7 @@
 import inspect
 from functools import partial
 
+import commands
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +50,27 @@ def test_a_run_starts_from_the_parameters_of_another(source, tmp_path, capsys):
     assert record is not None
     assert record["flags"]["width"] == 4
     assert record["flags"]["init_from"] == str(folder)
+
+
+def test_parameters_of_another_run_are_evaluated_where_no_run_has_begun(
+    source, tmp_path, capsys, monkeypatch
+):
+    """All of them; nothing is written, and a report needs a run."""
+    folder, _ = source
+    assert commands.exit_status(["evaluate", f"--workdir={folder}"], monkeypatch) == 0
+    expected = capsys.readouterr().out
+    argv = [f"--workdir={tmp_path / 'new'}", f"--init_from={folder}"]
+    assert commands.exit_status(["evaluate", *argv], monkeypatch) == 0
+    assert capsys.readouterr().out == expected
+    line = commands.refusal(["report", *argv], capsys, monkeypatch)
+    assert "expected the folder of a run, got none" in line
+    line = commands.refusal(["export", *argv], capsys, monkeypatch)
+    assert "has no architecture of another library" in line
+    wide = tiny_experiment.experiment(width=5, init_from=folder)
+    abstract = jax.eval_shape(lambda: wide.init(jax.random.key(0)))
+    with pytest.raises(ValueError, match="expected the parameters of this model"):
+        wide.warm_start.load(abstract)
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_does_not_fit_is_listed_and_refused_or_left(source, tmp_path, capsys):
