@@ -86,7 +86,7 @@ def experiment(
     predict = partial(text_to_image.predict, net, compute_dtype=run.compute_dtype)
 
     def loss(rate: float, params: Any, batch: Any, key: jax.Array) -> Loss:
-        text = batch["ids_BL"], batch["segment_BL"], batch["example_BLE"]
+        text = batch["ids_BL"], batch["segment_BL"], batch["example_BLP"]
         text = denoising.drop_texts(text, similar.encode([""]), key, rate=rate)
         inputs = partial(predict, params, text), batch["raw_BLP"], key
         return denoising.denoising_loss(

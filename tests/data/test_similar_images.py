@@ -75,17 +75,17 @@ def test_examples_are_images_of_other_names(similar: SimilarImages) -> None:
 def test_encoded_texts_have_the_patches_of_their_examples(
     similar: SimilarImages,
 ) -> None:
-    ids_BL, segment_BL, example_BLE = similar.encode(["woman surfing", ""])
+    ids_BL, segment_BL, example_BLP = similar.encode(["woman surfing", ""])
     assert len(ids_BL) == len(segment_BL) == 2
-    assert example_BLE.shape == (2, 16, 2 * 192)
+    assert example_BLP.shape == (2, 16, 2 * 192)
     data = similar.captions.data
     for number, name in enumerate(("man surfing", "person surfing")):
         image = data.train["image"][list(data.train["text"]).index(name)]
         expected = similar.captions.to_patches(image)
         np.testing.assert_array_equal(
-            example_BLE[0, :, number * 192 : (number + 1) * 192], expected
+            example_BLP[0, :, number * 192 : (number + 1) * 192], expected
         )
-    assert np.abs(example_BLE[1]).max() < 0.01  # gray, for no text
+    assert np.abs(example_BLP[1]).max() < 0.01  # gray, for no text
 
 
 def test_examples_are_distorted_as_the_image_is(similar: SimilarImages) -> None:
@@ -96,7 +96,7 @@ def test_examples_are_distorted_as_the_image_is(similar: SimilarImages) -> None:
     )
     train, held_out = same.splits(batch_size=4, seed=0, augment=1.0)
     batch = train.batch(0, range(4))
-    for part in np.split(batch["example_BLE"], 2, -1):
+    for part in np.split(batch["example_BLP"], 2, -1):
         np.testing.assert_array_equal(part, batch["raw_BLP"])
     undistorted, _ = same.splits(batch_size=4, seed=0, augment=0.0)
     assert (undistorted.batch(0, range(4))["raw_BLP"] != batch["raw_BLP"]).any()
@@ -119,7 +119,7 @@ def test_an_own_folder_needs_no_styles(tmp_path: Path) -> None:
     train, _ = similar.splits(batch_size=2, seed=0, augment=0.3)
     batch = train.batch(0, range(2))
     assert batch["raw_BLP"].shape == (2, 4, 192)
-    assert batch["example_BLE"].shape == (2, 4, 3 * 192)
+    assert batch["example_BLP"].shape == (2, 4, 3 * 192)
     assert similar.encode(["red square"])[2].any()
     empty = similar_images.similar_images(captions, count=0)
     assert empty.encode(["red square"])[2].shape == (1, 4, 0)

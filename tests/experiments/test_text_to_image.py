@@ -76,8 +76,8 @@ def test_the_prediction_depends_on_the_text_and_no_text_is_a_text(
     made, _ = trained
     x_BLP = jax.random.normal(jax.random.key(2), (1, 16, 192))
     x_BLP = jnp.broadcast_to(x_BLP, (3, 16, 192))
-    example_BLE = similar(made).encode(["red apple"] * 3)[-1]
-    text = *made.data.encode(["red apple", "blue heart", ""]), example_BLE
+    example_BLP = similar(made).encode(["red apple"] * 3)[-1]
+    text = *made.data.encode(["red apple", "blue heart", ""]), example_BLP
 
     @jax.jit
     @partial(jax.grad, has_aux=True)
@@ -100,19 +100,19 @@ def test_the_prediction_depends_on_the_style_and_on_each_example(
     x_BLP = jax.random.normal(jax.random.key(2), (1, 16, 192))
     x_BLP = jnp.broadcast_to(x_BLP, (4, 16, 192))
     texts = ["red apple", "red apple, blob", "red apple, fluent", "red apple, twemoji"]
-    ids_BL, segment_BL, example_BLE = similar(made).encode(texts)
-    example_BLE = np.repeat(example_BLE[:1], 4, 0)
+    ids_BL, segment_BL, example_BLP = similar(made).encode(texts)
+    example_BLP = np.repeat(example_BLP[:1], 4, 0)
 
     @jax.jit
-    def predict(example_BLE: Any) -> Any:
-        text = ids_BL, segment_BL, example_BLE
+    def predict(example_BLP: Any) -> Any:
+        text = ids_BL, segment_BL, example_BLP
         return model.predict(made.net, params, text, x_BLP, jnp.full(4, 0.5))
 
-    prediction = np.asarray(predict(example_BLE))
+    prediction = np.asarray(predict(example_BLP))
     for one in range(1, 4):
         assert np.abs(prediction[0] - prediction[one]).max() > 1e-3
     for number in range(3):
-        changed = np.array(example_BLE)
+        changed = np.array(example_BLP)
         changed[:, :, number * 192 : (number + 1) * 192] += 1
         assert np.abs(prediction - np.asarray(predict(changed))).max() > 1e-2
 
@@ -142,7 +142,7 @@ def test_a_tenth_of_the_texts_is_dropped_in_training_only(
     """The training loss is the validation loss of the batch after `drop_texts`."""
     made, _ = trained
     batch, key = made.batch(0, range(16)), jax.random.key(0)
-    names = "ids_BL", "segment_BL", "example_BLE"
+    names = "ids_BL", "segment_BL", "example_BLP"
     text = tuple(batch[name] for name in names)
     null_text = similar(made).encode([""])
     chosen = denoising.drop_texts(text, null_text, key, rate=0.1)

@@ -37,28 +37,26 @@ class SimilarImages(NamedTuple):
         return found.reshape(*found.shape[:-2], -1)
 
     def encode(self, texts: Texts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`ids_BL` and `segment_BL` of texts, and their examples `example_BLE`."""
+        """`ids_BL` and `segment_BL` of texts, and their examples `example_BLP`."""
         found = self.images(self.nearest(list(texts), [""] * len(texts)))
         return *self.captions.encode(texts), self._patches(found)
 
     def _patches(self, images: np.ndarray) -> np.ndarray:
         """Raw patches [..., L, channels of all * patch area] of stacked images."""
-        channels = self.captions.data.train["image"].shape[-1]
         each = np.split(images, self.count, -1) if self.count else []
         empty = np.zeros((*images.shape[:-3], self.captions.patches, 0), np.float32)
-        assert all(one.shape[-1] == channels for one in each)
         return np.concatenate([empty, *map(self.captions.to_patches, each)], -1)
 
     def prepare(
         self, example: dict[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """A `records.Prepare`: of the stacked images `raw_BLP` and `example_BLE`."""
+        """A `records.Prepare`: of the stacked images `raw_BLP` and `example_BLP`."""
         example = dict(example)
         images = example.pop("image")
         channels = self.captions.data.train["image"].shape[-1]
         return {
             "raw_BLP": self.captions.to_patches(images[..., :channels]),
-            "example_BLE": self._patches(images[..., channels:]),
+            "example_BLP": self._patches(images[..., channels:]),
             **example,
         }
 
@@ -74,7 +72,7 @@ class SimilarImages(NamedTuple):
     def splits(
         self, *, batch_size: int, seed: int, augment: float
     ) -> tuple[TrainingSplit, EvaluationSplit]:
-        """Both splits: encoder rows of the texts, `raw_BLP` and `example_BLE`; of a
+        """Both splits: encoder rows of the texts, `raw_BLP` and `example_BLP`; of a
         training row from training images of other names. augment: distortion of
         training images."""
         data = self.captions.data

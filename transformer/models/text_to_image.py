@@ -51,7 +51,7 @@ def text_to_image(
 ) -> dit.DiT:
     """A DiT of raw patches (B, L, P), P `patch_features`, on a `grid`, conditioned on
     texts: `depth` adaptive blocks attend to the output of a text encoder of
-    `text_depth` blocks. examples: the number K of example images beside the noisy one,
+    `text_depth` blocks. examples: the number of example images beside the noisy one,
     as of `predict`.
 
     The slots of the adaptive blocks are called with the keyword `width`; those of `dit`
@@ -106,19 +106,19 @@ def predict(
     compute_dtype: Any = jnp.float32,
 ) -> jax.Array:
     """The velocity (B, L, P) at x_BLP, given texts and examples (ids_BL, segment_BL,
-    example_BLE).
+    example_BLP).
 
     The model sees each noisy patch beside those of the examples at its place
     (InstructPix2Pix, Brooks et al. 2022, arXiv 2211.09800, section 3.2). It returns the
     weights of these and what to add to their sum: what is right in an example is copied
     (as in See et al. 2017, arXiv 1704.04368), and noise need not pass the model.
     """
-    *text, example_BLE = condition
-    seen_BLE = jnp.concatenate([x_BLP, example_BLE.astype(x_BLP.dtype)], -1)
-    out_BLF = dit.predict(
-        net, params, tuple(text), seen_BLE, t_B, compute_dtype=compute_dtype
+    *text, example_BLP = condition
+    seen_BLP = jnp.concatenate([x_BLP, example_BLP.astype(x_BLP.dtype)], -1)
+    out_BLP = dit.predict(
+        net, params, tuple(text), seen_BLP, t_B, compute_dtype=compute_dtype
     )
-    added_BLP, weight_BLK = jnp.split(out_BLF, [x_BLP.shape[-1]], -1)
-    seen_BLKP = seen_BLE.reshape(*weight_BLK.shape, x_BLP.shape[-1])
-    residual_BLP = added_BLP + jnp.einsum("BLK,BLKP->BLP", weight_BLK, seen_BLKP)
+    added_BLP, weight_BLI = jnp.split(out_BLP, [x_BLP.shape[-1]], -1)
+    seen_BLIP = seen_BLP.reshape(*weight_BLI.shape, x_BLP.shape[-1])
+    residual_BLP = added_BLP + jnp.einsum("BLI,BLIP->BLP", weight_BLI, seen_BLIP)
     return flow_matching.precondition(residual_BLP, x_BLP, t_B)
