@@ -10,7 +10,7 @@ import jax
 from transformer import axes
 from transformer.generation import text_model
 from transformer.interchange import tokenizer as tokenizer_
-from transformer.interchange.folder import open_folder
+from transformer.interchange.folder import open_folder, read_config
 from transformer.models import decoder
 
 
@@ -56,11 +56,11 @@ class PretrainedModel(NamedTuple):
 def load(folder: Path) -> PretrainedModel:
     """The model in `folder`, in float32 on all devices; layers are scanned where they
     are equal. Raises ValueError as `folder.open_folder`."""
-    opened = open_folder(folder)
-    if opened.architecture.layers_are_equal(opened.sizes):
-        opened = open_folder(folder, scanned=True)
+    made, sizes = read_config(folder)
+    opened = open_folder(folder, scanned=made.layers_are_equal(sizes))
     has_tokenizer = (folder / tokenizer_.FILE).is_file()
     is_decoder = isinstance(opened.net, decoder.Decoder)
-    found = tokenizer_.read_tokenizer(folder) if has_tokenizer and is_decoder else None
+    reads = has_tokenizer and is_decoder
+    tokenizer = tokenizer_.read_tokenizer(folder) if reads else None
     params = opened.read_params(axes.make_mesh())
-    return PretrainedModel(folder, opened.sizes, opened.net, params, found)
+    return PretrainedModel(folder, opened.sizes, opened.net, params, tokenizer)

@@ -8,6 +8,7 @@ The last id of the vocabulary is `end`, which closes a document and encodes no t
 from __future__ import annotations
 
 import codecs
+import functools
 import importlib
 import json
 import os
@@ -174,6 +175,7 @@ def library() -> Any:
     return importlib.import_module("tokenizers")
 
 
+@functools.cache
 def byte_letters() -> dict[str, int]:
     """The letter of each byte in a byte-level BPE, as in GPT-2.
 
