@@ -35,6 +35,8 @@ MODULES = {
     "phi3": "llama",
     "qwen2": "llama",
     "qwen3": "llama",
+    # Trajectories and videos.
+    "decision_transformer": "decision_transformer",
     # Mixtures of experts.
     "gpt_oss": "gpt_oss",
     "mixtral": "mixtures",

@@ -1,8 +1,12 @@
 """The decision transformer: the next action from the return-to-go, the observations and
-the actions so far (Chen et al. 2021, arXiv 2106.01345, section 3)."""
+the actions so far (Chen et al. 2021, arXiv 2106.01345, section 3).
+
+Actions are discrete here; `continuous_control.py` has those of many numbers.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +23,13 @@ from transformer.network.precision import einsum_f32
 TOKENS_PER_STEP = 3
 # Two models of the same episodes; the second does not see returns.
 MODELS = ("conditioned", "cloning")
+
+
+def interleave(step_tokens: Sequence[jax.Array]) -> jax.Array:
+    """Returns-to-go, observations and actions, (B, T, D) each, as one row in causal
+    order, step by step: (B, 3 T, D)."""
+    x_BTCD = jnp.stack(step_tokens, axis=2)
+    return x_BTCD.reshape(x_BTCD.shape[0], -1, x_BTCD.shape[-1])
 
 
 class DecisionTransformer(nn.Module):
@@ -50,16 +61,15 @@ class DecisionTransformer(nn.Module):
         observation_BTP: jax.Array,
         action_BT: jax.Array,
     ) -> jax.Array:
-        rows, steps = action_BT.shape
+        steps = action_BT.shape[1]
         length, time = TOKENS_PER_STEP * steps, masks.single_document(steps)
         step_tokens = (
             self.return_embedding(return_to_go_BT[..., None], time),
             self.observation_embedding(observation_BTP, time),
             self.action_embedding(action_BT, time),
         )
-        # Step by step, in causal order: return-to-go, observation, action.
-        x_BLD = jnp.stack(step_tokens, axis=2).reshape(rows, length, self.width)
-        x_BLD = self.stack(self.embedding_norm(x_BLD), masks.single_document(length))
+        x_BLD = self.embedding_norm(interleave(step_tokens))
+        x_BLD = self.stack(x_BLD, masks.single_document(length))
         # The observation's token predicts the action.
         x_BLD = self.final_norm(x_BLD)[:, 1::TOKENS_PER_STEP]
         return einsum_f32("BLD,VD->BLV", x_BLD, self.unembedding_VD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,12 +29,17 @@ class Sizes(NamedTuple):
     scanned: bool = False
 
 
-def read(config: Reader) -> Sizes:
-    """The sizes of a configuration; refuses what the net does not express."""
-    width = config.whole("n_embd", 768)
+def check_attention(config: Reader) -> None:
+    """Refuse other scores than those of GPT-2."""
     config.only("scale_attn_weights", True)
     config.only("scale_attn_by_inverse_layer_idx", False)
     config.only("reorder_and_upcast_attn", False)
+
+
+def read(config: Reader) -> Sizes:
+    """The sizes of a configuration; refuses what the net does not express."""
+    width = config.whole("n_embd", 768)
+    check_attention(config)
     config.get("n_ctx", 0)
     for key in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout"):
         config.get(f"summary_{key}", "")
@@ -67,59 +73,73 @@ def write(sizes: Sizes) -> dict[str, Any]:
     }
 
 
+def block_slots(sizes: Any) -> dict[str, Any]:
+    """The slots of a block: attention, MLP and LayerNorm, all with biases."""
+    return {
+        "make_attention": decoders.attention(sizes, make_bias=biases.zero_init_bias),
+        "make_mlp": decoders.mlp(sizes, make_bias=biases.zero_init_bias),
+        "make_norm": partial(norms.LayerNorm, epsilon=sizes.epsilon),
+    }
+
+
 def net(sizes: Sizes) -> decoder.Decoder:
     """The decoder: pre-norm blocks of attention and MLP, learned positions."""
     if sizes.width % sizes.heads:
         raise ValueError(
             f"n_head: expected a divisor of n_embd = {sizes.width}, got {sizes.heads}"
         )
-    make_norm = partial(norms.LayerNorm, epsilon=sizes.epsilon)
-    slots: dict[str, Any] = {
-        "make_attention": decoders.attention(sizes, make_bias=biases.zero_init_bias),
-        "make_mlp": decoders.mlp(sizes, make_bias=biases.zero_init_bias),
-        "make_norm": make_norm,
-    }
+    slots = block_slots(sizes)
     return decoders.build(
         sizes,
         slots=lambda layer: slots,
-        make_norm=make_norm,
+        make_norm=slots["make_norm"],
         make_position=partial(positions.Learned, length=sizes.length),
     )
 
 
-def table(sizes: Sizes) -> Table:
-    """The tensors of transformers' files; its Conv1D holds (in, out)."""
-    theirs, ours = "transformer.h.{N}.", "stack/layers_{N}/"
+def body_rules(theirs: str) -> list[Rule]:
+    """Rules of positions, blocks and the last norm, at the prefix `theirs`."""
+    layer, ours = theirs + "h.{N}.", "stack/layers_{N}/"
     attend = ours + "attention/"
-    rules = [
-        Rule("transformer.wte.weight", "embedding_VD", "V D"),
-        Rule("transformer.wpe.weight", "position/position_LD", "L D"),
-        *decoders.affine("transformer.ln_f", "final_norm"),
-        *decoders.affine(theirs + "ln_1", ours + "attention_norm"),
-        *decoders.affine(theirs + "ln_2", ours + "mlp_norm"),
+    return [
+        Rule(theirs + "wpe.weight", "position/position_LD", "L D"),
+        *decoders.affine(theirs + "ln_f", "final_norm"),
+        *decoders.affine(layer + "ln_1", ours + "attention_norm"),
+        *decoders.affine(layer + "ln_2", ours + "mlp_norm"),
         Rule(
-            theirs + "attn.c_attn.weight",
+            layer + "attn.c_attn.weight",
             (attend + "w_q_DHK", attend + "w_k_DGK", attend + "w_v_DGK"),
             "D (H K + G K + G K)",
         ),
         Rule(
-            theirs + "attn.c_attn.bias",
+            layer + "attn.c_attn.bias",
             (attend + "b_q_HK", attend + "b_k_GK", attend + "b_v_GK"),
             "(H K + G K + G K)",
         ),
-        Rule(theirs + "attn.c_proj.weight", attend + "w_o_HKD", "(H K) D"),
-        Rule(theirs + "attn.c_proj.bias", attend + "b_o_D", "D"),
-        Rule(theirs + "mlp.c_fc.weight", ours + "mlp/w_in_DF", "D F"),
-        Rule(theirs + "mlp.c_fc.bias", ours + "mlp/b_in_F", "F"),
-        Rule(theirs + "mlp.c_proj.weight", ours + "mlp/w_out_FD", "F D"),
-        Rule(theirs + "mlp.c_proj.bias", ours + "mlp/b_out_D", "D"),
+        Rule(layer + "attn.c_proj.weight", attend + "w_o_HKD", "(H K) D"),
+        Rule(layer + "attn.c_proj.bias", attend + "b_o_D", "D"),
+        Rule(layer + "mlp.c_fc.weight", ours + "mlp/w_in_DF", "D F"),
+        Rule(layer + "mlp.c_fc.bias", ours + "mlp/b_in_F", "F"),
+        Rule(layer + "mlp.c_proj.weight", ours + "mlp/w_out_FD", "F D"),
+        Rule(layer + "mlp.c_proj.bias", ours + "mlp/b_out_D", "D"),
     ]
-    computed = r"transformer\.h\.\d+\.attn\.(masked_)?bias"
+
+
+def ignored(theirs: str) -> dict[str, str]:
+    """Buffers of older files."""
+    return {
+        re.escape(theirs) + r"h\.\d+\.attn\.(masked_)?bias": "causal masks, made here"
+    }
+
+
+def table(sizes: Sizes) -> Table:
+    """The tensors of transformers' files; its Conv1D holds (in, out)."""
+    embedding = "transformer.wte.weight"
     return decoders.table(
-        rules,
+        [Rule(embedding, "embedding_VD", "V D"), *body_rules("transformer.")],
         sizes.tied,
-        embedding="transformer.wte.weight",
-        ignored={computed: "causal masks, made here"},
+        embedding=embedding,
+        ignored=ignored("transformer."),
     )
 
 
