@@ -1,7 +1,7 @@
 """Make the fixtures of trajectories, videos and diffusion, as make_fixtures.py does.
 
-    pip install -e '.[reference]' diffusers
-    python tests/interchange/make_other_fixtures.py [NAME...]
+pip install -e '.[reference]' diffusers
+python tests/interchange/make_other_fixtures.py [NAME...]
 """
 
 from __future__ import annotations
@@ -45,7 +45,44 @@ def decision_transformer() -> Any:
     return model, inputs, names
 
 
-MODELS = {f.__name__: f for f in (decision_transformer,)}
+VIDEO = {
+    **{"image_size": 8, "patch_size": 4, "num_frames": 4, "tubelet_size": 2},
+    **{"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, "layer_norm_eps": 1e-6},
+}
+
+
+def _videomae(name: str, output: str, **options: Any) -> Any:
+    """Videos of 4 frames of 8 x 8 pixels."""
+    config = transformers.VideoMAEConfig(**VIDEO, **options)
+    rng = np.random.default_rng(3)
+    pixels = rng.standard_normal((ROWS, 4, 3, 8, 8)).astype(np.float32)
+    return getattr(transformers, name)(config), {"pixel_values": pixels}, (output,)
+
+
+def videomae() -> Any:
+    return _videomae("VideoMAEModel", "last_hidden_state", use_mean_pooling=False)
+
+
+def videomae_classifier() -> Any:
+    return _videomae("VideoMAEForVideoClassification", "logits", num_labels=5)
+
+
+def videomae_first_token() -> Any:
+    """A classifier of the first tubelet's features, without biases of its queries."""
+    return _videomae(
+        "VideoMAEForVideoClassification",
+        "logits",
+        num_labels=3,
+        use_mean_pooling=False,
+        qv_bias=False,
+    )
+
+
+MODELS = {
+    f.__name__: f
+    for f in (decision_transformer, videomae, videomae_classifier, videomae_first_token)
+}
 
 
 def write(name: str) -> None:

@@ -1,5 +1,5 @@
-"""Configurations of published encoders are read, in the keys that their files have, and
-their nets have as many parameters as transformers'."""
+"""Configurations of published encoders, and of a decision transformer, are read, in the
+keys that their files have, and their nets have as many parameters as transformers'."""
 
 from __future__ import annotations
 
@@ -151,6 +151,60 @@ PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
             "reshape_hidden_states": True,
             "stage_names": ["stem", "stage12"],
             "use_swiglu_ffn": False,
+        },
+    ),
+    "MCG-NJU/videomae-base-finetuned-kinetics": (
+        86_534_800,
+        {
+            **TEXT,
+            "architectures": ["VideoMAEForVideoClassification"],
+            "decoder_hidden_size": 384,
+            "decoder_intermediate_size": 1536,
+            "decoder_num_attention_heads": 6,
+            "decoder_num_hidden_layers": 4,
+            "id2label": {str(i): f"action {i}" for i in range(400)},
+            "image_size": 224,
+            "layer_norm_eps": 1e-12,
+            "model_type": "videomae",
+            "norm_pix_loss": False,
+            "num_channels": 3,
+            "num_frames": 16,
+            "patch_size": 16,
+            "problem_type": "single_label_classification",
+            "qkv_bias": True,
+            "tubelet_size": 2,
+            "use_mean_pooling": True,
+        },
+    ),
+    "edbeeching/decision-transformer-gym-hopper-medium": (
+        1_255_055,
+        {
+            "act_dim": 3,
+            "action_tanh": True,
+            "activation_function": "relu",
+            "architectures": ["DecisionTransformerModel"],
+            "attn_pdrop": 0.1,
+            "bos_token_id": 50256,
+            "embd_pdrop": 0.1,
+            "eos_token_id": 50256,
+            "hidden_size": 128,
+            "initializer_range": 0.02,
+            "layer_norm_epsilon": 1e-05,
+            "max_ep_len": 4096,
+            "max_length": 20,
+            "model_type": "decision_transformer",
+            "n_head": 1,
+            "n_inner": None,
+            "n_layer": 3,
+            "n_positions": 1024,
+            "reorder_and_upcast_attn": False,
+            "resid_pdrop": 0.1,
+            "scale_attn_by_inverse_layer_idx": False,
+            "scale_attn_weights": True,
+            "state_dim": 11,
+            "transformers_version": "4.17.0.dev0",
+            "use_cache": True,
+            "vocab_size": 1,
         },
     ),
     "openai/clip-vit-base-patch32": (

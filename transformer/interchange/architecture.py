@@ -37,6 +37,7 @@ MODULES = {
     "qwen3": "llama",
     # Trajectories and videos.
     "decision_transformer": "decision_transformer",
+    "videomae": "videomae",
     # Mixtures of experts.
     "gpt_oss": "gpt_oss",
     "mixtral": "mixtures",

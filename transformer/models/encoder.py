@@ -98,7 +98,8 @@ def text_encoder(
 class Classifier(nn.Module):
     """An encoder, pooling of its features into one vector, and a linear map to V
     classes, zero at first: float32 logits (B, V). On patches it is the ViT (Dosovitskiy
-    et al. 2020, arXiv 2010.11929)."""
+    et al. 2020, arXiv 2010.11929). pool: a function, or a module with parameters of its
+    own (`pooling.NormPooling`)."""
 
     classes: int
     width: int

@@ -35,6 +35,20 @@ def linear_activation(x: jax.Array) -> jax.Array:
     return x
 
 
+class NormPooling(nn.Module):
+    """A function of all features, by default the mean of the tokens, and a norm: a
+    `pool` of `encoder.Classifier`."""
+
+    make_norm: Make = norms.LayerNorm
+    pool: encoder.Pool = encoder.mean_pooling
+
+    def setup(self) -> None:
+        self.norm = self.make_norm()
+
+    def __call__(self, x_BLD: jax.Array, tokens: TokenPositions) -> jax.Array:
+        return self.norm(self.pool(x_BLD, tokens)[:, None])[:, 0]
+
+
 class DensePooling(nn.Module):
     """A function of all features, such as the first token's, and a dense layer of
     `features`: (B, L, D) to (B, O)."""

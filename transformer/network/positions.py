@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from transformer.network.masks import TokenPositions
 
@@ -29,6 +31,15 @@ def check_length(position: nn.Module, length: int) -> None:
     if limit is not None and length > limit:
         raise ValueError(
             f"learned positions: expected rows of at most {limit} tokens, got {length}"
+        )
+
+
+def check_grid(position: Any, length: int) -> None:
+    """ValueError unless rows have as many tokens as a grid of one size has."""
+    if length != position.length:
+        raise ValueError(
+            f"positions of a grid: expected rows of {position.length} tokens, got "
+            f"{length}"
         )
 
 
@@ -70,14 +81,43 @@ class LearnedGrid(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, position_BL: jax.Array) -> jax.Array:
-        if x_BLD.shape[1] != self.length:
-            raise ValueError(
-                f"positions of a grid: expected rows of {self.length} tokens, got "
-                f"{x_BLD.shape[1]}"
-            )
+        check_grid(self, x_BLD.shape[1])
         init = nn.initializers.normal(self.stddev)
         position_LD = self.param("position_LD", init, (self.length, x_BLD.shape[-1]))
         return x_BLD + position_LD[None].astype(x_BLD.dtype)
+
+
+class FixedGrid(nn.Module):
+    """Vectors that are computed, not learned, for each of the `length` tokens of a row.
+
+    make_table: width -> (length, width), such as `interleaved_sinusoids`. ValueError
+    for rows of another length, whose tokens lie elsewhere.
+    """
+
+    length: int
+    make_table: Callable[[int], np.ndarray]
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, position_BL: jax.Array) -> jax.Array:
+        check_grid(self, x_BLD.shape[1])
+        table_LD = self.make_table(x_BLD.shape[-1])
+        return x_BLD + jnp.asarray(table_LD, x_BLD.dtype)[None]
+
+
+def _interleaved_sinusoids(width: int, *, length: int, theta: float) -> np.ndarray:
+    half = _half("sinusoidal positions: width", width)
+    # In float64: an angle in the thousands has an error of 1e-4 in float32.
+    frequency_K = theta ** (-np.arange(half) / half)
+    angle_LK = np.arange(length)[:, None] * frequency_K[None]
+    return np.stack([np.sin(angle_LK), np.cos(angle_LK)], axis=-1).reshape(length, -1)
+
+
+def interleaved_sinusoids(
+    length: int, *, theta: float = 10_000.0
+) -> Callable[[int], np.ndarray]:
+    """The table of `SinusoidalPositions` with sine and cosine of one frequency side by
+    side (VideoMAE, Tong et al. 2022, arXiv 2203.12602)."""
+    return partial(_interleaved_sinusoids, length=length, theta=theta)
 
 
 class SinusoidalPositions(nn.Module):

@@ -101,9 +101,7 @@ def net(sizes: Sizes) -> continuous_control.ContinuousDecisionTransformer:
         ),
         make_norm=slots["make_norm"],
         make_position=partial(positions.Learned, length=sizes.length),
-        action_activation=jnp.tanh
-        if sizes.action_tanh
-        else pooling.linear_activation,
+        action_activation=jnp.tanh if sizes.action_tanh else pooling.linear_activation,
         unused_vocab=sizes.vocab_size,
     )
 

@@ -117,6 +117,23 @@ def write_image(image: ImageSizes) -> dict[str, Any]:
     }
 
 
+def read_labels(config: Reader) -> tuple[str, ...]:
+    """The names of the classes, by their numbers."""
+    names = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
+    numbers = [str(i) for i in range(len(names))]
+    if not isinstance(names, dict) or sorted(names) != sorted(numbers) or not names:
+        raise config.error("id2label", "an object of 0, 1, ... and names")
+    return tuple(str(names[number]) for number in numbers)
+
+
+def write_labels(labels: tuple[str, ...]) -> dict[str, Any]:
+    """The keys that `read_labels` reads."""
+    return {
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
+
+
 def read_class(config: Reader, classes: Mapping[str, Any], default: str) -> Any:
     """What `classes` has for the class that `architectures` names."""
     named = config.get("architectures", [default])
@@ -131,7 +148,11 @@ def block_norm(blocks: BlockSizes) -> Make:
     return partial(norms.LayerNorm, epsilon=blocks.epsilon)
 
 
-def make_attention(blocks: BlockSizes, mask: masks.Mask) -> Make:
+def make_attention(
+    blocks: BlockSizes,
+    mask: masks.Mask,
+    make_bias: biases.MakeBias = biases.zero_init_bias,
+) -> Make:
     """Attention of the blocks, with biases."""
     return partial(
         attention.Attention,
@@ -141,7 +162,7 @@ def make_attention(blocks: BlockSizes, mask: masks.Mask) -> Make:
         head_features=blocks.width // blocks.heads,
         mask=mask,
         make_mixer=defaults.ROW_BLOCKED,
-        make_bias=biases.zero_init_bias,
+        make_bias=make_bias,
     )
 
 
@@ -163,10 +184,12 @@ def make_stack(
     scanned: bool,
     residual: ResidualOrder = pre_norm,
     make_norm: Make | None = None,
+    make_bias: biases.MakeBias = biases.zero_init_bias,
 ) -> Make:
-    """A stack of equal blocks. make_norm: `block_norm` if None."""
+    """A stack of equal blocks. make_norm: `block_norm` if None. make_bias: of the maps
+    of attention."""
     slots: dict[str, Any] = {
-        "make_attention": make_attention(blocks, mask),
+        "make_attention": make_attention(blocks, mask, make_bias),
         "make_mlp": make_mlp(blocks),
         "make_norm": make_norm or block_norm(blocks),
         "residual": residual,

@@ -64,7 +64,7 @@ def read(config: Reader) -> Sizes:
         blocks=blocks,
         image=encoders.read_image(config),
         head=head,
-        labels=_read_labels(config) if head == "classifier" else (),
+        labels=encoders.read_labels(config) if head == "classifier" else (),
         pooler=pooler if head == "pooler" else Sizes._field_defaults["pooler"],
     )
 
@@ -88,15 +88,6 @@ def _read_dinov2(config: Reader, head: str) -> Sizes:
     )
 
 
-def _read_labels(config: Reader) -> tuple[str, ...]:
-    """The names of the classes, by their numbers."""
-    names = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
-    numbers = [str(i) for i in range(len(names))]
-    if not isinstance(names, dict) or sorted(names) != sorted(numbers) or not names:
-        raise config.error("id2label", "an object of 0, 1, ... and names")
-    return tuple(str(names[number]) for number in numbers)
-
-
 def name(sizes: Sizes) -> str:
     """The class of transformers."""
     classes = {head: name for name, head in CLASSES[sizes.model_type].items()}
@@ -117,8 +108,7 @@ def write(sizes: Sizes) -> dict[str, Any]:
         config["mlp_ratio"] = hidden // sizes.blocks.width
         config["use_mask_token"] = sizes.mask_token
     if sizes.head == "classifier":
-        config["id2label"] = {str(i): label for i, label in enumerate(sizes.labels)}
-        config["label2id"] = {label: i for i, label in enumerate(sizes.labels)}
+        config |= encoders.write_labels(sizes.labels)
     if sizes.head == "pooler":
         config["pooler_act"], config["pooler_output_size"] = sizes.pooler
     return config
