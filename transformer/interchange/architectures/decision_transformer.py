@@ -124,7 +124,7 @@ def table(sizes: Sizes) -> Table:
         head = f"predict_{theirs}" + (".0" if theirs == "action" else "")
         bias = {"bias": f"{ours}_head/b_out_P", "bias_layout": "P"}
         rules += encoders.dense(head, f"{ours}_head/w_out_DP", "P D", **bias)
-    return Table(tuple(rules), ignored=gpt2.ignored("encoder."))
+    return Table(tuple(rules), ignored=gpt2.mask_buffers("encoder."))
 
 
 ARCHITECTURE = Architecture(

@@ -125,7 +125,7 @@ def body_rules(theirs: str) -> list[Rule]:
     ]
 
 
-def ignored(theirs: str) -> dict[str, str]:
+def mask_buffers(theirs: str) -> dict[str, str]:
     """Buffers of older files."""
     return {
         re.escape(theirs) + r"h\.\d+\.attn\.(masked_)?bias": "causal masks, made here"
@@ -139,7 +139,7 @@ def table(sizes: Sizes) -> Table:
         [Rule(embedding, "embedding_VD", "V D"), *body_rules("transformer.")],
         sizes.tied,
         embedding=embedding,
-        ignored=ignored("transformer."),
+        ignored=mask_buffers("transformer."),
     )
 
 
