@@ -294,3 +294,21 @@ def test_one_row_is_decoded_in_float32_on_a_cpu() -> None:
 def test_empty_prompts_are_refused(prompts: list) -> None:
     with pytest.raises(ValueError, match="expected at least one token each, got"):
         decoding.pad_prompts(prompts)
+
+
+def test_layers_with_arrays_of_their_own_decode_as_a_scanned_stack() -> None:
+    """On a CPU the loop over layers ends after the prompts: equal features, and the
+    program has no loop over layers."""
+    module = MODERN.make(stack=stack.ScannedStack)
+    fns, params = decode_fns(module), random_params(module)
+    prompts = decoding.pad_prompts(RAGGED)
+    state = decoding.prefill(fns, params, *prompts, jax.random.key(5), new_tokens=4)
+    own, weights, split = decoding.unroll_layers_on_cpu(fns, params, state)
+    advance = partial(decoding.decode, choose=logit_filters.greedy, tokens=4)
+    stacked = jax.jit(partial(advance, fns))(params, state)
+    unrolled = jax.jit(partial(advance, own))(weights, split)
+    np.testing.assert_array_equal(stacked.ids_BL, unrolled.ids_BL)
+    close(stacked.logits_BV, unrolled.logits_BV, 2e-5)
+    assert own.unroll is None and "layers_1" in weights["stack"]
+    bigger = decoding.grow_cache(own, split, cache_length=30)
+    assert jax.tree.leaves(bigger.cache)[0].shape[2] == 30

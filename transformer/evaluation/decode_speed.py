@@ -32,12 +32,13 @@ def decode_speed(
     weights = jax.jit(fns.cast_weights)(params)
     new_tokens = length - length // 2
     prefill = jax.jit(partial(decoding.prefill, fns, new_tokens=new_tokens))
-    decode = jax.jit(
-        partial(decoding.decode, fns, choose=logit_filters.greedy), donate_argnums=1
-    )
     ids_BL = np.ones((1, length // 2), np.int32)
     state = prefill(weights, ids_BL, np.asarray([length // 2]), jax.random.key(0))
     weights, state = jax.jit(decoding.float32_on_cpu)(weights, state)
+    fns, weights, state = decoding.unroll_layers_on_cpu(fns, weights, state)
+    decode = jax.jit(
+        partial(decoding.decode, fns, choose=logit_filters.greedy), donate_argnums=1
+    )
     state = jax.block_until_ready(decode(weights, state, tokens=tokens))
     seconds = []
     for _ in range(repeats):

@@ -9,6 +9,7 @@ writes to its own slots of the cache, and padding is neither attended to nor cac
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from transformer import cpu_tuning
 from transformer.axes import constrain
 from transformer.checks import check_indices
 from transformer.generation.logit_filters import Choose
-from transformer.network import precision
+from transformer.network import precision, stack
 from transformer.network.masks import TokenPositions
 from transformer.network.precision import unembed
 
@@ -31,12 +32,14 @@ class DecodeFns(NamedTuple):
     decode(weights, ids_BL, cache, tokens) -> ((x_BLD, w_VD), cache): features of the
     next tokens of each row, and the unembedding, an `precision.Table`.
     empty_cache(rows, length, chunk) -> cache. cast_weights(params) -> weights for
-    `decode`, in the dtype of decoding.
+    `decode`, in the dtype of decoding. unroll: makes the same functions with a program
+    of its own for each layer; None where they are so.
     """
 
     decode: Callable[..., Any]
     empty_cache: Callable[..., Any]
     cast_weights: Callable[[Any], Any] = lambda params: params
+    unroll: Callable[[], DecodeFns] | None = None
 
 
 def decode_dtype(compute_dtype: Any) -> Any:
@@ -49,16 +52,18 @@ def decode_dtype(compute_dtype: Any) -> Any:
 
 
 def decode_fns(net: Any, dtype: Any) -> DecodeFns:
-    """`DecodeFns` of a module with `decode` and `empty_cache`; weights and cache in
-    `dtype`."""
+    """`DecodeFns` of a module with `decode` and `empty_cache`, and `unroll` where its
+    stack may be scanned; weights and cache in `dtype`."""
 
     def decode(weights: Any, *arguments: Any) -> Any:
         return net.apply({"params": weights}, *arguments, method="decode")
 
+    unrolled = net.unroll() if hasattr(net, "unroll") else None
     return DecodeFns(
         decode=decode,
         empty_cache=lambda *sizes: net.empty_cache(*sizes, dtype),
         cast_weights=lambda params: precision.cast_weights(params, dtype),
+        unroll=partial(decode_fns, unrolled, dtype) if unrolled is not None else None,
     )
 
 
@@ -165,6 +170,27 @@ def float32_on_cpu(weights: Any, state: DecodeState) -> tuple[Any, DecodeState]:
         return leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf
 
     return jax.tree.map(widen, (weights, state))
+
+
+def unroll_layers_on_cpu(
+    fns: DecodeFns, weights: Any, state: DecodeState
+) -> tuple[DecodeFns, Any, DecodeState]:
+    """Functions, weights and state with arrays of their own for each layer, on a CPU;
+    unchanged otherwise. Compiling takes longer, and the layers' weights are in memory
+    a second time.
+
+    A loop over layers copies the weights of each out of the stack before it multiplies
+    them, so that a token takes almost twice as long.
+    """
+    if fns.unroll is None or jax.default_backend() != "cpu":
+        return fns, weights, state
+
+    @jax.jit
+    def unstack(params: Any, cache: Any) -> tuple[Any, list[Any]]:
+        return stack.unstack_layer_params(params), stack.unstack_cache(cache)
+
+    layers, cache = unstack(weights["stack"], state.cache)
+    return fns.unroll(), {**weights, "stack": layers}, state._replace(cache=cache)
 
 
 def grow_cache(fns: DecodeFns, state: DecodeState, *, cache_length: int) -> DecodeState:

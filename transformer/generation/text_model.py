@@ -46,15 +46,16 @@ def stream_tokens(
     jax.eval_shape(lambda: fns.empty_cache(len(prompts), most, 1))
     cache_length = min(most, max(cache_length, longest + burst))
     prefill = jax.jit(partial(decoding.prefill, fns, new_tokens=cache_length - longest))
+    weights = jax.jit(fns.cast_weights)(params)
+    state = prefill(weights, ids_BL, length_B, key)
+    weights, state = jax.jit(decoding.float32_on_cpu)(weights, state)
+    fns, weights, state = decoding.unroll_layers_on_cpu(fns, weights, state)
     grow_cache = jax.jit(
         partial(decoding.grow_cache, fns), static_argnames="cache_length"
     )
     decode = jax.jit(
         partial(decoding.decode, fns, choose=choose, stop=stop), donate_argnums=1
     )
-    weights = jax.jit(fns.cast_weights)(params)
-    state = prefill(weights, ids_BL, length_B, key)
-    weights, state = jax.jit(decoding.float32_on_cpu)(weights, state)
     start_B = length_B
     for done in range(0, new_tokens, burst):
         if cache_length < min(most, longest + done + burst):

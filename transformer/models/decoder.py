@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from transformer.axes import constrain, replicate
 from transformer.models import defaults
-from transformer.network import masks, norms, positions, precision
+from transformer.network import masks, norms, positions, precision, stack
 from transformer.network.block import UNCONDITIONED, Conditioning, Make
 from transformer.network.kv_cache import Memory
 from transformer.network.masks import Mask, TokenPositions
@@ -109,6 +109,14 @@ class Decoder(nn.Module):
         there are learned positions."""
         positions.check_length(self.make_position(), length)
         return self.make_stack().empty_cache(rows, length, chunk, dtype)
+
+    @nn.nowrap
+    def unroll(self) -> Decoder | None:
+        """The same net with its scanned layers unrolled; None where they are so."""
+        layers = self.make_stack()
+        if not isinstance(layers, stack.ScannedStack):
+            return None
+        return self.clone(make_stack=layers.unroll)
 
     def cache_memory(self, memory: Memory) -> Any:
         """Keys and values of the memory in every layer that cross-attends."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from types import FunctionType
 from typing import Any
 
@@ -201,6 +202,12 @@ class ScannedStack(nn.Module):
         """As `UnrolledStack`, with the leading dimension N."""
         return self.layers.cache_memory(None, memory)[1]
 
+    @nn.nowrap
+    def unroll(self) -> UnrolledStack:
+        """The same blocks unrolled; `unstack_layer_params` and `unstack_cache` give
+        its parameters and caches."""
+        return UnrolledStack(self.depth, self.make_block, self.remat, self.block)
+
 
 class _Layer(nn.Module):
     """A block in the form of `nn.scan`: carry in, (carry, output) out."""
@@ -236,3 +243,15 @@ def stack_layer_params(params: dict[str, Any]) -> dict[str, Any]:
     """The parameters of an `UnrolledStack` in the form of a `ScannedStack`."""
     layers = [params[f"layers_{i}"] for i in range(len(params))]
     return {"layers": {"block": jax.tree.map(lambda *a: jnp.stack(a), *layers)}}
+
+
+def unstack_layer_params(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a `ScannedStack` in the form of an `UnrolledStack`."""
+    layers = unstack_cache(params["layers"]["block"])
+    return {f"layers_{i}": layer for i, layer in enumerate(layers)}
+
+
+def unstack_cache(cache: Any) -> list[Any]:
+    """The caches of a `ScannedStack` in the form of an `UnrolledStack`."""
+    depth = jax.tree.leaves(cache)[0].shape[0]
+    return [jax.tree.map(itemgetter(i), cache) for i in range(depth)]
