@@ -1,4 +1,4 @@
-"""A language model of another library: generate, evaluate, and train it further.
+"""A model of another library: use it, and train a language model further.
 
     python -m experiments.pretrained generate --init_from=FOLDER --prompt="It is"
     python -m experiments.pretrained evaluate --init_from=FOLDER --text=austen
@@ -6,8 +6,9 @@
     python -m experiments.pretrained export --folder=OTHER_FOLDER
 
 FOLDER is one of Hugging Face: config.json, safetensors and tokenizer.json, of an
-architecture in `transformer/interchange/architecture.py`. A run folder has a copy of
-all but the weights, so it can be gone once a run has begun.
+architecture in `transformer/interchange/architecture.py`; other kinds of model offer
+the verbs of `transformer/interchange/tasks.py`. A run folder has a copy of all but the
+weights, so it can be gone once a run has begun.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from experiments import language_model
 from transformer import checks, main
 from transformer.data.sources import text as text_source
 from transformer.generation import text_model
-from transformer.interchange import export, folder, start, tokenizer
+from transformer.interchange import export, folder, start, tasks, tokenizer
 from transformer.models import decoder
 from transformer.training import optimizers
 from transformer.training.declaration import declare
@@ -47,7 +48,7 @@ def experiment(
     text_column: checks.Source = text_source.COLUMN,
     sequence_length: checks.SequenceLength = 256,
 ) -> Experiment:
-    """Next-token prediction by a decoder of another library.
+    """A model of another library; a decoder is trained to predict the next token.
 
     Args:
         text: a shipped text, a TFDS name, or a path, as of language_model.
@@ -59,12 +60,30 @@ def experiment(
     # Scanned layers compile in a third of the time.
     sizes = sizes._replace(scanned=made.layers_are_equal(sizes))
     net = made.net(sizes)
+    first = run.init_from and start.PretrainedStart(run.init_from, sizes.scanned)
+    files = folder.companions_of(place)
+    tokens = folder.read_token_ids(place)
+    exportable = export.Exportable(made, sizes, files, tokens)
+    model = tasks.Model(place, made, sizes, net)
+    fields: Any = {
+        "fingerprint": f"{made.name(sizes)}, {sizes}",
+        "warm_start": first,
+        "extra_files": {
+            **files,
+            folder.CONFIG: (place / folder.CONFIG).read_bytes(),
+        },
+        "verbs": {
+            **tasks.verbs_of(model),
+            "export": partial(export.export, exportable),
+        },
+    }
     # A masked language model would see the token that it is to predict.
     if not isinstance(net, decoder.Decoder):
-        raise ValueError(f"{place}: expected a decoder, got {made.name(sizes)}")
+        init = partial(made.init, net)
+        return Experiment.without_training(run, init=init, net=net, **fields)
     text_tokenizer = tokenizer.read_tokenizer(place)
     settings: Any = run._asdict() | {"freeze": "", "ema_decay": 0.0, "init_from": None}
-    value = language_model.experiment(
+    trained = language_model.experiment(
         lambda depth, vocab_size: net,
         optimizer,
         lambda kind, documents, **sizes: text_tokenizer,
@@ -73,17 +92,13 @@ def experiment(
         sequence_length=sequence_length,
         **settings,
     )
-    first = run.init_from and start.PretrainedStart(run.init_from, sizes.scanned)
-    files = folder.companions_of(place)
-    tokens = folder.read_token_ids(place)
-    exportable = export.Exportable(made, sizes, files, tokens)
-    return value._replace(
-        fingerprint=f"{made.name(sizes)}, {sizes}",
-        warm_start=first,
-        extra_files={**files, folder.CONFIG: (place / folder.CONFIG).read_bytes()},
-        export=partial(export.export, exportable),
-    )
+    return trained._replace(**fields)
 
 
 if __name__ == "__main__":
-    main.main(experiment, generate=text_model.generate, export=export.export)
+    main.main(
+        experiment,
+        generate=text_model.generate,
+        export=export.export,
+        **tasks.all_verbs(),
+    )

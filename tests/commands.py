@@ -12,6 +12,7 @@ import tempfile
 import time
 from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_experiment
@@ -38,16 +39,21 @@ PATIENCE_SECONDS = 100
 CACHE = tempfile.TemporaryDirectory()
 
 
-def exit_status(argv, monkeypatch, *, run=tiny_experiment) -> int:
+def verbs_of(run: Any) -> dict[str, Any]:
+    """The verbs of its own that `run` has: `verbs`, or `generate` alone."""
+    return getattr(run, "verbs", None) or {"generate": run.generate}
+
+
+def exit_status(argv, monkeypatch, *, run: Any = tiny_experiment) -> int:
     """The exit status of `run`'s command line in this process."""
     monkeypatch.setattr("transformer.launch.setup", lambda common: None)
     monkeypatch.setattr(sys, "argv", ["command", *map(str, argv)])
     with pytest.raises(SystemExit) as stopped:
-        main.main(run.experiment, generate=run.generate)
+        main.main(run.experiment, **verbs_of(run))
     return stopped.value.code
 
 
-def refusal(argv, capsys, monkeypatch, *, run=tiny_experiment) -> str:
+def refusal(argv, capsys, monkeypatch, *, run: Any = tiny_experiment) -> str:
     """The one line with which `run` refuses its command line in this process."""
     status = exit_status(argv, monkeypatch, run=run)
     output = capsys.readouterr()

@@ -1,5 +1,6 @@
 """Command lines and `run`: verbs, and one clear line for bad input."""
 
+import inspect
 import json
 import signal
 import sys
@@ -52,7 +53,7 @@ BAD_FLAGS = {
     "no value": (["--depth"], "Missing value for flag --depth"),
     "bad verb": (
         ["trian"],
-        "expected one of train, evaluate, generate, report, benchmark",
+        "expected one of train, evaluate, report, benchmark, sweep, generate; got",
     ),
     "late verb": (["--depth=1", "generate"], "expected flags --name=value"),
     "another verb's flag": (
@@ -311,3 +312,34 @@ def test_another_optimizer_in_an_old_folder_is_refused(
     assert message in commands.refusal(argv, capsys, monkeypatch, run=other)
     assert commands.contents(folder) == before
     (folder / "finished.json").write_bytes(finished)
+
+
+def shout(params, workdir, *, words: str = "a", width: str = "wide") -> None:
+    """Print words.
+
+    Args:
+        words: to print.
+        width: a flag of the experiment's too.
+    """
+    print(words.upper(), width, workdir.name)
+
+
+def test_a_verb_of_its_own_has_its_flags(finished_run, capsys, monkeypatch):
+    """Its flags are in the help and are taken before the experiment's of that name; a
+    verb that the experiment made does not offer is refused by name."""
+
+    def made(**flags):
+        return tiny_experiment.experiment(**flags)._replace(verbs={"shout": shout})
+
+    made.__signature__ = inspect.signature(tiny_experiment.experiment)
+    made.__wrapped__ = tiny_experiment.experiment
+    run = SimpleNamespace(experiment=made, verbs={"shout": shout, "sing": shout})
+    argv = ["shout", f"--workdir={finished_run.folder}", "--words=b", "--width=x"]
+    assert commands.exit_status(argv, monkeypatch, run=run) == 0
+    assert capsys.readouterr().out == "B x run\n"
+    assert commands.exit_status(argv[:2], monkeypatch, run=run) == 0
+    assert capsys.readouterr().out == "A wide run\n"
+    line = commands.refusal(["sing", argv[1]], capsys, monkeypatch, run=run)
+    assert "sweep, generate, shout, which" in line and "got sing" in line
+    assert commands.exit_status(["--help"], monkeypatch, run=run) in (0, None)
+    assert "Flags of the verb shout:\n\n  --words=str" in capsys.readouterr().out

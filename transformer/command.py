@@ -12,7 +12,8 @@ from absl import flags as absl_flags
 from transformer import checks, flags
 from transformer.flags import ExperimentFn
 
-VERBS = ("train", "evaluate", "generate", "report", "benchmark", "export", "sweep")
+# Of every experiment; others are its own.
+VERBS = ("train", "evaluate", "report", "benchmark", "sweep")
 
 
 def common_flags(
@@ -41,7 +42,7 @@ def common_flags(
         evaluate_on: other data that is evaluated too, as a.txt,b.txt, by its name.
         checkpoint_every: steps between two checkpoints.
         accept_changed_data: go on with a run whose data of the same name changed.
-        checkpoint: of evaluate, generate and report: newest, best or a step's number.
+        checkpoint: of verbs that read parameters: newest, best or a step's number.
         profile: steps of which a trace is left in the run folder, as 10:15.
         platform_tuning: set the CPU's flags and allocator (transformer/cpu_tuning.py).
         coordinator: address:port of process 0, where no cluster is detected.
@@ -54,7 +55,7 @@ class Command(NamedTuple):
     """A parsed command line.
 
     experiment_flags, verb_flags, common: the values of the experiment's flags, of those
-    of the verb (`generate`, `export`), and of the flags of every experiment.
+    of a verb of its own, and of the flags of every experiment.
     explicit: the names of the experiment's flags that stand on the command line.
     """
 
@@ -69,11 +70,12 @@ class Command(NamedTuple):
 def parse(
     argv: list[str],
     make: ExperimentFn,
-    verbs: Mapping[str, Callable[..., Any] | None],
+    verbs: Mapping[str, Callable[..., Any]],
 ) -> Command:
     """The command in `argv`; flags recorded in the run folder are its defaults.
 
-    verbs: the functions whose keywords are the flags of a verb, by its name.
+    verbs: beside `VERBS`, the functions whose keywords are the flags of a verb, by its
+    name. A flag of the experiment's and of the verb's is the verb's.
 
     Raises ValueError for an unknown verb or flag, a value out of range, and another
     value of a FIXED flag than the recorded one.
@@ -84,11 +86,10 @@ def parse(
         sys.exit(0)
     values = absl_flags.FlagValues()
     flags.define(values, common_flags)
+    verb, rest = _verb(argv, (*VERBS, *verbs))
+    of_verb = verbs.get(verb, _no_flags)
+    flags.define(values, of_verb)
     flags.define(values, make)
-    verb, rest = _verb(argv)
-    of_verb = verbs.get(verb)
-    if of_verb is not None:
-        flags.define(values, of_verb)
     extra = flags.parse(values, [name, *rest])[1:]
     if extra:
         raise ValueError(f"expected flags --name=value, got {' '.join(extra)!r}")
@@ -97,17 +98,26 @@ def parse(
     recorded = recorded_flags(workdir, make)
     init_from = values["init_from"].value if "init_from" in values else None
     defaults = recorded or inherited_flags(init_from, make)
+    verb_flags = flags.arguments(values, of_verb, {})
+    own = flags.defaults(make)
+    shared = flags.from_json(make, {n: own[n] for n in verb_flags if n in own})
+    recorded_shared = {n: defaults[n] for n in shared if n in defaults}
     chosen = flags.arguments(values, make, defaults)
+    chosen |= flags.from_json(make, {**shared, **recorded_shared})
     check_recorded(make, chosen, recorded, workdir)
-    verb_flags = {} if of_verb is None else flags.arguments(values, of_verb, {})
-    explicit = tuple(n for n in flags.parameters(make) if values[n].present)
+    names = [n for n in flags.parameters(make) if n not in shared]
+    explicit = tuple(n for n in names if values[n].present)
     return Command(verb, chosen, verb_flags, common, workdir, explicit)
 
 
-def _verb(argv: list[str]) -> tuple[str, list[str]]:
+def _no_flags() -> None:
+    """The flags of a verb that has none."""
+
+
+def _verb(argv: list[str], names: tuple[str, ...]) -> tuple[str, list[str]]:
     if argv and not argv[0].startswith("-"):
-        if argv[0] not in VERBS:
-            verbs = ", ".join(VERBS)
+        if argv[0] not in names:
+            verbs = ", ".join(names)
             raise ValueError(f"verb: expected one of {verbs}; got {argv[0]}")
         return argv[0], argv[1:]
     return "train", argv
@@ -198,7 +208,7 @@ def make_experiment(
     return make(**arguments)
 
 
-def _help(make: ExperimentFn, verbs: Mapping[str, Callable[..., Any] | None]) -> str:
+def _help(make: ExperimentFn, verbs: Mapping[str, Callable[..., Any]]) -> str:
     module = sys.modules[make.__module__].__doc__ or ""
     parts = [
         module.strip(),
@@ -206,7 +216,6 @@ def _help(make: ExperimentFn, verbs: Mapping[str, Callable[..., Any] | None]) ->
     ]
     parts += [flags.help_text(make)]
     for verb, function in verbs.items():
-        if function is not None:
-            parts += [f"Flags of the verb {verb}:", flags.help_text(function)]
+        parts += [f"Flags of the verb {verb}:", flags.help_text(function)]
     parts += ["Flags of every experiment:", flags.help_text(common_flags)]
     return "\n\n".join(parts)

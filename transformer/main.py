@@ -1,8 +1,9 @@
-"""The command line of any experiment: the flags of its signature, and seven verbs.
+"""The command line of any experiment: the flags of its signature, and its verbs.
 
 python -m experiments.NAME [VERB] [--flag=value ...]
 
-VERB: train (the default), evaluate, generate, report, benchmark, export or sweep.
+VERB: train (the default), evaluate, report, benchmark, sweep, or one of its own, such
+as generate.
 """
 
 from __future__ import annotations
@@ -20,15 +21,11 @@ from transformer.command import Command
 from transformer.flags import ExperimentFn
 
 
-def main(
-    make: ExperimentFn,
-    *,
-    generate: Callable[..., Any] | None = None,
-    export: Callable[..., Any] | None = None,
-) -> None:
+def main(make: ExperimentFn, **verbs: Callable[..., Any]) -> None:
     """Carry out the command line for the experiment that `make` makes, and exit.
 
-    generate, export: functions whose keywords are the flags of the verbs of that name.
+    verbs: of the experiment's own, functions whose keywords are the flags of the verb
+    of that name; `Experiment.offered_verbs` carries them out.
     Exit status: 0 done; 1 failed; 2 bad input, in one line; 143, 130 or 129 stopped by
     SIGTERM, SIGINT or SIGHUP with everything saved; 141 nobody reads the output.
     """
@@ -44,7 +41,6 @@ def main(
             from transformer import sweep
 
             sys.exit(sweep.execute(argv[1:], make))
-        verbs = {"generate": generate, "export": export}
         parsed = command.parse(argv, make, verbs)
         launch.setup(parsed.common)
         status = _execute(parsed, make)
@@ -133,10 +129,10 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
     if parsed.verb == "train" and _is_finished(parsed.workdir, steps):
         print(_finished_line(parsed.workdir, steps))
         return 0
-    # A report is written into the folder of a run; these others need parameters only.
+    # A report is written into the folder of a run; verbs but these need parameters.
     starts = parsed.experiment_flags.get("init_from") is not None
-    reads = parsed.verb in ("evaluate", "generate", "export")
-    if not begun and (parsed.verb == "report" or (reads and not starts)):
+    reads = parsed.verb not in ("train", "benchmark")
+    if not begun and reads and (parsed.verb == "report" or not starts):
         raise ValueError(
             f"{parsed.workdir}: expected the folder of a run, got none; train first, "
             "or choose another --workdir"
@@ -152,12 +148,14 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
             if parsed.verb == "evaluate" and other_data.sources(parsed, make):
                 other_data.evaluate(parsed, make, mesh)
             else:
-                # Text and images are generated without the data of the run.
-                build = command.make_experiment
-                if parsed.verb in ("generate", "export"):
-                    build = other_data.make_without_data
+                # Verbs of its own do without the data of the run.
+                build = other_data.make_without_data
+                if parsed.verb in _VERBS:
+                    build = command.make_experiment
                 experiment = build(make, parsed.experiment_flags, parsed.workdir)
-                _VERBS[parsed.verb](parsed, make, experiment, mesh)
+                experiment.require_verb(parsed.verb)
+                execute = _VERBS.get(parsed.verb, _execute_own)
+                execute(parsed, make, experiment, mesh)
     except signals.Termination as termination:
         print(f"{termination}; the last step is saved", flush=True)
         # At once: XLA may still compile in another thread.
@@ -242,23 +240,12 @@ def _evaluate(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -
         print(f"{name}: " + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
 
 
-def _generate(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
-    import jax
-
-    if experiment.generate is None:
-        raise ValueError(f"experiment {experiment.name} has nothing to generate")
+def _execute_own(
+    parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any
+) -> None:
     params = _params(parsed, experiment, mesh)
-    key = jax.random.key(experiment.seed)
-    experiment.generate(params, key, **parsed.verb_flags)
-
-
-def _export(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
-    if experiment.export is None:
-        raise ValueError(
-            f"experiment {experiment.name} has no architecture of another library"
-        )
-    params = _params(parsed, experiment, mesh)
-    experiment.export(params, parsed.workdir, **parsed.verb_flags)
+    verb = experiment.offered_verbs[parsed.verb]
+    verb(params, parsed.workdir, **parsed.verb_flags)
 
 
 def _report(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
@@ -276,9 +263,7 @@ def _benchmark(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) 
 
 _VERBS = {
     "train": _train,
-    "export": _export,
     "evaluate": _evaluate,
-    "generate": _generate,
     "report": _report,
     "benchmark": _benchmark,
 }

@@ -80,6 +80,7 @@ def _make_on(
     if "workdir" in arguments:
         arguments["workdir"] = folder
     experiment = make(**arguments)
+    experiment.require_verb("evaluate")
     got = list(getattr(experiment.data, "labels", ()))
     if labels and got != list(labels):
         raise ValueError(

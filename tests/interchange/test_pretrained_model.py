@@ -55,7 +55,7 @@ def test_a_run_starts_from_the_folder_goes_on_and_is_exported(
         np.testing.assert_array_equal(leaf, leaf_paths(before)[path])
     state = main.run(pretrained.experiment, tmp_path / "run", **flags)
     again = pretrained.experiment(workdir=tmp_path / "run", **flags)
-    out = again.export(loop.params_of(state), tmp_path / "run")
+    out = again.verbs["export"](loop.params_of(state), tmp_path / "run")
     after = folder.open_folder(out, scanned=True).read_params()
     changed = 0
     for path, leaf in leaf_paths(after).items():

@@ -65,7 +65,7 @@ def test_parameters_of_another_run_are_evaluated_where_no_run_has_begun(
     line = commands.refusal(["report", *argv], capsys, monkeypatch)
     assert "expected the folder of a run, got none" in line
     line = commands.refusal(["export", *argv], capsys, monkeypatch)
-    assert "has no architecture of another library" in line
+    assert "verb: expected one of train, evaluate, report, benchmark, sweep, " in line
     wide = tiny_experiment.experiment(width=5, init_from=folder)
     abstract = jax.eval_shape(lambda: wide.init(jax.random.key(0)))
     with pytest.raises(ValueError, match="expected the parameters of this model"):

@@ -57,6 +57,15 @@ class Run(NamedTuple):
 Optimizer = Callable[..., optax.GradientTransformation]
 
 
+# What every experiment that trains can do; `Experiment.verbs` adds others.
+TRAINING_VERBS = ("train", "evaluate", "report", "benchmark", "sweep")
+
+
+def no_loss(params: Params, batch: Any, key: jax.Array) -> Any:
+    """The loss of an experiment that does not train: its parameters are only used."""
+    raise ValueError("expected an experiment that trains, got one without a loss")
+
+
 class Evaluation(NamedTuple):
     """A measurement on held-out data: the Loss summed over `batches` batches.
 
@@ -91,7 +100,7 @@ class Experiment(NamedTuple):
     report(params, key) -> file name to content (text, bytes, image array, figure, or
     numbers by name, which are printed at the end of the run).
     generate(params, key, *, ...): its keywords are the flags of the verb `generate`.
-    export(params, workdir, *, ...): as `generate`, for the verb `export`.
+    verbs: name -> f(params, workdir, *, ...), further verbs, whose keywords are flags.
     extra_files: written to the run folder at the start. tokens_per_row: of the model.
     benchmarks: further lines of the verb `benchmark`, each a function of params.
     net, tokenizer, data: what the run was built from, for notebooks and derived
@@ -113,7 +122,7 @@ class Experiment(NamedTuple):
     evaluations: Mapping[str, Evaluation] = {}
     report: Callable[[Params, jax.Array], Mapping[str, Any]] = lambda params, key: {}
     generate: Callable[..., Any] | None = None
-    export: Callable[..., Any] | None = None
+    verbs: Mapping[str, Callable[..., Any]] = {}
     extra_files: Mapping[str, bytes] = {}
     tokens_per_row: int = 1
     benchmarks: Mapping[str, Callable[[Params], Mapping[str, float]]] = {}
@@ -132,6 +141,42 @@ class Experiment(NamedTuple):
     def data_fingerprint(self) -> str:
         """A hash of the data; empty where `data` has none."""
         return str(getattr(self.data, "fingerprint", ""))
+
+    @property
+    def offered_verbs(self) -> dict[str, Callable[..., Any]]:
+        """`verbs` and `generate`, each as f(params, workdir, *, ...)."""
+        if self.generate is None:
+            return dict(self.verbs)
+
+        def generate(params: Params, workdir: Path, **options: Any) -> Any:
+            return self.generate(params, jax.random.key(self.seed), **options)  # pyright: ignore
+
+        return {"generate": generate, **self.verbs}
+
+    def require_verb(self, verb: str) -> None:
+        """ValueError for a verb that this experiment does not offer."""
+        trains = () if self.loss is no_loss else TRAINING_VERBS
+        offered = (*trains, *self.offered_verbs)
+        if verb not in offered:
+            raise ValueError(
+                f"verb: expected one of {', '.join(offered)}, which "
+                f"{self.fingerprint.partition(', ')[0] or self.name} offers; got {verb}"
+            )
+
+    @classmethod
+    def without_training(cls, run: Run, **fields: Any) -> Experiment:
+        """An experiment whose parameters are only used, by its verbs. fields: those of
+        an Experiment that are not about training."""
+        return cls(
+            loss=no_loss,
+            batch=lambda step, rows: {},
+            batch_size=run.batch_size,
+            optimizer=optax.identity(),
+            steps=run.steps,
+            seed=run.seed,
+            metrics=lambda loss: {},
+            **fields,
+        )
 
     @classmethod
     def from_run(
