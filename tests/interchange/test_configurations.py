@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from transformer.interchange import architecture
+from transformer.interchange import architecture, folder
 from transformer.interchange.config import Reader
 from transformer.interchange.rope import Rope, read_rope
 
@@ -118,6 +118,20 @@ def test_a_written_configuration_has_the_same_sizes(name: str) -> None:
     config = Reader(json.loads(json.dumps(made.write(sizes))))
     assert made.read(config) == sizes
     config.finish()
+
+
+@pytest.mark.parametrize("name", ["clip", "modernbert"])
+def test_an_export_has_all_token_ids(name: str, tmp_path: Path) -> None:
+    """Of a part of the configuration (CLIP's texts) and of kinds that the net does not
+    depend on (ModernBERT's first and last token)."""
+    opened = folder.open_folder(FIXTURES / name)
+    ids, params = folder.read_token_ids(FIXTURES / name), opened.read_params()
+    made = opened.architecture, opened.sizes
+    folder.write_folder(tmp_path / "out", *made, params, token_ids=ids)
+    written = folder.read_token_ids(tmp_path / "out")
+    assert ids and {key: written[key] for key in ids} == ids
+    part = {"clip": "text_config"}.get(name)
+    assert part is None or written[part].keys() >= {"bos_token_id", "eos_token_id"}
 
 
 def model_type_of(name: str) -> str:

@@ -111,7 +111,7 @@ def write_folder(
     # Null where there is none, because classes have defaults beyond the vocabulary.
     tokens = {**dict.fromkeys(TOKEN_IDS), **token_ids}
     # Those that the net depends on are in its sizes (RoBERTa's padding).
-    config = {**tokens, **kind.write(sizes), "torch_dtype": _TORCH[first]}
+    config = _merge(tokens, {**kind.write(sizes), "torch_dtype": _TORCH[first]})
     with tensor_files.new_folder(folder) as partial:
         tensor_files.write_tensors(partial, planned, max_shard_bytes=max_shard_bytes)
         for name, content in companions.items():
@@ -124,9 +124,23 @@ _TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 
 
 def read_token_ids(folder: Path) -> dict[str, Any]:
-    """`TOKEN_IDS` of a folder's configuration, those that it has."""
-    values = tensor_files.read_json_file(folder / CONFIG)
-    return {name: values[name] for name in TOKEN_IDS if name in values}
+    """The token ids of a folder's configuration (`eos_token_id`, `cls_token_id` ...);
+    those of a part, such as `text_config`, in a dictionary of that name."""
+    return _token_ids(tensor_files.read_json_file(folder / CONFIG))
+
+
+def _token_ids(config: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: value for key, value in config.items() if key.endswith("_token_id")}
+    parts = {
+        k: _token_ids(part) for k, part in config.items() if isinstance(part, dict)
+    }
+    return found | {key: part for key, part in parts.items() if part}
+
+
+def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Both dictionaries, and the second's value where both have one."""
+    inner = {k for k in first.keys() & second.keys() if isinstance(first[k], dict)}
+    return {**first, **second, **{k: _merge(first[k], second[k]) for k in inner}}
 
 
 def companions_of(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,88 @@
+"""transformers, where it is installed, loads every export as its own folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from transformer.interchange import folder, tensor_files
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+FIXTURES = Path(__file__).parent / "fixtures"
+CLASSES = {
+    path.parent.name: classes[0]
+    for path in sorted(FIXTURES.glob("*/config.json"))
+    if (classes := tensor_files.read_json_file(path).get("architectures"))
+}
+# Written by each version for itself.
+OF_THE_WRITER = {"transformers_version", "_name_or_path", "dtype", "torch_dtype"}
+# What no tensor and no number depends on: CLIP's outer `projection_dim` counts, and
+# these layers of Qwen 3 MoE are all sparse.
+UNUSED = {
+    "clip": {"text_config/projection_dim", "vision_config/projection_dim"},
+    "qwen3_moe": {"intermediate_size"},
+}
+
+
+def load(path: Path, name: str) -> Any:
+    """The model, after a look at what its tensors were taken for."""
+    kind = getattr(transformers, CLASSES[name])
+    model, found = kind.from_pretrained(
+        path, dtype=torch.float32, output_loading_info=True
+    )
+    assert {key: list(names) for key, names in found.items() if names} == {}
+    return model.eval()
+
+
+def flat(values: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with paths as keys."""
+    found = {}
+    for key, value in values.items():
+        inner = isinstance(value, dict)
+        found |= flat(value, f"{prefix}{key}/") if inner else {f"{prefix}{key}": value}
+    return found
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_transformers_loads_the_export_as_the_original(name: str, tmp_path) -> None:
+    """Nothing missing or left over, each parameter equal to the bit, and the same
+    configuration."""
+    opened = folder.open_folder(FIXTURES / name)
+    written = tmp_path / "out"
+    folder.write_folder(
+        written,
+        opened.architecture,
+        opened.sizes,
+        opened.read_params(),
+        token_ids=folder.read_token_ids(FIXTURES / name),
+    )
+    theirs, ours = load(FIXTURES / name, name), load(written, name)
+    expected, state = theirs.state_dict(), ours.state_dict()
+    assert expected.keys() == state.keys()
+    for key, tensor in expected.items():
+        np.testing.assert_array_equal(tensor.numpy(), state[key].numpy(), key)
+    one, other = (flat(model.config.to_dict()) for model in (theirs, ours))
+    unused = OF_THE_WRITER | UNUSED.get(name, set())
+    # A value that was left to its default may be written.
+    stated = {key for key, value in one.items() if value is not None} - unused
+    assert {k: one[k] for k in stated} == {k: other.get(k) for k in stated}
+
+
+CAUSAL = [name for name, kind in CLASSES.items() if "CausalLM" in kind]
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_frozen_numbers_are_those_of_the_transformers_installed(name: str) -> None:
+    reference = np.load(FIXTURES / name / "reference.npz")
+    with torch.inference_mode():
+        ids = torch.from_numpy(reference["ids_BL"]).long()
+        logits = load(FIXTURES / name, name)(ids).logits.numpy()
+    expected = reference["logits_BLV"]
+    assert np.abs(logits - expected).max() < 1e-5 * expected.std()
