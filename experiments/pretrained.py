@@ -58,7 +58,7 @@ def experiment(
     place = _folder(run)
     made, sizes = folder.read_config(place)
     # Scanned layers compile in a third of the time.
-    sizes = sizes._replace(scanned=made.layers_are_equal(sizes))
+    sizes = sizes._replace(scanned=made.layers_repeat(sizes))
     net = made.net(sizes)
     first = run.init_from and start.PretrainedStart(run.init_from, sizes.scanned)
     files = folder.companions_of(place)

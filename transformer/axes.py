@@ -58,6 +58,8 @@ ALPHABET = {
     "O": Dimension("output features of a map, beside D", "–"),
 }
 
+# Modules of a scanned stack (`network/stack.py`).
+_SCAN = re.compile(r"layers|sections_\d+")
 _SUFFIX = re.compile(rf"(?:^|_)([{''.join(ALPHABET)}]+)$")
 
 
@@ -110,13 +112,16 @@ def sown_arrays(collection: Any, name: str, *, within: str = "") -> list[jax.Arr
             place = [
                 _natural(jax.tree_util.keystr((key,), simple=True)) for key in path
             ]
+            # Of a scan: one repetition after another, and in each its blocks.
+            scans = (i + 1 for i, key in enumerate(modules) if _SCAN.fullmatch(key))
+            cut = next(scans, len(place))
             layers = leaf.reshape(-1, *leaf.shape[leaf.ndim - len(dimensions(name)) :])
-            found.append((place, layers))
+            for number, layer in enumerate(layers):
+                found.append(([*place[:cut], ((number, ""),), *place[cut:]], layer))
     if not found:
         where = f" within {within!r}" if within else ""
         raise ValueError(f"expected layers that sow {name}{where}, got none")
-    ordered = sorted(found, key=lambda pair: pair[0])
-    return [layer for _, layers in ordered for layer in layers]
+    return [layer for _, layer in sorted(found, key=lambda pair: pair[0])]
 
 
 def make_mesh(

@@ -83,7 +83,7 @@ def test_logits_and_greedy_texts_are_those_of_transformers(name: str) -> None:
     np.testing.assert_array_equal(texts, reference["greedy_BL"])
 
 
-# Layers with and without a window differ, and a scan takes equal ones.
+# Layers of two kinds, none of them twice in these few (test_periods.py).
 UNROLLED = {"gemma2", "gemma3", "gpt_oss"}
 STACKS = [(name, False) for name in RATIOS]
 STACKS += [(name, True) for name in RATIOS if name not in UNROLLED]

@@ -111,7 +111,7 @@ def test_outputs_are_those_of_transformers(name: str) -> None:
         assert difference / expected.std() < 3 * max(ratio, 1e-6), key
 
 
-# Layers of ModernBERT differ, and a scan takes equal ones.
+# None of ModernBERT's few layers is there twice (test_periods.py).
 STACKS = [(name, False) for name in RATIOS]
 STACKS += [(name, True) for name in RATIOS if not name.startswith("modernbert")]
 

@@ -242,8 +242,7 @@ def test_a_published_encoder_has_as_many_parameters(name: str) -> None:
     sizes = kind.read(config)
     config.finish()
     # A scanned stack has equal numbers and is traced once.
-    if values["model_type"] != "modernbert":
-        sizes = sizes._replace(scanned=True)
+    sizes = sizes._replace(scanned=True)
     net = kind.net(sizes)
     shapes = jax.eval_shape(lambda: kind.init(net, jax.random.key(0)))
     assert sum(math.prod(a.shape) for a in leaf_paths(shapes).values()) == count

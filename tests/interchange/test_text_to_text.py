@@ -110,6 +110,6 @@ def test_a_stack_has_one_bias_and_the_net_one_embedding() -> None:
 
 def test_layers_that_share_a_bias_are_not_scanned() -> None:
     opened = folder.open_folder(FIXTURES / "t5")
-    assert not opened.architecture.layers_are_equal(opened.sizes)
+    assert not opened.architecture.layers_repeat(opened.sizes)
     with pytest.raises(ValueError, match="expected scanned=False"):
         folder.open_folder(FIXTURES / "t5", scanned=True)

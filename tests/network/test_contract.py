@@ -87,9 +87,10 @@ def test_a_mixer_that_cannot_decode_refuses_a_cache() -> None:
         folded.empty_cache(1, 8, 1, jnp.float32)
 
 
-def test_the_first_unequal_layer() -> None:
-    assert stack.first_unequal_layer(lambda block, layer: layer // 2, Any, 4) == 2
-    assert stack.first_unequal_layer(lambda block, layer: [{"a": 1}], Any, 4) is None
+def test_the_kinds_of_blocks() -> None:
+    depth = 4
+    assert stack.block_kinds(lambda _, i: i % 2, Any, depth) == [0, 1, 0, 1]
+    assert stack.block_kinds(lambda _, i: [{"a": 1}], Any, depth) == [0] * depth
 
 
 @pytest.mark.slow

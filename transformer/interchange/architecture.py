@@ -51,7 +51,7 @@ class Architecture(NamedTuple):
     """read(Reader) -> sizes, a record with a field `scanned`; write(sizes) ->
     config.json, which `read` reads back equal. net(sizes) -> a Linen module; init(net,
     key) -> its parameters; table(sizes) -> the tensors of a file. name: the class of
-    transformers, such as LlamaForCausalLM. layers_are_equal(sizes): whether a
+    transformers, such as LlamaForCausalLM. layers_repeat(sizes): whether a
     `ScannedStack` can hold them."""
 
     read: Callable[[Reader], Any]
@@ -60,7 +60,7 @@ class Architecture(NamedTuple):
     init: Callable[[Any, Any], Any]
     table: Callable[[Any], Table]
     name: Callable[[Any], str]
-    layers_are_equal: Callable[[Any], bool] = lambda sizes: True
+    layers_repeat: Callable[[Any], bool] = lambda sizes: True
 
 
 def find(model_type: Any, where: str) -> Architecture:

@@ -57,7 +57,7 @@ def load(folder: Path) -> PretrainedModel:
     """The model in `folder`, in float32 on all devices; layers are scanned where they
     are equal. Raises ValueError as `folder.open_folder`."""
     made, sizes = read_config(folder)
-    opened = open_folder(folder, scanned=made.layers_are_equal(sizes))
+    opened = open_folder(folder, scanned=made.layers_repeat(sizes))
     has_tokenizer = (folder / tokenizer_.FILE).is_file()
     is_decoder = isinstance(opened.net, decoder.Decoder)
     reads = has_tokenizer and is_decoder

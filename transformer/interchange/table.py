@@ -6,7 +6,8 @@ so nothing else need be said. A table only permutes; a number that must change (
 a scale) is a value in a slot of the net instead.
 
 `{N}` is the layer, `{E}` an expert. One table serves an `UnrolledStack`, whose layers
-are parameters of their own, and a `ScannedStack`, where they are an axis of each.
+are parameters of their own, and a `ScannedStack`, where they are an axis of each, or of
+each block of a period. A rule is of those layers that have its parameter.
 """
 
 from __future__ import annotations
@@ -114,9 +115,13 @@ def _indices(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 def _expand(rule: Rule, table: Table, leaves: Mapping[str, Any]) -> Iterator[Binding]:
     paths = (rule.ours,) if isinstance(rule.ours, str) else rule.ours
-    for number in range(_num_layers(paths[0], leaves)) if LAYER in rule.theirs else [0]:
+    layers = [_layers(path, leaves) for path in paths]
+    for path, found in zip(paths, layers, strict=True):
+        if found.keys() != layers[0].keys() or not found:
+            raise ValueError(f"table: expected a parameter {path}, got none")
+    for number in sorted(layers[0]):
         name = rule.theirs.replace(LAYER, str(number))
-        parts = [_part(path, number, leaves) for path in paths]
+        parts = [found[number] for found in layers]
         experts = [0]
         if EXPERT in rule.theirs:
             lead = len(parts[0].index)
@@ -134,25 +139,38 @@ def _expand(rule: Rule, table: Table, leaves: Mapping[str, Any]) -> Iterator[Bin
             )
 
 
-def _num_layers(path: str, leaves: Mapping[str, Any]) -> int:
+def _layers(path: str, leaves: Mapping[str, Any]) -> dict[int, Part]:
+    """Where each layer that has the parameter `path` has it; 0 where it is in none."""
+    if LAYER not in path:
+        return {0: Part(path, ())} if path in leaves else {}
     scanned = path.replace(_UNROLLED, _SCANNED)
     if scanned in leaves:
-        return leaves[scanned].shape[0]
+        return {i: Part(scanned, (i,)) for i in range(leaves[scanned].shape[0])}
+    prefix, rest = path.split(_UNROLLED)
+    found, start = {}, 0
+    for number, (period, count) in enumerate(_sections(prefix, leaves)):
+        for block in range(period):
+            one = f"{prefix}sections_{number}/block_{block}/{rest}"
+            if one in leaves:
+                first = start + block
+                found |= {first + period * i: Part(one, (i,)) for i in range(count)}
+        start += period * count
     pattern = re.escape(path).replace(re.escape(LAYER), r"(\d+)")
-    numbers = [int(m[1]) for leaf in leaves if (m := re.fullmatch(pattern, leaf))]
-    if not numbers:
-        raise ValueError(f"table: expected a parameter {path}, got none")
-    return max(numbers) + 1
+    matches = (re.fullmatch(pattern, leaf) for leaf in leaves)
+    return found or {int(m[1]): Part(m[0], ()) for m in matches if m}
 
 
-def _part(path: str, layer: int, leaves: Mapping[str, Any]) -> Part:
-    scanned = path.replace(_UNROLLED, _SCANNED)
-    if LAYER in path and scanned in leaves:
-        return Part(scanned, (layer,))
-    path = path.replace(LAYER, str(layer))
-    if path not in leaves:
-        raise ValueError(f"table: expected a parameter {path}, got none")
-    return Part(path, ())
+def _sections(prefix: str, leaves: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """The blocks of a period and their repetitions, of each section of a scanned stack
+    whose blocks differ."""
+    pattern = re.compile(re.escape(prefix) + r"sections_(\d+)/block_(\d+)/")
+    found: dict[int, tuple[int, int]] = {}
+    for path, leaf in leaves.items():
+        if match := pattern.match(path):
+            number, block = int(match[1]), int(match[2])
+            period = max(found.get(number, (0, 0))[0], block + 1)
+            found[number] = period, leaf.shape[0]
+    return [found[number] for number in sorted(found)]
 
 
 def _array(

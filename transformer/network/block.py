@@ -181,22 +181,19 @@ class DecoderCache(NamedTuple):
 
 
 def join_caches(self_attention: Any, memory: Any) -> Any:
-    """A `DecoderCache` per layer (one for all scanned layers) from a stack's
+    """A `DecoderCache` per layer, or per block that is scanned, from a stack's
     `empty_cache` and its `cache_memory`."""
     if isinstance(self_attention, list):
-        return [
-            DecoderCache(*pair) for pair in zip(self_attention, memory, strict=True)
-        ]
+        pairs = zip(self_attention, memory, strict=True)
+        return [join_caches(*pair) for pair in pairs]
     return DecoderCache(self_attention, memory)
 
 
 def self_caches(caches: Any) -> Any:
     """The self-attention part of `join_caches`' result."""
-    return (
-        [c.self_attention for c in caches]
-        if isinstance(caches, list)
-        else caches.self_attention
-    )
+    if isinstance(caches, list):
+        return [self_caches(cache) for cache in caches]
+    return caches.self_attention
 
 
 class DecoderBlock(nn.Module):

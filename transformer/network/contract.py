@@ -59,7 +59,7 @@ def check_block(
     decodes: bool = True,
 ) -> None:
     """Check all properties of `depth` of these blocks; scanned layers are left out,
-    with a printed line, where make_block(block, layer) depends on the layer."""
+    with a printed line, where make_block(block, layer) makes none twice."""
     make = partial(stack.UnrolledStack, depth, make_block, block=block)
     check_stack(make, width=width, causal=causal, decodes=decodes)
     params, batch = random_params(make(), width), _batch(width)
@@ -68,13 +68,14 @@ def check_block(
     _require_equal(
         "remat = none", (value, grads), _value_and_grad(again, params, batch)
     )
-    layer = stack.first_unequal_layer(make_block, block, depth)
-    if layer is not None:
-        print(f"scanned = unrolled: skipped, the block of layer {layer} differs")
+    kinds = stack.block_kinds(make_block, block, depth)
+    if not stack.repeats(kinds):
+        print(f"scanned = unrolled: skipped, none of {depth} blocks repeats")
         return
     scanned = stack.ScannedStack(depth, make_block, block=block)
-    got = _value_and_grad(scanned, stack.stack_layer_params(params), batch)
-    expected = value, stack.stack_layer_params(grads)
+    found = stack.sections(kinds)
+    got = _value_and_grad(scanned, stack.stack_layer_params(params, found), batch)
+    expected = value, stack.stack_layer_params(grads, found)
     _require_equal("scanned = unrolled", expected, got)
 
 

@@ -1,13 +1,13 @@
-"""Stacks of blocks: unrolled, or one block scanned over its layers."""
+"""Stacks of blocks: unrolled, or those of a period scanned over its repetitions."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from operator import itemgetter
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -127,22 +127,63 @@ def _parts(a: Any) -> Any:
     return {name: getattr(a, name) for name in names}
 
 
-def first_unequal_layer(
-    make_block: MakeBlock, block: type[nn.Module], depth: int
-) -> int | None:
-    """The first layer whose block differs from that of layer 0; None if all are
-    equal."""
-    first, *others = (make_block(block, i) for i in range(depth))
-    unequal = (i + 1 for i, b in enumerate(others) if not _equivalent(first, b))
-    return next(unequal, None)
+class Section(NamedTuple):
+    """Consecutive layers from `start`: `period` blocks, the same `count` times."""
+
+    start: int
+    period: int
+    count: int
+
+
+def sections(kinds: Sequence[Any]) -> list[Section]:
+    """Layers of these kinds, cut so that the fewest blocks are compiled: the kinds of
+    Gemma 3's 26 layers, five local ones and a global one by turns, are 4 periods of 6
+    blocks and a rest of 2."""
+    depth, best = len(kinds), None
+    for period in range(1, depth // 2 + 1):
+        for start in range(depth - 2 * period + 1):
+            end = start + period
+            while end < depth and kinds[end] == kinds[end - period]:
+                end += 1
+            count = (end - start) // period
+            found = (1 - count) * period, start, period
+            best = min(found, best or found)
+    if best is None or best[0] == 0:
+        return [Section(0, depth, 1)] if depth else []
+    saved, start, period = best
+    count = 1 - saved // period
+    end = start + count * period
+    lead, rest = Section(0, start, 1), Section(end, depth - end, 1)
+    found = [lead, Section(start, period, count), rest]
+    return [section for section in found if section.period]
+
+
+def repeats(kinds: Sequence[Any]) -> bool:
+    """Whether layers of these kinds can be a `ScannedStack`."""
+    found = sections(kinds)
+    return _is_uniform(found) or any(section.count > 1 for section in found)
+
+
+def block_kinds(make_block: MakeBlock, block: type[nn.Module], depth: int) -> list[int]:
+    """The first layer whose block equals that of each layer."""
+    kinds: list[int] = []
+    first: dict[int, Any] = {}
+    for layer in range(depth):
+        made = make_block(block, layer)
+        equal = (other for other, one in first.items() if _equivalent(one, made))
+        kinds.append(next(equal, layer))
+        first.setdefault(kinds[-1], made)
+    return kinds
 
 
 class ScannedStack(nn.Module):
-    """`depth` equal blocks as one scanned block whose parameters have a leading
-    dimension N: compile time does not grow with depth. For accelerators and deep
-    stacks.
+    """`depth` blocks as scans over the repetitions of their `sections`: parameters have
+    a leading dimension N, and the program does not grow with it. For accelerators and
+    deep stacks; on a CPU, XLA compiles one kernel for unrolled layers that are equal.
 
-    ValueError where make_block makes another block for one of the layers.
+    Equal blocks are one scan, `layers/block`; blocks that differ by period, such as
+    local and global attention, one for each section, `sections_0/block_3`. ValueError
+    where no block repeats.
     """
 
     depth: int
@@ -151,26 +192,40 @@ class ScannedStack(nn.Module):
     block: type[nn.Module] = Block
 
     def setup(self) -> None:
-        layer = first_unequal_layer(self.make_block, self.block, self.depth)
-        if layer is not None:
+        found = self._sections()
+        if not _is_uniform(found) and all(one.count == 1 for one in found):
             raise ValueError(
-                "ScannedStack: expected make_block to make equal blocks, got another "
-                f"for layer {layer} than for layer 0; use stack.UnrolledStack"
+                "ScannedStack: expected make_block to make equal blocks, or blocks "
+                f"that repeat, got {self.depth} of which none does; use "
+                "stack.UnrolledStack"
             )
+        if _is_uniform(found):
+            self.layers = self._scan(found[0], _Layer)
+        else:
+            self.sections = [self._scan(section, _Period) for section in found]
+
+    @nn.nowrap
+    def _sections(self) -> list[Section]:
+        return sections(block_kinds(self.make_block, self.block, self.depth))
+
+    @nn.nowrap
+    def _scan(self, section: Section, kind: Any) -> Any:
         layers = {
             "variable_axes": {"params": 0, **dict.fromkeys(SOWN_COLLECTIONS, 0)},
             "split_rngs": {"params": True},
-            "length": self.depth,
+            "length": section.count,
+            # No loop of what is there once.
+            "unroll": section.count == 1,
         }
         same = nn.broadcast
-        self.layers = nn.scan(
-            _Layer,
+        return nn.scan(
+            kind,
             methods={
                 "__call__": {**layers, "in_axes": (same, same)},
                 "decode": {**layers, "in_axes": (0, same, same)},
                 "cache_memory": {**layers, "in_axes": same},
             },
-        )(self.make_block, self.remat, self.block)
+        )(self.make_block, self.remat, self.block, section)
 
     def __call__(
         self,
@@ -179,8 +234,12 @@ class ScannedStack(nn.Module):
         conditioning: Conditioning = UNCONDITIONED,
     ) -> jax.Array:
         """As `UnrolledStack`; what layers sow has the leading dimension N."""
-        x_BLD, _ = self.layers(x_BLD, tokens, conditioning)
+        for scan in self._scans():
+            x_BLD, _ = scan(x_BLD, tokens, conditioning)
         return x_BLD
+
+    def _scans(self) -> list[Any]:
+        return self.sections if hasattr(self, "sections") else [self.layers]
 
     def decode(
         self,
@@ -189,18 +248,35 @@ class ScannedStack(nn.Module):
         tokens: TokenPositions,
         conditioning: Conditioning = UNCONDITIONED,
     ) -> tuple[jax.Array, Any]:
-        """As `UnrolledStack`; the caches are one, with the leading dimension N."""
-        return self.layers.decode(x_BLD, caches, tokens, conditioning)
+        """As `UnrolledStack`; the caches are those of `empty_cache`."""
+        scans = self._scans()
+        new = []
+        for scan, cache in zip(scans, _as_list(caches), strict=True):
+            x_BLD, cache = scan.decode(x_BLD, cache, tokens, conditioning)
+            new.append(cache)
+        return x_BLD, new if isinstance(caches, list) else new[0]
 
     @nn.nowrap
     def empty_cache(self, *arguments: Any) -> Any:
-        """As `Attention.empty_cache`, with the leading dimension N."""
-        cache = self.make_block(self.block, 0).empty_cache(*arguments)
-        return jax.tree.map(lambda a: jnp.stack([a] * self.depth), cache)
+        """As `Attention.empty_cache`, with the leading dimension N: one of equal
+        blocks, or a list of one for each block of a period for each section."""
+        found = self._sections()
 
-    def cache_memory(self, memory: Memory) -> KVCache:
-        """As `UnrolledStack`, with the leading dimension N."""
-        return self.layers.cache_memory(None, memory)[1]
+        def stacked(section: Section, layer: int) -> Any:
+            cache = self.make_block(self.block, layer).empty_cache(*arguments)
+            return jax.tree.map(lambda a: jnp.stack([a] * section.count), cache)
+
+        if _is_uniform(found):
+            return stacked(found[0], 0)
+        return [
+            [stacked(section, section.start + i) for i in range(section.period)]
+            for section in found
+        ]
+
+    def cache_memory(self, memory: Memory) -> Any:
+        """As `UnrolledStack`, in the form of `empty_cache`."""
+        cached = [scan.cache_memory(None, memory)[1] for scan in self._scans()]
+        return cached if hasattr(self, "sections") else cached[0]
 
     @nn.nowrap
     def unroll(self) -> UnrolledStack:
@@ -209,15 +285,24 @@ class ScannedStack(nn.Module):
         return UnrolledStack(self.depth, self.make_block, self.remat, self.block)
 
 
+def _is_uniform(found: list[Section]) -> bool:
+    return len(found) == 1 and found[0].period == 1
+
+
+def _as_list(caches: Any) -> list[Any]:
+    return caches if isinstance(caches, list) else [caches]
+
+
 class _Layer(nn.Module):
     """A block in the form of `nn.scan`: carry in, (carry, output) out."""
 
     make_block: MakeBlock
     remat: Remat
     kind: type[nn.Module]
+    section: Section
 
     def setup(self) -> None:
-        self.block = self.make_block(self.remat(self.kind), 0)
+        self.block = self.make_block(self.remat(self.kind), self.section.start)
 
     def __call__(
         self, x_BLD: jax.Array, tokens: TokenPositions, conditioning: Conditioning
@@ -239,19 +324,84 @@ class _Layer(nn.Module):
         return carry, self.block.cache_memory(memory)
 
 
-def stack_layer_params(params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of an `UnrolledStack` in the form of a `ScannedStack`."""
-    layers = [params[f"layers_{i}"] for i in range(len(params))]
-    return {"layers": {"block": jax.tree.map(lambda *a: jnp.stack(a), *layers)}}
+class _Period(nn.Module):
+    """The blocks of a section's period, in the form of `nn.scan`."""
+
+    make_block: MakeBlock
+    remat: Remat
+    kind: type[nn.Module]
+    section: Section
+
+    def setup(self) -> None:
+        kind, (start, period, _) = self.remat(self.kind), self.section
+        self.block = [self.make_block(kind, start + i) for i in range(period)]
+
+    def __call__(
+        self, x_BLD: jax.Array, tokens: TokenPositions, conditioning: Conditioning
+    ) -> tuple[jax.Array, None]:
+        for block in self.block:
+            x_BLD = block(x_BLD, tokens, conditioning)
+            self.sow("intermediates", "stream_BLD", x_BLD)
+        return x_BLD, None
+
+    def decode(
+        self,
+        x_BLD: jax.Array,
+        caches: list[Any],
+        tokens: TokenPositions,
+        conditioning: Conditioning,
+    ) -> tuple[jax.Array, list[Any]]:
+        new = []
+        for block, cache in zip(self.block, caches, strict=True):
+            x_BLD, cache = block.decode(x_BLD, cache, tokens, conditioning)
+            new.append(cache)
+        return x_BLD, new
+
+    def cache_memory(self, carry: None, memory: Memory) -> tuple[None, list[Any]]:
+        return carry, [block.cache_memory(memory) for block in self.block]
+
+
+def stack_layer_params(
+    params: dict[str, Any], found: list[Section] | None = None
+) -> dict[str, Any]:
+    """The parameters of an `UnrolledStack` in the form of a `ScannedStack` of these
+    `sections`; of equal layers if None."""
+    found = found or [Section(0, 1, len(params))]
+
+    def stacked(section: Section, first: int) -> Any:
+        numbers = range(first, first + section.period * section.count, section.period)
+        layers = [params[f"layers_{number}"] for number in numbers]
+        return jax.tree.map(lambda *a: jnp.stack(a), *layers)
+
+    if _is_uniform(found):
+        return {"layers": {"block": stacked(found[0], 0)}}
+    return {
+        f"sections_{number}": {
+            f"block_{i}": stacked(section, section.start + i)
+            for i in range(section.period)
+        }
+        for number, section in enumerate(found)
+    }
 
 
 def unstack_layer_params(params: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a `ScannedStack` in the form of an `UnrolledStack`."""
-    layers = unstack_cache(params["layers"]["block"])
+    if "layers" in params:
+        layers = unstack_cache(params["layers"]["block"])
+    else:
+        numbers = range(len(params))
+        blocks = [params[f"sections_{number}"] for number in numbers]
+        layers = unstack_cache(
+            [[one[f"block_{i}"] for i in range(len(one))] for one in blocks]
+        )
     return {f"layers_{i}": layer for i, layer in enumerate(layers)}
 
 
 def unstack_cache(cache: Any) -> list[Any]:
     """The caches of a `ScannedStack` in the form of an `UnrolledStack`."""
-    depth = jax.tree.leaves(cache)[0].shape[0]
-    return [jax.tree.map(itemgetter(i), cache) for i in range(depth)]
+    return [
+        jax.tree.map(itemgetter(i), block)
+        for blocks in (cache if isinstance(cache, list) else [[cache]])
+        for i in range(jax.tree.leaves(blocks)[0].shape[0])
+        for block in blocks
+    ]

@@ -16,7 +16,7 @@ from transformer.interchange.config import Reader
 from transformer.interchange.rope import Rope, parse_rope, read_rope, write_rope
 from transformer.interchange.table import Rule, Table
 from transformer.models import decoder, defaults
-from transformer.network import mlp, norms
+from transformer.network import mlp, norms, stack
 from transformer.network.block import pre_norm, sandwich_norm
 
 CLASSES = {
@@ -225,5 +225,5 @@ ARCHITECTURE = Architecture(
     init=decoder.init_params,
     table=table,
     name=lambda sizes: CLASSES[sizes.model_type],
-    layers_are_equal=lambda sizes: len(set(sizes.layers)) == 1,
+    layers_repeat=lambda sizes: stack.repeats(sizes.layers),
 )

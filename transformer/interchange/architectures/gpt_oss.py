@@ -16,7 +16,7 @@ from transformer.interchange.config import Reader
 from transformer.interchange.rope import Rope, read_rope, write_rope
 from transformer.interchange.table import Rule, Table
 from transformer.models import decoder
-from transformer.network import biases, norms, sink_attention
+from transformer.network import biases, norms, sink_attention, stack
 from transformer.network.moe import experts, routing
 
 NAME = "GptOssForCausalLM"
@@ -169,5 +169,5 @@ ARCHITECTURE = Architecture(
     init=decoder.init_params,
     table=table,
     name=lambda sizes: NAME,
-    layers_are_equal=lambda sizes: len(set(sizes.layers)) == 1,
+    layers_repeat=lambda sizes: stack.repeats(sizes.layers),
 )

@@ -34,8 +34,8 @@ QKV_BIAS = biases.zero_init_bias_of("b_q_HK", "b_k_GK", "b_v_GK")
 
 class Sizes(NamedTuple):
     """What a configuration says of the net. rotated: features of a head that turn.
-    window: keys that a token sees, itself included, or None. scanned: one stack of
-    equal layers (`stack.ScannedStack`)."""
+    window: keys that a token sees, itself included, or None. scanned: layers that
+    repeat are one scan (`stack.ScannedStack`)."""
 
     model_type: str
     vocab_size: int

@@ -190,17 +190,17 @@ def make_encoder(sizes: Sizes) -> Make:
             make_norm=make_norm,
         ),
         make_stack=partial(
-            stack.UnrolledStack, depth=blocks.depth, make_block=make_block, block=Block
+            stack.ScannedStack if sizes.scanned else stack.UnrolledStack,
+            depth=blocks.depth,
+            make_block=make_block,
+            block=Block,
         ),
         make_norm=make_norm,
     )
 
 
 def net(sizes: Sizes) -> Any:
-    """The encoder, or the masked language model. ValueError for a scanned stack, whose
-    layers would be equal."""
-    if sizes.scanned:
-        raise ValueError("modernbert: expected scanned=False, layers differ; got True")
+    """The encoder, or the masked language model."""
     make = make_encoder(sizes)
     if not sizes.readout:
         return make()
@@ -240,14 +240,7 @@ def table(sizes: Sizes) -> Table:
             "(F + F) D",
         ),
         Rule(layer + "mlp.Wo.weight", block + "mlp/w_out_FD", "D F"),
-        *(
-            Rule(
-                f"{theirs}layers.{i}.attn_norm.weight",
-                f"{ours}stack/layers_{i}/attention_norm/gain_D",
-                "D",
-            )
-            for i in range(1, sizes.blocks.depth)
-        ),
+        Rule(layer + "attn_norm.weight", block + "attention_norm/gain_D", "D"),
     ]
     if sizes.readout:
         rules += [
@@ -269,5 +262,5 @@ ARCHITECTURE = Architecture(
     init=encoders.init_text,
     table=table,
     name=name,
-    layers_are_equal=lambda sizes: False,
+    layers_repeat=lambda sizes: stack.repeats(("without a norm", *sizes.layers[1:])),
 )

@@ -249,5 +249,5 @@ ARCHITECTURE = Architecture(
     init=encoder_decoder.init_params,
     table=table,
     name=lambda sizes: NAME,
-    layers_are_equal=lambda sizes: False,
+    layers_repeat=lambda sizes: False,
 )
