@@ -192,24 +192,24 @@ class ScannedStack(nn.Module):
     block: type[nn.Module] = Block
 
     def setup(self) -> None:
-        found = self._sections()
-        if not _is_uniform(found) and all(one.count == 1 for one in found):
+        cuts = self._sections()
+        if not _is_uniform(cuts) and all(one.count == 1 for one in cuts):
             raise ValueError(
                 "ScannedStack: expected make_block to make equal blocks, or blocks "
                 f"that repeat, got {self.depth} of which none does; use "
                 "stack.UnrolledStack"
             )
-        if _is_uniform(found):
-            self.layers = self._scan(found[0], _Layer)
+        if _is_uniform(cuts):
+            self.layers = self._scan(cuts[0], alone=True)
         else:
-            self.sections = [self._scan(section, _Period) for section in found]
+            self.sections = [self._scan(section, alone=False) for section in cuts]
 
     @nn.nowrap
     def _sections(self) -> list[Section]:
         return sections(block_kinds(self.make_block, self.block, self.depth))
 
     @nn.nowrap
-    def _scan(self, section: Section, kind: Any) -> Any:
+    def _scan(self, section: Section, *, alone: bool) -> Any:
         layers = {
             "variable_axes": {"params": 0, **dict.fromkeys(SOWN_COLLECTIONS, 0)},
             "split_rngs": {"params": True},
@@ -219,13 +219,13 @@ class ScannedStack(nn.Module):
         }
         same = nn.broadcast
         return nn.scan(
-            kind,
+            _Period,
             methods={
                 "__call__": {**layers, "in_axes": (same, same)},
                 "decode": {**layers, "in_axes": (0, same, same)},
                 "cache_memory": {**layers, "in_axes": same},
             },
-        )(self.make_block, self.remat, self.block, section)
+        )(self.make_block, self.remat, self.block, section, alone)
 
     def __call__(
         self,
@@ -249,34 +249,33 @@ class ScannedStack(nn.Module):
         conditioning: Conditioning = UNCONDITIONED,
     ) -> tuple[jax.Array, Any]:
         """As `UnrolledStack`; the caches are those of `empty_cache`."""
-        scans = self._scans()
         new = []
-        for scan, cache in zip(scans, _as_list(caches), strict=True):
+        for scan, cache in zip(self._scans(), _by_section(caches), strict=True):
             x_BLD, cache = scan.decode(x_BLD, cache, tokens, conditioning)
             new.append(cache)
-        return x_BLD, new if isinstance(caches, list) else new[0]
+        return x_BLD, new if isinstance(caches, list) else new[0][0]
 
     @nn.nowrap
     def empty_cache(self, *arguments: Any) -> Any:
         """As `Attention.empty_cache`, with the leading dimension N: one of equal
         blocks, or a list of one for each block of a period for each section."""
-        found = self._sections()
+        cuts = self._sections()
 
-        def stacked(section: Section, layer: int) -> Any:
+        def repeat(section: Section, layer: int) -> Any:
             cache = self.make_block(self.block, layer).empty_cache(*arguments)
             return jax.tree.map(lambda a: jnp.stack([a] * section.count), cache)
 
-        if _is_uniform(found):
-            return stacked(found[0], 0)
+        if _is_uniform(cuts):
+            return repeat(cuts[0], 0)
         return [
-            [stacked(section, section.start + i) for i in range(section.period)]
-            for section in found
+            [repeat(section, section.start + i) for i in range(section.period)]
+            for section in cuts
         ]
 
     def cache_memory(self, memory: Memory) -> Any:
         """As `UnrolledStack`, in the form of `empty_cache`."""
-        cached = [scan.cache_memory(None, memory)[1] for scan in self._scans()]
-        return cached if hasattr(self, "sections") else cached[0]
+        memories = [scan.cache_memory(None, memory)[1] for scan in self._scans()]
+        return memories if hasattr(self, "sections") else memories[0][0]
 
     @nn.nowrap
     def unroll(self) -> UnrolledStack:
@@ -285,61 +284,37 @@ class ScannedStack(nn.Module):
         return UnrolledStack(self.depth, self.make_block, self.remat, self.block)
 
 
-def _is_uniform(found: list[Section]) -> bool:
-    return len(found) == 1 and found[0].period == 1
+def _is_uniform(cuts: list[Section]) -> bool:
+    return len(cuts) == 1 and cuts[0].period == 1
 
 
-def _as_list(caches: Any) -> list[Any]:
-    return caches if isinstance(caches, list) else [caches]
-
-
-class _Layer(nn.Module):
-    """A block in the form of `nn.scan`: carry in, (carry, output) out."""
-
-    make_block: MakeBlock
-    remat: Remat
-    kind: type[nn.Module]
-    section: Section
-
-    def setup(self) -> None:
-        self.block = self.make_block(self.remat(self.kind), self.section.start)
-
-    def __call__(
-        self, x_BLD: jax.Array, tokens: TokenPositions, conditioning: Conditioning
-    ) -> tuple[jax.Array, None]:
-        x_BLD = self.block(x_BLD, tokens, conditioning)
-        self.sow("intermediates", "stream_BLD", x_BLD)
-        return x_BLD, None
-
-    def decode(
-        self,
-        x_BLD: jax.Array,
-        cache: Any,
-        tokens: TokenPositions,
-        conditioning: Conditioning,
-    ) -> tuple[jax.Array, Any]:
-        return self.block.decode(x_BLD, cache, tokens, conditioning)
-
-    def cache_memory(self, carry: None, memory: Memory) -> tuple[None, Any]:
-        return carry, self.block.cache_memory(memory)
+def _by_section(caches: Any) -> list[list[Any]]:
+    """Of equal blocks too: one section of one block."""
+    return caches if isinstance(caches, list) else [[caches]]
 
 
 class _Period(nn.Module):
-    """The blocks of a section's period, in the form of `nn.scan`."""
+    """The blocks of a section's period, in the form of `nn.scan`: carry in, (carry,
+    output) out. alone: `block` is one, not a list."""
 
     make_block: MakeBlock
     remat: Remat
     kind: type[nn.Module]
     section: Section
+    alone: bool
 
     def setup(self) -> None:
         kind, (start, period, _) = self.remat(self.kind), self.section
-        self.block = [self.make_block(kind, start + i) for i in range(period)]
+        blocks = [self.make_block(kind, start + i) for i in range(period)]
+        self.block = blocks[0] if self.alone else blocks
+
+    def _blocks(self) -> list[Any]:
+        return [self.block] if self.alone else self.block
 
     def __call__(
         self, x_BLD: jax.Array, tokens: TokenPositions, conditioning: Conditioning
     ) -> tuple[jax.Array, None]:
-        for block in self.block:
+        for block in self._blocks():
             x_BLD = block(x_BLD, tokens, conditioning)
             self.sow("intermediates", "stream_BLD", x_BLD)
         return x_BLD, None
@@ -352,35 +327,35 @@ class _Period(nn.Module):
         conditioning: Conditioning,
     ) -> tuple[jax.Array, list[Any]]:
         new = []
-        for block, cache in zip(self.block, caches, strict=True):
+        for block, cache in zip(self._blocks(), caches, strict=True):
             x_BLD, cache = block.decode(x_BLD, cache, tokens, conditioning)
             new.append(cache)
         return x_BLD, new
 
     def cache_memory(self, carry: None, memory: Memory) -> tuple[None, list[Any]]:
-        return carry, [block.cache_memory(memory) for block in self.block]
+        return carry, [block.cache_memory(memory) for block in self._blocks()]
 
 
 def stack_layer_params(
-    params: dict[str, Any], found: list[Section] | None = None
+    params: dict[str, Any], cuts: list[Section] | None = None
 ) -> dict[str, Any]:
     """The parameters of an `UnrolledStack` in the form of a `ScannedStack` of these
     `sections`; of equal layers if None."""
-    found = found or [Section(0, 1, len(params))]
+    cuts = cuts or [Section(0, 1, len(params))]
 
-    def stacked(section: Section, first: int) -> Any:
+    def join(section: Section, first: int) -> Any:
         numbers = range(first, first + section.period * section.count, section.period)
         layers = [params[f"layers_{number}"] for number in numbers]
         return jax.tree.map(lambda *a: jnp.stack(a), *layers)
 
-    if _is_uniform(found):
-        return {"layers": {"block": stacked(found[0], 0)}}
+    if _is_uniform(cuts):
+        return {"layers": {"block": join(cuts[0], 0)}}
     return {
         f"sections_{number}": {
-            f"block_{i}": stacked(section, section.start + i)
+            f"block_{i}": join(section, section.start + i)
             for i in range(section.period)
         }
-        for number, section in enumerate(found)
+        for number, section in enumerate(cuts)
     }
 
 
@@ -401,7 +376,7 @@ def unstack_cache(cache: Any) -> list[Any]:
     """The caches of a `ScannedStack` in the form of an `UnrolledStack`."""
     return [
         jax.tree.map(itemgetter(i), block)
-        for blocks in (cache if isinstance(cache, list) else [[cache]])
+        for blocks in _by_section(cache)
         for i in range(jax.tree.leaves(blocks)[0].shape[0])
         for block in blocks
     ]
