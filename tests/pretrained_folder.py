@@ -9,7 +9,9 @@ import jax
 import numpy as np
 import tokenizers
 
+from transformer.evaluation.log_likelihood import LanguageModel
 from transformer.interchange import folder
+from transformer.interchange import tokenizer as tokenizer_
 from transformer.interchange.architectures import llama
 from transformer.interchange.rope import Rope
 
@@ -54,3 +56,12 @@ def write(path: Path) -> Path:
     files = {"tokenizer.json": tokenizer_json(), "generation_config.json": ends}
     folder.write_folder(path, made, SIZES, params, companions=files)
     return path
+
+
+def language_model(path: Path) -> LanguageModel:
+    """The model of the folder, with weights of unit size, so that no prediction is
+    nearly uniform."""
+    opened = folder.open_folder(write(path))
+    params = jax.tree.map(lambda a: 10 * a, opened.read_params())
+    tokenizer = tokenizer_.read_tokenizer(path)
+    return LanguageModel(opened.net, params, tokenizer, SIZES.length, prefix=258)

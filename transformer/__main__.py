@@ -1,11 +1,36 @@
-"""Commands about runs of any experiment: python -m transformer compare [FOLDER ...]"""
+"""Commands about folders of any model: python -m transformer VERB FOLDER [--flag=value]
+
+compare [FOLDER ...]: the flags and last metrics of runs, in a table.
+lm_eval FOLDER --tasks=NAMES: tasks of lm-evaluation-harness (pip install lm-eval).
+minimal_pairs FOLDER --pairs=FILES: how often the acceptable sentence is more likely.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-USAGE = "expected: python -m transformer compare [RUN_FOLDER ...]"
+from absl import flags as absl_flags
+
+from transformer import flags, language_scores
+
+# One process, with the flags of a CPU.
+SETUP = {
+    "platform_tuning": True,
+    "coordinator": None,
+    "processes": None,
+    "process": None,
+}
+SCORES: dict[str, Callable[..., Any]] = {
+    "lm_eval": language_scores.lm_eval,
+    "minimal_pairs": language_scores.minimal_pairs,
+}
+USAGE = (
+    "expected: python -m transformer compare [RUN_FOLDER ...], or "
+    f"{' or '.join(SCORES)} FOLDER [--flag=value ...]"
+)
 
 
 def compare(folders: list[str]) -> None:
@@ -26,14 +51,36 @@ def compare(folders: list[str]) -> None:
     print("\ncurves: compare.png")
 
 
+def score(verb: str, argv: list[str]) -> None:
+    """Carry out a verb of `SCORES`. ValueError without one folder, and for an unknown
+    flag."""
+    from transformer import launch
+
+    function = SCORES[verb]
+    if "--help" in argv:
+        print(f"{USAGE}\n\n{flags.help_text(function)}")
+        return
+    values = absl_flags.FlagValues()
+    flags.define(values, function)
+    folders = flags.parse(values, [verb, *argv])[1:]
+    if len(folders) != 1:
+        raise ValueError(f"{USAGE}, got {len(folders)} folders")
+    chosen = flags.arguments(values, function, {})
+    launch.setup(SETUP)
+    function(Path(folders[0]).expanduser(), **chosen)
+
+
 def main() -> None:
     """Carry out the command line."""
     verb, *rest = sys.argv[1:] or [""]
     try:
-        if verb != "compare" or any(a.startswith("-") for a in rest):
+        if verb in SCORES:
+            score(verb, rest)
+        elif verb == "compare" and not any(a.startswith("-") for a in rest):
+            compare(rest)
+        else:
             raise ValueError(f"{USAGE}, got {' '.join(sys.argv[1:])!r}")
-        compare(rest)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, absl_flags.Error) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
 
