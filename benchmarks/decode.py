@@ -10,7 +10,6 @@ weight and the cache once; the bandwidth is that of a sum over a large array.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import shapes
-from benchmarks.train_step import Contender
+from benchmarks.contender import Contender, answer, bandwidth
 
 CONTENDERS = ("ours", "torch", "torch compile")
 Burst = Callable[[int], list[int]]
@@ -114,22 +113,7 @@ def work(name: str, shape: shapes.Shape, dtype: str) -> None:
         start = time.perf_counter()
         ids = burst(tokens)
         seconds = [(time.perf_counter() - start) / tokens]
-        print("answer", json.dumps({"seconds": seconds, "results": ids}), flush=True)
-
-
-def bandwidth(*, megabytes: int = 512) -> float:
-    """Bytes a second of a sum over an array far larger than the caches, in two threads
-    because numpy uses one."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    halves = np.ones((2, megabytes * 2**20 // 16), np.float64)
-    best = float("inf")
-    with ThreadPoolExecutor(2) as pool:
-        for _ in range(9):
-            start = time.perf_counter()
-            list(pool.map(np.sum, halves))
-            best = min(best, time.perf_counter() - start)
-    return halves.nbytes / best
+        answer(seconds=seconds, results=ids)
 
 
 def main() -> None:
@@ -146,7 +130,8 @@ def main() -> None:
     names = [n for n in arguments.only.split(",") if n] or list(CONTENDERS)
     names = ["ours", *(n for n in names if n != "ours")]
     tokens = shape.length // (arguments.rounds + 3)
-    contenders = [Contender("decode", name, arguments) for name in names]
+    flags = [f"--shape={arguments.shape}", f"--dtype={arguments.dtype}"]
+    contenders = [Contender("decode", name, flags) for name in names]
     try:
         for contender in contenders:
             contender.steps(tokens)

@@ -15,18 +15,16 @@ name of its library (Debian: libtcmalloc-minimal4).
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import shapes
+from benchmarks.contender import Contender, answer, tcmalloc
 
 OURS = "ours"
 ONEDNN = "ours + oneDNN"
@@ -41,13 +39,6 @@ CONTENDERS = (
 # Relative, of the first four losses; bfloat16 rounds differently in each, and AdamW's
 # first steps amplify every small difference of a gradient to its sign.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-3}
-
-
-def tcmalloc() -> str | None:
-    """The path of the tcmalloc library, where there is one."""
-    folders = ("/usr/lib", "/usr/local/lib", "/usr/lib64")
-    found = (f for d in folders for f in Path(d).rglob("libtcmalloc*.so.*"))
-    return next((str(f) for f in sorted(found) if "debug" not in f.name), None)
 
 
 def stepper(name: str, shape: shapes.Shape, dtype: str) -> Callable[..., float]:
@@ -87,47 +78,13 @@ def work(name: str, shape: shapes.Shape, dtype: str, *, one_core: bool) -> None:
             start = clock()
             losses.append(step(*batch))
             seconds.append(clock() - start)
-        print("answer", json.dumps({"seconds": seconds, "results": losses}), flush=True)
+        answer(seconds=seconds, results=losses)
 
 
-class Contender:
-    """A process that makes steps on request."""
-
-    def __init__(self, module: str, name: str, arguments: argparse.Namespace) -> None:
-        self.name = name
-        self.results: list[Any] = []
-        environment = dict(os.environ)
-        if "tcmalloc" in name:
-            environment["LD_PRELOAD"] = tcmalloc() or ""
-        command = [sys.executable, "-m", f"benchmarks.{module}", f"--worker={name}"]
-        command += [f"--shape={arguments.shape}", f"--dtype={arguments.dtype}"]
-        if getattr(arguments, "one_core", False):
-            command.append("--one-core")
-        self.process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def steps(self, count: int) -> list[float]:
-        """Seconds of each of `count` further steps; their results (losses, tokens) are
-        appended to `results`. Raises RuntimeError if the process died."""
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(f"{count}\n")
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith("answer "):
-                answer: dict[str, Any] = json.loads(line.removeprefix("answer "))
-                self.results += answer["results"]
-                return answer["seconds"]
-        raise RuntimeError(f"{self.name} ended: exit status {self.process.wait()}")
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+def flags_of(arguments: argparse.Namespace) -> list[str]:
+    """The flags of a contender's process."""
+    flags = [f"--shape={arguments.shape}", f"--dtype={arguments.dtype}"]
+    return [*flags, *(["--one-core"] if arguments.one_core else [])]
 
 
 def race(contenders: list[Contender], *, rounds: int, steps: int) -> dict[str, Any]:
@@ -186,7 +143,7 @@ def main() -> None:
     if tcmalloc() is None:
         names = [n for n in names if "tcmalloc" not in n]
     names = [OURS, *(n for n in names if n != OURS)]
-    contenders = [Contender("train_step", name, arguments) for name in names]
+    contenders = [Contender("train_step", name, flags_of(arguments)) for name in names]
     try:
         best = race(contenders, rounds=arguments.rounds, steps=arguments.steps)
     finally:
