@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pretrained_folder
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import transformer
 from transformer.interchange import folder, tensor_files
 
 torch = pytest.importorskip("torch")
@@ -86,3 +88,21 @@ def test_frozen_numbers_are_those_of_the_transformers_installed(name: str) -> No
         logits = load(FIXTURES / name, name)(ids).logits.numpy()
     expected = reference["logits_BLV"]
     assert np.abs(logits - expected).max() < 1e-5 * expected.std()
+
+
+def test_a_pipeline_of_the_export_writes_our_text(tmp_path: Path) -> None:
+    """Greedy, from the folder alone: weights, configuration, tokenizer and ends."""
+    source = pretrained_folder.write(tmp_path / "llama")
+    model = transformer.load(source)
+    written = tmp_path / "out"
+    folder.write_folder(
+        written,
+        *(folder.read_config(source)[0], model.sizes, model.params),
+        companions=folder.companions_of(source),
+        token_ids=folder.read_token_ids(source),
+    )
+    pipeline = transformers.pipeline("text-generation", model=str(written))
+    greedy = {"max_new_tokens": 12, "do_sample": False}
+    (found,) = pipeline("the hen", **greedy)
+    assert found["generated_text"] == model.generate("the hen", new_tokens=12)
+    assert len(found["generated_text"]) > len("the hen")
