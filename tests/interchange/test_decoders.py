@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import parity
 import pytest
 
 from transformer import axes
@@ -22,8 +23,7 @@ from transformer.network import masks
 from transformer.training.checksum import leaf_paths
 
 FIXTURES = Path(__file__).parent / "fixtures"
-# Ratios of one machine; a test allows three times as much, so that an epsilon of
-# 1e-6 for 1e-5 (a ratio of 3e-3) fails.
+# Of one machine (`parity.check`).
 RATIOS = {
     "gemma": 1.4e-6,
     "gemma2": 1.8e-6,
@@ -41,8 +41,6 @@ RATIOS = {
     "qwen3": 3.0e-6,
     "qwen3_moe": 1.6e-6,
 }
-# Less is the order of sums on another CPU.
-ROUNDING = 2e-6
 MESH: Any = {"data": 2, "fsdp": 2, "tensor": 2}
 
 
@@ -61,8 +59,8 @@ def test_logits_and_greedy_texts_are_those_of_transformers(name: str) -> None:
     params = opened.read_params()
     reference = np.load(FIXTURES / name / "reference.npz")
     ids_BL, expected = jnp.asarray(reference["ids_BL"]), reference["logits_BLV"]
-    difference = np.abs(logits(opened, params, ids_BL) - expected).max()
-    assert difference / expected.std() < 3 * max(RATIOS[name], ROUNDING)
+    ours = logits(opened, params, ids_BL)
+    parity.check(name, "logits", ours, expected, RATIOS[name])
 
     rows, length = ids_BL.shape
     new_tokens = reference["greedy_BL"].shape[1] - length

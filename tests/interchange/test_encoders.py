@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import parity
 import pytest
 import safetensors.numpy
 
@@ -107,8 +108,7 @@ def test_outputs_are_those_of_transformers(name: str) -> None:
         if expected.ndim == 3 and "attention_mask" in reference:
             real = reference["attention_mask"] > 0
             expected, values = expected[real], values[real]
-        difference = np.abs(values - expected).max()
-        assert difference / expected.std() < 3 * max(ratio, 1e-6), key
+        parity.check(name, key, values, expected, ratio)
 
 
 # None of ModernBERT's few layers is there twice (test_periods.py).

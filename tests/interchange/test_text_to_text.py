@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import parity
 import pytest
 
 from transformer import axes
@@ -49,7 +50,7 @@ def test_logits_are_those_of_transformers(name: str) -> None:
     reference = np.load(FIXTURES / name / "reference.npz")
     expected = reference["logits_BLV"]
     got = logits_of(opened.net, opened.read_params(), reference)
-    assert np.abs(got - expected).max() / expected.std() < 3 * RATIOS[name]
+    parity.check(name, "logits", got, expected, RATIOS[name])
     mesh = axes.make_mesh(**MESH)
     with jax.set_mesh(mesh):
         sharded = logits_of(opened.net, opened.read_params(mesh), reference)
