@@ -1,6 +1,6 @@
 """Make the fixtures of trajectories, videos and diffusion, as make_fixtures.py does.
 
-pip install -e '.[reference]' diffusers
+pip install -e '.[reference]'
 python tests/interchange/make_other_fixtures.py [NAME...]
 """
 
@@ -10,6 +10,7 @@ import shutil
 import sys
 from typing import Any
 
+import diffusers  # pyright: ignore[reportMissingImports]
 import make_fixtures
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
@@ -79,10 +80,33 @@ def videomae_first_token() -> Any:
     )
 
 
-MODELS = {
-    f.__name__: f
-    for f in (decision_transformer, videomae, videomae_classifier, videomae_first_token)
-}
+def dit() -> Any:
+    """Latents of 8 x 8 pixels, the second row of the null label; the embedding of
+    timestep and class is one, as in the published files."""
+    model = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=6,
+        in_channels=3,
+        out_channels=6,
+        num_layers=2,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=7,
+    )
+    rng = np.random.default_rng(3)
+    inputs = {
+        "hidden_states": rng.standard_normal((ROWS, 3, 8, 8)).astype(np.float32),
+        "timestep": np.array([3, 151]),
+        "class_labels": np.array([5, 7]),
+    }
+    return model, inputs, ("sample",)
+
+
+MAKERS = (
+    *(decision_transformer, dit),
+    *(videomae, videomae_classifier, videomae_first_token),
+)
+MODELS = {f.__name__: f for f in MAKERS}
 
 
 def write(name: str) -> None:
@@ -90,6 +114,10 @@ def write(name: str) -> None:
     torch.manual_seed(0)
     model, inputs, names = MODELS[name]()
     model, folder = make_fixtures.add_noise(model), make_fixtures.FOLDER / name
+    if name == "dit":
+        first, *others = (block.norm1.emb for block in model.transformer_blocks)
+        for other in others:
+            other.load_state_dict(first.state_dict())
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     tensors = {key: torch.tensor(value) for key, value in inputs.items()}

@@ -1,5 +1,5 @@
-"""Configurations of published encoders, and of a decision transformer, are read, in the
-keys that their files have, and their nets have as many parameters as transformers'."""
+"""Configurations of published encoders, of a decision transformer and of DiT are read,
+in the keys that their files have, and their nets have as many parameters as there."""
 
 from __future__ import annotations
 
@@ -207,6 +207,33 @@ PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
             "vocab_size": 1,
         },
     ),
+    # The older class; 27 copies of the embedding of timestep and class are not counted.
+    "facebook/DiT-XL-2-256": (
+        674_834_720,
+        {
+            "_class_name": "Transformer2DModel",
+            "_diffusers_version": "0.12.0.dev0",
+            "activation_fn": "gelu-approximate",
+            "attention_bias": True,
+            "attention_head_dim": 72,
+            "cross_attention_dim": None,
+            "dropout": 0.0,
+            "in_channels": 4,
+            "norm_elementwise_affine": False,
+            "norm_num_groups": 32,
+            "norm_type": "ada_norm_zero",
+            "num_attention_heads": 16,
+            "num_embeds_ada_norm": 1000,
+            "num_layers": 28,
+            "num_vector_embeds": None,
+            "only_cross_attention": False,
+            "out_channels": 8,
+            "patch_size": 2,
+            "sample_size": 32,
+            "upcast_attention": False,
+            "use_linear_projection": False,
+        },
+    ),
     "openai/clip-vit-base-patch32": (
         151_277_313,
         {
@@ -237,7 +264,7 @@ PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_encoder_has_as_many_parameters(name: str) -> None:
     count, values = PUBLISHED[name]
-    kind = architecture.find(values["model_type"], name)
+    kind = architecture.find_of(values, name)
     config = Reader(values, name)
     sizes = kind.read(config)
     config.finish()

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
+from transformer.interchange import tensor_files
 from transformer.interchange.config import Reader
 from transformer.interchange.table import Table
 
@@ -38,6 +39,9 @@ MODULES = {
     # Trajectories and videos.
     "decision_transformer": "decision_transformer",
     "videomae": "videomae",
+    # Of diffusers, by class.
+    "DiTTransformer2DModel": "dit",
+    "Transformer2DModel": "dit",
     # Mixtures of experts.
     "gpt_oss": "gpt_oss",
     "mixtral": "mixtures",
@@ -47,12 +51,20 @@ MODULES = {
 }
 
 
+class FolderFormat(NamedTuple):
+    """How a library names what is in a folder. stem: of the weights' files.
+    common_keys: whether `config.json` has the token ids and the dtype."""
+
+    stem: str = tensor_files.STEM
+    common_keys: bool = True
+
+
 class Architecture(NamedTuple):
     """read(Reader) -> sizes, a record with a field `scanned`; write(sizes) ->
     config.json, which `read` reads back equal. net(sizes) -> a Linen module; init(net,
     key) -> its parameters; table(sizes) -> the tensors of a file. name: the class of
     transformers, such as LlamaForCausalLM. layers_repeat(sizes): whether a
-    `ScannedStack` can hold them."""
+    `ScannedStack` can hold them. format: of the library's folders."""
 
     read: Callable[[Reader], Any]
     write: Callable[[Any], Mapping[str, Any]]
@@ -61,10 +73,17 @@ class Architecture(NamedTuple):
     table: Callable[[Any], Table]
     name: Callable[[Any], str]
     layers_repeat: Callable[[Any], bool] = lambda sizes: True
+    format: FolderFormat = FolderFormat()
+
+
+def find_of(config: Mapping[str, Any], where: str) -> Architecture:
+    """The architecture of a configuration, by the key of its library."""
+    return find(config.get("model_type", config.get("_class_name")), where)
 
 
 def find(model_type: Any, where: str) -> Architecture:
-    """The architecture of a configuration's `model_type`. ValueError for others."""
+    """The architecture of a configuration's `model_type`, or `_class_name` where it is
+    of diffusers. ValueError for others."""
     if not isinstance(model_type, str) or model_type not in MODULES:
         raise ValueError(
             f"{where}: model_type: expected one of {', '.join(sorted(MODULES))}, got "

@@ -63,7 +63,7 @@ def read_config(folder: Path) -> tuple[Architecture, Any]:
     if not file.is_file():
         raise ValueError(f"{folder}: expected a folder with {CONFIG}, got none")
     values = tensor_files.read_json_file(file)
-    made = architecture.find(values.get("model_type"), str(file))
+    made = architecture.find_of(values, str(file))
     config = Reader(values, str(file))
     sizes = made.read(config)
     config.finish()
@@ -80,7 +80,7 @@ def open_folder(folder: Path | str, **changes: Any) -> PretrainedFolder:
     folder = Path(folder).expanduser()
     made, sizes = read_config(folder)
     sizes = sizes._replace(**changes)
-    tensors = tensor_files.open_tensors(folder)
+    tensors = tensor_files.open_tensors(folder, made.format.stem)
     net, rules = made.net(sizes), made.table(sizes)
     abstract = jax.eval_shape(lambda: made.init(net, jax.random.key(0)))
     bindings = table.bind(rules, abstract)
@@ -107,13 +107,16 @@ def write_folder(
     if isinstance(dtypes, str):
         dtypes = dict.fromkeys((b.name for b in bindings), dtypes)
     planned = weights.plan(bindings, params, dtypes)
-    first = dtypes[bindings[0].name]
-    # Null where there is none, because classes have defaults beyond the vocabulary.
-    tokens = {**dict.fromkeys(TOKEN_IDS), **token_ids}
-    # Those that the net depends on are in its sizes (RoBERTa's padding).
-    config = _merge(tokens, {**kind.write(sizes), "torch_dtype": _TORCH[first]})
+    config = dict(kind.write(sizes))
+    if kind.format.common_keys:
+        # Null where there is none: classes have defaults beyond the vocabulary.
+        tokens = {**dict.fromkeys(TOKEN_IDS), **token_ids}
+        first = dtypes[bindings[0].name]
+        # Those that the net depends on are in its sizes (RoBERTa's padding).
+        config = _merge(tokens, {**config, "torch_dtype": _TORCH[first]})
+    shards = {"stem": kind.format.stem, "max_shard_bytes": max_shard_bytes}
     with tensor_files.new_folder(folder) as partial:
-        tensor_files.write_tensors(partial, planned, max_shard_bytes=max_shard_bytes)
+        tensor_files.write_tensors(partial, planned, **shards)
         for name, content in companions.items():
             storage.commit(partial / name, content)
         text = json.dumps(config, indent=2, sort_keys=True)

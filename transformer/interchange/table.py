@@ -44,13 +44,15 @@ class Table(NamedTuple):
     """rules: each tensor once. sizes: of letters that no parameter's shape gives.
     ignored: regular expressions of tensors that mean nothing here, each with the
     reason. tied: tensors that a file may hold again under another name; equal ones are
-    accepted. aliases: names of other dialects, regular expressions and what replaces
-    them; files are written without them."""
+    accepted. copies: tensors that a file has again under another name; they are read
+    where they equal the other, and written. aliases: names of other dialects, regular
+    expressions and what replaces them; files are written without them."""
 
     rules: tuple[Rule, ...]
     sizes: Mapping[str, int] = {}
     ignored: Mapping[str, str] = {}
     tied: Mapping[str, str] = {}
+    copies: Mapping[str, str] = {}
     aliases: Mapping[str, str] = {}
 
 
@@ -90,6 +92,8 @@ def bind(table: Table, params: Any) -> list[Binding]:
     for part, count in found.items():
         if count > 1:
             raise ValueError(f"table: expected one rule for {part.path}, got {count}")
+    first = {binding.name: binding for binding in bindings}
+    bindings += [first[one]._replace(name=copy) for copy, one in table.copies.items()]
     names = Counter(binding.name for binding in bindings)
     for name, count in names.items():
         if count > 1:

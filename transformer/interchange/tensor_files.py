@@ -22,7 +22,9 @@ import safetensors.numpy
 
 from transformer import storage
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# Names begin with a stem: "model" of transformers, another of diffusers.
+STEM = "model"
+SINGLE, INDEX = f"{STEM}.safetensors", f"{STEM}.safetensors.index.json"
 MAX_JSON_BYTES = 64 * 2**20
 MAX_SHARD_BYTES = 5 * 10**9
 DTYPES: dict[str, Any] = {
@@ -76,16 +78,18 @@ def read_json_file(file: Path) -> dict[str, Any]:
     return storage.read_json(file, {})
 
 
-def open_tensors(folder: Path) -> dict[str, Tensor]:
+def open_tensors(folder: Path, stem: str = STEM) -> dict[str, Tensor]:
     """The tensors of a folder, by name. ValueError, in one line, for a folder without
     safetensors, and for files or an index that contradict themselves."""
-    single, index = folder / SINGLE, folder / INDEX
+    single = folder / f"{stem}.safetensors"
+    index = folder / f"{stem}.safetensors.index.json"
+    either = f"{single.name} or {index.name}"
     if not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder with {SINGLE}, got none")
+        raise ValueError(f"{folder}: expected a folder with {single.name}, got none")
     if single.is_file() and index.is_file():
-        raise ValueError(f"{folder}: expected {SINGLE} or {INDEX}, got both")
+        raise ValueError(f"{folder}: expected {either}, got both")
     if index.is_file():
-        return _open_shards(folder, read_json_file(index))
+        return _open_shards(index, read_json_file(index))
     if single.is_file():
         return open_file(single)
     found = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
@@ -95,7 +99,7 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
             "code when it is read; convert it where you trust it: "
             "AutoModel.from_pretrained(folder).save_pretrained(other_folder)"
         )
-    raise ValueError(f"{folder}: expected {SINGLE} or {INDEX}, got neither")
+    raise ValueError(f"{folder}: expected {either}, got neither")
 
 
 def open_file(file: Path) -> dict[str, Tensor]:
@@ -123,8 +127,8 @@ def open_file(file: Path) -> dict[str, Tensor]:
     }
 
 
-def _open_shards(folder: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:
-    storage.check_fields(str(folder / INDEX), index, {"weight_map": dict})
+def _open_shards(file: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:
+    storage.check_fields(str(file), index, {"weight_map": dict})
     listed: dict[str, set[str]] = {}
     for name, shard in index["weight_map"].items():
         # No path, so that an index names no file outside its folder.
@@ -132,18 +136,18 @@ def _open_shards(folder: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:
             r"[\w.-]+\.safetensors", shard
         ):
             raise ValueError(
-                f"{folder / INDEX}: {name}: expected the name of a .safetensors file "
+                f"{file}: {name}: expected the name of a .safetensors file "
                 f"beside it, got {shard!r}"
             )
         listed.setdefault(shard, set()).add(name)
     tensors: dict[str, Tensor] = {}
     for shard, names in sorted(listed.items()):
-        opened = open_file(folder / shard)
+        opened = open_file(file.parent / shard)
         if opened.keys() != names:
             differs = sorted(opened.keys() ^ names)
             raise ValueError(
-                f"{folder / shard}: expected the tensors that {INDEX} lists, got "
-                f"{len(differs)} others or missing: {differs[0]}"
+                f"{file.parent / shard}: expected the tensors that {file.name} lists, "
+                f"got {len(differs)} others or missing: {differs[0]}"
             )
         tensors |= opened
     return tensors
@@ -178,13 +182,16 @@ def write_tensors(
     folder: Path,
     tensors: Sequence[PlannedTensor],
     *,
+    stem: str = STEM,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write `SINGLE`, or shards with `INDEX` where there are more than
+    """Write one file, or shards with an index where there are more than
     `max_shard_bytes`; one shard is in memory at a time."""
     shards = _group(tensors, max_shard_bytes)
     names = [
-        f"model-{i:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else SINGLE
+        f"{stem}-{i:05}-of-{len(shards):05}.safetensors"
+        if len(shards) > 1
+        else f"{stem}.safetensors"
         for i in range(1, len(shards) + 1)
     ]
     for name, shard in zip(names, shards, strict=True):
@@ -202,7 +209,8 @@ def write_tensors(
                 for one in shard
             },
         }
-        storage.commit(folder / INDEX, json.dumps(index, indent=2).encode())
+        file = folder / f"{stem}.safetensors.index.json"
+        storage.commit(file, json.dumps(index, indent=2).encode())
 
 
 def _group(tensors: Sequence[PlannedTensor], limit: int) -> list[list[PlannedTensor]]:

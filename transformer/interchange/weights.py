@@ -35,11 +35,11 @@ def check(bindings: list[Binding], table: Table, tensors: Mapping[str, Tensor]) 
                 f"{binding.name}: expected values of {', '.join(FLOATS)}, got "
                 f"{tensor.dtype}, which is quantized or packed; dequantize it first"
             )
-    for copy, original in table.tied.items():
+    for copy, original in {**table.tied, **table.copies}.items():
         if copy in tensors and not _equal(tensors[copy], tensors[original]):
             raise ValueError(
                 f"{copy}: expected the values of {original}, to which the "
-                "configuration ties it, got others"
+                "architecture or the configuration ties it, got others"
             )
 
 

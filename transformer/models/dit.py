@@ -7,6 +7,7 @@ output features are all that differs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from transformer.axes import replicate
 from transformer.models import defaults
@@ -62,9 +64,43 @@ class ClassTimeConditioning(nn.Module):
         return block.Conditioning(condition_BLJ=add_time_embedding(class_BLJ, t_B))
 
 
+class TimestepConditioning(nn.Module):
+    """The condition of the DiT paper's code: a timestep from 0 to 999 as cosines and
+    sines of `waves` features, through an MLP with a SiLU, plus the class; through a
+    SiLU. Label `classes` is the null label of classifier-free guidance."""
+
+    classes: int
+    features: int
+    waves: int = 256
+    theta: float = 10_000.0
+
+    @nn.compact
+    def __call__(self, t_B: jax.Array, label_B: jax.Array) -> block.Conditioning:
+        half, init = self.waves // 2, nn.initializers.normal(0.02)
+        # Exponents in float32, as theirs: their rounding moves the angle of a late
+        # timestep by 1e-4. The last frequency is 1 / theta.
+        exponent_P = np.float32(-math.log(self.theta)) * np.arange(half, dtype="f")
+        exponent_P = (exponent_P / np.float32(half - 1)).astype(np.float64)
+        frequency_P = jnp.asarray(np.exp(exponent_P), jnp.float32)
+        angle_BLP = t_B.astype(jnp.float32)[:, None, None] * frequency_P[None, None]
+        wave_BLP = jnp.concatenate([jnp.cos(angle_BLP), jnp.sin(angle_BLP)], axis=-1)
+        square = self.features, self.features
+        w_in_PJ = self.param("w_in_PJ", init, (self.waves, self.features))
+        b_in_J = biases.zero_init_bias(self, "b_in_J", square[:1])
+        w_out_JO = self.param("w_out_JO", init, square)
+        b_out_O = biases.zero_init_bias(self, "b_out_O", square[:1])
+        shape = self.classes + 1, self.features
+        embedding_VJ = self.param("embedding_VJ", init, shape)
+        h_BLJ = linear("BLP,PJ->BLJ", wave_BLP.astype(w_in_PJ.dtype), w_in_PJ) + b_in_J
+        time_BLJ = linear("BLJ,JO->BLO", nn.silu(h_BLJ), w_out_JO) + b_out_O
+        class_BLJ = replicate(embedding_VJ)[label_B][:, None]
+        return block.Conditioning(condition_BLJ=nn.silu(time_BLJ + class_BLJ))
+
+
 class DiT(nn.Module):
     """embed -> conditioned blocks -> adaptive norm -> linear map, zero at first:
-    float32 (B, L, P) of `output_features` P, of rows at times t_B from 0 to 1.
+    float32 (B, L, P) of `output_features` P, of rows at times t_B, from 0 to 1 where
+    the condition is a `ClassTimeConditioning`.
 
     make_condition: a module called as (t_B, label), where `label` is what rows are
     conditioned on, such as classes; it returns the blocks' `Conditioning`.

@@ -120,6 +120,24 @@ def interleaved_sinusoids(
     return partial(_interleaved_sinusoids, length=length, theta=theta)
 
 
+def _grid_sinusoids(width: int, *, side: int, theta: float) -> np.ndarray:
+    quarter = _half("sinusoidal positions: width / 2", width // 2)
+    frequency_K = theta ** (-np.arange(quarter) / quarter)
+    row_L, column_L = np.divmod(np.arange(side * side), side)
+    angles = [place[:, None] * frequency_K[None] for place in (column_L, row_L)]
+    waves = [wave(angle_LK) for angle_LK in angles for wave in (np.sin, np.cos)]
+    return np.concatenate(waves, axis=-1)
+
+
+def grid_sinusoids(
+    side: int, *, theta: float = 10_000.0
+) -> Callable[[int], np.ndarray]:
+    """Sines and cosines of the column in the first half of the features, and of the row
+    in the other, for a square of `side` x `side` tokens (MAE, He et al. 2021, arXiv
+    2111.06377, and DiT, by their code)."""
+    return partial(_grid_sinusoids, side=side, theta=theta)
+
+
 class SinusoidalPositions(nn.Module):
     """Sines and cosines of falling frequency (Vaswani et al. 2017, section 3.5)."""
 
