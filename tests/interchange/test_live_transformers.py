@@ -77,6 +77,28 @@ def test_transformers_loads_the_export_as_the_original(name: str, tmp_path) -> N
     assert {k: one[k] for k in stated} == {k: other.get(k) for k in stated}
 
 
+def test_diffusers_loads_the_export_as_the_original(tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    opened = folder.open_folder(FIXTURES / "dit")
+    made = opened.architecture, opened.sizes, opened.read_params()
+    folder.write_folder(tmp_path / "out", *made)
+
+    def load_dit(path: Path) -> Any:
+        model, found = diffusers.DiTTransformer2DModel.from_pretrained(
+            path, output_loading_info=True
+        )
+        assert {key: names for key, names in found.items() if names} == {}
+        return model
+
+    theirs, ours = load_dit(FIXTURES / "dit"), load_dit(tmp_path / "out")
+    expected, state = theirs.state_dict(), ours.state_dict()
+    assert expected.keys() == state.keys()
+    for key, tensor in expected.items():
+        np.testing.assert_array_equal(tensor.numpy(), state[key].numpy(), key)
+    names = set(theirs.config) - {"_name_or_path", "_use_default_values"}
+    assert {k: theirs.config[k] for k in names} == {k: ours.config[k] for k in names}
+
+
 CAUSAL = [name for name, kind in CLASSES.items() if "CausalLM" in kind]
 
 
