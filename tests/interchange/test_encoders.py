@@ -222,8 +222,9 @@ def test_images_of_another_size_are_refused() -> None:
 def test_an_encoder_is_not_trained_as_a_language_model(name, tmp_path) -> None:
     """A masked language model would see the next token."""
     flags: Any = {"workdir": tmp_path, "init_from": FIXTURES / name}
-    with pytest.raises(ValueError, match="expected a decoder, got (Bert|ViT)"):
-        pretrained.experiment(**flags)
+    made = pretrained.experiment(**flags)
+    with pytest.raises(ValueError, match="which (Bert|ViT).* offers; got train"):
+        made.require_verb("train")
 
 
 def test_a_folder_of_clip_encodes_as_our_own_models_do() -> None:

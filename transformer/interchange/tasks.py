@@ -6,9 +6,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
+from transformer import storage
+from transformer.interchange import (
+    classification,
+    image_rows,
+    text_embedding,
+    text_rows,
+)
 from transformer.interchange.architecture import Architecture
+from transformer.interchange.architectures import vit
+from transformer.interchange.text_rows import TextRows
+from transformer.models import bert, clip, encoder, pooling
+from transformer.training import metrics
+
+# Rows of a printed table.
+SHOWN = 8
+BEST = 5
 
 
 class Model(NamedTuple):
@@ -20,6 +37,11 @@ class Model(NamedTuple):
     sizes: Any
     net: Any
 
+    @property
+    def name(self) -> str:
+        """The class of transformers."""
+        return self.architecture.name(self.sizes)
+
 
 class Task(NamedTuple):
     """run(model, params, workdir, *, ...): its keywords are the flags of the verb.
@@ -29,8 +51,180 @@ class Task(NamedTuple):
     applies: Callable[[Model], bool]
 
 
+def encodes_text(model: Model) -> bool:
+    """Whether the model is a text encoder, of whatever head."""
+    kinds = (
+        encoder.Encoder,
+        encoder.Classifier,
+        pooling.PooledEncoder,
+        bert.TiedMaskedLM,
+    )
+    return isinstance(model.net, kinds) and hasattr(model.sizes, "vocab_size")
+
+
+def embeds(model: Model) -> bool:
+    """Whether the model is a text encoder with features of each token."""
+    return encodes_text(model) and not isinstance(model.net, encoder.Classifier)
+
+
+def classifies(model: Model) -> bool:
+    """Whether the model is a classifier of texts or of images, or a dual encoder."""
+    is_known = encodes_text(model) or isinstance(model.sizes, vit.Sizes)
+    is_classifier = is_known and isinstance(model.net, encoder.Classifier)
+    return is_classifier or isinstance(model.net, clip.ScoredDualEncoder)
+
+
+def rows_of(model: Model) -> TextRows:
+    """The tokenizer of a model that reads text, within its length."""
+    sizes = model.sizes
+    return text_rows.read_text_rows(
+        model.folder,
+        length=sizes.length - getattr(sizes, "offset", 0),
+        vocab_size=sizes.vocab_size,
+        padding=getattr(sizes, "padding", 0),
+    )
+
+
+def embed(
+    model: Model,
+    params: Any,
+    workdir: Path,
+    *,
+    text: str = "",
+    pooling: Literal["mean", "cls"] | None = None,
+    normalize: bool = False,
+    output: Path | None = None,
+) -> np.ndarray:
+    """Print the cosines of the vectors of texts, and return the vectors [N, D].
+
+    Args:
+        text: a file with a text in each line, or texts divided by |.
+        pooling: mean of the tokens, or cls, the first; default as the folder says.
+        normalize: vectors of length 1, also where the folder does not say so.
+        output: a new .npz file with the vectors.
+    """
+    texts = read_texts(text)
+    if output is not None and (output.suffix != ".npz" or output.exists()):
+        raise ValueError(f"--output: expected a new .npz file, got {output}")
+    how = text_embedding.choose_pooling(model.folder, pooling, normalize)
+    vectors = text_embedding.embed(model.net, params, rows_of(model), texts, how)
+    print(
+        f"{len(texts)} texts, vectors of {vectors.shape[1]}, pooling {how.mode}"
+        + (", length 1" if how.normalize else "")
+    )
+    cosines = text_embedding.cosines(vectors[:SHOWN])
+    rows = [
+        [*(f"{cosine:.3f}" for cosine in row), _shorten(one)]
+        for row, one in zip(cosines, texts, strict=False)
+    ]
+    print(metrics.align(rows))
+    if output is not None:
+        with storage.name_os_errors(output):
+            np.savez_compressed(output, vectors=vectors, texts=np.array(texts))
+        print(f"{output}: vectors [{vectors.shape[0]}, {vectors.shape[1]}]")
+    return vectors
+
+
+def classify(
+    model: Model,
+    params: Any,
+    workdir: Path,
+    *,
+    text: str = "",
+    images: str = "",
+    labels: str = "",
+) -> np.ndarray:
+    """Print the most probable classes, and return all probabilities [N, V].
+
+    Args:
+        text: a file with a text in each line, or texts divided by |.
+        images: files or folders of images, divided by commas.
+        labels: the classes of images as texts, divided by commas, for CLIP and SigLIP.
+    """
+    for name, value, needed in (
+        ("text", text, encodes_text(model)),
+        ("images", images, not encodes_text(model)),
+        ("labels", labels, isinstance(model.net, clip.ScoredDualEncoder)),
+    ):
+        if bool(value) != needed:
+            expected = f"--{name}" if needed else f"no --{name}"
+            raise ValueError(
+                f"{model.name}: expected {expected}, got {value or 'none'}"
+            )
+    if encodes_text(model):
+        named, names = read_texts(text), list(model.sizes.labels)
+        rows = rows_of(model)
+        found = classification.classify_texts(model.net, params, rows, named)
+    else:
+        paths = image_rows.image_paths(images)
+        named = [str(path) for path in paths]
+        names, found = _classify_images(model, params, paths, labels)
+    for one, probabilities in zip(named, found, strict=True):
+        best = np.argsort(-probabilities, kind="stable")[:BEST]
+        shown = (f"{names[i]} {100 * probabilities[i]:.1f} %" for i in best)
+        print(f"{_shorten(one)}: {', '.join(shown)}")
+    return found
+
+
+def _classify_images(
+    model: Model, params: Any, paths: list[Path], labels: str
+) -> tuple[list[str], np.ndarray]:
+    """The names of the classes, and probabilities [N, V]."""
+    raw_NLP = classification.read_images(model.folder, model.sizes.image, paths)
+    if isinstance(model.sizes, vit.Sizes):
+        apply = classification.classify_images
+        return list(model.sizes.labels), apply(model.net, params, raw_NLP, extra=1)
+    texts = [label.strip() for label in labels.split(",") if label.strip()]
+    found = classification.match_images(
+        model.net,
+        params,
+        raw_NLP,
+        rows_of(model),
+        texts,
+        is_clip=model.sizes.model_type == "clip",
+    )
+    return texts, found
+
+
+def read_texts(text: str) -> list[str]:
+    """The lines of a file, or texts divided by |; empty ones are left out, and counted
+    of a file."""
+    if not text.strip():
+        raise ValueError("--text: expected a file, or texts divided by |, got none")
+    if not is_file(text):
+        return [part.strip() for part in text.split("|") if part.strip()]
+    path = Path(text).expanduser()
+    with storage.name_os_errors(path):
+        content = path.read_bytes()
+    try:
+        lines = content.decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: expected text in UTF-8, got {error.reason}"
+        ) from None
+    texts = [line for line in lines if line.strip()]
+    if len(texts) < len(lines):
+        print(f"{path}: {len(lines) - len(texts)} of {len(lines)} lines are empty")
+    return texts
+
+
+def is_file(text: str) -> bool:
+    """Whether `text` is the path of a file."""
+    try:
+        return Path(text).expanduser().is_file()
+    except (OSError, ValueError):  # Longer than a path, or with a null character.
+        return False
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 # By verb.
-TASKS: Mapping[str, Task] = {}
+TASKS: Mapping[str, Task] = {
+    "embed": Task(embed, embeds),
+    "classify": Task(classify, classifies),
+}
 
 
 def all_verbs() -> dict[str, Callable[..., Any]]:

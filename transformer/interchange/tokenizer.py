@@ -29,6 +29,14 @@ END_FILES = ("generation_config.json", "config.json")
 def read_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a folder of Hugging Face. ValueError where it has no
     tokenizer.json, says no end of a text, or has a decoder that is not known here."""
+    library, text = read_library(folder)
+    ends = end_tokens(folder, library)
+    return make(library, json.loads(text), text, ends, where=str(folder / FILE))
+
+
+def read_library(folder: Path) -> tuple[Any, str]:
+    """The library's tokenizer of a folder, and the text of its file. ValueError where
+    there is none, or another kind of file."""
     file = folder / FILE
     if not file.is_file():
         raise ValueError(
@@ -38,11 +46,10 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     try:
         text = file.read_bytes().decode()
         library = tokenizers.library().Tokenizer.from_str(text)
-        content = json.loads(text)
     except Exception as error:  # The library raises bare exceptions.
         cause = " ".join(str(error).split())
         raise ValueError(f"{file}: expected a tokenizer, got {cause}") from None
-    return make(library, content, text, end_tokens(folder, library), where=str(file))
+    return library, text
 
 
 def end_tokens(folder: Path, library: Any) -> tuple[int, ...]:

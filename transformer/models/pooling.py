@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -28,6 +29,12 @@ def last_token(x_BLD: jax.Array, tokens: TokenPositions) -> jax.Array:
 def end_of_row(x_BLD: jax.Array, tokens: TokenPositions) -> jax.Array:
     """The features (B, D) at the end of each row, padding or not."""
     return x_BLD[:, -1]
+
+
+def first_and_mean(x_BLD: jax.Array, tokens: TokenPositions) -> jax.Array:
+    """The features of the first token beside the mean of all others, (B, 2 D)
+    (DINOv2's linear classifier)."""
+    return jnp.concatenate([x_BLD[:, 0], x_BLD[:, 1:].mean(1)], axis=-1)
 
 
 def linear_activation(x: jax.Array) -> jax.Array:
@@ -124,3 +131,17 @@ class PooledEncoder(nn.Module):
     ) -> jax.Array:
         """The features (B, L, D) of all tokens."""
         return self.encoder(inputs, tokens, conditioning)
+
+
+def pooled_already(x_BD: jax.Array, tokens: TokenPositions) -> jax.Array:
+    """The vectors themselves: an `encoder.Pool` behind a `PooledEncoder`."""
+    return x_BD
+
+
+def classifier(
+    make_encoder: Make, make_pool: Make, width: int, classes: int
+) -> encoder.Classifier:
+    """A classifier of an encoder whose pooling has parameters; width: of the pooled
+    vector."""
+    make = partial(PooledEncoder, make_encoder=make_encoder, make_pool=make_pool)
+    return encoder.Classifier(classes, width, make, pooled_already)

@@ -1,5 +1,5 @@
 """BERT, RoBERTa and XLM-RoBERTa: post-norm blocks, learned positions, token types; as
-an encoder with a pooler, or as a masked language model.
+an encoder with a pooler, as a masked language model, or as a classifier of texts.
 
 Devlin et al. 2018, arXiv 1810.04805; Liu et al. 2019, arXiv 1907.11692 (positions begin
 after the padding's id); Conneau et al. 2019, arXiv 1911.02116.
@@ -25,6 +25,7 @@ class Sizes(NamedTuple):
     """What a configuration says of the net. kinds: of tokens. length: rows of the
     table of positions. padding: its id. readout: a masked language model, not an
     encoder. pooled: an encoder whose file has a pooler, which no configuration says.
+    labels: of the classes of a classifier, else none.
     """
 
     model_type: str
@@ -35,6 +36,7 @@ class Sizes(NamedTuple):
     padding: int
     readout: bool
     pooled: bool = True
+    labels: tuple[str, ...] = ()
     scanned: bool = False
 
     @property
@@ -47,7 +49,10 @@ def read(config: Reader) -> Sizes:
     """The sizes of a configuration; refuses what the net does not express."""
     kind = config.get("model_type")
     name = CLASSES[kind]
-    classes = {f"{name}Model": False, f"{name}ForMaskedLM": True}
+    suffixes = ("Model", "ForMaskedLM", encoders.CLASSIFIER)
+    head = encoders.read_class(
+        config, {name + suffix: suffix for suffix in suffixes}, f"{name}Model"
+    )
     config.only("is_decoder", False)
     config.only("add_cross_attention", False)
     config.only("position_embedding_type", "absolute")
@@ -59,13 +64,15 @@ def read(config: Reader) -> Sizes:
         kinds=config.whole("type_vocab_size", 2),
         length=config.whole("max_position_embeddings", 512),
         padding=config.whole("pad_token_id", 0 if kind == "bert" else 1, least=0),
-        readout=encoders.read_class(config, classes, f"{name}Model"),
+        readout=head == "ForMaskedLM",
+        labels=encoders.read_text_labels(config, head),
     )
 
 
 def name(sizes: Sizes) -> str:
     """The class of transformers."""
     suffix = "ForMaskedLM" if sizes.readout else "Model"
+    suffix = encoders.CLASSIFIER if sizes.labels else suffix
     return CLASSES[sizes.model_type] + suffix
 
 
@@ -79,6 +86,7 @@ def write(sizes: Sizes) -> dict[str, Any]:
         "max_position_embeddings": sizes.length,
         "pad_token_id": sizes.padding,
         **encoders.write_blocks(sizes.blocks),
+        **(encoders.write_labels(sizes.labels) if sizes.labels else {}),
     }
 
 
@@ -127,7 +135,7 @@ def readout(blocks: encoders.BlockSizes, vocab_size: int, inner: Make) -> Any:
 
 
 def net(sizes: Sizes) -> Any:
-    """The encoder, with its pooler or as a masked language model."""
+    """The encoder, with its pooler, as a masked language model or as a classifier."""
     width = sizes.blocks.width
     make = make_encoder(
         sizes.blocks,
@@ -142,19 +150,24 @@ def net(sizes: Sizes) -> Any:
         roberta = sizes.model_type != "bert"
         head = sizes.blocks._replace(activation="gelu") if roberta else sizes.blocks
         return readout(head, sizes.vocab_size, make)
+    make_pool = partial(pooling.DensePooling, features=width, width=width)
+    if sizes.labels:
+        return pooling.classifier(make, make_pool, width, len(sizes.labels))
     if not sizes.pooled:
         return make()
-    make_pool = partial(pooling.DensePooling, features=width, width=width)
     return pooling.PooledEncoder(make_encoder=make, make_pool=make_pool)
 
 
 def table(sizes: Sizes) -> Table:
     """The tensors of transformers' files, in the dialect of the class."""
     family = "bert" if sizes.model_type == "bert" else "roberta"
-    theirs = f"{family}." if sizes.readout else ""
+    theirs = f"{family}." if sizes.readout or sizes.labels else ""
     ours = "encoder/" if sizes.readout or sizes.pooled else ""
+    ours = "encoder/encoder/" if sizes.labels else ours
     rules = [*encoder_rules(theirs, ours)]
-    if sizes.readout:
+    if sizes.labels:
+        rules += encoders.classifier_rules(*CLASSIFIERS[family])
+    elif sizes.readout:
         rules += MASKED_LM[family]
     elif sizes.pooled:
         rules += encoders.dense(
@@ -169,7 +182,7 @@ def table(sizes: Sizes) -> Table:
             r"(.*\.)?embeddings\.position_ids": "counted here",
         }
         if sizes.readout
-        else {r"embeddings\.position_ids": "counted here"},
+        else {r"(.*\.)?embeddings\.position_ids": "counted here"},
         tied=TIED[family] if sizes.readout else {},
         aliases={
             rf"^{family}\.": theirs,
@@ -233,6 +246,11 @@ MASKED_LM = {
         PREDICTIONS + "bias",
     ),
     "roberta": head_rules("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
+}
+# The pooler and the readout of a classifier.
+CLASSIFIERS = {
+    "bert": ("bert.pooler.dense", "classifier"),
+    "roberta": ("classifier.dense", "classifier.out_proj"),
 }
 TIED = {
     "bert": {

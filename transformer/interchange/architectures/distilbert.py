@@ -3,23 +3,32 @@ pooler."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from transformer.interchange.architecture import Architecture
 from transformer.interchange.architectures import bert, encoders
 from transformer.interchange.config import Reader
 from transformer.interchange.table import Table
+from transformer.models import pooling
+from transformer.network import mlp
 
-CLASSES = {"DistilBertModel": False, "DistilBertForMaskedLM": True}
+CLASSES = {
+    "DistilBertModel": "nothing",
+    "DistilBertForMaskedLM": "readout",
+    f"DistilBert{encoders.CLASSIFIER}": encoders.CLASSIFIER,
+}
 
 
 class Sizes(NamedTuple):
-    """What a configuration says of the net. readout: a masked language model."""
+    """What a configuration says of the net. readout: a masked language model.
+    labels: of the classes of a classifier, else none."""
 
     blocks: encoders.BlockSizes
     vocab_size: int
     length: int
     readout: bool
+    labels: tuple[str, ...] = ()
     scanned: bool = False
 
 
@@ -34,6 +43,7 @@ def read(config: Reader) -> Sizes:
     width, heads = config.whole("dim", 768), config.whole("n_heads", 12)
     if width % heads:
         raise config.error("n_heads", f"a divisor of {width}")
+    head = encoders.read_class(config, CLASSES, "DistilBertModel")
     return Sizes(
         blocks=encoders.BlockSizes(
             width=width,
@@ -45,13 +55,16 @@ def read(config: Reader) -> Sizes:
         ),
         vocab_size=config.whole("vocab_size"),
         length=config.whole("max_position_embeddings", 512),
-        readout=encoders.read_class(config, CLASSES, "DistilBertModel"),
+        readout=head == "readout",
+        labels=encoders.read_text_labels(config, head),
     )
 
 
 def name(sizes: Sizes) -> str:
     """The class of transformers."""
-    return next(k for k, readout in CLASSES.items() if readout == sizes.readout)
+    head = "readout" if sizes.readout else "nothing"
+    head = encoders.CLASSIFIER if sizes.labels else head
+    return next(name for name, of_class in CLASSES.items() if of_class == head)
 
 
 def write(sizes: Sizes) -> dict[str, Any]:
@@ -66,11 +79,12 @@ def write(sizes: Sizes) -> dict[str, Any]:
         "n_layers": sizes.blocks.depth,
         "n_heads": sizes.blocks.heads,
         "activation": sizes.blocks.activation,
+        **(encoders.write_labels(sizes.labels) if sizes.labels else {}),
     }
 
 
 def net(sizes: Sizes) -> Any:
-    """The encoder, or the masked language model."""
+    """The encoder, the masked language model, or the classifier."""
     make = bert.make_encoder(
         sizes.blocks,
         vocab_size=sizes.vocab_size,
@@ -78,6 +92,12 @@ def net(sizes: Sizes) -> Any:
         length=sizes.length,
         scanned=sizes.scanned,
     )
+    if sizes.labels:
+        width = sizes.blocks.width
+        make_pool = partial(
+            pooling.DensePooling, features=width, width=width, activation=mlp.relu
+        )
+        return pooling.classifier(make, make_pool, width, len(sizes.labels))
     return (
         bert.readout(sizes.blocks, sizes.vocab_size, make) if sizes.readout else make()
     )
@@ -85,8 +105,9 @@ def net(sizes: Sizes) -> Any:
 
 def table(sizes: Sizes) -> Table:
     """The tensors of transformers' files."""
-    theirs = "distilbert." if sizes.readout else ""
+    theirs = "distilbert." if sizes.readout or sizes.labels else ""
     ours = "encoder/" if sizes.readout else ""
+    ours = "encoder/encoder/" if sizes.labels else ours
     layer, block = f"{theirs}transformer.layer.{{N}}.", f"{ours}stack/layers_{{N}}/"
     rules = [
         *bert.embedding_rules(f"{theirs}embeddings.", f"{ours}embed/"),
@@ -100,6 +121,8 @@ def table(sizes: Sizes) -> Table:
         *encoders.affine(layer + "output_layer_norm", block + "mlp_norm"),
     ]
     word = "distilbert.embeddings.word_embeddings.weight"
+    if sizes.labels:
+        rules += encoders.classifier_rules("pre_classifier", "classifier")
     if sizes.readout:
         rules += bert.head_rules(
             "vocab_transform", "vocab_layer_norm", "vocab_projector.bias"

@@ -26,6 +26,7 @@ from transformer.network import (
 from transformer.network.block import Block, Make, ResidualOrder, pre_norm
 
 ACTIVATIONS = {**decoders.ACTIVATIONS, "quick_gelu": mlp.quick_gelu}
+CLASSIFIER = "ForSequenceClassification"
 # Letters of tables: axes of one entry.
 ONE = {"o": 1, "p": 1}
 
@@ -124,6 +125,18 @@ def read_labels(config: Reader) -> tuple[str, ...]:
     if not isinstance(names, dict) or sorted(names) != sorted(numbers) or not names:
         raise config.error("id2label", "an object of 0, 1, ... and names")
     return tuple(str(names[number]) for number in numbers)
+
+
+def read_text_labels(config: Reader, head: str) -> tuple[str, ...]:
+    """The names of the classes of a classifier of texts; none for another head.
+    ValueError for a regression, and where several classes hold at once."""
+    if head != CLASSIFIER:
+        return ()
+    config.only("problem_type", "single_label_classification")
+    labels = read_labels(config)
+    if len(labels) < 2:
+        raise config.error("id2label", "two classes or more")
+    return labels
 
 
 def write_labels(labels: tuple[str, ...]) -> dict[str, Any]:
@@ -267,6 +280,16 @@ def mlp_rules(first: str, second: str, *, ours: str) -> list[Rule]:
         Rule(f"{first}.bias", f"{ours}/b_in_F", "F"),
         Rule(f"{second}.weight", f"{ours}/w_out_FD", "D F"),
         Rule(f"{second}.bias", f"{ours}/b_out_D", "D"),
+    ]
+
+
+def classifier_rules(pool: str, readout: str) -> list[Rule]:
+    """Rules of the head of a `pooling.classifier`."""
+    inner = {"bias": "encoder/pool/b_O", "bias_layout": "O"}
+    outer = {"bias": "b_V", "bias_layout": "V"}
+    return [
+        *dense(pool, "encoder/pool/w_DO", "O D", **inner),
+        *dense(readout, "unembedding_VD", "V D", **outer),
     ]
 
 

@@ -1,5 +1,6 @@
 """ViT (Dosovitskiy et al. 2020, arXiv 2010.11929), as an encoder with a pooler or a
-classifier, and DINOv2 (Oquab et al. 2023, arXiv 2304.07193), as an encoder.
+classifier, and DINOv2 (Oquab et al. 2023, arXiv 2304.07193), as an encoder or a
+classifier.
 
 Images have the size of the configuration: positions are not interpolated.
 """
@@ -23,7 +24,10 @@ from transformer.network.block import Make, pre_norm, sandwich_norm
 # Classes of transformers, and what stands behind the encoder.
 CLASSES = {
     "vit": {"ViTModel": "pooler", "ViTForImageClassification": "classifier"},
-    "dinov2": {"Dinov2Model": "nothing"},
+    "dinov2": {
+        "Dinov2Model": "nothing",
+        "Dinov2ForImageClassification": "classifier",
+    },
 }
 POOLERS = {"tanh": jnp.tanh, "gelu": encoders.ACTIVATIONS["gelu"], "relu": jax.nn.relu}
 
@@ -84,6 +88,7 @@ def _read_dinov2(config: Reader, head: str) -> Sizes:
         blocks=encoders.read_blocks(config, epsilon=1e-6, hidden_features=hidden),
         image=encoders.read_image(config),
         head=head,
+        labels=encoders.read_labels(config) if head == "classifier" else (),
         mask_token=config.flag("use_mask_token", True),
     )
 
@@ -154,9 +159,11 @@ def net(sizes: Sizes) -> Any:
     if sizes.head == "classifier":
         return encoder.Classifier(
             classes=len(sizes.labels),
-            width=width,
+            width=width if sizes.model_type == "vit" else 2 * width,
             make_encoder=make,
-            pool=encoder.first_token,
+            pool=encoder.first_token
+            if sizes.model_type == "vit"
+            else pooling.first_and_mean,
         )
     activation, features = sizes.pooler
     make_pool = partial(

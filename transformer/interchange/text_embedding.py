@@ -1,0 +1,105 @@
+"""Vectors of texts: the features of a text encoder, pooled (sentence-transformers,
+Reimers and Gurevych 2019, arXiv 1908.10084)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer.data.notices import print_once
+from transformer.interchange import tensor_files, text_rows
+from transformer.interchange.text_rows import TextRows
+from transformer.models import clip, encoder
+from transformer.network import masks
+
+MODULES, POOLING = "modules.json", "1_Pooling/config.json"
+# Keys of sentence-transformers.
+MODES = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+}
+POOLS = {"mean": encoder.mean_pooling, "cls": encoder.first_token}
+
+
+class Pooling(NamedTuple):
+    """How features become a vector: one of `POOLS`. normalize: to length 1."""
+
+    mode: str
+    normalize: bool
+
+
+def read_pooling(folder: Path) -> Pooling | None:
+    """What the folder of sentence-transformers says; None where it is no such folder.
+    ValueError for modules that are not expressed here."""
+    if not (folder / MODULES).is_file():
+        return None
+    try:
+        modules = json.loads((folder / MODULES).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        raise ValueError(f"{folder / MODULES}: expected JSON") from None
+    kinds = [
+        str(one.get("type")).rpartition(".")[2] if isinstance(one, dict) else str(one)
+        for one in (modules if isinstance(modules, list) else [modules])
+    ]
+    if kinds not in (
+        ["Transformer", "Pooling"],
+        ["Transformer", "Pooling", "Normalize"],
+    ):
+        raise ValueError(
+            f"{folder / MODULES}: expected Transformer, Pooling and perhaps Normalize, "
+            f"got {', '.join(kinds)[:80] or 'none'}"
+        )
+    config = tensor_files.read_json_file(folder / POOLING)
+    modes = {
+        k for k, v in config.items() if k.startswith("pooling_mode_") and v is True
+    }
+    if len(modes) != 1 or not modes <= set(MODES):
+        raise ValueError(
+            f"{folder / POOLING}: expected one of {', '.join(MODES)}, got "
+            f"{', '.join(sorted(modes)) or 'none'}"
+        )
+    return Pooling(MODES[modes.pop()], "Normalize" in kinds)
+
+
+def choose_pooling(folder: Path, mode: str | None, normalize: bool) -> Pooling:
+    """The pooling of the folder, or of the flags; the mean, which a printed line says,
+    where neither says one."""
+    found = read_pooling(folder)
+    if mode is None and found is None:
+        print_once(
+            f"{folder}: no {MODULES} says a pooling: the mean of the tokens; "
+            "--pooling=cls takes the first token"
+        )
+    if found is None:
+        return Pooling(mode or "mean", normalize)
+    return Pooling(mode or found.mode, normalize or found.normalize)
+
+
+def embed(
+    net: Any, params: Any, rows: TextRows, texts: Sequence[str], pooling: Pooling
+) -> np.ndarray:
+    """Vectors [N, D] of texts, float32; each is that of the text alone. net: an
+    encoder of (ids, tokens), or one with the method `features`."""
+    method = "features" if hasattr(net, "features") else None
+
+    @jax.jit
+    def apply(params: Any, ids_BL: jax.Array, segment_BL: jax.Array) -> jax.Array:
+        index_BL = jnp.arange(ids_BL.shape[1], dtype=jnp.int32)[None]
+        tokens = masks.packed(segment_BL, index_BL)
+        x_BLD: Any = net.apply({"params": params}, ids_BL, tokens, method=method)
+        x_BD = POOLS[pooling.mode](x_BLD, tokens)
+        return clip.unit_length(x_BD) if pooling.normalize else x_BD
+
+    return text_rows.map_batches(rows, texts, lambda *batch: apply(params, *batch))
+
+
+def cosines(vectors: np.ndarray) -> np.ndarray:
+    """The cosine of each pair, [N, N]."""
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
+    return unit @ unit.T
