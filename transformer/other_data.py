@@ -117,8 +117,7 @@ def add_evaluations(
     labels = getattr(experiment.data, "labels", ())
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for name, content in experiment.extra_files.items():
-            storage.commit(folder / name, content)
+        storage.commit_files(folder, experiment.extra_files)
         for source in _divide(flag, text):
             other = _make_on(source, make, arguments, folder=folder, labels=labels)
             one = len(other.evaluations) == 1

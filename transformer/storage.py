@@ -56,6 +56,13 @@ def commit(path: Path, content: bytes) -> None:
         raise
 
 
+def commit_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """`commit` each of `files`, by its path within `folder`, whose folders are made."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        commit(folder / name, content)
+
+
 @contextmanager
 def claim(path: Path) -> Iterator[None]:
     """Exclude all other processes and threads that claim `path`; wait for them.

@@ -304,6 +304,18 @@ ENCODERS = {
     "modernbert_mlm": lambda t: t.ModernBertForMaskedLM(
         t.ModernBertConfig(**MODERNBERT)
     ),
+    "bert_classifier": lambda t: t.BertForSequenceClassification(
+        t.BertConfig(**TEXT, num_labels=3)
+    ),
+    "roberta_classifier": lambda t: t.RobertaForSequenceClassification(
+        t.RobertaConfig(**TEXT, num_labels=3)
+    ),
+    "distilbert_classifier": lambda t: t.DistilBertForSequenceClassification(
+        t.DistilBertConfig(**DISTILBERT, num_labels=3)
+    ),
+    "dinov2_classifier": lambda t: t.Dinov2ForImageClassification(
+        t.Dinov2Config(**DINO, mlp_ratio=2, num_labels=5)
+    ),
     "vit": lambda t: t.ViTModel(t.ViTConfig(**IMAGE)),
     "vit_classifier": lambda t: t.ViTForImageClassification(
         t.ViTConfig(**IMAGE, num_labels=5)

@@ -31,13 +31,17 @@ FIXTURES = Path(__file__).parent / "fixtures"
 # any case: an epsilon of 1e-5 for 1e-12 is 5e-5. Outputs are named as there.
 RATIOS = {
     "bert": {"last_hidden_state": 1.2e-6, "pooler_output": 6.0e-7},
+    "bert_classifier": {"logits": 4.0e-7},
     "bert_mlm": {"logits": 1.3e-6},
     "clip": {"image_embeds": 6.9e-7, "text_embeds": 5.4e-7, "logits_per_image": 4.7e-6},
     "dinov2": {"last_hidden_state": 9.3e-7},
+    "dinov2_classifier": {"logits": 7.1e-7},
     "distilbert": {"logits": 1.3e-6},
+    "distilbert_classifier": {"logits": 6.9e-7},
     "modernbert": {"last_hidden_state": 9.1e-7},
     "modernbert_mlm": {"logits": 1.4e-6},
     "roberta": {"last_hidden_state": 9.2e-7, "pooler_output": 7.2e-7},
+    "roberta_classifier": {"logits": 4.4e-7},
     "roberta_mlm": {"logits": 1.1e-6},
     "siglip": {
         **{"image_embeds": 7.4e-7, "text_embeds": 9.9e-7},

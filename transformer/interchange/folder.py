@@ -26,6 +26,11 @@ COMPANIONS = (
     "special_tokens_map.json",
     "chat_template.jinja",
     "preprocessor_config.json",
+    # Of sentence-transformers.
+    "modules.json",
+    "1_Pooling/config.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
 )
 
 
@@ -117,8 +122,7 @@ def write_folder(
     shards = {"stem": kind.format.stem, "max_shard_bytes": max_shard_bytes}
     with tensor_files.new_folder(folder) as partial:
         tensor_files.write_tensors(partial, planned, **shards)
-        for name, content in companions.items():
-            storage.commit(partial / name, content)
+        storage.commit_files(partial, companions)
         text = json.dumps(config, indent=2, sort_keys=True)
         storage.commit(partial / CONFIG, text.encode())
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from transformer import axes
 from transformer.generation import text_model
+from transformer.interchange import tasks, text_embedding
 from transformer.interchange import tokenizer as tokenizer_
+from transformer.interchange.architecture import Architecture
 from transformer.interchange.folder import open_folder, read_config
 from transformer.models import decoder
 
@@ -22,6 +26,7 @@ class PretrainedModel(NamedTuple):
     """
 
     folder: Path
+    architecture: Architecture
     sizes: Any
     net: Any
     params: Any
@@ -52,15 +57,50 @@ class PretrainedModel(NamedTuple):
         )
         return text
 
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        pooling: str | None = None,
+        normalize: bool = False,
+    ) -> np.ndarray:
+        """Vectors [N, D] of texts, as the verb `embed` makes them. ValueError for a
+        model that is no text encoder."""
+        model = self._model("embed")
+        how = text_embedding.choose_pooling(self.folder, pooling, normalize)
+        rows = tasks.rows_of(model)
+        return text_embedding.embed(self.net, self.params, rows, texts, how)
+
+    def classify(
+        self,
+        inputs: Sequence[str | Path],
+        *,
+        labels: Sequence[str] = (),
+    ) -> list[dict[str, float]]:
+        """Probabilities of the classes, by their names, of each of the texts, or of the
+        image files. labels: the classes as texts, for CLIP and SigLIP. ValueError for
+        other models, and where `labels` do not fit the model."""
+        model = self._model("classify")
+        names, found = tasks.probabilities(model, self.params, inputs, labels)
+        return [dict(zip(names, map(float, row), strict=True)) for row in found]
+
+    def _model(self, verb: str) -> tasks.Model:
+        """The model without parameters; ValueError where it does not offer `verb`."""
+        model = tasks.Model(self.folder, self.architecture, self.sizes, self.net)
+        if not tasks.TASKS[verb].applies(model):
+            raise ValueError(f"{self.folder}: {model.name} does not {verb}")
+        return model
+
 
 def load(folder: Path) -> PretrainedModel:
     """The model in `folder`, in float32 on all devices; layers are scanned where they
     are equal. Raises ValueError as `folder.open_folder`."""
     made, sizes = read_config(folder)
-    opened = open_folder(folder, scanned=made.layers_repeat(sizes))
+    sizes = sizes._replace(scanned=made.layers_repeat(sizes))
+    opened = open_folder(folder, scanned=sizes.scanned)
     has_tokenizer = (folder / tokenizer_.FILE).is_file()
     is_decoder = isinstance(opened.net, decoder.Decoder)
     reads = has_tokenizer and is_decoder
     tokenizer = tokenizer_.read_tokenizer(folder) if reads else None
     params = opened.read_params(axes.make_mesh())
-    return PretrainedModel(folder, opened.sizes, opened.net, params, tokenizer)
+    return PretrainedModel(folder, made, sizes, opened.net, params, tokenizer)

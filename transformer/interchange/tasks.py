@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -141,49 +141,53 @@ def classify(
         images: files or folders of images, divided by commas.
         labels: the classes of images as texts, divided by commas, for CLIP and SigLIP.
     """
+    reads_text = encodes_text(model)
     for name, value, needed in (
-        ("text", text, encodes_text(model)),
-        ("images", images, not encodes_text(model)),
-        ("labels", labels, isinstance(model.net, clip.ScoredDualEncoder)),
+        ("text", text, reads_text),
+        ("images", images, not reads_text),
     ):
         if bool(value) != needed:
             expected = f"--{name}" if needed else f"no --{name}"
             raise ValueError(
                 f"{model.name}: expected {expected}, got {value or 'none'}"
             )
-    if encodes_text(model):
-        named, names = read_texts(text), list(model.sizes.labels)
-        rows = rows_of(model)
-        found = classification.classify_texts(model.net, params, rows, named)
-    else:
-        paths = image_rows.image_paths(images)
-        named = [str(path) for path in paths]
-        names, found = _classify_images(model, params, paths, labels)
-    for one, probabilities in zip(named, found, strict=True):
-        best = np.argsort(-probabilities, kind="stable")[:BEST]
-        shown = (f"{names[i]} {100 * probabilities[i]:.1f} %" for i in best)
-        print(f"{_shorten(one)}: {', '.join(shown)}")
+    inputs: Sequence[Any] = (
+        read_texts(text) if reads_text else image_rows.image_paths(images)
+    )
+    texts = [label.strip() for label in labels.split(",") if label.strip()]
+    names, found = probabilities(model, params, inputs, texts)
+    for one, row in zip(inputs, found, strict=True):
+        best = np.argsort(-row, kind="stable")[:BEST]
+        shown = (f"{names[i]} {100 * row[i]:.1f} %" for i in best)
+        print(f"{_shorten(str(one))}: {', '.join(shown)}")
     return found
 
 
-def _classify_images(
-    model: Model, params: Any, paths: list[Path], labels: str
+def probabilities(
+    model: Model, params: Any, inputs: Sequence[Any], labels: Sequence[str]
 ) -> tuple[list[str], np.ndarray]:
-    """The names of the classes, and probabilities [N, V]."""
-    raw_NLP = classification.read_images(model.folder, model.sizes.image, paths)
-    if isinstance(model.sizes, vit.Sizes):
-        apply = classification.classify_images
-        return list(model.sizes.labels), apply(model.net, params, raw_NLP, extra=1)
-    texts = [label.strip() for label in labels.split(",") if label.strip()]
+    """The names of the classes, and the probabilities [N, V] of texts or image files.
+    labels: of a dual encoder. ValueError for these of another model."""
+    net, sizes = model.net, model.sizes
+    is_dual = isinstance(net, clip.ScoredDualEncoder)
+    if bool(labels) != is_dual:
+        expected = "labels" if is_dual else "no labels, it has classes of its own"
+        raise ValueError(
+            f"{model.name}: expected {expected}, got {', '.join(labels) or 'none'}"
+        )
+    if encodes_text(model):
+        rows = rows_of(model)
+        found = classification.classify_texts(net, params, rows, inputs)
+        return list(sizes.labels), found
+    raw_NLP = classification.read_images(model.folder, sizes.image, inputs)
+    if not is_dual:
+        found = classification.classify_images(net, params, raw_NLP, extra=1)
+        return list(sizes.labels), found
+    is_clip, rows = sizes.model_type == "clip", rows_of(model)
     found = classification.match_images(
-        model.net,
-        params,
-        raw_NLP,
-        rows_of(model),
-        texts,
-        is_clip=model.sizes.model_type == "clip",
+        net, params, raw_NLP, rows, labels, is_clip=is_clip
     )
-    return texts, found
+    return list(labels), found
 
 
 def read_texts(text: str) -> list[str]:

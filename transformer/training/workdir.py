@@ -97,8 +97,7 @@ def _begin(
     source_code: str,
     module: str,
 ) -> None:
-    for name, content in experiment.extra_files.items():
-        storage.commit(workdir / name, content)
+    storage.commit_files(workdir, experiment.extra_files)
     storage.commit(workdir / "experiment.py", source_code.encode())
     leg = legs.describe(experiment, flags, 0)
     _write(

@@ -1,0 +1,255 @@
+"""What one does with an encoder's folder: vectors, classes, zero-shot labels."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import commands
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
+
+import transformer
+from experiments import pretrained
+from transformer.generation import text_model
+from transformer.interchange import (
+    classification,
+    folder,
+    image_rows,
+    tasks,
+    text_embedding,
+    text_rows,
+)
+from transformer.interchange.architectures.encoders import ImageSizes
+from transformer.network import masks
+
+FIXTURES = Path(__file__).parent / "fixtures"
+WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "the", "cat", "hen", "##s", "sat", "é"]
+TEXTS = ["the cat", "the hens sat the cats", "é", "cat " * 40, "", "dog the"]
+IDS = {
+    "the hens sat": [1, 4, 6, 7, 8, 2],
+    "dog": [1, 3, 2],
+    "": [1, 2],
+}
+
+
+def write_tokenizer(path: Path) -> None:
+    """WordPiece, with BERT's special tokens around a text."""
+    vocab = {word: number for number, word in enumerate(WORDS)}
+    made: Any = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    made.add_special_tokens(WORDS[:4])
+    made.enable_truncation(5)
+    made.enable_padding(length=5)
+    made.save(str(path / "tokenizer.json"))
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> Any:
+    """A copy of a fixture with a tokenizer, and with other files."""
+
+    def make(name: str, **files: Any) -> Path:
+        path = tmp_path / name
+        shutil.copytree(FIXTURES / name, path)
+        write_tokenizer(path)
+        (path / "1_Pooling").mkdir()
+        for file, content in files.items():
+            (path / file.replace("__", "/")).with_suffix(".json").write_text(
+                json.dumps(content)
+            )
+        return path
+
+    return make
+
+
+def sentence_files(mode: str, *kinds: str) -> dict[str, Any]:
+    modules = [{"type": f"sentence_transformers.models.{kind}"} for kind in kinds]
+    return {"modules": modules, "1_Pooling__config": {f"pooling_mode_{mode}": True}}
+
+
+def test_a_text_alone_has_the_vector_that_it_has_in_a_batch(
+    make_folder: Any, capsys: Any
+) -> None:
+    """And that of its ids in a row of its own length: special tokens count, padding
+    does not; a text that is cut is counted."""
+    path = make_folder("bert")
+    rows = text_rows.read_text_rows(path, length=9, vocab_size=67, padding=0)
+    for text, ids in IDS.items():
+        assert rows.encode([text])[0].tolist() == ids
+    model = transformer.load(path)
+    together = model.embed(TEXTS, pooling="mean")
+    assert "1 of 6 texts are longer than 32 tokens" in capsys.readouterr().out
+    params, pooled = model.params, []
+    encode = tasks.rows_of(model._model("embed")).encode
+    for text in TEXTS:
+        ids_BL = jnp.asarray(encode([text]))
+        inputs = ids_BL, masks.single_document(ids_BL.shape[1])
+        x_BLD = model.net.apply({"params": params}, *inputs, method="features")
+        pooled.append(x_BLD.mean(1)[0])
+    np.testing.assert_allclose(together, np.stack(pooled), atol=2e-6)
+    alone = np.concatenate([model.embed([text], pooling="mean") for text in TEXTS[:3]])
+    np.testing.assert_allclose(alone, together[:3], atol=2e-6)
+
+
+def test_the_folder_says_the_pooling(make_folder: Any, capsys: Any) -> None:
+    path = make_folder("bert", **sentence_files("cls_token", "Transformer", "Pooling"))
+    model = transformer.load(path)
+    first = model.embed(["the cat"])
+    np.testing.assert_array_equal(first, model.embed(["the cat"], pooling="cls"))
+    assert np.abs(first - model.embed(["the cat"], pooling="mean")).max() > 0.1
+    unit = model.embed(["the cat"], normalize=True)
+    np.testing.assert_allclose(unit, first / np.linalg.norm(first), rtol=1e-5)
+    assert "no modules.json" not in capsys.readouterr().out
+    (path / "modules.json").unlink()
+    np.testing.assert_array_equal(
+        model.embed(["the cat"]), model.embed(["the cat"], pooling="mean")
+    )
+    assert "the mean of the tokens; --pooling=cls" in capsys.readouterr().out
+
+
+NORMALIZED = "Transformer", "Pooling", "Normalize"
+BAD_POOLINGS = {
+    "max": (sentence_files("max_tokens", *NORMALIZED), "got pooling_mode_max_tokens"),
+    "a dense layer": (
+        sentence_files("mean_tokens", "Transformer", "Pooling", "Dense"),
+        "got Transformer, Pooling, Dense",
+    ),
+    "no list": ({"modules": 3}, "expected Transformer, Pooling and perhaps Normalize"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_POOLINGS)
+def test_other_modules_are_refused(case: str, make_folder: Any) -> None:
+    files, expected = BAD_POOLINGS[case]
+    with pytest.raises(ValueError, match=expected):
+        text_embedding.read_pooling(make_folder("bert", **files))
+
+
+def test_ids_beyond_the_embedding_are_refused(make_folder: Any) -> None:
+    with pytest.raises(ValueError, match="expected ids below 9, the vocabulary"):
+        text_rows.read_text_rows(make_folder("bert"), length=9, vocab_size=9, padding=0)
+
+
+def test_the_verbs_of_an_encoder(
+    make_folder: Any, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """Print a table, write vectors; what a model does not offer is refused by name."""
+    path, out = make_folder("bert"), tmp_path / "vectors.npz"
+    run = type("Run", (), {"experiment": staticmethod(pretrained.experiment)})
+    run.verbs = {**tasks.all_verbs(), "generate": text_model.generate}  # pyright: ignore
+    common = [f"--workdir={tmp_path / 'run'}", f"--init_from={path}"]
+    argv = ["embed", *common, "--text=the cat|the hen", f"--output={out}"]
+    assert commands.exit_status(argv, monkeypatch, run=run) == 0
+    assert "2 texts, vectors of 24, pooling mean\n1.000  0." in capsys.readouterr().out
+    model = transformer.load(path)
+    expected = model.embed(["the cat", "the hen"])
+    np.testing.assert_allclose(np.load(out)["vectors"], expected, atol=2e-6)
+    for verb in ("train", "evaluate", "generate", "classify", "benchmark"):
+        line = commands.refusal([verb, *common], capsys, monkeypatch, run=run)
+        assert "expected one of embed, export, which BertModel offers" in line
+        assert f"got {verb}" in line
+    line = commands.refusal(argv[:3], capsys, monkeypatch, run=run)
+    assert "--text: expected a file, or texts divided by |, got none" in line
+
+
+def test_a_classifier_of_texts_names_its_classes(make_folder: Any) -> None:
+    model = transformer.load(make_folder("distilbert_classifier"))
+    (found,) = model.classify(["the cat"])
+    ids_BL = jnp.array([[1, 4, 5, 2]])
+    logits_BV = model.net.apply(
+        {"params": model.params}, ids_BL, masks.single_document(4)
+    )
+    np.testing.assert_allclose(list(found.values()), jax.nn.softmax(logits_BV)[0], 1e-4)
+    assert list(found) == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    with pytest.raises(ValueError, match="Classification does not embed"):
+        model.embed(["the cat"])
+    with pytest.raises(ValueError, match="expected no labels, it has classes of its"):
+        model.classify(["the cat"], labels=["a"])
+
+
+@pytest.mark.parametrize("name", ["vit", "siglip", "clip", "dinov2"])
+def test_images_are_prepared_as_by_transformers(name: str, tmp_path: Path) -> None:
+    """Equal to a thousandth of a gray level; the size must be the model's."""
+    says = json.loads((FIXTURES / "preprocessing.json").read_text())[name]
+    (tmp_path / image_rows.FILE).write_text(json.dumps(says))
+    arrays = np.load(FIXTURES / "preprocessing.npz")
+    image = ImageSizes(12, 4, 3)
+    how = image_rows.read_preprocessing(tmp_path, image)
+    ours = image_rows.prepare(arrays["image"], how)
+    theirs = arrays[name]
+    theirs = theirs.transpose(1, 2, 0) if theirs.shape[0] == 3 else theirs
+    level = 1 / 255 / min(how.std)
+    np.testing.assert_allclose(ours, theirs, atol=1e-3 * level)
+    with pytest.raises(ValueError, match="expected images of 16 x 16, which the model"):
+        image_rows.read_preprocessing(tmp_path, image._replace(side=16))
+
+
+BAD_PREPROCESSING = {
+    "unknown key": ({"do_flip": True}, "got do_flip = True"),
+    "no size": ({"size": {"longest_edge": 12}}, "size: expected height and width"),
+    "one mean": ({"image_mean": [0.5]}, "image_mean: expected 3 numbers"),
+    "no filter": ({"resample": 9}, "resample: expected 0 to 5"),
+    "zero": ({"image_std": [0, 1, 1]}, "image_std: expected numbers other than 0"),
+    "padding": ({"do_pad": True}, "do_pad: expected False"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PREPROCESSING)
+def test_other_preprocessing_is_refused(case: str, tmp_path: Path) -> None:
+    values, expected = BAD_PREPROCESSING[case]
+    says: dict[str, Any] = {"size": {"height": 12, "width": 12}, **values}
+    (tmp_path / image_rows.FILE).write_text(json.dumps(says))
+    with pytest.raises(ValueError, match=expected):
+        image_rows.read_preprocessing(tmp_path, ImageSizes(12, 4, 3))
+
+
+def test_an_image_file_is_classified(tmp_path: Path) -> None:
+    """In the folder's preprocessing; files are named where they are no images."""
+    from PIL import Image
+
+    path = tmp_path / "model"
+    shutil.copytree(FIXTURES / "vit_classifier", path)
+    says = json.loads((FIXTURES / "preprocessing.json").read_text())["vit"]
+    (path / image_rows.FILE).write_text(json.dumps(says))
+    pixels = np.load(FIXTURES / "preprocessing.npz")["image"]
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no image")
+    model = transformer.load(path)
+    (found,) = model.classify([tmp_path / "a.png"])
+    assert len(found) == 5 and sum(found.values()) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(ValueError, match=r"b\.png: expected an image"):
+        model.classify([tmp_path / "a.png", tmp_path / "b.png"])
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_labels_of_images_have_the_scores_of_transformers(name: str) -> None:
+    """From its pixels and ids: a softmax over labels (CLIP), a sigmoid of each."""
+    opened = folder.open_folder(FIXTURES / name)
+    reference = np.load(FIXTURES / name / "reference.npz")
+    ids = {
+        str(i): row[mask > 0].astype(np.int32)
+        for i, (row, mask) in enumerate(
+            zip(reference["input_ids"], reference["attention_mask"], strict=True)
+        )
+    }
+    rows = text_rows.TextRows(lambda texts: [ids[text] for text in texts], 20, 0)
+    pixels = reference["pixel_values"].transpose(0, 2, 3, 1)
+    raw_NLP = image_rows.patches.patchify(pixels, (4, 4))
+    found = classification.match_images(
+        opened.net,
+        opened.read_params(),
+        raw_NLP,
+        rows,
+        ["0", "1"],
+        is_clip=name == "clip",
+    )
+    scores = reference["logits_per_image"]
+    to_probability = jax.nn.softmax if name == "clip" else jax.nn.sigmoid
+    np.testing.assert_allclose(found, to_probability(scores), atol=1e-4)
