@@ -118,16 +118,18 @@ def prepare(pixels: np.ndarray, how: Preprocessing) -> np.ndarray:
     channels = pixels.shape[-1]
     opened = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
     if how.size is not None:
-        rows, columns = _resized(how.size, opened.height, opened.width)
+        rows, columns = _target_size(how.size, opened.height, opened.width)
         opened = opened.resize((columns, rows), Image.Resampling(how.resample))
     found = np.asarray(opened).reshape(opened.height, opened.width, channels)
     if how.crop is not None:
         found = _center(found, *how.crop)
     scaled = found.astype(np.float32) * np.float32(how.scale)
-    return (scaled - np.float32(how.mean)) / np.float32(how.std)
+    return (scaled - np.array(how.mean, np.float32)) / np.array(how.std, np.float32)
 
 
-def _resized(size: tuple[int, int] | int, rows: int, columns: int) -> tuple[int, int]:
+def _target_size(
+    size: tuple[int, int] | int, rows: int, columns: int
+) -> tuple[int, int]:
     if isinstance(size, tuple):
         return size
     short, long = sorted((rows, columns))

@@ -173,7 +173,10 @@ def encode_images(net: DualEncoder, params: Any, raw_BLP: jax.Array) -> jax.Arra
 
 
 def encode_texts(
-    net: DualEncoder, params: Any, ids_BL: jax.Array, segment_BL: jax.Array
+    net: DualEncoder | ScoredDualEncoder,
+    params: Any,
+    ids_BL: jax.Array,
+    segment_BL: jax.Array,
 ) -> jax.Array:
     """Embeddings (B, Z) of texts, one document per row."""
     tokens = masks.packed(segment_BL, jnp.arange(segment_BL.shape[1])[None])

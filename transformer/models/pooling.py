@@ -133,7 +133,7 @@ class PooledEncoder(nn.Module):
         return self.encoder(inputs, tokens, conditioning)
 
 
-def pooled_already(x_BD: jax.Array, tokens: TokenPositions) -> jax.Array:
+def identity_pool(x_BD: jax.Array, tokens: TokenPositions) -> jax.Array:
     """The vectors themselves: an `encoder.Pool` behind a `PooledEncoder`."""
     return x_BD
 
@@ -144,4 +144,4 @@ def classifier(
     """A classifier of an encoder whose pooling has parameters; width: of the pooled
     vector."""
     make = partial(PooledEncoder, make_encoder=make_encoder, make_pool=make_pool)
-    return encoder.Classifier(classes, width, make, pooled_already)
+    return encoder.Classifier(classes, width, make, identity_pool)
