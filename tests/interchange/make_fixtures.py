@@ -132,6 +132,38 @@ def qwen3_moe() -> transformers.PreTrainedModel:
     return transformers.Qwen3MoeForCausalLM(config)
 
 
+def qwen2_moe() -> transformers.PreTrainedModel:
+    config = transformers.Qwen2MoeConfig(
+        **{k: v for k, v in MIXTURE.items() if k != "head_dim"},
+        num_experts=6,
+        num_experts_per_tok=3,
+        moe_intermediate_size=12,
+        shared_expert_intermediate_size=20,
+    )
+    return transformers.Qwen2MoeForCausalLM(config)
+
+
+def glm4_moe() -> transformers.PreTrainedModel:
+    """One dense layer; the bias of a choice is no parameter there, and 0 at first."""
+    config = transformers.Glm4MoeConfig(
+        **LLAMA,
+        first_k_dense_replace=1,
+        n_routed_experts=6,
+        num_experts_per_tok=2,
+        moe_intermediate_size=12,
+        n_group=3,
+        topk_group=2,
+        routed_scaling_factor=1.7,
+        use_qk_norm=True,
+        attention_bias=True,
+        num_mtp_layers=0,
+    )
+    model = transformers.Glm4MoeForCausalLM(config)
+    for layer in model.model.layers[1:]:
+        layer.mlp.gate.e_score_correction_bias.normal_(std=0.3)
+    return model
+
+
 def gemma2() -> transformers.PreTrainedModel:
     """Caps that are low enough to show at these scores and logits."""
     config = transformers.Gemma2Config(
@@ -165,7 +197,7 @@ def gpt_oss() -> transformers.PreTrainedModel:
     return transformers.GptOssForCausalLM(config)
 
 
-MIXTURES = (gpt_oss, mixtral, qwen3_moe)
+MIXTURES = (glm4_moe, gpt_oss, mixtral, qwen2_moe, qwen3_moe)
 LLAMAS = (llama, llama31, mistral, qwen2, qwen3, olmo2, phi3)
 DECODERS = {f.__name__: f for f in (*LLAMAS, gpt2, gpt_neox, gemma, gemma3)}
 DECODERS |= {f.__name__: f for f in (*MIXTURES, gemma2)}

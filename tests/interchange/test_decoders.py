@@ -28,6 +28,7 @@ RATIOS = {
     "gemma": 1.4e-6,
     "gemma2": 1.8e-6,
     "gemma3": 6.6e-6,
+    "glm4_moe": 2.6e-6,
     "gpt2": 1.2e-6,
     "gpt_neox": 1.1e-6,
     "gpt_oss": 2.0e-6,
@@ -38,6 +39,7 @@ RATIOS = {
     "olmo2": 4.1e-6,
     "phi3": 3.9e-6,
     "qwen2": 2.3e-6,
+    "qwen2_moe": 1.4e-6,
     "qwen3": 3.0e-6,
     "qwen3_moe": 1.6e-6,
 }

@@ -26,9 +26,10 @@ CLASSES = {
 # Written by each version for itself.
 OF_THE_WRITER = {"transformers_version", "_name_or_path", "dtype", "torch_dtype"}
 # What no tensor and no number depends on: CLIP's outer `projection_dim` counts, and
-# these layers of Qwen 3 MoE are all sparse.
+# these layers of Qwen MoE are all sparse.
 UNUSED = {
     "clip": {"text_config/projection_dim", "vision_config/projection_dim"},
+    "qwen2_moe": {"intermediate_size"},
     "qwen3_moe": {"intermediate_size"},
 }
 

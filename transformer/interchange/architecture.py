@@ -44,7 +44,9 @@ MODULES = {
     "Transformer2DModel": "dit",
     # Mixtures of experts.
     "gpt_oss": "gpt_oss",
+    "glm4_moe": "glm_moe",
     "mixtral": "mixtures",
+    "qwen2_moe": "mixtures",
     "qwen3_moe": "mixtures",
     # Encoder-decoders.
     "t5": "t5",

@@ -100,9 +100,8 @@ def mlp(sizes: Any, kind: Any = mlp_.MLP, **options: Any) -> Make:
     return partial(
         kind,
         width=sizes.width,
-        hidden_features=sizes.hidden_features,
         activation=ACTIVATIONS[sizes.activation],
-        **options,
+        **{"hidden_features": sizes.hidden_features, **options},
     )
 
 

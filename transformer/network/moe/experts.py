@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from transformer.axes import constrain, dimensions, leaf_name
 from transformer.network import biases, mlp
+from transformer.network.block import Make
 from transformer.network.moe import routing
 from transformer.network.precision import einsum_f32, linear
 
@@ -93,11 +94,12 @@ def clamped_experts(*, alpha: float = 1.702, limit: float = 7.0) -> ExpertMap:
 
 
 class MixtureOfExperts(nn.Module):
-    """E MLPs of F hidden features and a router that sends each token to the k =
-    `experts_per_token` of highest probability softmax(x w_router) (Shazeer et al. 2017,
-    arXiv 1701.06538).
+    """E MLPs of F hidden features and a router that sends each token to k =
+    `experts_per_token` of them, by default those of highest probability
+    softmax(x w_router) (Shazeer et al. 2017, arXiv 1701.06538).
 
-    gates: weights of the chosen experts. dispatch: the slots of the tokens. expert_map:
+    router: from the logits x w_router to the choices. gates: weights of the chosen
+    experts. dispatch: the slots of the tokens. expert_map:
     what an expert computes. make_bias: biases of the router and of the experts. Padding
     is routed like any token: it never displaces an earlier token, and a balance loss
     weighted by the targets excludes it.
@@ -112,6 +114,7 @@ class MixtureOfExperts(nn.Module):
     experts: int
     experts_per_token: int
     dispatch: routing.Dispatch
+    router: routing.Router = routing.softmax_router
     gates: routing.Gates = routing.raw_gates
     activation: mlp.Activation = mlp.gelu
     expert_map: ExpertMap = mlp_experts
@@ -134,10 +137,7 @@ class MixtureOfExperts(nn.Module):
         b_router_E = self.make_bias(self, "b_router_E", (self.experts,))
         # float32, because small differences decide which expert is chosen.
         logits_BLE = einsum_f32("BLD,DE->BLE", x_BLD, w_router_DE) + b_router_E
-        probability_BLE = jax.nn.softmax(logits_BLE)
-        choices = routing.top_k(
-            probability_BLE, self.experts_per_token, gates=self.gates
-        )
+        choices = self.router(self, logits_BLE)
         slots = self.dispatch(choices, self.experts)
         self._sow_routing(x_BLD, logits_BLE, choices, slots)
 
@@ -156,6 +156,41 @@ class MixtureOfExperts(nn.Module):
         self.sow("routing", "logits_BLE", logits_BLE)
         self.sow("routing", "chosen_BLE", chosen_BLE)
         self.sow("routing", "kept_BL", kept_BL.reshape(x_BLD.shape[:2]))
+
+
+class SharedExperts(nn.Module):
+    """A mixture of experts, and an MLP that every token uses beside it: their sum
+    (DeepSeekMoE, Dai et al. 2024, arXiv 2401.06066, section 3.2)."""
+
+    make_experts: Make
+    make_shared: Make
+
+    def setup(self) -> None:
+        self.experts = self.make_experts()
+        self.shared = self.make_shared()
+
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        """(B, L, D) to the same."""
+        return self.experts(x_BLD) + self.shared(x_BLD)
+
+
+class SigmoidGate(nn.Module):
+    """An MLP times sigmoid(x w_gate), one number a token (the shared expert of Qwen
+    1.5 MoE)."""
+
+    make_mlp: Make
+    width: int
+    weight_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
+
+    def setup(self) -> None:
+        shape = self.width, 1
+        self.w_gate_DO = self.param("w_gate_DO", self.weight_init, shape)
+        self.mlp = self.make_mlp()
+
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        """(B, L, D) to the same."""
+        gate_BLO = jax.nn.sigmoid(linear("BLD,DO->BLO", x_BLD, self.w_gate_DO))
+        return gate_BLO * self.mlp(x_BLD)
 
 
 def active_param_shapes(params: Any, experts_per_token: int) -> Any:

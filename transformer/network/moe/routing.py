@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -46,19 +48,95 @@ def softmax_gates(probabilities: Sequence[jax.Array]) -> list[jax.Array]:
     return [one / total for one in probabilities]
 
 
+def scale_gates(gates: Gates, factor: float) -> Gates:
+    """`gates` times a factor (DeepSeek-V3, whose chosen experts weigh 2.5 together)."""
+
+    def scaled(probabilities: Sequence[jax.Array]) -> list[jax.Array]:
+        return [factor * one for one in gates(probabilities)]
+
+    return scaled
+
+
 def top_k(
-    probability_BLE: jax.Array, k: int, *, gates: Gates = raw_gates
+    probability_BLE: jax.Array,
+    k: int,
+    *,
+    gates: Gates = raw_gates,
+    preference_BLE: jax.Array | None = None,
 ) -> list[Choice]:
-    """The k most probable experts of each token, the most probable first."""
-    remaining_BLE, experts, values = probability_BLE, [], []
+    """The k most probable experts of each token, the most probable first; or those of
+    highest preference, whose probabilities are the gates all the same."""
+    remaining_BLE = probability_BLE if preference_BLE is None else preference_BLE
+    experts, values = [], []
     # On a mesh `jax.lax.top_k` would gather all probabilities.
     for _ in range(k):
         expert_BL = jnp.argmax(remaining_BLE, axis=-1).astype(jnp.int32)
         best_BLE = jax.nn.one_hot(expert_BL, probability_BLE.shape[-1])
         experts.append(expert_BL)
         values.append(jnp.sum(probability_BLE * best_BLE, axis=-1))
-        remaining_BLE = jnp.where(best_BLE > 0, -1.0, remaining_BLE)
+        remaining_BLE = jnp.where(best_BLE > 0, -jnp.inf, remaining_BLE)
     return [Choice(*pair) for pair in zip(experts, gates(values), strict=True)]
+
+
+# router(module, logits_BLE) -> choices, with parameters of `module`, an
+# `experts.MixtureOfExperts`, whose experts_per_token and gates it follows.
+Router = Callable[[Any, jax.Array], list[Choice]]
+
+
+def softmax_router(module: Any, logits_BLE: jax.Array) -> list[Choice]:
+    """The experts of highest probability softmax(logits) (Shazeer et al. 2017)."""
+    return top_k(
+        jax.nn.softmax(logits_BLE), module.experts_per_token, gates=module.gates
+    )
+
+
+def _sigmoid_router(
+    module: Any, logits_BLE: jax.Array, *, groups: int, top_groups: int
+) -> list[Choice]:
+    probability_BLE, experts = jax.nn.sigmoid(logits_BLE), module.experts
+    if experts % groups or not 1 <= top_groups <= groups:
+        raise ValueError(
+            f"groups: expected a divisor of {experts} experts, and 1 to as many of "
+            f"them, got {groups} and {top_groups}"
+        )
+    if module.experts_per_token > experts // groups * top_groups:
+        raise ValueError(
+            f"experts_per_token: expected at most {experts // groups * top_groups}, "
+            f"those of {top_groups} groups, got {module.experts_per_token}"
+        )
+    # The prefix keeps it in float32.
+    bias_E = module.param("bias_choice_E", nn.initializers.zeros, (experts,))
+    preference_BLE = probability_BLE + jax.lax.stop_gradient(bias_E)[None, None]
+    if top_groups < groups:
+        preference_BLE = _keep_groups(preference_BLE, groups, top_groups)
+    return top_k(
+        probability_BLE,
+        module.experts_per_token,
+        gates=module.gates,
+        preference_BLE=preference_BLE,
+    )
+
+
+def _keep_groups(preference_BLE: jax.Array, groups: int, kept: int) -> jax.Array:
+    """-inf but for the experts of the `kept` groups whose two best sum highest."""
+    rows, length, experts = preference_BLE.shape
+    grouped_BLCE = preference_BLE.reshape(rows, length, groups, experts // groups)
+    first, *second = top_k(grouped_BLCE, min(2, experts // groups))
+    score_BLC = sum((one.gate_BL for one in second), start=first.gate_BL)
+    chosen_BLC = expert_one_hot(top_k(score_BLC, kept), groups)
+    kept_BLCE = jnp.where(chosen_BLC[..., None] > 0, grouped_BLCE, -jnp.inf)
+    return kept_BLCE.reshape(rows, length, experts)
+
+
+def sigmoid_router(*, groups: int = 1, top_groups: int = 1) -> Router:
+    """The experts of highest sigmoid(logits) plus a bias of each expert, which its gate
+    does not have; of the `top_groups` of `groups` equal groups of experts whose two
+    best sum highest (DeepSeek-V3, arXiv 2412.19437, section 2.1.2; GLM-4.5).
+
+    The bias `bias_choice_E` has no gradient: a rule of training moves it against the
+    load of its expert, and there is none here.
+    """
+    return partial(_sigmoid_router, groups=groups, top_groups=top_groups)
 
 
 def expert_one_hot(choices: Sequence[Choice], experts: int) -> jax.Array:
