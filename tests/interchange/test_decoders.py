@@ -6,6 +6,7 @@ make_fixtures.py. A ratio is the largest difference of float32 logits over their
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
+import safetensors.numpy
 
 from transformer import axes
 from transformer.generation import decoding, logit_filters
@@ -144,3 +146,19 @@ def test_bfloat16_files_come_back_in_bfloat16(tmp_path) -> None:
     folder.write_folder(tmp_path / "b", *made, narrow.read_params(), dtypes=dtypes)
     for name, tensor in tensor_files.open_tensors(tmp_path / "b").items():
         np.testing.assert_array_equal(tensor.read(), narrow.tensors[name].read())
+
+
+def test_a_layer_that_predicts_one_more_token_is_left_out_aloud(tmp_path, capsys):
+    """Of GLM-4.5; a layer beyond it is refused."""
+    shutil.copytree(FIXTURES / "glm4_moe", tmp_path / "model")
+    file = tmp_path / "model" / tensor_files.SINGLE
+    tensors = safetensors.numpy.load_file(file)
+    extra = np.zeros((2, 2), np.float32)
+    tensors |= {"model.layers.3.eh_proj.weight": extra}
+    safetensors.numpy.save_file(tensors, file)
+    folder.open_folder(tmp_path / "model")
+    assert "1 tensors are left out: a layer that predicts" in capsys.readouterr().out
+    tensors |= {"model.layers.4.eh_proj.weight": extra}
+    safetensors.numpy.save_file(tensors, file)
+    with pytest.raises(ValueError, match="left over: model.layers.4.eh_proj"):
+        folder.open_folder(tmp_path / "model")

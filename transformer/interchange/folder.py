@@ -91,6 +91,8 @@ def open_folder(folder: Path | str, **changes: Any) -> PretrainedFolder:
     bindings = table.bind(rules, abstract)
     tensors = table.rename(rules, tensors)
     weights.check(bindings, rules, tensors)
+    for reason, count in table.count_left_out(rules, tensors).items():
+        print(f"{folder}: {count} tensors are left out: {reason}", flush=True)
     return PretrainedFolder(folder, made, sizes, net, tensors, bindings, abstract)
 
 

@@ -43,7 +43,8 @@ class Rule(NamedTuple):
 class Table(NamedTuple):
     """rules: each tensor once. sizes: of letters that no parameter's shape gives.
     ignored: regular expressions of tensors that mean nothing here, each with the
-    reason. tied: tensors that a file may hold again under another name; equal ones are
+    reason; left_out: of tensors that mean something, which `count_left_out` counts.
+    tied: tensors that a file may hold again under another name; equal ones are
     accepted. copies: tensors that a file has again under another name; they are read
     where they equal the other, and written. aliases: names of other dialects, regular
     expressions and what replaces them; files are written without them."""
@@ -51,6 +52,7 @@ class Table(NamedTuple):
     rules: tuple[Rule, ...]
     sizes: Mapping[str, int] = {}
     ignored: Mapping[str, str] = {}
+    left_out: Mapping[str, str] = {}
     tied: Mapping[str, str] = {}
     copies: Mapping[str, str] = {}
     aliases: Mapping[str, str] = {}
@@ -208,13 +210,23 @@ def check_names(
     table ignores or ties."""
     names = {binding.name for binding in bindings}
     _refuse("missing", sorted(names.difference(tensors)), "every tensor")
-    ignored = [re.compile(pattern) for pattern in table.ignored]
+    ignored = [re.compile(p) for p in (*table.ignored, *table.left_out)]
     left_over = [
         name
         for name in sorted(set(tensors) - names)
         if name not in table.tied and not any(p.fullmatch(name) for p in ignored)
     ]
     _refuse("left over", left_over, "tensors of the architecture only")
+
+
+def count_left_out(table: Table, tensors: Collection[str]) -> dict[str, int]:
+    """How many tensors of a file are left out, by the reason; those of none are not
+    there."""
+    counts = {
+        reason: sum(re.fullmatch(pattern, name) is not None for name in tensors)
+        for pattern, reason in table.left_out.items()
+    }
+    return {reason: count for reason, count in counts.items() if count}
 
 
 def _refuse(what: str, names: list[str], expected: str) -> None:

@@ -126,13 +126,13 @@ def table(
     *,
     embedding: str = "model.embed_tokens.weight",
     readout: str = "lm_head.weight",
-    ignored: Mapping[str, str] = {},
+    **options: Any,
 ) -> Table:
     """`rules` and that of the unembedding `readout`, unless it is tied to `embedding`:
-    files of tied models may hold it again. ignored: as of `Table`."""
+    files of tied models may hold it again. options: of `Table`."""
     own = () if tied else (Rule(readout, "unembedding_VD", "V D"),)
     copies = {readout: embedding} if tied else {}
-    return Table((*rules, *own), ignored=ignored, tied=copies)
+    return Table((*rules, *own), tied=copies, **options)
 
 
 def affine(theirs: str, ours: str) -> list[Rule]:

@@ -2,7 +2,7 @@
 mixture with a shared expert and the router of DeepSeek-V3; rope of a part of each head.
 
 The layer that predicts one more token (`num_nextn_predict_layers`) is not expressed:
-its tensors are left out, and an export says that there is none.
+its tensors are left out, with a line that says so, and an export has none.
 """
 
 from __future__ import annotations
@@ -174,8 +174,10 @@ def table(sizes: Sizes) -> Table:
             *mixtures.gated_rules("mlp.shared_experts", "mlp/shared"),
             Rule(correction, llama.BLOCK + "mlp/experts/bias_choice_E", "E"),
         ]
-    ignored = {rf"model\.layers\.{sizes.depth}\..*": "predicts one more token"}
-    return decoders.table(rules, sizes.tied, ignored=ignored)
+    last = {
+        rf"model\.layers\.{sizes.depth}\..*": "a layer that predicts one more token"
+    }
+    return decoders.table(rules, sizes.tied, left_out=last)
 
 
 ARCHITECTURE = Architecture(

@@ -51,10 +51,10 @@ def softmax_gates(probabilities: Sequence[jax.Array]) -> list[jax.Array]:
 def scale_gates(gates: Gates, factor: float) -> Gates:
     """`gates` times a factor (DeepSeek-V3, whose chosen experts weigh 2.5 together)."""
 
-    def scaled(probabilities: Sequence[jax.Array]) -> list[jax.Array]:
+    def scale(probabilities: Sequence[jax.Array]) -> list[jax.Array]:
         return [factor * one for one in gates(probabilities)]
 
-    return scaled
+    return scale
 
 
 def top_k(
@@ -105,8 +105,8 @@ def _sigmoid_router(
             f"those of {top_groups} groups, got {module.experts_per_token}"
         )
     # The prefix keeps it in float32.
-    bias_E = module.param("bias_choice_E", nn.initializers.zeros, (experts,))
-    preference_BLE = probability_BLE + jax.lax.stop_gradient(bias_E)[None, None]
+    bias_choice_E = module.param("bias_choice_E", nn.initializers.zeros, (experts,))
+    preference_BLE = probability_BLE + jax.lax.stop_gradient(bias_choice_E)[None, None]
     if top_groups < groups:
         preference_BLE = _keep_groups(preference_BLE, groups, top_groups)
     return top_k(
@@ -117,13 +117,13 @@ def _sigmoid_router(
     )
 
 
-def _keep_groups(preference_BLE: jax.Array, groups: int, kept: int) -> jax.Array:
-    """-inf but for the experts of the `kept` groups whose two best sum highest."""
+def _keep_groups(preference_BLE: jax.Array, groups: int, top_groups: int) -> jax.Array:
+    """-inf but for the experts of the `top_groups` whose two best sum highest."""
     rows, length, experts = preference_BLE.shape
     grouped_BLCE = preference_BLE.reshape(rows, length, groups, experts // groups)
     first, *second = top_k(grouped_BLCE, min(2, experts // groups))
     score_BLC = sum((one.gate_BL for one in second), start=first.gate_BL)
-    chosen_BLC = expert_one_hot(top_k(score_BLC, kept), groups)
+    chosen_BLC = expert_one_hot(top_k(score_BLC, top_groups), groups)
     kept_BLCE = jnp.where(chosen_BLC[..., None] > 0, grouped_BLCE, -jnp.inf)
     return kept_BLCE.reshape(rows, length, experts)
 
