@@ -28,7 +28,7 @@ from transformer.training.declaration import declare
 from transformer.training.experiment import Experiment, Optimizer, Run
 
 
-def _folder(run: Run) -> Path:
+def find_folder(run: Run) -> Path:
     """Where the configuration and the tokenizer are: in the run folder, once it has
     begun, before in that of `init_from`."""
     for place in (run.workdir, run.init_from):
@@ -39,7 +39,7 @@ def _folder(run: Run) -> Path:
     )
 
 
-@declare(steps=50, batch_size=4, learning_rate=5e-5, weight_decay=0.0)
+@declare(imports=True, steps=50, batch_size=4, learning_rate=5e-5, weight_decay=0.0)
 def experiment(
     run: Run,
     optimizer: Optimizer = optimizers.adamw,
@@ -55,7 +55,7 @@ def experiment(
         text_column: of a table, its column of texts.
         sequence_length: tokens of a row, and of a prompt with its new tokens.
     """
-    place = _folder(run)
+    place = find_folder(run)
     made, sizes = folder.read_config(place)
     # Scanned layers compile in a third of the time.
     sizes = sizes._replace(scanned=made.layers_repeat(sizes))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import tokenizers
+from tokenizers import models, pre_tokenizers, processors
 
 from transformer.evaluation.log_likelihood import LanguageModel
 from transformer.interchange import folder
@@ -65,3 +68,25 @@ def language_model(path: Path) -> LanguageModel:
     params = jax.tree.map(lambda a: 10 * a, opened.read_params())
     tokenizer = tokenizer_.read_tokenizer(path)
     return LanguageModel(opened.net, params, tokenizer, SIZES.length, prefix=258)
+
+
+def write_vit(path: Path) -> Path:
+    """A ViT of images of 12 x 12 pixels, with the preprocessing of its folder."""
+    fixtures = Path(__file__).parent / "interchange" / "fixtures"
+    shutil.copytree(fixtures / "vit", path)
+    says = json.loads((fixtures / "preprocessing.json").read_text())["vit"]
+    (path / "preprocessor_config.json").write_text(json.dumps(says))
+    return path
+
+
+def write_tokenizer(path: Path) -> None:
+    """WordPiece of ten tokens, with BERT's special tokens around a text."""
+    words = "[PAD] [CLS] [SEP] [UNK] the cat hen ##s sat é".split()
+    vocab = {word: number for number, word in enumerate(words)}
+    made: Any = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    made.add_special_tokens(words[:4])
+    made.enable_truncation(5)
+    made.enable_padding(length=5)
+    made.save(str(path / "tokenizer.json"))

@@ -30,9 +30,13 @@ PACKED = {"language_model", "moe", "pretrained", "translate"}
 
 def needed_flags(name, folder):
     """Flags that an experiment cannot do without."""
-    if name != "pretrained":
+    writers = {
+        "pretrained": pretrained_folder.write,
+        "pretrained_classifier": pretrained_folder.write_vit,
+    }
+    if name not in writers:
         return {}
-    source = pretrained_folder.write(folder / "source")
+    source = writers[name](folder / "source")
     return {"init_from": source, "workdir": source}
 
 

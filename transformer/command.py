@@ -167,7 +167,13 @@ def inherited_flags(init_from: Path | str | None, make: ExperimentFn) -> dict[st
     folder = Path(init_from).expanduser()
     record = read_record(folder)
     if record is None and (folder / "config.json").is_file():
-        return {}  # Of another library.
+        if not vars(make).get("imports"):
+            raise ValueError(
+                f"--init_from: expected a run folder, got {init_from} of another "
+                "library: experiments.pretrained takes language models, "
+                "experiments.pretrained_classifier encoders of text and images"
+            )
+        return {}
     if record is None:
         raise ValueError(f"--init_from: expected a run folder, got {init_from}")
     if record["experiment"] != flags.name_of(make):

@@ -11,9 +11,8 @@ import commands
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pretrained_folder
 import pytest
-import tokenizers
-from tokenizers import models, pre_tokenizers, processors
 
 import transformer
 from experiments import pretrained
@@ -30,25 +29,12 @@ from transformer.interchange.architectures.encoders import ImageSizes
 from transformer.network import masks
 
 FIXTURES = Path(__file__).parent / "fixtures"
-WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "the", "cat", "hen", "##s", "sat", "é"]
 TEXTS = ["the cat", "the hens sat the cats", "é", "cat " * 40, "", "dog the"]
 IDS = {
     "the hens sat": [1, 4, 6, 7, 8, 2],
     "dog": [1, 3, 2],
     "": [1, 2],
 }
-
-
-def write_tokenizer(path: Path) -> None:
-    """WordPiece, with BERT's special tokens around a text."""
-    vocab = {word: number for number, word in enumerate(WORDS)}
-    made: Any = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
-    made.add_special_tokens(WORDS[:4])
-    made.enable_truncation(5)
-    made.enable_padding(length=5)
-    made.save(str(path / "tokenizer.json"))
 
 
 @pytest.fixture
@@ -58,7 +44,7 @@ def make_folder(tmp_path: Path) -> Any:
     def make(name: str, **files: Any) -> Path:
         path = tmp_path / name
         shutil.copytree(FIXTURES / name, path)
-        write_tokenizer(path)
+        pretrained_folder.write_tokenizer(path)
         (path / "1_Pooling").mkdir()
         for file, content in files.items():
             (path / file.replace("__", "/")).with_suffix(".json").write_text(
@@ -82,12 +68,12 @@ def test_a_text_alone_has_the_vector_that_it_has_in_a_batch(
     path = make_folder("bert")
     rows = text_rows.read_text_rows(path, length=9, vocab_size=67, padding=0)
     for text, ids in IDS.items():
-        assert rows.encode([text])[0].tolist() == ids
+        assert rows.encode_pieces([text])[0].tolist() == ids
     model = transformer.load(path)
     together = model.embed(TEXTS, pooling="mean")
     assert "1 of 6 texts are longer than 32 tokens" in capsys.readouterr().out
     params, pooled = model.params, []
-    encode = tasks.rows_of(model._model("embed")).encode
+    encode = tasks.rows_of(model._model("embed")).encode_pieces
     for text in TEXTS:
         ids_BL = jnp.asarray(encode([text]))
         inputs = ids_BL, masks.single_document(ids_BL.shape[1])

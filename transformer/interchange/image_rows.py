@@ -159,16 +159,24 @@ def read_patches(
         file = image_files.ImageFile(path, path.name)
         gray = image.channels == 1
         pixels = image_files.pixels(file, gray=gray, image_size=None)
-        prepared = prepare(pixels, how)
-        if prepared.shape[:2] != (image.side, image.side):
-            raise ValueError(
-                f"{path}: expected {image.side} x {image.side} pixels, got "
-                f"{prepared.shape[0]} x {prepared.shape[1]}"
-            )
-        rows.append(patches.patchify(prepared, (image.patch, image.patch)))
+        rows.append(to_patches(pixels, image, how, str(path)))
     if not rows:
         raise ValueError("expected images, got none")
     return np.stack(rows)
+
+
+def to_patches(
+    pixels: np.ndarray, image: ImageSizes, how: Preprocessing, name: str
+) -> np.ndarray:
+    """Raw patches [L, P] of an image, uint8 [rows, columns, channels]. ValueError where
+    it is not of the model's size when it is prepared."""
+    prepared = prepare(pixels, how)
+    if prepared.shape[:2] != (image.side, image.side):
+        raise ValueError(
+            f"{name}: expected {image.side} x {image.side} pixels, got "
+            f"{prepared.shape[0]} x {prepared.shape[1]}"
+        )
+    return patches.patchify(prepared, (image.patch, image.patch))
 
 
 def image_paths(text: str) -> list[Path]:

@@ -74,12 +74,13 @@ def classifies(model: Model) -> bool:
     return is_classifier or isinstance(model.net, clip.ScoredDualEncoder)
 
 
-def rows_of(model: Model) -> TextRows:
-    """The tokenizer of a model that reads text, within its length."""
+def rows_of(model: Model, longest: int | None = None) -> TextRows:
+    """The tokenizer of a model that reads text, within its length and `longest`."""
     sizes = model.sizes
+    length = sizes.length - getattr(sizes, "offset", 0)
     return text_rows.read_text_rows(
         model.folder,
-        length=sizes.length - getattr(sizes, "offset", 0),
+        length=length if longest is None else min(length, longest),
         vocab_size=sizes.vocab_size,
         padding=getattr(sizes, "padding", 0),
     )

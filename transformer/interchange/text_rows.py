@@ -26,10 +26,10 @@ SHORTEST = 16
 
 
 class TextRows(NamedTuple):
-    """Ids of texts. encode(texts): the ids of each, at most `length` of them. padding:
-    the id after a text."""
+    """Ids of texts. encode_pieces(texts): the ids of each, at most `length` of them.
+    padding: the id after a text."""
 
-    encode: Callable[[Sequence[str]], list[np.ndarray]]
+    encode_pieces: Callable[[Sequence[str]], list[np.ndarray]]
     length: int
     padding: int
 
@@ -80,7 +80,7 @@ def batches(
     """The numbers of some texts, their ids and segments (B, L), 1 for a token and 0 for
     padding; texts of like length together, padded to the longest. whole: pad to the
     tokenizer's length instead, and count padding as tokens (SigLIP)."""
-    encoded = rows.encode(texts)
+    encoded = rows.encode_pieces(texts)
     order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
     for start in range(0, len(order), BATCH_SIZE):
         numbers = order[start : start + BATCH_SIZE]

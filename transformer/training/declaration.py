@@ -26,15 +26,19 @@ from transformer.training import optimizers
 from transformer.training.experiment import Experiment, Run
 
 
-def declare(**defaults: Any) -> Callable[[ExperimentFn], ExperimentFn]:
+def declare(
+    *, imports: bool = False, **defaults: Any
+) -> Callable[[ExperimentFn], ExperimentFn]:
     """Decorator of an experiment `f(run, *slots, *, flags)`, called as
     `f(*slots, *, flags, fields of Run, flags of the optimizer)`.
 
-    defaults: of fields of `Run` and of flags of the optimizer. TypeError for others,
+    imports: whether `init_from` may be a folder of another library. defaults: of fields
+    of `Run` and of flags of the optimizer. TypeError for others,
     for two flags of one name, and for a flag that is left without a default.
     """
 
     def decorate(function: ExperimentFn) -> ExperimentFn:
+        vars(function)["imports"] = imports
         experiment = _bind_slots(function, defaults, {})
         own = flags.parameters(function)
         known = {n for n in flags.parameters(experiment) if n not in own}

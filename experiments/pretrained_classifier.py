@@ -1,0 +1,102 @@
+"""An encoder of another library, trained further to classify texts or images.
+
+    python -m experiments.pretrained_classifier --init_from=FOLDER --init_partial
+    python -m experiments.pretrained_classifier --init_from=FOLDER --init_partial \\
+        --source=photos --freeze='^encoder/' --workdir=runs/photos
+    python -m experiments.pretrained_classifier classify --text="Bom dia|Good morning"
+    python -m experiments.pretrained_classifier export --folder=OTHER_FOLDER
+
+FOLDER is one of Hugging Face with BERT, RoBERTa, DistilBERT, ViT or DINOv2. The head is
+new, which `--init_partial` allows, unless FOLDER has a classifier of the same classes.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+from experiments import pretrained
+from transformer import checks, main
+from transformer.data.sources import images as image_source
+from transformer.data.sources import labeled_text
+from transformer.data.text import labeled_rows
+from transformer.interchange import encoder_classifier as classifier
+from transformer.interchange import export, folder, image_rows, tasks
+from transformer.models import encoder
+from transformer.objectives import cross_entropy
+from transformer.training import optimizers
+from transformer.training.declaration import declare
+from transformer.training.experiment import Experiment, Optimizer, Run
+
+
+@declare(imports=True, steps=200, batch_size=32, learning_rate=1e-4)
+def experiment(
+    run: Run,
+    optimizer: Optimizer = optimizers.adamw,
+    *,
+    source: checks.Source = "",
+    columns: checks.Source = "",
+    sequence_length: checks.SequenceLength = 64,
+) -> Experiment:
+    """A classifier on a pretrained encoder.
+
+    Args:
+        source: of texts, as of classify_sentences, en_pt by default; of images, as of
+            classify_images, digits by default.
+        columns: of a table, its two columns, as text,label or path,label.
+        sequence_length: tokens of a text, at most; fewer where the model has fewer.
+    """
+    place = pretrained.find_folder(run)
+    made, encoder_sizes = folder.read_config(place)
+    name = made.name(encoder_sizes)
+    classifier.with_labels(encoder_sizes, ("",), name)  # Before the data are read.
+    reads_text = hasattr(encoder_sizes, "vocab_size")
+    if reads_text:
+        columns = columns or labeled_text.COLUMNS
+        data = labeled_text.load(source or "en_pt", columns=columns)
+    else:
+        data = image_source.load(source or "digits", columns=columns)
+    sizes = classifier.with_labels(encoder_sizes, tuple(data.labels), name)
+    sizes = sizes._replace(scanned=made.layers_repeat(sizes))
+    net, dtype = made.net(sizes), run.compute_dtype
+    model = tasks.Model(place, made, sizes, net)
+    begun = place != run.init_from
+    if begun and encoder_sizes.labels != sizes.labels:
+        raise ValueError(
+            f"{place}: expected the classes {', '.join(encoder_sizes.labels)}, got "
+            f"{', '.join(sizes.labels)}"
+        )
+    how: Any = {"batch_size": run.batch_size, "seed": run.seed}
+    if reads_text:
+        rows: Any = tasks.rows_of(model, sequence_length)
+        splits = labeled_rows.splits(data, rows, length=rows.length, **how)
+        logits = encoder.logits(net, dtype)
+    else:
+        processing = image_rows.read_preprocessing(place, sizes.image)
+        splits = classifier.image_splits(data, processing, sizes, **how)
+        logits = classifier.image_logits(net, dtype)
+    files, tokens = folder.companions_of(place), folder.read_token_ids(place)
+    config = json.dumps({**tokens, **made.write(sizes)}, indent=2, sort_keys=True)
+    exportable = export.Exportable(made, sizes, files, tokens)
+    start = run.init_from and classifier.ClassifierStart(
+        run.init_from, sizes.labels, run.init_partial, sizes.scanned
+    )
+    return Experiment.from_run(
+        run,
+        optimizer,
+        splits,
+        fingerprint=f"{made.name(sizes)}, {sizes}",
+        init=partial(made.init, net),
+        loss=cross_entropy.classification_loss(logits),
+        metrics=cross_entropy.token_metrics,
+        extra_files={**files, folder.CONFIG: config.encode()},
+        verbs={**tasks.verbs_of(model), "export": partial(export.export, exportable)},
+        warm_start=start,
+        net=net,
+        data=data,
+    )
+
+
+if __name__ == "__main__":
+    main.main(experiment, classify=tasks.classify, export=export.export)
