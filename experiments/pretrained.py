@@ -14,7 +14,6 @@ weights, so it can be gone once a run has begun.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from experiments import language_model
@@ -26,17 +25,6 @@ from transformer.models import decoder
 from transformer.training import optimizers
 from transformer.training.declaration import declare
 from transformer.training.experiment import Experiment, Optimizer, Run
-
-
-def find_folder(run: Run) -> Path:
-    """Where the configuration and the tokenizer are: in the run folder, once it has
-    begun, before in that of `init_from`."""
-    for place in (run.workdir, run.init_from):
-        if place is not None and (place / folder.CONFIG).is_file():
-            return place
-    raise ValueError(
-        f"--init_from: expected a folder with {folder.CONFIG}, got {run.init_from}"
-    )
 
 
 @declare(imports=True, steps=50, batch_size=4, learning_rate=5e-5, weight_decay=0.0)
@@ -55,7 +43,7 @@ def experiment(
         text_column: of a table, its column of texts.
         sequence_length: tokens of a row, and of a prompt with its new tokens.
     """
-    place = find_folder(run)
+    place = folder.find(run.workdir, run.init_from)
     made, sizes = folder.read_config(place)
     # Scanned layers compile in a third of the time.
     sizes = sizes._replace(scanned=made.layers_repeat(sizes))

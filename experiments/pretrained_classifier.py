@@ -16,7 +16,6 @@ import json
 from functools import partial
 from typing import Any
 
-from experiments import pretrained
 from transformer import checks, main
 from transformer.data.sources import images as image_source
 from transformer.data.sources import labeled_text
@@ -47,7 +46,7 @@ def experiment(
         columns: of a table, its two columns, as text,label or path,label.
         sequence_length: tokens of a text, at most; fewer where the model has fewer.
     """
-    place = pretrained.find_folder(run)
+    place = folder.find(run.workdir, run.init_from)
     made, encoder_sizes = folder.read_config(place)
     name = made.name(encoder_sizes)
     classifier.with_labels(encoder_sizes, ("",), name)  # Before the data are read.
@@ -59,7 +58,8 @@ def experiment(
         data = image_source.load(source or "digits", columns=columns)
     sizes = classifier.with_labels(encoder_sizes, tuple(data.labels), name)
     sizes = sizes._replace(scanned=made.layers_repeat(sizes))
-    net, dtype = made.net(sizes), run.compute_dtype
+    net: Any = made.net(sizes)
+    dtype = run.compute_dtype
     model = tasks.Model(place, made, sizes, net)
     begun = place != run.init_from
     if begun and encoder_sizes.labels != sizes.labels:

@@ -61,6 +61,15 @@ class PretrainedFolder(NamedTuple):
         return weights.read(self.bindings, self.tensors, abstract)
 
 
+def find(workdir: Path | None, init_from: Path | None) -> Path:
+    """Where the configuration and the tokenizer of a run are: in its folder, once it
+    has begun, before in that which it starts from. ValueError for neither."""
+    for place in (workdir, init_from):
+        if place is not None and (place / CONFIG).is_file():
+            return place
+    raise ValueError(f"--init_from: expected a folder with {CONFIG}, got {init_from}")
+
+
 def read_config(folder: Path) -> tuple[Architecture, Any]:
     """The architecture of a folder and its sizes. ValueError, in one line, for a
     configuration that the net does not express."""
