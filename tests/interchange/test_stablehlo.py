@@ -1,40 +1,145 @@
-"""The exported program equals the net, for any number of rows and tokens."""
+"""An exported program gives what transformers and the net give, for any number of rows
+and tokens, without this library."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.export
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from transformer.interchange import folder, stablehlo
+from transformer.interchange import export, folder, programs, stablehlo
 from transformer.models import decoder
 from transformer.network import masks
 
 FIXTURES = Path(__file__).parent / "fixtures"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "exports.md"
+PROMPT, NEW = 8, 4
+# Rounding, over the spread of an output.
+CLOSE = 1e-5
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_the_program_is_called_with_the_tensors_of_the_file(name, tmp_path) -> None:
+def write(name: str, tmp_path: Path) -> tuple[folder.PretrainedFolder, dict[str, Any]]:
+    """The folder of a fixture with its programs, and these."""
     path = tmp_path / name
     shutil.copytree(FIXTURES / name, path)
     opened = folder.open_folder(path)
-    assert stablehlo.write(opened) < 1e-5
-    forward = jax.export.deserialize(bytearray((path / stablehlo.FILE).read_bytes()))
-    assert forward.platforms == stablehlo.PLATFORMS
-    tensors = safetensors.numpy.load_file(path / "model.safetensors")
-    for rows, length in [(1, 1), (3, 9)]:
-        ids_BL = np.arange(rows * length, dtype=np.int32).reshape(rows, length)
-        inputs = {"params": opened.read_params()}, ids_BL
-        readout = opened.net.apply(*inputs, masks.single_document(length))
-        np.testing.assert_allclose(
-            forward.call(tensors, ids_BL), decoder.logits(readout), atol=1e-5
-        )
+    found = {}
+    for program in programs.programs(opened, prompt=PROMPT, new=NEW):
+        written = stablehlo.write(opened, program)
+        assert written.difference < CLOSE
+        loaded = jax.export.deserialize(bytearray(written.file.read_bytes()))
+        assert loaded.platforms == stablehlo.PLATFORMS
+        found[program.name] = loaded
+    return opened, found
 
 
-def test_a_scanned_stack_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected an unrolled stack"):
-        stablehlo.lower(folder.open_folder(FIXTURES / "llama", scanned=True))
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])
+def test_a_decoder_is_called_with_the_tensors_of_its_file(
+    name, tmp_path, monkeypatch, capsys
+) -> None:
+    """Logits of the net; greedy tokens are their argmax; the example of the docs."""
+    opened, found = write(name, tmp_path)
+    tensors = safetensors.numpy.load_file(opened.folder / "model.safetensors")
+    params = {"params": opened.read_params()}
+
+    @jax.jit
+    def logits(ids_BL: Any) -> Any:
+        tokens = masks.single_document(ids_BL.shape[1])
+        return decoder.logits(opened.net.apply(params, ids_BL, tokens))
+
+    ids_BL = np.arange(3 * PROMPT, dtype=np.int32).reshape(3, PROMPT)
+    for shape in [(1, 1), (3, PROMPT)]:
+        some_BL = ids_BL[: shape[0], : shape[1]]
+        got = found["forward"].call(tensors, some_BL)
+        np.testing.assert_allclose(got, logits(some_BL), atol=CLOSE)
+    length_B = np.array([PROMPT, 1, 5], np.int32)
+    sequences, ends = found["generate"].call(tensors, ids_BL, length_B)
+    for row, (start, end) in enumerate(zip(length_B, ends, strict=True)):
+        whole = np.zeros((1, PROMPT + NEW), np.int32)
+        whole[0, :start] = ids_BL[row, :start]
+        for place in range(start, end):
+            whole[0, place] = logits(whole)[0, place - 1].argmax()
+        np.testing.assert_array_equal(sequences[row], whole[0])
+        assert start < end <= start + NEW
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    assert "transformer" not in example and len(example.splitlines()) <= 22
+    monkeypatch.chdir(opened.folder)
+    exec(compile(example, str(PAGE), "exec"), {})
+    assert f"(2, 3, {opened.sizes.vocab_size})" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", ["bert", "vit", "clip", "roberta_mlm", "modernbert", "vit_classifier"]
+)
+def test_an_encoder_gives_the_outputs_of_transformers(name, tmp_path) -> None:
+    """From ids and pixels as transformers takes them."""
+    opened, found = write(name, tmp_path)
+    tensors = safetensors.numpy.load_file(opened.folder / "model.safetensors")
+    reference = np.load(FIXTURES / name / "reference.npz")
+    compared = 0
+    for program in programs.programs(opened, prompt=PROMPT, new=NEW):
+        none = np.zeros_like(reference.get("input_ids"))  # token_type_ids
+        inputs = [
+            np.asarray(reference.get(one.name, none), one.dtype)
+            for one in program.inputs
+        ]
+        outputs = found[program.name].call(tensors, *inputs)
+        outputs = outputs if len(program.outputs) > 1 else [outputs]
+        for key, got in zip(program.outputs, outputs, strict=True):
+            if key not in reference:
+                continue
+            got, expected = np.asarray(got), reference[key]
+            if got.ndim == 3 and "attention_mask" in reference:
+                real_BL = reference["attention_mask"] > 0
+                got, expected = got[real_BL], expected[real_BL]
+            assert np.abs(got - expected).max() / expected.std() < CLOSE
+            compared += 1
+    assert compared >= len(found)
+
+
+def test_scanned_layers_are_the_same_program(tmp_path) -> None:
+    path = tmp_path / "llama"
+    shutil.copytree(FIXTURES / "llama", path)
+    opened = folder.open_folder(path, scanned=True)
+    (forward, _) = programs.programs(opened, prompt=PROMPT, new=NEW)
+    assert stablehlo.write(opened, forward).difference < CLOSE
+
+
+def test_what_has_no_program_is_refused(tmp_path) -> None:
+    opened = folder.open_folder(FIXTURES / "t5")
+    with pytest.raises(ValueError, match="got T5ForConditionalGeneration"):
+        programs.programs(opened, prompt=PROMPT, new=NEW)
+    opened = folder.open_folder(FIXTURES / "gpt2")
+    with pytest.raises(ValueError, match="--prompt_tokens: expected at most 64"):
+        programs.programs(opened, prompt=PROMPT, new=60)
+
+
+def test_a_wrong_program_is_not_said_to_work(tmp_path) -> None:
+    path = tmp_path / "vit"
+    shutil.copytree(FIXTURES / "vit", path)
+    opened = folder.open_folder(path)
+    (program,) = programs.programs(opened, prompt=PROMPT, new=NEW)
+    outputs = program.apply(opened.read_params(), *program.example())
+    wrong = [np.asarray(a) * 1.001 for a in outputs]
+    with pytest.raises(RuntimeError, match=r"x: expected the last_hidden_state and"):
+        programs.check(program, lambda *a: wrong, opened.read_params(), "x")
+    assert programs.spread_difference([np.ones(2, int)], [np.zeros(2, int)]) == np.inf
+
+
+def test_a_missing_package_is_named_before_anything_is_written(
+    tmp_path, monkeypatch
+) -> None:
+    def fail(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr("importlib.import_module", fail)
+    for name, module in export.FORMATS.items():
+        with pytest.raises(ValueError, match=f"--format={name}: expected the package"):
+            module.require()

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import transformer
+from transformer import checks
 from transformer.interchange import folder as folder_
-from transformer.interchange import stablehlo, table
+from transformer.interchange import onnx, programs, savedmodel, stablehlo, table
 from transformer.interchange.architecture import Architecture
 from transformer.training import metrics
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 CARD = "README.md"
+# Each has require(), which refuses where its packages are missing, write(folder,
+# program), and LEFT_OUT, the programs that it cannot write, with the reason.
+FORMATS = {"stablehlo": stablehlo, "onnx": onnx, "savedmodel": savedmodel}
 
 
 class Exportable(NamedTuple):
@@ -33,8 +37,10 @@ def export(
     workdir: Path,
     *,
     folder: Path | None = None,
-    format: Literal["huggingface", "stablehlo"] = "huggingface",
+    format: Literal["huggingface", "stablehlo", "onnx", "savedmodel"] = "huggingface",
     export_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    prompt_tokens: checks.Count = 64,
+    new_tokens: checks.Count = 64,
     license: str = "",
 ) -> Path:
     """Write the parameters as a folder that `AutoModel` of transformers loads; print
@@ -42,15 +48,20 @@ def export(
 
     Args:
         folder: the new folder; default WORKDIR/huggingface.
-        format: stablehlo adds the forward pass as a program (interchange/stablehlo.py).
+        format: the others than huggingface add what the net computes, as programs that
+            need nothing of this library (docs/exports.md).
         export_dtype: of all tensors.
+        prompt_tokens: of a decoder's program of generation, at most.
+        new_tokens: that it generates, at most.
         license: of the weights, for the model card, such as apache-2.0.
     """
     folder = workdir / "huggingface" if folder is None else folder
-    if format == "stablehlo" and export_dtype != "float32":
-        raise ValueError(
-            f"--export_dtype: expected float32 for stablehlo, got {export_dtype}"
-        )
+    if format in FORMATS:
+        FORMATS[format].require()
+        if export_dtype != "float32":
+            raise ValueError(
+                f"--export_dtype: expected float32 for {format}, got {export_dtype}"
+            )
     made, sizes, companions, token_ids = model
     bindings = table.bind(made.table(sizes), params)
     card = model_card(workdir, made.name(sizes), license=license)
@@ -65,13 +76,28 @@ def export(
     )
     count = sum(math.prod(binding.shape) for binding in bindings)
     print(f"{folder}: {len(bindings)} tensors, {count:,} numbers of {export_dtype}")
-    if format == "stablehlo":
-        difference = stablehlo.write(folder_.open_folder(folder))
-        print(
-            f"{folder / stablehlo.FILE}: called, its logits differ by {difference:.1e} "
-            "of their spread"
-        )
+    if format in FORMATS:
+        opened = folder_.open_folder(folder)
+        write_programs(opened, format, prompt=prompt_tokens, new=new_tokens)
     return folder
+
+
+def write_programs(
+    opened: folder_.PretrainedFolder, format: str, *, prompt: int, new: int
+) -> None:
+    """Write the programs of a folder of float32 into it, and print how far each is from
+    the net. prompt, new: tokens of generation, at most."""
+    module = FORMATS[format]
+    for program in programs.programs(opened, prompt=prompt, new=new):
+        reason = module.LEFT_OUT.get(program.name)
+        if reason is not None:
+            print(f"{program.name}: left out, for {reason}")
+            continue
+        written = module.write(opened, program)
+        print(
+            f"{written.file}: called, differs from the net by "
+            f"{written.difference:.1e} of the spread; {written.sizes}"
+        )
 
 
 def model_card(workdir: Path, name: str, *, license: str) -> str:

@@ -52,15 +52,24 @@ def read_library(folder: Path) -> tuple[Any, str]:
     return library, text
 
 
-def end_tokens(folder: Path, library: Any) -> tuple[int, ...]:
-    """The tokens that end a text, the main one first. ValueError where no file says
-    one."""
+def configured_ends(folder: Path) -> tuple[int, ...]:
+    """The tokens that end a text, the main one first, by the first of `END_FILES` that
+    says some; none where there is none."""
     for name in END_FILES:
         if (folder / name).is_file():
             found = tensor_files.read_json_file(folder / name).get("eos_token_id")
             ends: Any = found if isinstance(found, list) else [found]
             if ends and all(type(one) is int for one in ends):
                 return tuple(ends)
+    return ()
+
+
+def end_tokens(folder: Path, library: Any) -> tuple[int, ...]:
+    """`configured_ends`, or that of tokenizer_config.json. ValueError where no file
+    says one."""
+    ends = configured_ends(folder)
+    if ends:
+        return ends
     name = "tokenizer_config.json"
     if (folder / name).is_file():
         token = tensor_files.read_json_file(folder / name).get("eos_token")

@@ -203,8 +203,9 @@ class SoftmaxAttention(nn.Module):
         if self.is_mutable_collection("intermediates"):
             weights_BHLM = attention_weights(q_BLHK, k_BMGK, **score)
             self.sow("intermediates", "weights_BHLM", weights_BHLM)
-        # A kernel lays out blocks of a known length; `jax.export` may leave it open.
-        is_open = jax.export.is_symbolic_dim(q_BLHK.shape[1])
+        # A kernel lays out blocks of known sizes; an exported program may leave some
+        # open.
+        is_open = not all(isinstance(size, int) for size in q_BLHK.shape)
         kernel = self.kernel if in_order and not is_open else dot_product_attention
         return kernel(q_BLHK, k_BMGK, v_BMGK, **score)
 

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 def _drop_unit_dimensions(x: jax.Array) -> jax.Array:
     """x without leading dimensions of 1: with them XLA's CPU kernels take several times
     as long to sum over D."""
-    return x.reshape(*(size for size in x.shape[:-1] if size > 1), x.shape[-1])
+    # The open sizes of an exported program cannot be compared.
+    lead = (size for size in x.shape[:-1] if not isinstance(size, int) or size > 1)
+    return x.reshape(*lead, x.shape[-1])
 
 
 _product = partial(

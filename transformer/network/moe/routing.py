@@ -204,9 +204,12 @@ def dropless_dispatch(block: int = 64) -> Dispatch:
     def slots(choices: Sequence[Choice], experts: int) -> Slots:
         flat = [Choice(*(a.reshape(1, -1) for a in c)) for c in choices]
         tokens = flat[0].expert_BL.shape[1]
-        chosen, size = len(choices) * tokens, min(block, tokens)
+        # The open sizes of an exported program cannot be compared.
+        is_open = not isinstance(tokens, int)
+        chosen, size = len(choices) * tokens, block if is_open else min(block, tokens)
         # The number of blocks in the worst case; each has at least one token.
-        blocks = min(chosen, (chosen + experts * (size - 1)) // size)
+        blocks = (chosen + experts * (size - 1)) // size
+        blocks = blocks if is_open else min(chosen, blocks)
         ranks, count_BE = _ranks_and_counts(flat, experts)
         last_E = jnp.cumsum(-(-count_BE[0] // size))
         first_E = jnp.concatenate([jnp.zeros(1, jnp.int32), last_E[:-1]])
