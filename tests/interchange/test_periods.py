@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,18 @@ def test_logits_and_greedy_texts_of_periods(tmp_path: Path) -> None:
 
         return both(opened.read_params())
 
+    def run_unrolled_after_the_prompts() -> Any:
+        opened = folder.open_folder(tmp_path / "model", scanned=True)
+        fns = decoding.decode_fns(opened.net, jnp.float32)
+        start = partial(decoding.prefill, fns, new_tokens=8)
+        params, lengths_B = opened.read_params(), jnp.full(rows, length)
+        state = jax.jit(start)(params, ids_BL, lengths_B, jax.random.key(0))
+        unrolled = decoding.unroll_layers_on_cpu(fns, params, state)
+        options = {"choose": logit_filters.greedy, "tokens": 8}
+        decode = partial(decoding.decode, unrolled[0], **options)
+        return jax.jit(decode)(*unrolled[1:]).ids_BL
+
     (logits, texts), (logits_scanned, texts_scanned) = run(False), run(True)
     np.testing.assert_allclose(logits, logits_scanned, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(texts, texts_scanned)
+    np.testing.assert_array_equal(texts, run_unrolled_after_the_prompts())
