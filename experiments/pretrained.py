@@ -5,10 +5,10 @@
     python -m experiments.pretrained --init_from=FOLDER --text=my_novel.txt
     python -m experiments.pretrained export --folder=OTHER_FOLDER
 
-FOLDER is one of Hugging Face: config.json, safetensors and tokenizer.json, of an
-architecture in `transformer/interchange/architecture.py`; other kinds of model offer
-the verbs of `transformer/interchange/tasks.py`. A run folder has a copy of all but the
-weights, so it can be gone once a run has begun.
+FOLDER is one of Hugging Face: config.json, safetensors and tokenizer.json, or a GGUF
+file, of an architecture in `transformer/interchange/architecture.py`; other kinds of
+model offer the verbs of `transformer/interchange/tasks.py`. A run folder has a copy of
+all but the weights, so it can be gone once a run has begun.
 """
 
 from __future__ import annotations

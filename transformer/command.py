@@ -157,6 +157,14 @@ def recorded_flags(workdir: Path, make: ExperimentFn) -> dict[str, Any]:
     return record["flags"]
 
 
+def is_pretrained(path: Path) -> bool:
+    """Whether there is a model of another library: a folder of Hugging Face, a GGUF
+    file, or a folder with one."""
+    if path.suffix == ".gguf" or (path / "config.json").is_file():
+        return True
+    return any(path.glob("*.gguf"))
+
+
 def inherited_flags(init_from: Path | str | None, make: ExperimentFn) -> dict[str, Any]:
     """The FIXED flags of the run that a new run starts from, where it is one of the
     same experiment."""
@@ -166,7 +174,7 @@ def inherited_flags(init_from: Path | str | None, make: ExperimentFn) -> dict[st
 
     folder = Path(init_from).expanduser()
     record = read_record(folder)
-    if record is None and (folder / "config.json").is_file():
+    if record is None and is_pretrained(folder):
         if not vars(make).get("imports"):
             raise ValueError(
                 f"--init_from: expected a run folder, got {init_from} of another "

@@ -82,7 +82,7 @@ def load(folder: Path | str, *, checkpoint: str = "newest", **slots: Any) -> Any
 
     folder = Path(folder).expanduser()
     record = workdir.read_record(folder)
-    if record is None and (folder / "config.json").is_file():
+    if record is None and command.is_pretrained(folder):
         from transformer.interchange import pretrained
 
         return pretrained.load(folder)

@@ -1,4 +1,4 @@
-"""A folder of Hugging Face as a value, read and written."""
+"""A folder of Hugging Face, or a GGUF file, as a value, read and written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from transformer import axes, storage
-from transformer.interchange import architecture, table, tensor_files, weights
+from transformer.interchange import (
+    architecture,
+    gguf_folder,
+    gguf_model,
+    table,
+    tensor_files,
+    weights,
+)
 from transformer.interchange.architecture import Architecture
 from transformer.interchange.config import Reader
 
@@ -45,7 +52,7 @@ class PretrainedFolder(NamedTuple):
     architecture: Architecture
     sizes: Any
     net: Any
-    tensors: Mapping[str, tensor_files.Tensor]
+    tensors: Mapping[str, tensor_files.StoredTensor]
     bindings: list[table.Binding]
     abstract_params: Any
 
@@ -63,16 +70,19 @@ class PretrainedFolder(NamedTuple):
 
 def find(workdir: Path | None, init_from: Path | None) -> Path:
     """Where the configuration and the tokenizer of a run are: in its folder, once it
-    has begun, before in that which it starts from. ValueError for neither."""
+    has begun, before in that which it starts from, or in what a GGUF file is made into.
+    ValueError for neither."""
     for place in (workdir, init_from):
+        place = place and gguf_folder.resolve(place)
         if place is not None and (place / CONFIG).is_file():
             return place
     raise ValueError(f"--init_from: expected a folder with {CONFIG}, got {init_from}")
 
 
 def read_config(folder: Path) -> tuple[Architecture, Any]:
-    """The architecture of a folder and its sizes. ValueError, in one line, for a
-    configuration that the net does not express."""
+    """The architecture of a folder, or a GGUF file, and its sizes. ValueError, in one
+    line, for a configuration that the net does not express."""
+    folder = gguf_folder.resolve(folder)
     file = folder / CONFIG
     if not file.is_file():
         raise ValueError(f"{folder}: expected a folder with {CONFIG}, got none")
@@ -85,8 +95,8 @@ def read_config(folder: Path) -> tuple[Architecture, Any]:
 
 
 def open_folder(folder: Path | str, **changes: Any) -> PretrainedFolder:
-    """The net and the tensors of a folder with `config.json` and safetensors; reads no
-    weights. changes: of the sizes, such as `scanned=True`.
+    """The net and the tensors of a folder with `config.json` and safetensors, or of a
+    GGUF file; reads no weights. changes: of the sizes, such as `scanned=True`.
 
     ValueError, in one line, for a configuration that the net does not express, and
     unless the tensors are exactly those of the architecture.
@@ -94,8 +104,13 @@ def open_folder(folder: Path | str, **changes: Any) -> PretrainedFolder:
     folder = Path(folder).expanduser()
     made, sizes = read_config(folder)
     sizes = sizes._replace(**changes)
-    tensors = tensor_files.open_tensors(folder, made.format.stem)
     net, rules = made.net(sizes), made.table(sizes)
+    tensors: Mapping[str, tensor_files.StoredTensor]
+    if file := gguf_folder.find(folder):
+        tensors = gguf_folder.open_tensors(file)
+        rules = gguf_model.table(made, sizes)
+    else:
+        tensors = tensor_files.open_tensors(folder, made.format.stem)
     abstract = jax.eval_shape(lambda: made.init(net, jax.random.key(0)))
     bindings = table.bind(rules, abstract)
     tensors = table.rename(rules, tensors)
@@ -144,6 +159,7 @@ _TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 def read_token_ids(folder: Path) -> dict[str, Any]:
     """The token ids of a folder's configuration (`eos_token_id`, `cls_token_id` ...);
     those of a part, such as `text_config`, in a dictionary of that name."""
+    folder = gguf_folder.resolve(folder)
     return _token_ids(tensor_files.read_json_file(folder / CONFIG))
 
 
@@ -163,6 +179,7 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
 
 def companions_of(folder: Path) -> dict[str, bytes]:
     """The tokenizer and other files beside the weights, byte for byte."""
+    folder = gguf_folder.resolve(folder)
     return {
         name: (folder / name).read_bytes()
         for name in COMPANIONS

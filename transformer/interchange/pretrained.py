@@ -11,7 +11,7 @@ import numpy as np
 
 from transformer import axes
 from transformer.generation import text_model
-from transformer.interchange import tasks, text_embedding
+from transformer.interchange import gguf_folder, tasks, text_embedding
 from transformer.interchange import tokenizer as tokenizer_
 from transformer.interchange.architecture import Architecture
 from transformer.interchange.folder import open_folder, read_config
@@ -98,7 +98,7 @@ def load(folder: Path) -> PretrainedModel:
     made, sizes = read_config(folder)
     sizes = sizes._replace(scanned=made.layers_repeat(sizes))
     opened = open_folder(folder, scanned=sizes.scanned)
-    has_tokenizer = (folder / tokenizer_.FILE).is_file()
+    has_tokenizer = (gguf_folder.resolve(folder) / tokenizer_.FILE).is_file()
     is_decoder = isinstance(opened.net, decoder.Decoder)
     reads = has_tokenizer and is_decoder
     tokenizer = tokenizer_.read_tokenizer(folder) if reads else None

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -41,6 +41,17 @@ DTYPES: dict[str, Any] = {
 }
 # Formats that run code when they are read.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
+
+
+class StoredTensor(Protocol):
+    """A tensor of a file of any format: read() -> its values, of `dtype`, a name of
+    safetensors."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def read(self) -> np.ndarray: ...
 
 
 class Tensor(NamedTuple):

@@ -18,7 +18,7 @@ import numpy as np
 from transformer import storage
 from transformer.data.text import tokenizers
 from transformer.data.text.tokenizers import Tokenizer
-from transformer.interchange import tensor_files
+from transformer.interchange import gguf_folder, tensor_files
 
 KIND = "pretrained"
 FILE = tokenizers.FILE
@@ -29,6 +29,7 @@ END_FILES = ("generation_config.json", "config.json")
 def read_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a folder of Hugging Face. ValueError where it has no
     tokenizer.json, says no end of a text, or has a decoder that is not known here."""
+    folder = gguf_folder.resolve(folder)
     library, text = read_library(folder)
     ends = end_tokens(folder, library)
     return make(library, json.loads(text), text, ends, where=str(folder / FILE))

@@ -16,13 +16,15 @@ import numpy as np
 from transformer.interchange import layout
 from transformer.interchange import table as table_
 from transformer.interchange.table import Binding, Table
-from transformer.interchange.tensor_files import DTYPES, PlannedTensor, Tensor
+from transformer.interchange.tensor_files import DTYPES, PlannedTensor, StoredTensor
 from transformer.training.checksum import leaf_paths
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-def check(bindings: list[Binding], table: Table, tensors: Mapping[str, Tensor]) -> None:
+def check(
+    bindings: list[Binding], table: Table, tensors: Mapping[str, StoredTensor]
+) -> None:
     """ValueError, in one line, unless the file has each tensor of the table, in its
     shape and as floats, and no other but those that the table ignores and copies that
     equal their original."""
@@ -43,7 +45,7 @@ def check(bindings: list[Binding], table: Table, tensors: Mapping[str, Tensor]) 
             )
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
+def _equal(a: StoredTensor, b: StoredTensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     mine, theirs = a.read(), b.read()
@@ -54,12 +56,14 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 def read(
     bindings: list[Binding],
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, StoredTensor],
     abstract_params: Any,
 ) -> Any:
     """The parameters in the shapes, dtypes and shardings of `abstract_params`, from
     tensors that `check` has accepted."""
-    sources: dict[str, dict[tuple[int, ...], tuple[Tensor, layout.Placement]]] = {}
+    sources: dict[
+        str, dict[tuple[int, ...], tuple[StoredTensor, layout.Placement]]
+    ] = {}
     for binding in bindings:
         places = layout.placements(binding.layout, binding.arrays)
         for part, place in zip(binding.parts, places, strict=True):
@@ -73,7 +77,7 @@ def read(
 
 
 def _read_leaf(
-    leaf: Any, sources: Mapping[tuple[int, ...], tuple[Tensor, layout.Placement]]
+    leaf: Any, sources: Mapping[tuple[int, ...], tuple[StoredTensor, layout.Placement]]
 ) -> jax.Array:
     lead = len(next(iter(sources)))
 
