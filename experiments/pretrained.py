@@ -1,6 +1,7 @@
 """A model of another library: use it, and train a language model further.
 
     python -m experiments.pretrained generate --init_from=FOLDER --prompt="It is"
+    python -m experiments.pretrained generate --init_from=FOLDER --chat --prompt="Hello"
     python -m experiments.pretrained evaluate --init_from=FOLDER --text=austen
     python -m experiments.pretrained --init_from=FOLDER --text=my_novel.txt
     python -m experiments.pretrained export --folder=OTHER_FOLDER
@@ -20,7 +21,7 @@ from experiments import language_model
 from transformer import checks, main
 from transformer.data.sources import text as text_source
 from transformer.generation import text_model
-from transformer.interchange import export, folder, start, tasks, tokenizer
+from transformer.interchange import chat, export, folder, start, tasks, tokenizer
 from transformer.models import decoder
 from transformer.training import optimizers
 from transformer.training.declaration import declare
@@ -80,13 +81,20 @@ def experiment(
         sequence_length=sequence_length,
         **settings,
     )
-    return trained._replace(**fields)
+    generator = text_model.from_net(
+        net,
+        text_tokenizer,
+        sequence_length=sequence_length,
+        compute_dtype=run.compute_dtype,
+    )
+    generate = partial(chat.generate, place, generator)
+    return trained._replace(**fields, generate=generate)
 
 
 if __name__ == "__main__":
     main.main(
         experiment,
-        generate=text_model.generate,
+        generate=chat.generate,
         export=export.export,
         **tasks.all_verbs(),
     )

@@ -26,6 +26,7 @@ def stream_tokens(
     choose: Choose,
     new_tokens: int,
     stop: Sequence[int] = (),
+    refused: Sequence[int] | None = None,
     burst: int = 8,
     cache_length: int = 256,
 ) -> Iterator[list[list[int]]]:
@@ -36,13 +37,14 @@ def stream_tokens(
     at first and doubles whenever it is full; then the second program compiles again.
 
     ValueError, before any computation, for ids outside the vocabulary, for more tokens
-    than the model has positions, and for one of `stop` in a prompt: a cache holds one
-    document, and a model does not see those before it.
+    than the model has positions, and for one of `refused` in a prompt, by default those
+    of `stop`: a cache holds one document, and a model does not see those before it.
     """
     ids_BL, length_B = decoding.pad_prompts(prompts)
     longest = ids_BL.shape[1]
     most = longest + new_tokens
-    _check_prompts(fns, params, ids_BL, prompts, stop)
+    refused = stop if refused is None else refused
+    _check_prompts(fns, params, ids_BL, prompts, refused)
     jax.eval_shape(lambda: fns.empty_cache(len(prompts), most, 1))
     cache_length = min(most, max(cache_length, longest + burst))
     prefill = jax.jit(partial(decoding.prefill, fns, new_tokens=cache_length - longest))
@@ -79,12 +81,12 @@ def _check_prompts(
     params: Any,
     ids_BL: np.ndarray,
     prompts: Sequence[Sequence[int]],
-    stop: Sequence[int],
+    refused: Sequence[int],
 ) -> None:
     weights = jax.eval_shape(fns.cast_weights, params)
     known = decoding.vocab_size(fns, weights, rows=len(prompts))
     checks.check_indices("token of a prompt", ids_BL, known)
-    ends = sorted({int(token) for prompt in prompts for token in prompt} & set(stop))
+    ends = sorted({int(token) for prompt in prompts for token in prompt} & set(refused))
     if ends:
         raise ValueError(
             f"prompts: expected one document each, got its end, token {ends[0]}, in one"
@@ -97,11 +99,14 @@ class TextModel(NamedTuple):
     tokenizer: has `encode`, `decode_stream`, `vocab_size` and `stops`, as
     `data.text.tokenizers.Tokenizer`.
     sequence_length: tokens of a training row, the limit of prompt and new tokens.
+    refused: tokens that a prompt must not have, as of `stream_tokens`; none where the
+        turns of a chat, one document, end with the token that ends a text.
     """
 
     fns: decoding.DecodeFns
     tokenizer: Any
     sequence_length: int
+    refused: tuple[int, ...] | None = None
 
 
 def from_net(
@@ -176,6 +181,7 @@ def _stream(
         "choose": logit_filters.among_first(model.tokenizer.vocab_size, choose),
         "new_tokens": new_tokens,
         "stop": model.tokenizer.stops,
+        "refused": model.refused,
     }
     for burst in stream_tokens(model.fns, params, ids, key, **sampling):
         yield [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,12 @@ import numpy as np
 
 from transformer import axes
 from transformer.generation import text_model
-from transformer.interchange import gguf_folder, tasks, text_embedding
+from transformer.interchange import (
+    chat_template,
+    gguf_folder,
+    tasks,
+    text_embedding,
+)
 from transformer.interchange import tokenizer as tokenizer_
 from transformer.interchange.architecture import Architecture
 from transformer.interchange.folder import open_folder, read_config
@@ -37,25 +42,48 @@ class PretrainedModel(NamedTuple):
     ) -> str:
         """The prompt and its continuation. sampling: as the flags of the verb
         `generate`; by default greedy. ValueError for a folder without tokenizer."""
+        model = self._text_model(prompt, new_tokens)
+        return self._complete(model, prompt, new_tokens, seed, sampling)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        new_tokens: int = 100,
+        seed: int = 0,
+        **sampling: Any,
+    ) -> str:
+        """The reply to messages, each with a `role` (system, user, assistant) and a
+        `content`, by the chat template of the folder. sampling: as of `generate`.
+        ValueError as `chat_template.render_chat`."""
+        self._text_model("", new_tokens)
+        prompt = chat_template.render_chat(self.folder, messages)
+        model = self._text_model(prompt, new_tokens)._replace(refused=())
+        return self._complete(model, prompt, new_tokens, seed, sampling)[len(prompt) :]
+
+    def _text_model(self, prompt: str, new_tokens: int) -> text_model.TextModel:
         if not isinstance(self.net, decoder.Decoder):
             name = type(self.net).__name__
             raise ValueError(f"{self.folder}: expected a decoder, got {name}")
         if self.tokenizer is None:
             raise ValueError(f"{self.folder}: expected a tokenizer.json, got none")
         length = len(self.tokenizer.encode(prompt)) + new_tokens
-        model = text_model.from_net(
+        return text_model.from_net(
             self.net, self.tokenizer, sequence_length=length, compute_dtype="float32"
         )
+
+    def _complete(
+        self,
+        model: text_model.TextModel,
+        prompt: str,
+        new_tokens: int,
+        seed: int,
+        sampling: Mapping[str, Any],
+    ) -> str:
         choose = text_model.sampler_from_flags(**{"temperature": 0.0, **sampling})
-        (text,) = text_model.complete(
-            model,
-            self.params,
-            [prompt],
-            jax.random.key(seed),
-            choose=choose,
-            new_tokens=new_tokens,
-        )
-        return text
+        key = jax.random.key(seed)
+        options: Any = {"choose": choose, "new_tokens": new_tokens}
+        return text_model.complete(model, self.params, [prompt], key, **options)[0]
 
     def embed(
         self,

@@ -1,0 +1,59 @@
+"""The verb `generate` of a model of another library, which may chat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from transformer import checks
+from transformer.generation import text_model
+from transformer.generation.text_model import TextModel
+from transformer.interchange import chat_template
+
+
+def generate(
+    folder: Path,
+    model: TextModel,
+    params: Any,
+    key: jax.Array,
+    *,
+    prompt: str = "It is a truth universally acknowledged",
+    chat: bool = False,
+    new_tokens: checks.Count = 200,
+    temperature: checks.Temperature = 0.8,
+    top_k: checks.Count | None = None,
+    top_p: checks.PositiveFraction | None = 0.95,
+    min_p: checks.Fraction | None = None,
+    sample_seed: checks.Seed = 0,
+) -> str:
+    """Continue a prompt, or reply to it: print the text token by token, and return it.
+
+    Args:
+        prompt: the text to continue.
+        chat: the prompt is a message; print it as the chat template of the folder
+            writes it, and the reply.
+        new_tokens: how many tokens to add, at most.
+        temperature: below 1 sharper, above 1 flatter; 0 is greedy.
+        top_k: sample from this many most likely tokens only.
+        top_p: sample from the fewest tokens of this total probability.
+        min_p: sample from tokens at least this fraction as likely as the most likely.
+        sample_seed: another number gives another text.
+    """
+    if chat:
+        messages = [{"role": "user", "content": prompt}]
+        prompt = chat_template.render_chat(folder, messages)
+        model = model._replace(refused=())
+    return text_model.generate(
+        model,
+        params,
+        key,
+        prompt=prompt,
+        new_tokens=new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        sample_seed=sample_seed,
+    )
