@@ -14,7 +14,9 @@ import sys
 from typing import Any
 
 import jinja2
+import jinja2.exceptions
 import jinja2.ext
+import jinja2.nodes
 import jinja2.sandbox
 
 CPU_SECONDS = 5
@@ -28,12 +30,14 @@ class Generation(jinja2.ext.Extension):
     tags = {"generation"}
 
     def parse(self, parser: Any) -> Any:
+        """The node of the tag and its body."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
         call = self.call_method("render_body")
         return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
 
     def render_body(self, caller: Any) -> str:
+        """The text of the body."""
         return caller()
 
 
@@ -41,12 +45,14 @@ class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
     """Jinja's, but an attribute that is not allowed is an error, not an empty text."""
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
-        raise jinja2.sandbox.SecurityError(
+        """Raise SecurityError."""
+        raise jinja2.exceptions.SecurityError(
             f"attribute {attribute} of {type(obj).__name__}"
         )
 
 
 def raise_exception(message: str) -> None:
+    """Let a template refuse its messages."""
     raise jinja2.TemplateError(message)
 
 
@@ -68,6 +74,7 @@ def to_json(
 
 
 def strftime_now(format: str) -> str:
+    """The time of day, formatted."""
     return datetime.datetime.now().strftime(format)
 
 

@@ -48,10 +48,18 @@ class StoredTensor(Protocol):
     safetensors."""
 
     @property
-    def dtype(self) -> str: ...
+    def dtype(self) -> str:
+        """Such as "BF16"."""
+        ...
+
     @property
-    def shape(self) -> tuple[int, ...]: ...
-    def read(self) -> np.ndarray: ...
+    def shape(self) -> tuple[int, ...]:
+        """The slowest axis first."""
+        ...
+
+    def read(self) -> np.ndarray:
+        """The values, mapped or made."""
+        ...
 
 
 class Tensor(NamedTuple):
