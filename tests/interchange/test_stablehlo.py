@@ -127,7 +127,7 @@ def test_a_wrong_program_is_not_said_to_work(tmp_path) -> None:
     opened = folder.open_folder(path)
     (program,) = programs.programs(opened, prompt=PROMPT, new=NEW)
     outputs = program.apply(opened.read_params(), *program.example())
-    wrong = [np.asarray(a) * 1.001 for a in outputs]
+    wrong = [np.asarray(a) * 1.01 for a in outputs]
     with pytest.raises(RuntimeError, match=r"x: expected the last_hidden_state and"):
         programs.check(program, lambda *a: wrong, opened.read_params(), "x")
     assert programs.spread_difference([np.ones(2, int)], [np.zeros(2, int)]) == np.inf

@@ -23,8 +23,9 @@ from transformer.models import bert, clip, decoder, encoder, pooling
 from transformer.network import embeddings
 from transformer.network.masks import TokenPositions
 
-# A difference of two programs, over the spread of the output, that is rounding.
-TOLERANCE = 1e-4
+# A difference of two programs, over the spread of the output, that may be rounding: it
+# is 5e-5 for SmolLM2, of 30 layers, and 3e-3 where an epsilon is 1e-6 for 1e-5.
+TOLERANCE = 1e-3
 # The sizes of B and L with which a program is called before it is said to work.
 SIZES = ((2, 7), (3, 1))
 
