@@ -18,6 +18,7 @@ from transformer.interchange import (
     gguf_model,
     table,
     tensor_files,
+    tokenizer_conversion,
     weights,
 )
 from transformer.interchange.architecture import Architecture
@@ -178,10 +179,15 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
 
 
 def companions_of(folder: Path) -> dict[str, bytes]:
-    """The tokenizer and other files beside the weights, byte for byte."""
+    """The tokenizer and other files beside the weights, byte for byte; a tokenizer.json
+    made from older files where there is none."""
     folder = gguf_folder.resolve(folder)
-    return {
+    found = {
         name: (folder / name).read_bytes()
         for name in COMPANIONS
         if (folder / name).is_file()
     }
+    if tokenizer_conversion.FILE not in found:
+        made = tokenizer_conversion.read(folder)
+        found |= {} if made is None else {tokenizer_conversion.FILE: made.encode()}
+    return found

@@ -16,6 +16,7 @@ from transformer.interchange import (
     gguf_folder,
     tasks,
     text_embedding,
+    tokenizer_conversion,
 )
 from transformer.interchange import tokenizer as tokenizer_
 from transformer.interchange.architecture import Architecture
@@ -126,9 +127,10 @@ def load(folder: Path) -> PretrainedModel:
     made, sizes = read_config(folder)
     sizes = sizes._replace(scanned=made.layers_repeat(sizes))
     opened = open_folder(folder, scanned=sizes.scanned)
-    has_tokenizer = (gguf_folder.resolve(folder) / tokenizer_.FILE).is_file()
-    is_decoder = isinstance(opened.net, decoder.Decoder)
-    reads = has_tokenizer and is_decoder
+    place = gguf_folder.resolve(folder)
+    reads = isinstance(opened.net, decoder.Decoder) and tokenizer_conversion.can_read(
+        place
+    )
     tokenizer = tokenizer_.read_tokenizer(folder) if reads else None
     params = opened.read_params(axes.make_mesh())
     return PretrainedModel(folder, made, sizes, opened.net, params, tokenizer)

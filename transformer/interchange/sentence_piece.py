@@ -137,7 +137,7 @@ def _normalizer(model: Model) -> Any:
         steps.append({"type": "Precompiled", "precompiled_charsmap": rules})
     if not model.extra_spaces:
         # Only this space: other ones become it by the rules, or are kept.
-        replace({"Regex": "^ +| +$"}, "")
+        replace({"Regex": r"\A +| +\z"}, "")
         replace({"Regex": " {2,}"}, " ")
     if model.dummy_prefix:
         steps.append({"type": "Prepend", "prepend": SPACE})

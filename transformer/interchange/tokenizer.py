@@ -18,7 +18,7 @@ import numpy as np
 from transformer import storage
 from transformer.data.text import tokenizers
 from transformer.data.text.tokenizers import Tokenizer
-from transformer.interchange import gguf_folder, tensor_files
+from transformer.interchange import gguf_folder, tensor_files, tokenizer_conversion
 
 KIND = "pretrained"
 FILE = tokenizers.FILE
@@ -36,16 +36,20 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def read_library(folder: Path) -> tuple[Any, str]:
-    """The library's tokenizer of a folder, and the text of its file. ValueError where
-    there is none, or another kind of file."""
+    """The library's tokenizer of a folder, and the text of its file, which is made from
+    older files where there is none. ValueError where there are none of these, or
+    another kind of file."""
     file = folder / FILE
-    if not file.is_file():
+    try:
+        text = tokenizer_conversion.read(folder)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: expected a tokenizer, got {error}") from None
+    if text is None:
         raise ValueError(
             f"{folder}: expected {FILE}, got none; transformers writes it: "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         )
     try:
-        text = file.read_bytes().decode()
         library = tokenizers.library().Tokenizer.from_str(text)
     except Exception as error:  # The library raises bare exceptions.
         cause = " ".join(str(error).split())
