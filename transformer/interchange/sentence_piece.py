@@ -136,8 +136,9 @@ def _normalizer(model: Model) -> Any:
         rules = base64.b64encode(model.charsmap).decode()
         steps.append({"type": "Precompiled", "precompiled_charsmap": rules})
     if not model.extra_spaces:
-        # Only this space: other ones become it by the rules, or are kept.
-        replace({"Regex": r"\A +| +\z"}, "")
+        # Only this space: other ones become it by the rules, or are kept. At the end
+        # also the letter that stands for it.
+        replace({"Regex": rf"\A +|[ {SPACE}]+\z"}, "")
         replace({"Regex": " {2,}"}, " ")
     if model.dummy_prefix:
         steps.append({"type": "Prepend", "prepend": SPACE})

@@ -92,21 +92,21 @@ def _bytes(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def _kind(settings: Mapping[str, Any], file: Path, known: Any) -> str:
+def _kind(settings: Mapping[str, Any], file: Path, kinds: Any) -> str:
     """The class of the tokenizer, without its ending."""
     name = str(settings.get("tokenizer_class") or "")
     kind = name.removesuffix("Fast").removesuffix("Tokenizer")
-    if kind not in known:
+    if kind not in kinds:
         raise ValueError(
             f"{file}: tokenizer_class: expected one of "
-            f"{', '.join(f'{one}Tokenizer' if one else 'none' for one in known)}, got "
+            f"{', '.join(f'{one}Tokenizer' if one else 'none' for one in kinds)}, got "
             f"{name[:60] or 'none'}; transformers writes {FILE}: "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         )
     return kind
 
 
-def _added(settings: Mapping[str, Any], file: Path) -> list[AddedToken]:
+def _extra_tokens(settings: Mapping[str, Any], file: Path) -> list[AddedToken]:
     """The tokens of `added_tokens_decoder`."""
     found = settings.get("added_tokens_decoder") or {}
     added = []
@@ -132,7 +132,7 @@ def _byte_level(settings: Mapping[str, Any], vocab: Path, merges: Path) -> str:
                 f"{merges}: expected merges of tokens in {vocab.name}, got "
                 f"{left[:20]!r} and {right[:20]!r}"
             )
-    added = _added(settings, vocab)
+    added = _extra_tokens(settings, vocab)
     known = {token.content for token in added}
     ends = [t for t in ("<|endoftext|>",) if t in values and t not in known]
     added += [AddedToken(values[token], token, True) for token in ends]
@@ -144,14 +144,14 @@ def _ranks(settings: Mapping[str, Any], file: Path) -> str:
     cut = RANK_CUTS[_kind(settings, file, RANK_CUTS)]
     ranks = byte_level_bpe.read_ranks(_text(file), str(file))
     vocab, merges = byte_level_bpe.of_ranks(ranks)
-    return byte_level_bpe.build(vocab, merges, cut, added=_added(settings, file))
+    return byte_level_bpe.build(vocab, merges, cut, added=_extra_tokens(settings, file))
 
 
 def _sentence_piece(settings: Mapping[str, Any], file: Path) -> str:
     kind = _kind(settings, file, AROUND)
     model = sentence_piece.parse(_bytes(file), str(file))
     texts = [piece.text for piece in model.pieces]
-    added = [t for t in _added(settings, file) if t.content not in texts]
+    added = [t for t in _extra_tokens(settings, file) if t.content not in texts]
     around = []
     for name, token, default in zip(
         ("bos", "eos"), ("<s>", "</s>"), AROUND[kind], strict=True
@@ -194,7 +194,7 @@ def _word_piece(settings: Mapping[str, Any], file: Path) -> str:
             "max_input_chars_per_word": 100,
             "vocab": vocab,
         },
-        [*marks.values(), *_added(settings, file)],
+        [*marks.values(), *_extra_tokens(settings, file)],
         normalizer={
             "type": "BertNormalizer",
             "clean_text": True,
