@@ -80,6 +80,7 @@ def write(opened: PretrainedFolder, program: Program) -> WrittenProgram:
     try:
         difference = programs.check(program, call, params, file.name)
     except RuntimeError:
-        file.unlink()
+        for part in opened.folder.glob(f"{file.name}*"):
+            part.unlink()
         raise
     return WrittenProgram(file, difference, "any " + program.open_sizes())
