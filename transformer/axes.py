@@ -56,6 +56,7 @@ ALPHABET = {
     "N": Dimension("layers (leading, scanned)", "–"),
     "A": Dimension("kinds of tokens (BERT's token types)", "–"),
     "O": Dimension("output features of a map, beside D", "–"),
+    "W": Dimension("taps of a convolution's kernel", "–"),
 }
 
 # Modules of a scanned stack (`network/stack.py`).

@@ -19,9 +19,10 @@ import mixture_models
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 import transformers  # pyright: ignore[reportMissingImports]
+from encoder_decoder_fixtures import TEXT_TO_TEXT, whisper
+from fixture_sizes import LENGTH, NEW_TOKENS, VOCAB
 
 FOLDER = Path(__file__).parent / "fixtures"
-VOCAB, LENGTH, NEW_TOKENS = 67, 20, 16
 IDS = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 LLAMA = {
     **IDS,
@@ -136,39 +137,6 @@ DECODERS |= {f.__name__: partial(f, MIXTURE) for f in mixture_models.MIXTURES}
 DECODERS["gemma2"] = gemma2
 
 
-T5 = {
-    "vocab_size": VOCAB,
-    "d_model": 16,
-    "d_kv": 6,
-    "d_ff": 20,
-    "num_layers": 2,
-    "num_decoder_layers": 2,
-    "num_heads": 4,
-    "decoder_start_token_id": 0,
-    "relative_attention_num_buckets": 12,
-    "relative_attention_max_distance": 15,
-}
-
-
-def t5() -> transformers.PreTrainedModel:
-    return transformers.T5ForConditionalGeneration(transformers.T5Config(**T5))
-
-
-def t5_v1_1() -> transformers.PreTrainedModel:
-    """A readout of its own, as the published files have it; transformers 5 ties it, and
-    writes another configuration."""
-    config = transformers.T5Config(
-        **T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False
-    )
-    model = transformers.T5ForConditionalGeneration(config)
-    config.tie_word_embeddings = False
-    model.lm_head.weight = torch.nn.Parameter(torch.zeros(VOCAB, T5["d_model"]))
-    return model
-
-
-TEXT_TO_TEXT = {f.__name__: f for f in (t5, t5_v1_1)}
-
-
 def add_noise(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
     """`model` in float32 with normal noise on every parameter."""
     generator = torch.Generator().manual_seed(1)
@@ -228,6 +196,47 @@ def write_text_to_text(name: str) -> None:
     numbers = {k: v.numpy().astype(np.int32) for k, v in numbers.items()}
     path = folder / "reference.npz"
     np.savez_compressed(path, logits_BLV=logits.numpy(), **numbers)
+
+
+def write_whisper(name: str) -> None:
+    """A folder with the model, the logits of a target for two rows of frames, and 16
+    tokens of greedy decoding: the most likely ones, for `generate` does more."""
+    torch.manual_seed(0)
+    model, folder = add_noise(whisper()), FOLDER / name
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    rng = np.random.default_rng(3)
+    frames = torch.tensor(rng.standard_normal((2, 5, 2 * LENGTH)).astype(np.float32))
+    target = torch.tensor(rng.integers(3, VOCAB, (2, LENGTH)))
+    greedy = torch.full((2, 1), 3)
+    with torch.no_grad():
+        logits = model(frames, decoder_input_ids=target).logits
+        for _ in range(NEW_TOKENS):
+            last = model(frames, decoder_input_ids=greedy).logits[:, -1]
+            greedy = torch.cat([greedy, last.argmax(-1, keepdim=True)], dim=1)
+    np.savez_compressed(
+        folder / "reference.npz",
+        logits_BLV=logits.numpy(),
+        raw_BLP=frames.numpy().swapaxes(1, 2),
+        ids_BL=target.numpy().astype(np.int32),
+        greedy_BL=greedy.numpy().astype(np.int32),
+    )
+
+
+def write_log_mel() -> None:
+    """Half a second of a rising tone in noise, as 16-bit samples, and some of the 3000
+    frames of its window; the last ones are silence."""
+    seconds = np.arange(8000) / 16_000
+    tone = 0.4 * np.sin(2 * np.pi * (200 + 3000 * seconds) * seconds)
+    noise = 0.05 * np.random.default_rng(0).standard_normal(len(seconds))
+    samples = np.round(32_768 * (tone + noise)).astype(np.int16)
+    numbers = {"samples": samples, "index": np.r_[0:60:7, 2999]}
+    for mels in (80, 128):
+        extractor = transformers.WhisperFeatureExtractor(feature_size=mels)
+        sound = samples.astype(np.float32) / 32_768
+        frames = extractor(sound, sampling_rate=16_000, return_tensors="np")
+        numbers[f"frames_{mels}"] = frames.input_features[0].T[numbers["index"]]
+    np.savez_compressed(FOLDER / "log_mel.npz", **numbers)
 
 
 # Encoders. Two rows of text, the second one padded; two images of 12 x 12 pixels.
@@ -335,9 +344,14 @@ def write_encoder(name: str) -> None:
 
 
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or (*DECODERS, *TEXT_TO_TEXT, *ENCODERS):
+    every = *DECODERS, *TEXT_TO_TEXT, "whisper", "log_mel", *ENCODERS
+    for chosen in sys.argv[1:] or every:
         if chosen in ENCODERS:
             write_encoder(chosen)
+        elif chosen == "log_mel":
+            write_log_mel()
+        elif chosen == "whisper":
+            write_whisper(chosen)
         elif chosen in TEXT_TO_TEXT:
             write_text_to_text(chosen)
         else:

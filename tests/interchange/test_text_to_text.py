@@ -20,13 +20,17 @@ from transformer.network import masks
 from transformer.training.checksum import leaf_paths
 
 FIXTURES = Path(__file__).parent / "fixtures"
-RATIOS = {"t5": 2.1e-6, "t5_v1_1": 8.7e-6}
+RATIOS = {"t5": 2.1e-6, "t5_v1_1": 8.7e-6, "whisper": 1.2e-6}
 MESH: Any = {"data": 2, "fsdp": 2, "tensor": 2}
 every_model = pytest.mark.parametrize("name", RATIOS)
 
 
 def inputs_of(reference: Any) -> tuple[jax.Array, masks.TokenPositions]:
-    """Sources and their positions; 0 is padding."""
+    """Sources and their positions; 0 is padding. Frames of sound, two for each token,
+    are never padded."""
+    if "raw_BLP" in reference:
+        raw_BLP = jnp.asarray(reference["raw_BLP"])
+        return raw_BLP, masks.single_document(raw_BLP.shape[1] // 2)
     source_BL = jnp.asarray(reference["source_BL"])
     return source_BL, masks.padded(source_BL, 0)
 
@@ -72,7 +76,7 @@ def test_greedy_texts_are_those_of_transformers(name: str) -> None:
         return decoding.generate(
             beam_search.with_cross_cache(fns, memory),
             params,
-            jnp.zeros((rows, 1), jnp.int32),
+            jnp.asarray(expected_BL[:, :1]),
             jnp.ones(rows, jnp.int32),
             jax.random.key(0),
             choose=logit_filters.greedy,
@@ -95,6 +99,18 @@ def test_a_folder_is_written_back_to_the_bit(name: str, tmp_path: Path) -> None:
     for key, tensor in theirs.items():
         np.testing.assert_array_equal(tensor.read(), ours[key].read())
     assert folder.open_folder(tmp_path / "out").sizes == opened.sizes
+
+
+def test_scanned_layers_equal_unrolled_ones() -> None:
+    reference = np.load(FIXTURES / "whisper" / "reference.npz")
+    unrolled, scanned = (
+        folder.open_folder(FIXTURES / "whisper", scanned=scanned)
+        for scanned in (False, True)
+    )
+    expected, got = (
+        logits_of(one.net, one.read_params(), reference) for one in (unrolled, scanned)
+    )
+    np.testing.assert_allclose(got, expected, atol=1e-5 * expected.std())
 
 
 def test_a_stack_has_one_bias_and_the_net_one_embedding() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -95,3 +96,25 @@ def test_positions_may_begin_at_a_later_row() -> None:
     close(X + p["position_LD"][2:], got)
     with pytest.raises(ValueError, match="at most 5 tokens, got 6"):
         positions.check_length(module, 6)
+
+
+def test_frames_pass_two_convolutions() -> None:
+    """Equal to XLA's; half as many tokens as frames, or an error."""
+    embed = embeddings.ConvEmbedding(features=5, width=6, activation=jax.nn.relu)
+    raw_BLP = jax.random.normal(jax.random.key(0), (2, 8, 5))
+    tokens = masks.single_document(4)
+    params = embed.init(jax.random.key(1), raw_BLP, tokens)["params"]
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+
+    def convolution(x_BLP: jax.Array, w_WPD: jax.Array, stride: int) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x_BLP, w_WPD, (stride,), [(1, 1)], dimension_numbers=("NWC", "WIO", "NWC")
+        )
+
+    x_BLD = convolution(raw_BLP, params["w_in_WPD"], 1) + params["b_in_D"][None, None]
+    x_BLD = convolution(jax.nn.relu(x_BLD), params["w_out_WDO"], 2)
+    x_BLD = x_BLD + params["b_out_O"][None, None]
+    got: Any = embed.apply({"params": params}, raw_BLP, tokens)
+    np.testing.assert_allclose(got, jax.nn.relu(x_BLD), atol=1e-5)
+    with pytest.raises(ValueError, match="expected 10 frames for 5 tokens, got 8"):
+        embed.apply({"params": params}, raw_BLP, masks.single_document(5))

@@ -7,7 +7,7 @@ compose; the usual order is temperature, top-k, top-p, min-p.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +103,16 @@ def among_first(count: int, choose: Choose) -> Choose:
         return choose(logits_BV.at[:, count:].set(-jnp.inf), key)
 
     return choose_known
+
+
+def exclude(tokens: Sequence[int]) -> Filter:
+    """All tokens but these."""
+    excluded_C = jnp.asarray(tokens, jnp.int32)
+
+    def keep(logits_BV: jax.Array) -> jax.Array:
+        return logits_BV.at[:, excluded_C].set(-jnp.inf)
+
+    return keep
 
 
 def _identity(logits_BV: jax.Array) -> jax.Array:

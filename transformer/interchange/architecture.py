@@ -50,6 +50,7 @@ MODULES = {
     "qwen3_moe": "mixtures",
     # Encoder-decoders.
     "t5": "t5",
+    "whisper": "whisper",
 }
 
 

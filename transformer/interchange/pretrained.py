@@ -14,6 +14,7 @@ from transformer.generation import text_model
 from transformer.interchange import (
     chat_template,
     gguf_folder,
+    speech,
     tasks,
     text_embedding,
     tokenizer_conversion,
@@ -112,6 +113,25 @@ class PretrainedModel(NamedTuple):
         model = self._model("classify")
         names, found = tasks.probabilities(model, self.params, inputs, labels)
         return [dict(zip(names, map(float, row), strict=True)) for row in found]
+
+    def transcribe(
+        self,
+        *files: Path | str,
+        language: str | None = None,
+        task: speech.SpeechTask = "transcribe",
+    ) -> list[speech.Transcript]:
+        """The texts of sound files, as the verb `transcribe` makes them. ValueError for
+        a model that is no Whisper."""
+        self._model("transcribe")
+        return speech.transcribe(
+            self.folder,
+            self.net,
+            self.sizes,
+            self.params,
+            files,
+            language=language,
+            task=task,
+        )
 
     def _model(self, verb: str) -> tasks.Model:
         """The model without parameters; ValueError where it does not offer `verb`."""

@@ -14,11 +14,12 @@ from transformer import storage
 from transformer.interchange import (
     classification,
     image_rows,
+    speech,
     text_embedding,
     text_rows,
 )
 from transformer.interchange.architecture import Architecture
-from transformer.interchange.architectures import vit
+from transformer.interchange.architectures import vit, whisper
 from transformer.interchange.text_rows import TextRows
 from transformer.models import bert, clip, encoder, pooling
 from transformer.training import metrics
@@ -191,6 +192,45 @@ def probabilities(
     return list(labels), found
 
 
+def transcribes(model: Model) -> bool:
+    """Whether the model turns sound into text."""
+    return isinstance(model.sizes, whisper.Sizes)
+
+
+def transcribe(
+    model: Model,
+    params: Any,
+    workdir: Path,
+    *,
+    audio: str = "",
+    language: str | None = None,
+    task: Literal["transcribe", "translate"] = "transcribe",
+) -> list[speech.Transcript]:
+    """Print the texts of sound files, and return them.
+
+    Args:
+        audio: sound files divided by commas: wav, and with soundfile flac, ogg, mp3.
+        language: its code, such as pt; default the most likely one of each file.
+        task: translate gives English text.
+    """
+    files = [file.strip() for file in audio.split(",") if file.strip()]
+    if not files:
+        raise ValueError("--audio: expected sound files, got none")
+    found = speech.transcribe(
+        model.folder,
+        model.net,
+        model.sizes,
+        params,
+        files,
+        language=language,
+        task=task,
+    )
+    for file, one in zip(files, found, strict=True):
+        spoken = "" if one.language is None else f", {one.language}"
+        print(f"{file} ({one.seconds:.1f} s{spoken}): {one.text}")
+    return found
+
+
 def read_texts(text: str) -> list[str]:
     """The lines of a file, or texts divided by |; empty ones are left out, and counted
     of a file."""
@@ -229,6 +269,7 @@ def _shorten(text: str) -> str:
 TASKS: Mapping[str, Task] = {
     "embed": Task(embed, embeds),
     "classify": Task(classify, classifies),
+    "transcribe": Task(transcribe, transcribes),
 }
 
 

@@ -4,12 +4,13 @@ Every embedding is a module called as (inputs, tokens) -> x_BLD with the tokens'
 positions. Inputs are token ids (B, L), or raw patches (B, L, P): pixels of an image, a
 space-time block of a video, fields on a part of the sphere.
 
-They compose: (tables | patches) -> `MaskToken` -> `ClassToken` -> positions and a norm
-of all tokens, the class token included (`PositionedEmbedding`).
+They compose: (tables | patches | convolutions) -> `MaskToken` -> `ClassToken` ->
+positions and a norm of all tokens, the class token included (`PositionedEmbedding`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -23,6 +24,8 @@ from transformer.network.masks import TokenPositions
 from transformer.network.precision import linear
 
 SMALL = nn.initializers.normal(0.02)
+# Of a convolution's kernel.
+TAPS = 3
 
 
 class TokenEmbedding(nn.Module):
@@ -63,6 +66,45 @@ class PatchEmbedding(nn.Module):
         x_BLD = linear("BLP,PD->BLD", narrow_BLP, w_in_PD) + b_in_D
         x_BLD = self.make_position()(x_BLD, tokens.position_BL)
         return constrain(self.make_norm()(x_BLD), "BLD")
+
+
+class ConvEmbedding(nn.Module):
+    """Frames (B, 2 L, P), P = `features`, through two convolutions of three taps with
+    an activation behind each; the second one has stride 2, so that L tokens are left
+    (Whisper, Radford et al. 2022, arXiv 2212.04356, section 2.2). The ends are padded
+    with zeros. ValueError unless there are two frames for each token."""
+
+    features: int
+    width: int
+    activation: Callable[[jax.Array], jax.Array]
+    weight_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, raw_BLP: jax.Array, tokens: TokenPositions) -> jax.Array:
+        frames, length = raw_BLP.shape[1], tokens.position_BL.shape[1]
+        if frames != 2 * length:
+            raise ValueError(
+                f"ConvEmbedding: expected {2 * length} frames for {length} tokens, got "
+                f"{frames}"
+            )
+        shape = TAPS, self.features, self.width
+        w_in_WPD = self.param("w_in_WPD", self.weight_init, shape)
+        b_in_D = biases.zero_init_bias(self, "b_in_D", (self.width,))
+        shape = TAPS, self.width, self.width
+        w_out_WDO = self.param("w_out_WDO", self.weight_init, shape)
+        b_out_O = biases.zero_init_bias(self, "b_out_O", (self.width,))
+        narrow_BLP = raw_BLP.astype(w_in_WPD.dtype)
+        x_BLD = self.activation(_convolution(narrow_BLP, w_in_WPD, stride=1) + b_in_D)
+        x_BLO = self.activation(_convolution(x_BLD, w_out_WDO, stride=2) + b_out_O)
+        return constrain(x_BLO, "BLD")
+
+
+def _convolution(x_BLP: jax.Array, w_WPD: jax.Array, *, stride: int) -> jax.Array:
+    """A convolution along L as a linear map of all taps; zeros beyond both ends."""
+    length = x_BLP.shape[1] // stride
+    padded_BLP = jnp.pad(x_BLP, ((0, 0), (TAPS // 2, TAPS // 2), (0, 0)))
+    taps = [padded_BLP[:, tap::stride][:, :length] for tap in range(TAPS)]
+    return linear("BLWP,WPD->BLD", jnp.stack(taps, axis=2), w_WPD)
 
 
 class ClassToken(nn.Module):
