@@ -35,17 +35,14 @@ def load_language_model(folder: Path, *, checkpoint: str = "newest") -> Language
 
 def _special_tokens(folder: Path, tokenizer: Any) -> tuple[tuple[int, ...], int | None]:
     """(tokens that stand before each text, the one before a text without context)."""
-    from transformer.data.text import tokenizers
     from transformer.interchange import folder as folder_
     from transformer.interchange import tokenizer as tokenizer_
 
     if tokenizer.kind != tokenizer_.KIND:
         # Our own packing never shows a model what stands before a document.
         return (), None
-    library = tokenizers.library().Tokenizer.from_str(tokenizer.data["text"])
-    starts = tuple(library.encode("", add_special_tokens=True).ids)
     begin = folder_.read_token_ids(folder).get("bos_token_id")
-    return starts, tokenizer.end if begin is None else begin
+    return tokenizer.starts, tokenizer.end if begin is None else begin
 
 
 def lm_eval(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pretrained_folder
 import pytest
@@ -80,3 +82,40 @@ def test_a_folder_is_loaded_in_a_notebook(source: Path) -> None:
         ids_BL.shape[1],
         pretrained_folder.SIZES.vocab_size,
     )
+
+
+def louder(model: Any) -> Any:
+    """With larger weights, so that each token matters."""
+    return model._replace(params=jax.tree.map(lambda a: 5 * a, model.params))
+
+
+def test_a_prompt_begins_with_the_tokens_of_the_template(tmp_path: Path) -> None:
+    """As Llama's and Gemma's tokenizers say it, and transformers does it."""
+    source = pretrained_folder.write(tmp_path / "llama")
+    content = json.loads((source / "tokenizer.json").read_text())
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "<|turn|>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {
+            "<|turn|>": {"id": "<|turn|>", "ids": [258], "tokens": ["<|turn|>"]}
+        },
+    }
+    plain = louder(transformer.load(source)).generate("he", new_tokens=8)
+    (source / "tokenizer.json").write_text(json.dumps(content))
+    model = louder(transformer.load(source))
+    assert model.tokenizer.starts == (258,)
+    ids = [258, *model.tokenizer.encode("he").tolist()]
+    for _ in range(8):
+        tokens = masks.single_document(len(ids))
+        ids_BL = np.array([ids])
+        readout = model.net.apply({"params": model.params}, ids_BL, tokens)
+        logits_V = decoder.logits(readout)[0, -1, : model.tokenizer.vocab_size]
+        ids.append(int(logits_V.argmax()))
+        if ids[-1] in model.tokenizer.stops:
+            break
+    text = model.generate("he", new_tokens=8)
+    assert text == model.tokenizer.decode(ids[1:]) and text != plain

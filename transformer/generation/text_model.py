@@ -101,12 +101,15 @@ class TextModel(NamedTuple):
     sequence_length: tokens of a training row, the limit of prompt and new tokens.
     refused: tokens that a prompt must not have, as of `stream_tokens`; none where the
         turns of a chat, one document, end with the token that ends a text.
+    starts: tokens before each prompt, as the tokenizer says; none where a chat has its
+        own.
     """
 
     fns: decoding.DecodeFns
     tokenizer: Any
     sequence_length: int
     refused: tuple[int, ...] | None = None
+    starts: tuple[int, ...] = ()
 
 
 def from_net(
@@ -115,7 +118,8 @@ def from_net(
     """A `TextModel` of a decoder module; `decoding.decode_dtype` says in which dtype it
     decodes."""
     fns = decoding.decode_fns(net, decoding.decode_dtype(compute_dtype))
-    return TextModel(fns, tokenizer, sequence_length)
+    starts = getattr(tokenizer, "starts", ())
+    return TextModel(fns, tokenizer, sequence_length, starts=starts)
 
 
 def sampler_from_flags(
@@ -155,7 +159,7 @@ def stream_text(
     where a prompt and `new_tokens` together exceed `sequence_length`.
     """
     texts = [checks.utf8("prompt", prompt) for prompt in prompts]
-    ids = [list(model.tokenizer.encode(text)) for text in texts]
+    ids = [[*model.starts, *model.tokenizer.encode(text)] for text in texts]
     longest = max(map(len, ids), default=0)
     at_least("new_tokens", new_tokens, 1)
     if longest + new_tokens > model.sequence_length:
@@ -177,11 +181,15 @@ def _stream(
     new_tokens: int,
 ) -> Iterator[list[str]]:
     push = [model.tokenizer.decode_stream() for _ in ids]
+    refused = model.refused
+    if refused is None:
+        # The token that ends a text may also stand before it.
+        refused = tuple({*model.tokenizer.stops} - {*model.starts})
     sampling: Any = {
         "choose": logit_filters.among_first(model.tokenizer.vocab_size, choose),
         "new_tokens": new_tokens,
         "stop": model.tokenizer.stops,
-        "refused": model.refused,
+        "refused": refused,
     }
     for burst in stream_tokens(model.fns, params, ids, key, **sampling):
         yield [

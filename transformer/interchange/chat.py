@@ -44,7 +44,7 @@ def generate(
     if chat:
         messages = [{"role": "user", "content": prompt}]
         prompt = chat_template.render_chat(folder, messages)
-        model = model._replace(refused=())
+        model = model._replace(refused=(), starts=())
     return text_model.generate(
         model,
         params,

@@ -60,7 +60,7 @@ class PretrainedModel(NamedTuple):
         ValueError as `chat_template.render_chat`."""
         self._text_model("", new_tokens)
         prompt = chat_template.render_chat(self.folder, messages)
-        model = self._text_model(prompt, new_tokens)._replace(refused=())
+        model = self._text_model(prompt, new_tokens)._replace(refused=(), starts=())
         return self._complete(model, prompt, new_tokens, seed, sampling)[len(prompt) :]
 
     def _text_model(self, prompt: str, new_tokens: int) -> text_model.TextModel:
@@ -69,7 +69,8 @@ class PretrainedModel(NamedTuple):
             raise ValueError(f"{self.folder}: expected a decoder, got {name}")
         if self.tokenizer is None:
             raise ValueError(f"{self.folder}: expected a tokenizer.json, got none")
-        length = len(self.tokenizer.encode(prompt)) + new_tokens
+        tokens = *self.tokenizer.starts, *self.tokenizer.encode(prompt)
+        length = len(tokens) + new_tokens
         return text_model.from_net(
             self.net, self.tokenizer, sequence_length=length, compute_dtype="float32"
         )

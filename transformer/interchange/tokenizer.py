@@ -122,8 +122,15 @@ def make(
         bytes_V=np.array([len(entry) for entry in table], np.int32),
         table=tuple(table),
         encode_pieces=encode_pieces,
-        data={"text": text, "ends": list(ends)},
+        data={"text": text, "ends": list(ends), "starts": start_tokens(library)},
     )
+
+
+def start_tokens(library: Any) -> list[int]:
+    """The special tokens that the file's template puts before a text."""
+    encoding = library.encode("a", add_special_tokens=True)
+    mask = encoding.special_tokens_mask
+    return encoding.ids[: mask.index(0)] if 0 in mask else []
 
 
 def _byte_level(piece: str) -> bytes:

@@ -87,6 +87,12 @@ class Tokenizer(NamedTuple):
         return tuple(self.data.get("ends", (self.end,)))
 
     @property
+    def starts(self) -> tuple[int, ...]:
+        """The tokens before a text that is to be continued, where a pretrained model
+        wants some (Llama, Gemma); `encode` does not add them."""
+        return tuple(self.data.get("starts", ()))
+
+    @property
     def hash(self) -> str:
         """16 hexadecimal digits that change with the encoding."""
         return _hash({"kind": self.kind, "vocab_size": self.vocab_size, **self.data})
