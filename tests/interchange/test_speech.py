@@ -17,18 +17,18 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformer.data.audio import log_mel
 from transformer.data.readers import audio_files
 from transformer.generation import transcription
-from transformer.interchange import folder, speech, tokenizer
+from transformer.interchange import folder, speech, tasks, tokenizer
 from transformer.models import decoder
 from transformer.network import masks
 
 FIXTURE = Path(__file__).parent / "fixtures" / "whisper"
 SPECIAL = ("endoftext", "start", "en", "pt", "translate", "transcribe", "notimestamps")
 FIRST = 50
-GENERATION = {
+GENERATION: dict[str, Any] = {
     "eos_token_id": FIRST,
     "decoder_start_token_id": FIRST + 1,
     "suppress_tokens": [1, 2, 3],
-    "begin_suppress_tokens": [4, 5],
+    "begin_suppress_tokens": [4, 35],
 }
 
 
@@ -98,10 +98,11 @@ def test_a_transcript_has_the_most_likely_tokens(place: Path, sound: Path) -> No
     logits_V = logits(windows[0], [start])
     language = int(logits_V[english : english + 2].argmax())
     assert found.language == ("en", "pt")[language] and found.seconds == 1.0
-    text = ""
+    text, choices = "", []
     for window in windows:
         ids = [start, english + language, task, silent]
-        excluded = [4, 5]
+        excluded = GENERATION["begin_suppress_tokens"]
+        choices.append(int(logits(window, ids).argmax()))
         while len(ids) < sizes.target_length:
             logits_V = logits(window, ids)
             logits_V[[1, 2, 3, *range(silent, 67), *excluded]] = -np.inf
@@ -110,6 +111,8 @@ def test_a_transcript_has_the_most_likely_tokens(place: Path, sound: Path) -> No
                 break
             ids.append(int(logits_V.argmax()))
         text += "".join(chr(65 + i) for i in ids[4:] if i < FIRST)
+    # The first token would be another without the exclusion.
+    assert {*choices} & {*GENERATION["begin_suppress_tokens"]}, choices
     assert found.text == text.strip() and len(set(text)) > 5
 
 
@@ -163,3 +166,14 @@ def test_a_transcript_that_repeats_itself_is_said(
         "a.wav: the transcript repeats itself; it may be wrong",
         "b.wav: the transcript was cut off at 9 tokens",
     ]
+
+
+def test_only_whisper_offers_the_verb(place: Path) -> None:
+    opened = folder.open_folder(place)
+    model = tasks.Model(place, opened.architecture, opened.sizes, opened.net)
+    assert list(tasks.verbs_of(model)) == ["transcribe"]
+    with pytest.raises(ValueError, match="--audio: expected sound files, got none"):
+        tasks.transcribe(model, None, place)
+    other = folder.open_folder(FIXTURE.parent / "t5")
+    model = tasks.Model(other.folder, other.architecture, other.sizes, other.net)
+    assert "transcribe" not in tasks.verbs_of(model)
