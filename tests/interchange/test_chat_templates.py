@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import chat_templates
+import pretrained_folder
 import pytest
 
+import transformer
 from transformer.interchange import chat_template
 
 RENDERED = json.loads(
@@ -102,3 +104,15 @@ def test_a_folder_has_its_template_in_either_file(tmp_path: Path) -> None:
     assert chat_template.render_chat(tmp_path, message) == "<s>a"
     (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}")
     assert chat_template.render_chat(tmp_path, message) == "b"
+
+
+def test_a_chat_has_ends_of_turns_and_a_text_has_none(tmp_path: Path) -> None:
+    """A turn may end with the token that ends a text; the reply is without prompt."""
+    path = pretrained_folder.write(tmp_path / "model")
+    template = "{{ messages[0].content }}<|end|>"
+    (path / "chat_template.jinja").write_text(template)
+    model = transformer.load(path)
+    reply = model.chat([{"role": "user", "content": "he"}], new_tokens=2)
+    assert 0 < len(model.tokenizer.encode(reply)) and "<|end|>" not in reply
+    with pytest.raises(ValueError, match="got its end, token 257"):
+        model.generate("he<|end|>", new_tokens=2)
