@@ -92,7 +92,8 @@ def test_every_experiment_traces(name, tmp_path):
 
 def generate_function(module):
     """What the file passes to `main.main(experiment, generate=...)`."""
-    passed = re.search(r"generate=([\w.]+)[,)]", inspect.getsource(module))
+    _, call = re.split(r"main\.main\(\s*experiment", inspect.getsource(module))
+    passed = re.search(r"generate=([\w.]+)[,)]", call)
     return eval(passed[1], vars(module)) if passed else lambda: None
 
 
