@@ -18,6 +18,7 @@ import sentencepiece  # pyright: ignore[reportMissingImports]
 import tiktoken  # pyright: ignore[reportMissingImports]
 import tokenizers
 from hard_texts import HARD
+from sentencepiece import sentencepiece_model_pb2  # pyright: ignore[reportMissingImports]
 from transformers.models.bert import (  # pyright: ignore[reportMissingImports]
     tokenization_bert_legacy,
 )
@@ -71,8 +72,17 @@ def sentence_piece(folder: Path, kind: str, **options: object) -> list[list[int]
     )
     for name in ("rules.tsv", "tokenizer.vocab"):
         (folder / name).unlink()
-    file = str(folder / "tokenizer.model")
-    return sentencepiece.SentencePieceProcessor(model_file=file).encode(HARD)
+    file = folder / "tokenizer.model"
+    drop_paths(file)
+    return sentencepiece.SentencePieceProcessor(model_file=str(file)).encode(HARD)
+
+
+def drop_paths(file: Path) -> None:
+    """Remove from a model where it was trained: files of the machine."""
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(file.read_bytes())
+    model.trainer_spec.model_prefix = model.normalizer_spec.normalization_rule_tsv = ""
+    file.write_bytes(model.SerializeToString())
 
 
 def spm_bpe(folder: Path) -> list[list[int]]:
