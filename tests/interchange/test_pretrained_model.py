@@ -109,12 +109,18 @@ def test_a_prompt_begins_with_the_tokens_of_the_template(tmp_path: Path) -> None
     model = louder(transformer.load(source))
     assert model.tokenizer.starts == (258,)
     ids = [258, *model.tokenizer.encode("he").tolist()]
+    row = len(ids) + 8
+
+    @jax.jit
+    def logits(params: Any, ids_BL: jax.Array) -> jax.Array:
+        tokens = masks.single_document(row)
+        return decoder.logits(model.net.apply({"params": params}, ids_BL, tokens))
+
     for _ in range(8):
-        tokens = masks.single_document(len(ids))
-        ids_BL = np.array([ids])
-        readout = model.net.apply({"params": model.params}, ids_BL, tokens)
-        logits_V = decoder.logits(readout)[0, -1, : model.tokenizer.vocab_size]
-        ids.append(int(logits_V.argmax()))
+        # What comes later is not seen.
+        ids_BL = np.array([[*ids, *[0] * (row - len(ids))]])
+        logits_V = np.asarray(logits(model.params, ids_BL))[0, len(ids) - 1]
+        ids.append(int(logits_V[: model.tokenizer.vocab_size].argmax()))
         if ids[-1] in model.tokenizer.stops:
             break
     text = model.generate("he", new_tokens=8)
