@@ -59,14 +59,15 @@ def load_ours(folder: Path, dtype: str) -> Generate:
     model = transformer.load(folder)
     jax.block_until_ready(model.params)
     fns = decoding.decode_fns(model.net, dtype)
-    weights = jax.jit(fns.cast_weights)(model.params)
+    weights = decoding.cast_weights(fns, model.params)
     prefill = jax.jit(partial(decoding.prefill, fns, new_tokens=NEW_TOKENS))
     unrolled = fns.unroll() if fns.unroll else fns
     choose = logit_filters.greedy
     decode = jax.jit(
         partial(decoding.decode, unrolled, choose=choose), donate_argnums=1
     )
-    own: dict[int, Any] = {}
+    # By whether they are widened, which those of one text are.
+    own: dict[bool, Any] = {}
 
     def generate(rows: int) -> Timing:
         ids_BL = prompts(rows, model.sizes.vocab_size).astype(np.int32)
@@ -75,14 +76,12 @@ def load_ours(folder: Path, dtype: str) -> Generate:
         state = prefill(weights, ids_BL, length_B, jax.random.key(0))
         jax.block_until_ready(state)
         filled = time.perf_counter()
-        if rows not in own:
-            wide, _ = jax.jit(decoding.float32_on_cpu)(weights, state)
-            own[rows] = decoding.unroll_layers_on_cpu(fns, wide, state)[1]
-        _, state = jax.jit(decoding.float32_on_cpu)(weights, state)
-        _, _, state = decoding.unroll_layers_on_cpu(fns, weights, state)
-        jax.block_until_ready(state)
+        wide, state = decoding.float32_on_cpu(weights, state)
+        _, layers, state = decoding.unroll_layers_on_cpu(fns, wide, state)
+        layers = own.setdefault(rows == 1 and dtype != "float32", layers)
+        jax.block_until_ready((layers, state))
         begin = time.perf_counter()
-        state = jax.block_until_ready(decode(own[rows], state, tokens=NEW_TOKENS))
+        state = jax.block_until_ready(decode(layers, state, tokens=NEW_TOKENS))
         seconds = filled - start, time.perf_counter() - begin
         return Timing(*seconds, np.asarray(state.ids_BL)[:, PROMPT:])
 

@@ -290,6 +290,19 @@ def test_one_row_is_decoded_in_float32_on_a_cpu() -> None:
     close(logits_V, state.logits_BV[0], 1e-2)
 
 
+def test_weights_that_keep_their_dtype_are_not_copied() -> None:
+    """A model that decodes in the dtype of its parameters is in memory once."""
+    module = MODERN.make()
+    params = random_params(module)
+    weights = decoding.cast_weights(decode_fns(module, jnp.float32), params)
+    state = decoding.DecodeState(
+        *[jnp.ones((1, 1))] * len(decoding.DecodeState._fields)
+    )
+    weights, _ = decoding.float32_on_cpu(weights, state)
+    pairs = zip(jax.tree.leaves(weights), jax.tree.leaves(params), strict=True)
+    assert all(own is leaf for own, leaf in pairs)
+
+
 @pytest.mark.parametrize("prompts", [[], [[1], []]])
 def test_empty_prompts_are_refused(prompts: list) -> None:
     with pytest.raises(ValueError, match="expected at least one token each, got"):

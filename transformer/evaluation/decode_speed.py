@@ -29,12 +29,12 @@ def decode_speed(
     Above 1 where they fit the processor's caches.
     """
     tokens = max(1, length // (2 * (repeats + 1)))
-    weights = jax.jit(fns.cast_weights)(params)
+    weights = decoding.cast_weights(fns, params)
     new_tokens = length - length // 2
     prefill = jax.jit(partial(decoding.prefill, fns, new_tokens=new_tokens))
     ids_BL = np.ones((1, length // 2), np.int32)
     state = prefill(weights, ids_BL, np.asarray([length // 2]), jax.random.key(0))
-    weights, state = jax.jit(decoding.float32_on_cpu)(weights, state)
+    weights, state = decoding.float32_on_cpu(weights, state)
     fns, weights, state = decoding.unroll_layers_on_cpu(fns, weights, state)
     decode = jax.jit(
         partial(decoding.decode, fns, choose=logit_filters.greedy), donate_argnums=1

@@ -67,6 +67,12 @@ def decode_fns(net: Any, dtype: Any) -> DecodeFns:
     )
 
 
+def cast_weights(fns: DecodeFns, params: Any) -> Any:
+    """`fns.cast_weights(params)`, arrays on the devices. Leaves that keep their dtype
+    are those of `params`, not copies: a program would copy them all."""
+    return fns.cast_weights(jax.tree.map(jnp.asarray, params))
+
+
 class DecodeState(NamedTuple):
     """A batch of partly decoded texts: arrays only.
 
@@ -161,7 +167,8 @@ def float32_on_cpu(weights: Any, state: DecodeState) -> tuple[Any, DecodeState]:
     unchanged otherwise, as where `decode_dtype` is float32 already.
 
     A decoding step of one row is bound by reading the weights, and XLA on a CPU
-    multiplies a vector with a bfloat16 matrix by widening the matrix each time.
+    multiplies a vector with a bfloat16 matrix by widening the matrix each time. Not
+    to be compiled: a program copies the leaves that stay as they are.
     """
     if state.ids_BL.shape[0] > 1 or jax.default_backend() != "cpu":
         return weights, state

@@ -67,7 +67,7 @@ def make_completer(
     ) -> Iterator[tuple[int, str]]:
         for prompt in prompts:
             _check(prompt, length, tokenizer.vocab_size)
-        weights = jax.jit(fns.cast_weights)(params)
+        weights = decoding.cast_weights(fns, params)
         sizes = [_bucket(prompt, length) for prompt in prompts]
         order = sorted(range(len(prompts)), key=sizes.__getitem__)
         while order:
@@ -118,7 +118,7 @@ def _complete_batch(
     for row, prompt in enumerate(batch):
         ids_BL[row, : len(prompt.ids)], length_B[row] = prompt.ids, len(prompt.ids)
     state = prefill(weights, ids_BL, length_B, key, new_tokens=total - longest)
-    weights, state = jax.jit(decoding.float32_on_cpu)(weights, state)
+    weights, state = decoding.float32_on_cpu(weights, state)
     done_B = np.arange(rows) >= len(batch)
     texts = [""] * len(batch)
     while not done_B.all():

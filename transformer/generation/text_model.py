@@ -48,9 +48,9 @@ def stream_tokens(
     jax.eval_shape(lambda: fns.empty_cache(len(prompts), most, 1))
     cache_length = min(most, max(cache_length, longest + burst))
     prefill = jax.jit(partial(decoding.prefill, fns, new_tokens=cache_length - longest))
-    weights = jax.jit(fns.cast_weights)(params)
+    weights = decoding.cast_weights(fns, params)
     state = prefill(weights, ids_BL, length_B, key)
-    weights, state = jax.jit(decoding.float32_on_cpu)(weights, state)
+    weights, state = decoding.float32_on_cpu(weights, state)
     fns, weights, state = decoding.unroll_layers_on_cpu(fns, weights, state)
     grow_cache = jax.jit(
         partial(decoding.grow_cache, fns), static_argnames="cache_length"
