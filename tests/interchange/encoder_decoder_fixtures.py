@@ -36,7 +36,42 @@ def t5_v1_1() -> transformers.PreTrainedModel:
     return model
 
 
-TEXT_TO_TEXT = {f.__name__: f for f in (t5, t5_v1_1)}
+def marian() -> transformers.PreTrainedModel:
+    """With a bias of the logits, which transformers leaves at 0, and keys of published
+    configurations. Values are drawn so that greedy texts have several tokens."""
+    config = transformers.MarianConfig(
+        vocab_size=VOCAB,
+        d_model=12,
+        encoder_layers=2,
+        decoder_layers=3,
+        encoder_attention_heads=4,
+        decoder_attention_heads=3,
+        encoder_ffn_dim=20,
+        decoder_ffn_dim=14,
+        max_position_embeddings=48,
+        activation_function="swish",
+        scale_embedding=True,
+        pad_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=0,
+        forced_eos_token_id=2,
+        init_std=0.4,
+        static_position_embeddings=True,
+        normalize_before=False,
+    )
+    model = transformers.MarianMTModel(config)
+    generator = torch.Generator().manual_seed(2)
+    bias = torch.randn(model.final_logits_bias.shape, generator=generator)
+    model.final_logits_bias.copy_(0.1 * bias)
+    with torch.no_grad():
+        model.model.shared.weight.normal_(0, 0.4)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and "layers" in name:
+                parameter.mul_(0.75)
+    return model
+
+
+TEXT_TO_TEXT = {f.__name__: f for f in (t5, t5_v1_1, marian)}
 
 
 def whisper() -> transformers.PreTrainedModel:

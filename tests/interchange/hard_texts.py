@@ -21,3 +21,15 @@ HARD = [
     "  ",
     "\n",
 ]
+# With the language codes and special tokens of Marian.
+MARKED = [
+    ">>fra<< The capital",
+    ">>fra<<The capital",
+    ">>deu<< The capital",
+    "The >>fra<< capital",
+    " >>fra<< capital",
+    ">> The capital",
+    "The</s> capital <pad>of",
+    "<unk>",
+    "",
+]

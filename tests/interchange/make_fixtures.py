@@ -138,10 +138,13 @@ DECODERS["gemma2"] = gemma2
 
 
 def add_noise(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
-    """`model` in float32 with normal noise on every parameter."""
+    """`model` in float32 with normal noise on every parameter that files have."""
     generator = torch.Generator().manual_seed(1)
+    left_out = model._keys_to_ignore_on_save or ()
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
+            if name in left_out:
+                continue
             scale = 0.15 if parameter.ndim > 1 else 0.1
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.add_(scale * noise)
@@ -174,7 +177,8 @@ def write_text_to_text(name: str) -> None:
     decoding. The second source ends early, in padding."""
     torch.manual_seed(0)
     model, folder = add_noise(TEXT_TO_TEXT[name]()), FOLDER / name
-    model.generation_config.eos_token_id = None
+    generation = model.generation_config
+    generation.eos_token_id = generation.forced_eos_token_id = None
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     if not model.config.tie_word_embeddings:
@@ -193,6 +197,14 @@ def write_text_to_text(name: str) -> None:
             source, attention_mask=mask, do_sample=False, max_new_tokens=NEW_TOKENS
         )
     numbers = {"source_BL": source, "ids_BL": target, "greedy_BL": greedy}
+    if name == "marian":
+        # As published: a text ends at the last token, and padding is none.
+        generation.eos_token_id = generation.forced_eos_token_id = 2
+        generation.bad_words_ids = [[0]]
+        generation.save_pretrained(folder)
+        numbers["ended_BL"] = model.generate(
+            source, attention_mask=mask, do_sample=False, max_new_tokens=NEW_TOKENS
+        )
     numbers = {k: v.numpy().astype(np.int32) for k, v in numbers.items()}
     path = folder / "reference.npz"
     np.savez_compressed(path, logits_BLV=logits.numpy(), **numbers)

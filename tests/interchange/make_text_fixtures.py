@@ -2,7 +2,7 @@
 tokenizers with the ids of the libraries that they come from.
 
 pip install -e '.[reference]' sentencepiece tiktoken
-python tests/interchange/make_text_fixtures.py
+python tests/interchange/make_text_fixtures.py [TOKENIZER...]
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import chat_templates
 import jinja2
 import sentencepiece  # pyright: ignore[reportMissingImports]
 import tiktoken  # pyright: ignore[reportMissingImports]
 import tokenizers
-from hard_texts import HARD
+import transformers  # pyright: ignore[reportMissingImports]
+from hard_texts import HARD, MARKED
 from sentencepiece import sentencepiece_model_pb2  # pyright: ignore[reportMissingImports]
 from transformers.models.bert import (  # pyright: ignore[reportMissingImports]
     tokenization_bert_legacy,
@@ -57,18 +60,17 @@ def chats() -> dict[str, dict[str, str | None]]:
 RULES = [*((0xFF10 + i, 0x30 + i) for i in range(10)), (0xA0, 0x20), (0x9, 0x20)]
 
 
-def sentence_piece(folder: Path, kind: str, **options: object) -> list[list[int]]:
+def sentence_piece(folder: Path, kind: str, **options: Any) -> list[list[int]]:
     """A model trained on the hard texts."""
     rules = folder / "rules.tsv"
     rules.write_text("".join(f"{a:x}\t{b:x}\n" for a, b in RULES))
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(HARD * 20),
         model_prefix=str(folder / "tokenizer"),
         model_type=kind,
         normalization_rule_tsv=str(rules),
         hard_vocab_limit=False,
         minloglevel=2,
-        **options,
+        **{"sentence_iterator": iter(HARD * 20), **options},
     )
     for name in ("rules.tsv", "tokenizer.vocab"):
         (folder / name).unlink()
@@ -160,12 +162,46 @@ def word_piece(folder: Path) -> list[list[int]]:
     return [made.encode(text, add_special_tokens=False) for text in HARD]
 
 
-TOKENIZERS = (spm_bpe, spm_unigram, gpt2_files, llama3_ranks, word_piece)
+def marian(folder: Path) -> list[list[int]]:
+    """Two models, of which the target's has pieces that the source's has not, and ids
+    in an order of their own; texts of ids in `texts.json`."""
+    target = [text[::-1] for text in HARD] * 20
+    sentence_piece(folder, "unigram", vocab_size=110, character_coverage=0.98)
+    (folder / "tokenizer.model").rename(folder / "source.spm")
+    sentence_piece(
+        folder,
+        "unigram",
+        vocab_size=120,
+        character_coverage=0.99,
+        sentence_iterator=iter(target),
+    )
+    (folder / "tokenizer.model").rename(folder / "target.spm")
+    pieces: set[str] = set()
+    for name in ("source.spm", "target.spm"):
+        model = sentencepiece.SentencePieceProcessor(model_file=str(folder / name))
+        pieces |= {model.id_to_piece(i) for i in range(model.vocab_size())}
+    others = sorted(pieces - {"<unk>", "</s>", "<s>"}, key=lambda one: one[::-1])
+    tokens = ["</s>", "<unk>", *others, ">>fra<<", "<pad>"]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    settings = {"tokenizer_class": "MarianTokenizer", "model_max_length": 512}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    made = transformers.MarianTokenizer.from_pretrained(folder)
+    rows = [made.encode(text) for text in [*HARD, *MARKED]]
+    rows += [list(range(len(tokens))), [len(tokens) - 1, *range(20, 60, 3), 0]]
+    texts = [made.decode(ids, skip_special_tokens=True) for ids in rows]
+    (folder / "texts.json").write_text(json.dumps(texts) + "\n")
+    return rows
+
+
+TOKENIZERS = (spm_bpe, spm_unigram, gpt2_files, llama3_ranks, word_piece, marian)
 
 
 def write_tokenizers() -> None:
     """A folder for each, and `ids.json`."""
     for make in TOKENIZERS:
+        if sys.argv[1:] and make.__name__ not in sys.argv[1:]:
+            continue
         folder = FOLDER / "tokenizers" / make.__name__
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -178,5 +214,6 @@ def write(name: str, content: object) -> None:
 
 
 if __name__ == "__main__":
-    write("chat_templates.json", chats())
+    if not sys.argv[1:]:
+        write("chat_templates.json", chats())
     write_tokenizers()

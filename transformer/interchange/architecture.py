@@ -49,6 +49,7 @@ MODULES = {
     "qwen2_moe": "mixtures",
     "qwen3_moe": "mixtures",
     # Encoder-decoders.
+    "marian": "marian",
     "t5": "t5",
     "whisper": "whisper",
 }

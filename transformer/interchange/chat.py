@@ -12,6 +12,8 @@ from transformer.generation import text_model
 from transformer.generation.text_model import TextModel
 from transformer.interchange import chat_template
 
+TEMPERATURE = 0.8
+
 
 def generate(
     folder: Path,
@@ -22,7 +24,7 @@ def generate(
     prompt: str = "It is a truth universally acknowledged",
     chat: bool = False,
     new_tokens: checks.Count = 200,
-    temperature: checks.Temperature = 0.8,
+    temperature: checks.Temperature | None = None,
     top_k: checks.Count | None = None,
     top_p: checks.PositiveFraction | None = 0.95,
     min_p: checks.Fraction | None = None,
@@ -35,7 +37,8 @@ def generate(
         chat: the prompt is a message; print it as the chat template of the folder
             writes it, and the reply.
         new_tokens: how many tokens to add, at most.
-        temperature: below 1 sharper, above 1 flatter; 0 is greedy.
+        temperature: below 1 sharper, above 1 flatter; 0 is greedy, the default of an
+            encoder-decoder; a decoder has 0.8.
         top_k: sample from this many most likely tokens only.
         top_p: sample from the fewest tokens of this total probability.
         min_p: sample from tokens at least this fraction as likely as the most likely.
@@ -51,7 +54,7 @@ def generate(
         key,
         prompt=prompt,
         new_tokens=new_tokens,
-        temperature=temperature,
+        temperature=TEMPERATURE if temperature is None else temperature,
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,

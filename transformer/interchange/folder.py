@@ -24,8 +24,11 @@ from transformer.interchange import (
 from transformer.interchange.architecture import Architecture
 from transformer.interchange.config import Reader
 
-CONFIG, CARD = "config.json", "README.md"
-TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids")
+CONFIG = "config.json"
+TOKEN_LISTS = (
+    *("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids"),
+    "bad_words_ids",
+)
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Copied byte for byte, where they are there.
 COMPANIONS = (
@@ -34,6 +37,8 @@ COMPANIONS = (
     "generation_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    # Of Marian.
+    *("source.spm", "target.spm", "vocab.json"),
     "preprocessor_config.json",
     # Of sentence-transformers.
     "modules.json",
@@ -132,16 +137,14 @@ def write_folder(
     companions: Mapping[str, bytes] = {},
     token_ids: Mapping[str, Any] = {},
     max_shard_bytes: int = tensor_files.MAX_SHARD_BYTES,
-) -> weights.CastCounts:
+) -> None:
     """Write parameters of the architecture as a folder of Hugging Face, whole or not at
-    all; returns what was cast. dtypes: of each tensor by name, or of all. companions:
-    other files, by name. token_ids: as `read_token_ids`. ValueError where `folder`
-    exists, and for numbers that are too large for a dtype."""
+    all. dtypes: of each tensor by name, or of all. companions: other files, by name.
+    token_ids: as `read_token_ids`. ValueError where `folder` exists."""
     bindings = table.bind(kind.table(sizes), params)
     if isinstance(dtypes, str):
         dtypes = dict.fromkeys((b.name for b in bindings), dtypes)
-    counts = weights.CastCounts()
-    planned = weights.plan(bindings, params, dtypes, counts)
+    planned = weights.plan(bindings, params, dtypes)
     config = dict(kind.write(sizes))
     if kind.format.common_keys:
         # Null where there is none: classes have defaults beyond the vocabulary.
@@ -155,7 +158,6 @@ def write_folder(
         storage.commit_files(partial, companions)
         text = json.dumps(config, indent=2, sort_keys=True)
         storage.commit(partial / CONFIG, text.encode())
-    return counts
 
 
 _TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

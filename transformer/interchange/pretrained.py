@@ -17,12 +17,14 @@ from transformer.interchange import (
     speech,
     tasks,
     text_embedding,
+    text_to_text,
     tokenizer_conversion,
 )
 from transformer.interchange import tokenizer as tokenizer_
 from transformer.interchange.architecture import Architecture
 from transformer.interchange.folder import open_folder, read_config
 from transformer.models import decoder
+from transformer.models.shared_encoder_decoder import SharedEncoderDecoder
 
 
 class PretrainedModel(NamedTuple):
@@ -42,8 +44,16 @@ class PretrainedModel(NamedTuple):
     def generate(
         self, prompt: str, *, new_tokens: int = 100, seed: int = 0, **sampling: Any
     ) -> str:
-        """The prompt and its continuation. sampling: as the flags of the verb
-        `generate`; by default greedy. ValueError for a folder without tokenizer."""
+        """The prompt and its continuation; by an encoder-decoder, the text that follows
+        from it. sampling: as the flags of the verb `generate`; by default greedy.
+        ValueError for a folder without tokenizer."""
+        if isinstance(self.net, SharedEncoderDecoder):
+            made = text_to_text.read(gguf_folder.resolve(self.folder), self.sizes)
+            options = _sampling(new_tokens, seed, sampling)
+            texts = [prompt]
+            return text_to_text.generate_texts(
+                self.net, self.params, made, texts, **options
+            )[0]
         model = self._text_model(prompt, new_tokens)
         return self._complete(model, prompt, new_tokens, seed, sampling)
 
@@ -83,10 +93,8 @@ class PretrainedModel(NamedTuple):
         seed: int,
         sampling: Mapping[str, Any],
     ) -> str:
-        choose = text_model.sampler_from_flags(**{"temperature": 0.0, **sampling})
-        key = jax.random.key(seed)
-        options: Any = {"choose": choose, "new_tokens": new_tokens}
-        return text_model.complete(model, self.params, [prompt], key, **options)[0]
+        options = _sampling(new_tokens, seed, sampling)
+        return text_model.complete(model, self.params, [prompt], **options)[0]
 
     def embed(
         self,
@@ -140,6 +148,11 @@ class PretrainedModel(NamedTuple):
         if not tasks.TASKS[verb].applies(model):
             raise ValueError(f"{self.folder}: {model.name} does not {verb}")
         return model
+
+
+def _sampling(new_tokens: int, seed: int, flags: Mapping[str, Any]) -> dict[str, Any]:
+    choose = text_model.sampler_from_flags(**{"temperature": 0.0, **flags})
+    return {"choose": choose, "new_tokens": new_tokens, "key": jax.random.key(seed)}
 
 
 def load(folder: Path) -> PretrainedModel:

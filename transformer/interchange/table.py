@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
 
 from transformer import axes
 from transformer.interchange.layout import ArrayLayout, placements, shape_of
@@ -47,7 +49,9 @@ class Table(NamedTuple):
     tied: tensors that a file may hold again under another name; equal ones are
     accepted. copies: tensors that a file has again under another name; they are read
     where they equal the other, and written. aliases: names of other dialects, regular
-    expressions and what replaces them; files are written without them."""
+    expressions and what replaces them; files are written without them. computed:
+    tensors that a file may hold though the net computes them, each with the function of
+    no arguments that does; equal ones are accepted."""
 
     rules: tuple[Rule, ...]
     sizes: Mapping[str, int] = {}
@@ -56,6 +60,7 @@ class Table(NamedTuple):
     tied: Mapping[str, str] = {}
     copies: Mapping[str, str] = {}
     aliases: Mapping[str, str] = {}
+    computed: Mapping[str, Callable[[], np.ndarray]] = {}
 
 
 class Part(NamedTuple):
@@ -211,10 +216,11 @@ def check_names(
     names = {binding.name for binding in bindings}
     _refuse("missing", sorted(names.difference(tensors)), "every tensor")
     ignored = [re.compile(p) for p in (*table.ignored, *table.left_out)]
+    known = {*table.tied, *table.computed}
     left_over = [
         name
         for name in sorted(set(tensors) - names)
-        if name not in table.tied and not any(p.fullmatch(name) for p in ignored)
+        if name not in known and not any(p.fullmatch(name) for p in ignored)
     ]
     _refuse("left over", left_over, "tensors of the architecture only")
 

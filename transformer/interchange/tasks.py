@@ -12,16 +12,19 @@ import numpy as np
 
 from transformer import storage
 from transformer.interchange import (
+    chat,
     classification,
     image_rows,
     speech,
     text_embedding,
     text_rows,
+    text_to_text,
 )
 from transformer.interchange.architecture import Architecture
 from transformer.interchange.architectures import vit, whisper
 from transformer.interchange.text_rows import TextRows
 from transformer.models import bert, clip, encoder, pooling
+from transformer.models.shared_encoder_decoder import SharedEncoderDecoder
 from transformer.training import metrics
 
 # Rows of a printed table.
@@ -265,8 +268,14 @@ def _shorten(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def is_text_to_text(model: Model) -> bool:
+    """Whether the model turns text into text by an encoder and a decoder."""
+    return isinstance(model.net, SharedEncoderDecoder)
+
+
 # By verb.
 TASKS: Mapping[str, Task] = {
+    "generate": Task(text_to_text.generate, is_text_to_text),
     "embed": Task(embed, embeds),
     "classify": Task(classify, classifies),
     "transcribe": Task(transcribe, transcribes),
@@ -275,7 +284,9 @@ TASKS: Mapping[str, Task] = {
 
 def all_verbs() -> dict[str, Callable[..., Any]]:
     """All verbs, for the flags of a command line."""
-    return {verb: task.run for verb, task in TASKS.items()}
+    own = {verb: task.run for verb, task in TASKS.items()}
+    # Whose flags are those of an encoder-decoder too.
+    return {**own, "generate": chat.generate}
 
 
 def verbs_of(model: Model) -> dict[str, Callable[..., Any]]:

@@ -64,14 +64,19 @@ def read_text_rows(
     def encode(texts: Sequence[str]) -> list[np.ndarray]:
         found = library.encode_batch([utf8("text", text) for text in texts])
         cut = sum(bool(encoding.overflowing) for encoding in found)
-        if cut:
-            print_once(
-                f"{cut} of {len(texts)} texts are longer than {length} tokens, of "
-                f"which the first {length} are used"
-            )
+        report_cut(cut, of=len(texts), length=length)
         return [np.array(encoding.ids, np.int32) for encoding in found]
 
     return TextRows(encode, length, padding)
+
+
+def report_cut(cut: int, *, of: int, length: int) -> None:
+    """Say in one line that some texts are longer than `length` tokens."""
+    if cut:
+        print_once(
+            f"{cut} of {of} texts are longer than {length} tokens, of "
+            f"which the first {length} are used"
+        )
 
 
 def batches(

@@ -79,12 +79,13 @@ def _convert(
 
 def _text(file: Path) -> str:
     try:
-        return _bytes(file).decode()
+        return read_bytes(file).decode()
     except UnicodeDecodeError:
         raise ValueError(f"{file}: expected UTF-8, got other bytes") from None
 
 
-def _bytes(file: Path) -> bytes:
+def read_bytes(file: Path) -> bytes:
+    """The bytes of a file. ValueError for more than `MAX_BYTES`."""
     if file.stat().st_size > MAX_BYTES:
         raise ValueError(
             f"{file}: expected at most {MAX_BYTES} bytes, got {file.stat().st_size}"
@@ -92,8 +93,9 @@ def _bytes(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def _kind(settings: Mapping[str, Any], file: Path, kinds: Any) -> str:
-    """The class of the tokenizer, without its ending."""
+def read_kind(settings: Mapping[str, Any], file: Path, kinds: Any) -> str:
+    """The class of the tokenizer, without its ending. ValueError for one that is not
+    of `kinds`."""
     name = str(settings.get("tokenizer_class") or "")
     kind = name.removesuffix("Fast").removesuffix("Tokenizer")
     if kind not in kinds:
@@ -121,10 +123,16 @@ def _extra_tokens(settings: Mapping[str, Any], file: Path) -> list[AddedToken]:
     return added
 
 
-def _byte_level(settings: Mapping[str, Any], vocab: Path, merges: Path) -> str:
-    values = tensor_files.read_json_file(vocab)
+def read_vocab(file: Path) -> dict[str, int]:
+    """The ids of tokens in a `vocab.json`. ValueError for others than whole numbers."""
+    values = tensor_files.read_json_file(file)
     if not values or not all(type(i) is int and i >= 0 for i in values.values()):
-        raise ValueError(f"{vocab}: expected tokens with ids, got others")
+        raise ValueError(f"{file}: expected tokens with ids, got others")
+    return values
+
+
+def _byte_level(settings: Mapping[str, Any], vocab: Path, merges: Path) -> str:
+    values = read_vocab(vocab)
     pairs = byte_level_bpe.read_merges(_text(merges), str(merges))
     for left, right in pairs:
         if not {left, right, left + right} <= values.keys():
@@ -136,20 +144,20 @@ def _byte_level(settings: Mapping[str, Any], vocab: Path, merges: Path) -> str:
     known = {token.content for token in added}
     ends = [t for t in ("<|endoftext|>",) if t in values and t not in known]
     added += [AddedToken(values[token], token, True) for token in ends]
-    cut = BPE_CUTS[_kind(settings, vocab, BPE_CUTS)]
+    cut = BPE_CUTS[read_kind(settings, vocab, BPE_CUTS)]
     return byte_level_bpe.build(values, pairs, cut, added=added)
 
 
 def _ranks(settings: Mapping[str, Any], file: Path) -> str:
-    cut = RANK_CUTS[_kind(settings, file, RANK_CUTS)]
+    cut = RANK_CUTS[read_kind(settings, file, RANK_CUTS)]
     ranks = byte_level_bpe.read_ranks(_text(file), str(file))
     vocab, merges = byte_level_bpe.of_ranks(ranks)
     return byte_level_bpe.build(vocab, merges, cut, added=_extra_tokens(settings, file))
 
 
 def _sentence_piece(settings: Mapping[str, Any], file: Path) -> str:
-    kind = _kind(settings, file, AROUND)
-    model = sentence_piece.parse(_bytes(file), str(file))
+    kind = read_kind(settings, file, AROUND)
+    model = sentence_piece.parse(read_bytes(file), str(file))
     texts = [piece.text for piece in model.pieces]
     added = [t for t in _extra_tokens(settings, file) if t.content not in texts]
     around = []
@@ -167,7 +175,7 @@ def _sentence_piece(settings: Mapping[str, Any], file: Path) -> str:
 
 
 def _word_piece(settings: Mapping[str, Any], file: Path) -> str:
-    _kind(settings, file, BERT)
+    read_kind(settings, file, BERT)
     lines = _text(file).split("\n")
     tokens = [line.rstrip("\r") for line in lines[: -1 if not lines[-1] else None]]
     vocab = {token: i for i, token in enumerate(tokens)}

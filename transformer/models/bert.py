@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.models import defaults, encoder
-from transformer.models.decoder import Readout
+from transformer.models.decoder import Readout, with_bias
 from transformer.network import biases, masks, norms
 from transformer.network.block import Make
 from transformer.network.mlp import Activation, exact_gelu
@@ -64,8 +64,7 @@ class TiedMaskedLM(nn.Module):
     """A `MaskedLM` whose unembedding is the encoder's own embedding table, with a bias,
     after a transform of the features (BERT, RoBERTa).
 
-    The pair that it returns has one feature more: it is 1, and its column of the
-    unembedding is the bias. So every loss and decoder of pairs works.
+    The pair that it returns is one `decoder.with_bias`.
 
     make_encoder: an `encoder.Encoder` whose embedding is a `PositionedEmbedding` of an
     `AdditiveEmbedding`.
@@ -84,11 +83,7 @@ class TiedMaskedLM(nn.Module):
     def __call__(self, inputs: Any, tokens: masks.TokenPositions) -> Readout:
         x_BLD = self.transform(self.encoder(inputs, tokens))
         table_VD = self.encoder.embed.content.embedding_VD
-        one_BLD, bias_VD = jnp.ones_like(x_BLD[..., :1]), self.b_V[:, None]
-        return (
-            jnp.concatenate([x_BLD, one_BLD], axis=-1),
-            jnp.concatenate([table_VD, bias_VD.astype(table_VD.dtype)], axis=-1),
-        )
+        return with_bias(x_BLD, table_VD, self.b_V)
 
     def features(self, inputs: Any, tokens: masks.TokenPositions) -> jax.Array:
         """The features (B, L, D) of the encoder."""

@@ -58,6 +58,19 @@ def logits(readout: Readout) -> jax.Array:
     return constrain(precision.unembed("BLD,VD->BLV", x_BLD, w_VD), "BLV")
 
 
+def with_bias(x_BLD: jax.Array, table_VD: jax.Array, b_V: jax.Array) -> Readout:
+    """The readout whose logits are the product of features and table, and a bias.
+
+    Its features are one more: that is 1, and its column of the unembedding is the bias.
+    So every loss and decoder of pairs works.
+    """
+    one_BLD, bias_VD = jnp.ones_like(x_BLD[..., :1]), b_V[:, None]
+    return (
+        jnp.concatenate([x_BLD, one_BLD], axis=-1),
+        jnp.concatenate([table_VD, bias_VD.astype(table_VD.dtype)], axis=-1),
+    )
+
+
 class Decoder(nn.Module):
     """Next-token model over V tokens, of any stack with `__call__` and `decode`.
 

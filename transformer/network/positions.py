@@ -104,11 +104,45 @@ class FixedGrid(nn.Module):
         return x_BLD + jnp.asarray(table_LD, x_BLD.dtype)[None]
 
 
-def _interleaved_sinusoids(width: int, *, length: int, theta: float) -> np.ndarray:
+class FixedPositions(nn.Module):
+    """Vectors that are computed, not learned, one for each of `length` positions.
+
+    make_table: width -> (length, width), such as `split_sinusoids`. ValueError for
+    longer rows; `check_length` does for caches.
+    """
+
+    length: int
+    make_table: Callable[[int], np.ndarray]
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, position_BL: jax.Array) -> jax.Array:
+        check_length(self, x_BLD.shape[1])
+        table_LD = jnp.asarray(self.make_table(x_BLD.shape[-1]), x_BLD.dtype)
+        return x_BLD + table_LD[position_BL]
+
+
+def _sinusoid_angles(width: int, *, length: int, theta: float) -> np.ndarray:
     half = _half("sinusoidal positions: width", width)
     # In float64: an angle in the thousands has an error of 1e-4 in float32.
     frequency_K = theta ** (-np.arange(half) / half)
-    angle_LK = np.arange(length)[:, None] * frequency_K[None]
+    return np.arange(length)[:, None] * frequency_K[None]
+
+
+def _split_sinusoids(width: int, *, length: int, theta: float) -> np.ndarray:
+    angle_LK = _sinusoid_angles(width, length=length, theta=theta)
+    return np.concatenate([np.sin(angle_LK), np.cos(angle_LK)], axis=-1)
+
+
+def split_sinusoids(
+    length: int, *, theta: float = 10_000.0
+) -> Callable[[int], np.ndarray]:
+    """The table of `SinusoidalPositions`: sines in the first half of the features,
+    cosines in the other (Marian)."""
+    return partial(_split_sinusoids, length=length, theta=theta)
+
+
+def _interleaved_sinusoids(width: int, *, length: int, theta: float) -> np.ndarray:
+    angle_LK = _sinusoid_angles(width, length=length, theta=theta)
     return np.stack([np.sin(angle_LK), np.cos(angle_LK)], axis=-1).reshape(length, -1)
 
 

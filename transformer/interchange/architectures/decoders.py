@@ -24,6 +24,7 @@ ACTIVATIONS: Mapping[str, mlp_.Activation] = {
     "gelu_fast": mlp_.gelu,
     "relu": mlp_.relu,
     "silu": mlp_.silu,
+    "swish": mlp_.silu,
 }
 
 

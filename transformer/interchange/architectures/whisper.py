@@ -14,41 +14,22 @@ import jax
 import jax.numpy as jnp
 
 from transformer.interchange.architecture import Architecture
-from transformer.interchange.architectures import decoders
+from transformer.interchange.architectures import decoders, encoder_decoders
 from transformer.interchange.config import Reader
 from transformer.interchange.table import Rule, Table
-from transformer.models import decoder, defaults, encoder, encoder_decoder
-from transformer.network import (
-    attention,
-    biases,
-    block,
-    embeddings,
-    masks,
-    mlp,
-    norms,
-    positions,
-    stack,
-)
+from transformer.models import decoder, encoder, encoder_decoder
+from transformer.network import biases, embeddings, masks, norms, positions
 
 NAME = "WhisperForConditionalGeneration"
 EMBEDDING = "model.decoder.embed_tokens.weight"
 # Of training and generation only; generation_config.json is copied as it is.
-HARMLESS = frozenset(
-    """activation_dropout apply_spec_augment begin_suppress_tokens classifier_proj_size
-    decoder_layerdrop decoder_start_token_id dropout encoder_layerdrop
-    forced_decoder_ids init_std lang_to_id mask_feature_length mask_feature_min_masks
-    mask_feature_prob mask_time_length mask_time_min_masks mask_time_prob max_length
+HARMLESS = encoder_decoders.HARMLESS | frozenset(
+    """apply_spec_augment begin_suppress_tokens classifier_proj_size
+    forced_decoder_ids lang_to_id mask_feature_length mask_feature_min_masks
+    mask_feature_prob mask_time_length mask_time_min_masks mask_time_prob
     median_filter_width suppress_tokens
     """.split()
 )
-
-
-class StackSizes(NamedTuple):
-    """What a configuration says of the encoder's or the decoder's blocks."""
-
-    depth: int
-    heads: int
-    hidden_features: int
 
 
 class Sizes(NamedTuple):
@@ -58,8 +39,8 @@ class Sizes(NamedTuple):
     vocab_size: int
     width: int
     mels: int
-    encoder: StackSizes
-    decoder: StackSizes
+    encoder: encoder_decoders.StackSizes
+    decoder: encoder_decoders.StackSizes
     activation: str
     source_length: int
     target_length: int
@@ -75,7 +56,7 @@ def read(config: Reader) -> Sizes:
     for key in HARMLESS:
         config.get(key, None)
     width = config.whole("d_model")
-    encoder_sizes = _read_stack(config, "encoder", width)
+    encoder_sizes = encoder_decoders.read_stack(config, "encoder", width)
     # transformers writes the encoder's depth a second time.
     config.only("num_hidden_layers", encoder_sizes.depth)
     return Sizes(
@@ -83,24 +64,16 @@ def read(config: Reader) -> Sizes:
         width=width,
         mels=config.whole("num_mel_bins", 80),
         encoder=encoder_sizes,
-        decoder=_read_stack(config, "decoder", width),
+        decoder=encoder_decoders.read_stack(config, "decoder", width),
         activation=decoders.read_activation(config, "activation_function", "gelu"),
         source_length=config.whole("max_source_positions", 1500),
         target_length=config.whole("max_target_positions", 448),
     )
 
 
-def _read_stack(config: Reader, side: str, width: int) -> StackSizes:
-    heads = config.whole(f"{side}_attention_heads")
-    if width % heads:
-        raise config.error(f"{side}_attention_heads", f"a divisor of {width}")
-    depth = config.whole(f"{side}_layers")
-    return StackSizes(depth, heads, config.whole(f"{side}_ffn_dim"))
-
-
 def write(sizes: Sizes) -> dict[str, Any]:
     """config.json of these sizes."""
-    values = {
+    return {
         "architectures": [NAME],
         "model_type": "whisper",
         "vocab_size": sizes.vocab_size,
@@ -109,18 +82,10 @@ def write(sizes: Sizes) -> dict[str, Any]:
         "activation_function": sizes.activation,
         "max_source_positions": sizes.source_length,
         "max_target_positions": sizes.target_length,
-        "num_hidden_layers": sizes.encoder.depth,
         "scale_embedding": False,
         "is_encoder_decoder": True,
+        **encoder_decoders.write_stacks(sizes),
     }
-    for side in ("encoder", "decoder"):
-        blocks: StackSizes = getattr(sizes, side)
-        values |= {
-            f"{side}_layers": blocks.depth,
-            f"{side}_attention_heads": blocks.heads,
-            f"{side}_ffn_dim": blocks.hidden_features,
-        }
-    return values
 
 
 def net(sizes: Sizes) -> encoder_decoder.EncoderDecoder:
@@ -136,54 +101,26 @@ def net(sizes: Sizes) -> encoder_decoder.EncoderDecoder:
         make_content=content,
         make_position=partial(positions.LearnedGrid, length=sizes.source_length),
     )
-    everything = {"make_attention": _attention(sizes, sizes.encoder, masks.full())}
-    text = {
-        "make_attention": _attention(sizes, sizes.decoder, decoders.CAUSAL),
-        "make_cross_attention": _attention(sizes, sizes.decoder, masks.full()),
-    }
+    make_stack: Any = partial(
+        encoder_decoders.make_stack,
+        sizes,
+        encoder_mask=masks.full(),
+        make_bias=biases.zero_init_bias_of("b_q_HK", "b_v_GK", "b_o_D"),
+    )
     return encoder_decoder.EncoderDecoder(
         make_encoder=partial(
             encoder.Encoder,
             make_embed=embed,
-            make_stack=_stack(sizes, sizes.encoder, everything, block.Block),
+            make_stack=make_stack("encoder"),
         ),
         make_decoder=partial(
             decoder.Decoder,
             vocab_size=sizes.vocab_size,
             width=sizes.width,
-            make_stack=_stack(sizes, sizes.decoder, text, block.DecoderBlock),
+            make_stack=make_stack("decoder"),
             make_position=partial(positions.Learned, length=sizes.target_length),
             make_norm=norms.LayerNorm,
         ),
-    )
-
-
-def _attention(sizes: Sizes, blocks: StackSizes, mask: masks.Mask) -> Any:
-    return partial(
-        attention.Attention,
-        width=sizes.width,
-        heads=blocks.heads,
-        kv_heads=blocks.heads,
-        head_features=sizes.width // blocks.heads,
-        mask=mask,
-        make_mixer=defaults.ROW_BLOCKED,
-        make_bias=biases.zero_init_bias_of("b_q_HK", "b_v_GK", "b_o_D"),
-    )
-
-
-def _stack(sizes: Sizes, blocks: StackSizes, slots: dict[str, Any], kind: Any) -> Any:
-    make_mlp = partial(
-        mlp.MLP,
-        width=sizes.width,
-        hidden_features=blocks.hidden_features,
-        activation=decoders.ACTIVATIONS[sizes.activation],
-        make_bias=biases.zero_init_bias,
-    )
-    return partial(
-        stack.ScannedStack if sizes.scanned else stack.UnrolledStack,
-        depth=blocks.depth,
-        make_block=lambda block, layer: block(**slots, make_mlp=make_mlp),
-        block=kind,
     )
 
 
@@ -197,36 +134,6 @@ def init(net: encoder_decoder.EncoderDecoder, key: jax.Array) -> Any:
     return net.init(key, raw_BLP, source, ids_BL, target)["params"]
 
 
-def _attention_rules(theirs: str, ours: str) -> list[Rule]:
-    return [
-        Rule(f"{theirs}.q_proj.weight", f"{ours}/w_q_DHK", "(H K) D"),
-        Rule(f"{theirs}.q_proj.bias", f"{ours}/b_q_HK", "(H K)"),
-        Rule(f"{theirs}.k_proj.weight", f"{ours}/w_k_DGK", "(G K) D"),
-        Rule(f"{theirs}.v_proj.weight", f"{ours}/w_v_DGK", "(G K) D"),
-        Rule(f"{theirs}.v_proj.bias", f"{ours}/b_v_GK", "(G K)"),
-        Rule(f"{theirs}.out_proj.weight", f"{ours}/w_o_HKD", "D (H K)"),
-        Rule(f"{theirs}.out_proj.bias", f"{ours}/b_o_D", "D"),
-    ]
-
-
-def _stack_rules(side: str, sublayers: dict[str, str]) -> list[Rule]:
-    """Of `encoder` or `decoder`. sublayers: our name of each attention for theirs."""
-    theirs, ours = f"model.{side}.layers.{{N}}", f"{side}/stack/layers_{{N}}"
-    rules = []
-    for name, own in sublayers.items():
-        rules += _attention_rules(f"{theirs}.{name}", f"{ours}/{own}")
-        rules += decoders.affine(f"{theirs}.{name}_layer_norm", f"{ours}/{own}_norm")
-    return [
-        *rules,
-        *decoders.affine(f"{theirs}.final_layer_norm", f"{ours}/mlp_norm"),
-        Rule(f"{theirs}.fc1.weight", f"{ours}/mlp/w_in_DF", "F D"),
-        Rule(f"{theirs}.fc1.bias", f"{ours}/mlp/b_in_F", "F"),
-        Rule(f"{theirs}.fc2.weight", f"{ours}/mlp/w_out_FD", "D F"),
-        Rule(f"{theirs}.fc2.bias", f"{ours}/mlp/b_out_D", "D"),
-        *decoders.affine(f"model.{side}.layer_norm", f"{side}/final_norm"),
-    ]
-
-
 def table(sizes: Sizes) -> Table:
     """The tensors of transformers' files."""
     embed = "encoder/embed/content"
@@ -238,11 +145,11 @@ def table(sizes: Sizes) -> Table:
         _positions("encoder", "encoder/embed/position"),
         _positions("decoder", "decoder/position"),
         Rule(EMBEDDING, "decoder/embedding_VD", "V D"),
-        *_stack_rules("encoder", {"self_attn": "attention"}),
-        *_stack_rules(
-            "decoder", {"self_attn": "attention", "encoder_attn": "cross_attention"}
-        ),
+        *decoders.affine("model.encoder.layer_norm", "encoder/final_norm"),
+        *decoders.affine("model.decoder.layer_norm", "decoder/final_norm"),
     ]
+    for side in encoder_decoders.SIDES:
+        rules += encoder_decoders.stack_rules(side, f"{side}/stack", key_bias=False)
     return decoders.table(
         rules, tied=True, embedding=EMBEDDING, readout="proj_out.weight"
     )

@@ -1,0 +1,198 @@
+"""Marian as published: two models of SentencePiece with one vocabulary, targets that
+begin with padding and end, and a table of sines that files may hold."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import commands
+import marian_folder
+import numpy as np
+import pytest
+import safetensors.numpy
+from hard_texts import HARD, MARKED
+
+import transformer
+from experiments import pretrained
+from transformer.interchange import (
+    export,
+    folder,
+    marian_tokenizer,
+    tasks,
+    text_to_text,
+)
+from transformer.interchange.text_rows import TextRows
+from transformer.network import positions
+
+FIXTURES = Path(__file__).parent / "fixtures"
+TOKENIZER = marian_folder.TOKENIZER
+SIZE = len(json.loads((TOKENIZER / "vocab.json").read_text()))
+LIMITS: Any = {"vocab_size": SIZE, "length": 512}
+
+
+def test_hard_texts_have_the_ids_and_texts_of_transformers() -> None:
+    """And language codes, special tokens, and pieces of the target only."""
+    made = marian_tokenizer.read(TOKENIZER, **LIMITS)
+    expected = json.loads((TOKENIZER / "ids.json").read_text())
+    for text, ids in zip([*HARD, *MARKED], expected, strict=False):
+        assert made.encode([text])[0].tolist() == ids, repr(text)
+    texts = json.loads((TOKENIZER / "texts.json").read_text())
+    assert [made.decode(ids) for ids in expected] == texts
+
+
+def test_a_long_source_keeps_its_end(capsys: Any) -> None:
+    made = marian_tokenizer.read(TOKENIZER, vocab_size=SIZE, length=5)
+    one, other = made.encode(["capital", "is is"])
+    assert (len(one), one[-1], len(other)) == (5, 0, 5)
+    assert "1 of 2 texts are longer than 5 tokens" in capsys.readouterr().out
+
+
+def test_targets_begin_and_end_as_those_of_transformers() -> None:
+    """Of its `generate`: padding is never chosen, the last token is the end."""
+    opened = folder.open_folder(FIXTURES / "marian")
+    reference = np.load(FIXTURES / "marian" / "reference.npz")
+    sources = [row[row > 0] for row in reference["source_BL"]]
+    rows = TextRows(lambda texts: [sources[int(text)] for text in texts], 20, 0)
+    targets = text_to_text.read_targets(FIXTURES / "marian", opened.sizes.vocab_size)
+    assert targets == (0, (2,), (0,), 2)
+    expected = reference["ended_BL"][:, 1:]
+    made = text_to_text.TextCodec(rows, str, targets, opened.sizes.length)
+    params, options = opened.read_params(), {"new_tokens": expected.shape[1]}
+    found = text_to_text.generate_ids(opened.net, params, made, ["0", "1"], **options)
+    assert found == expected[:, :-1].tolist()
+    with pytest.raises(ValueError, match="new_tokens: expected at most 47"):
+        text_to_text.generate_ids(opened.net, params, made, ["0"], new_tokens=48)
+
+
+def test_the_verb_generate_and_the_folder_that_export_writes(
+    tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """Without the padding, which would be the most likely token each time."""
+    path = marian_folder.write(tmp_path / "marian")
+    text = transformer.load(path).generate("The capital of Portugal", new_tokens=9)
+    assert text and not text.startswith("The capital")
+    run = type("Run", (), {"experiment": staticmethod(pretrained.experiment)})
+    run.verbs = {**tasks.all_verbs(), "export": export.export}  # pyright: ignore
+    common = [f"--workdir={tmp_path / 'run'}", f"--init_from={path}"]
+    flags = ["--prompt=The capital of Portugal", "--new_tokens=9"]
+    argv = ["generate", *common, *flags]
+    assert commands.exit_status(argv, monkeypatch, run=run) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == text
+    line = commands.refusal([*argv, "--chat"], capsys, monkeypatch, run=run)
+    assert "--chat: expected a decoder, got MarianMTModel" in line
+    argv = ["export", *common, f"--folder={tmp_path / 'out'}"]
+    assert commands.exit_status(argv, monkeypatch, run=run) == 0
+    for name in (*marian_folder.NAMES, "generation_config.json"):
+        written = (tmp_path / "out" / name).read_bytes()
+        assert written == (path / name).read_bytes()
+    assert not (tmp_path / "out" / "tokenizer.json").exists()
+
+
+def settings(**values: Any) -> Callable[[Path], Any]:
+    return lambda path: (path / marian_tokenizer.SETTINGS).write_text(
+        json.dumps(values)
+    )
+
+
+def vocab(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any]:
+    def edit(path: Path) -> None:
+        values = json.loads((path / "vocab.json").read_text())
+        change(values)
+        (path / "vocab.json").write_text(json.dumps(values))
+
+    return edit
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no source": (lambda p: (p / "source.spm").unlink(), "got no source.spm"),
+    "no target": (lambda p: (p / "target.spm").unlink(), "got no target.spm"),
+    "no vocabulary": (lambda p: (p / "vocab.json").unlink(), "got no vocab.json"),
+    "source is text": (
+        lambda p: (p / "source.spm").write_bytes(b"hello"),
+        "expected a model of SentencePiece",
+    ),
+    "two vocabularies": (settings(separate_vocabs=True), "separate_vocabs: expected"),
+    "another class": (
+        settings(tokenizer_class="T5Tokenizer"),
+        "expected one of none, MarianTokenizer, got T5Tokenizer",
+    ),
+    "a token too many": (
+        vocab(lambda v: v.update(more=SIZE)),
+        f"expected ids below {SIZE}, the vocabulary of the model, got {SIZE}",
+    ),
+    "a token missing": (vocab(lambda v: v.pop("▁")), "each id below .*, got none for"),
+    "no padding": (
+        vocab(lambda v: v.update(pad=v.pop("<pad>"))),
+        "expected pad_token <pad>, got none",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_tokenizers_are_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    change, message = HOSTILE[name]
+    path = marian_folder.copy_tokenizer(tmp_path / "model")
+    change(path)
+    with pytest.raises(ValueError, match=message) as refusal:
+        marian_tokenizer.read(path, **LIMITS)
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 500
+
+
+GENERATION: dict[str, tuple[dict[str, Any], str]] = {
+    "no start": ({"decoder_start_token_id": None}, "decoder_start_token_id: expected"),
+    "no end": ({"eos_token_id": "</s>"}, "eos_token_id: expected a token"),
+    "words of two tokens": ({"bad_words_ids": [[1, 2]]}, "expected words of one token"),
+    "a token beyond": ({"bad_words_ids": [[67]]}, "expected 0 to 66, got 67"),
+}
+
+
+@pytest.mark.parametrize("name", GENERATION)
+def test_targets_that_are_not_expressed_are_refused(name: str, tmp_path: Path) -> None:
+    changes, message = GENERATION[name]
+    for file in ("config.json", "generation_config.json"):
+        values = json.loads((FIXTURES / "marian" / file).read_text()) | changes
+        (tmp_path / file).write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=message):
+        text_to_text.read_targets(tmp_path, 67)
+
+
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "two embeddings": {"share_encoder_decoder_embeddings": False},
+    "two vocabularies": {"decoder_vocab_size": 66},
+    "norms before": {"normalize_before": True},
+    "a last norm": {"add_final_layer_norm": True},
+    "learned positions": {"static_position_embeddings": False},
+    "an odd width": {"d_model": 15},
+    "an unknown key": {"experts": 4},
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_what_is_not_expressed_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    shutil.copytree(FIXTURES / "marian", path)
+    changes = CONFIGURATIONS[name]
+    values = json.loads((path / folder.CONFIG).read_text()) | changes
+    (path / folder.CONFIG).write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        folder.read_config(path)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_file_may_hold_the_table_of_sines_but_no_other(dtype, tmp_path) -> None:
+    """As the published ones do; transformers would use another."""
+    path = tmp_path / "model"
+    shutil.copytree(FIXTURES / "marian", path)
+    tensors = safetensors.numpy.load_file(path / "model.safetensors")
+    name = "model.encoder.embed_positions.weight"
+    tensors[name] = positions.split_sinusoids(48)(12).astype(dtype)
+    safetensors.numpy.save_file(tensors, path / "model.safetensors")
+    folder.open_folder(path)
+    tensors[name][3, 4] += 0.01
+    safetensors.numpy.save_file(tensors, path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"{name}: expected the values that the arch"):
+        folder.open_folder(path)
