@@ -5,6 +5,7 @@
     python -m experiments.pretrained evaluate --init_from=FOLDER --text=austen
     python -m experiments.pretrained --init_from=FOLDER --text=my_novel.txt
     python -m experiments.pretrained export --folder=OTHER_FOLDER
+    python -m experiments.pretrained export --folder=OTHER_FOLDER --format=gguf
 
 FOLDER is one of Hugging Face: config.json, safetensors and tokenizer.json, or a GGUF
 file, of an architecture in `transformer/interchange/architecture.py`; other kinds of

@@ -111,9 +111,12 @@ def test_a_run_is_exported_with_its_tokenizer(tmp_path: Path) -> None:
         for net in (made.net, opened.net)
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    again = tokenizer_.read_tokenizer(out)
-    assert again.end == made.tokenizer.end
-    for line in ("the hen, naïve €5", "a b\n\tc", "\U0001f600"):
-        ids = again.encode(line)
-        np.testing.assert_array_equal(ids, made.tokenizer.encode(line))
-        assert again.decode(ids) == line
+    gguf = made.verbs["export"](params, tmp_path / "run", format="gguf")
+    assert folder.read_config(gguf)[1] == opened.sizes
+    for place in (out, gguf):
+        again = tokenizer_.read_tokenizer(place)
+        assert again.end == made.tokenizer.end
+        for line in ("the hen, naïve €5", "a b\n\tc", "\U0001f600"):
+            ids = again.encode(line)
+            np.testing.assert_array_equal(ids, made.tokenizer.encode(line))
+            assert again.decode(ids) == line

@@ -16,7 +16,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from hard_texts import HARD, MARKED
 
 import transformer
-from transformer.interchange import folder, tensor_files, text_to_text
+from transformer.interchange import (
+    folder,
+    gguf_writer,
+    tensor_files,
+    text_to_text,
+    tokenizer_conversion,
+)
+from transformer.interchange import tokenizer as tokenizer_
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -135,6 +142,59 @@ def test_frozen_numbers_are_those_of_the_transformers_installed(name: str) -> No
         logits = load(FIXTURES / name, name)(ids).logits.numpy()
     expected = reference["logits_BLV"]
     assert np.abs(logits - expected).max() < 1e-5 * expected.std()
+
+
+# Keys of a configuration that transformers does not read in a GGUF file.
+NOT_READ = {"qwen3": {"head_dim": 8}, "gpt2": {"n_positions": 64, "vocab_size": 67}}
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gpt2"])
+def test_transformers_reads_a_gguf_file_of_ours(name: str, tmp_path: Path) -> None:
+    """The logits and the greedy tokens of the fixture."""
+    pytest.importorskip("accelerate")
+    opened = folder.open_folder(FIXTURES / name)
+    made = opened.architecture, opened.sizes, opened.read_params()
+    gguf_writer.write_folder(tmp_path / "out", *made)
+    model, found = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out",
+        gguf_file=gguf_writer.FILE,
+        dtype=torch.float32,
+        output_loading_info=True,
+        **NOT_READ.get(name, {}),
+    )
+    assert {key: list(names) for key, names in found.items() if names} == {}
+    reference = np.load(FIXTURES / name / "reference.npz")
+    ids = torch.from_numpy(reference["ids_BL"]).long()
+    with torch.inference_mode():
+        logits = model.eval()(ids).logits.numpy()
+    expected = reference["logits_BLV"]
+    assert np.abs(logits - expected).max() < 1e-4 * expected.std()
+    assert np.array_equal(logits.argmax(-1), expected.argmax(-1))
+
+
+def test_transformers_reads_the_tokenizer_of_a_gguf_file_of_ours(
+    tmp_path: Path,
+) -> None:
+    """GPT-2's: transformers looks at no other cut of text."""
+    pytest.importorskip("accelerate")
+    text = tokenizer_conversion.read(FIXTURES / "tokenizers" / "gpt2_files")
+    assert text is not None
+    opened = folder.open_folder(FIXTURES / "gpt2")
+    rows = 500
+    sizes = opened.sizes._replace(vocab_size=rows)
+    params = opened.read_params()
+    params["embedding_VD"] = np.zeros((rows, sizes.width), np.float32)
+    companions = {"tokenizer.json": text.encode()}
+    tokens = {"eos_token_id": 5}
+    made = opened.architecture, sizes, params
+    options: Any = {"companions": companions, "token_ids": tokens}
+    gguf_writer.write_folder(tmp_path / "out", *made, **options)
+    theirs = transformers.AutoTokenizer.from_pretrained(
+        tmp_path / "out", gguf_file=gguf_writer.FILE
+    )
+    ours = tokenizer_.read_tokenizer(tmp_path / "out")
+    for hard in HARD:
+        assert theirs.encode(hard) == ours.encode(hard).tolist(), hard
 
 
 def test_a_pipeline_of_the_export_writes_our_text(tmp_path: Path) -> None:

@@ -86,6 +86,17 @@ def template(
     }
 
 
+def template_tokens(library: Any) -> tuple[list[int], list[int]]:
+    """The tokens that the template of a library's tokenizer puts before and behind a
+    text."""
+    encoding = library.encode("a", add_special_tokens=True)
+    mask = encoding.special_tokens_mask
+    if 0 not in mask:
+        return [], []
+    end = len(mask) - mask[::-1].index(0)
+    return encoding.ids[: mask.index(0)], encoding.ids[end:]
+
+
 def document(
     model: Mapping[str, Any],
     added: Iterable[AddedToken],
@@ -134,13 +145,6 @@ def build(
 ) -> str:
     """The tokenizer.json of a vocabulary in letters of bytes, and its merges. first,
     last: tokens that stand before and behind each text."""
-    steps: list[Any] = []
-    if cut.digits:
-        steps.append({"type": "Digits", "individual_digits": True})
-    if cut.pattern is not None:
-        split = {"pattern": {"Regex": cut.pattern}, "behavior": "Isolated"}
-        steps.append({"type": "Split", **split, "invert": False})
-    steps.append(byte_level(regex=cut.pattern is None))
     model = {
         "type": "BPE",
         "dropout": None,
@@ -157,10 +161,56 @@ def build(
         model,
         added,
         normalizer={"type": "NFC"} if cut.nfc else None,
-        pre_tokenizer=sequence("pretokenizers", steps),
+        pre_tokenizer=sequence("pretokenizers", cut_steps(cut)),
         post_processor=template(first, last),
         decoder=byte_level(regex=True),
     )
+
+
+def cut_steps(cut: Cut) -> list[Any]:
+    """The steps of a `pre_tokenizer` that cut text so."""
+    steps: list[Any] = []
+    if cut.digits:
+        steps.append({"type": "Digits", "individual_digits": True})
+    if cut.pattern is not None:
+        split = {"pattern": {"Regex": cut.pattern}, "behavior": "Isolated"}
+        steps.append({"type": "Split", **split, "invert": False})
+    steps.append(byte_level(regex=cut.pattern is None))
+    return steps
+
+
+def cut_name(content: Mapping[str, Any], where: str) -> str:
+    """The first name in `PATTERNS` of how a tokenizer.json cuts text: the inverse of
+    `build`. ValueError for another cut, and for a model with more than merges."""
+    model = content["model"]
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key):
+            raise ValueError(f"{where}: {key}: expected none, got {model[key]!r}")
+    found = plain_steps(content.get("pre_tokenizer"), "pretokenizers")
+    normalizer = plain_steps(content.get("normalizer"), "normalizers")
+    for name, cut in PATTERNS.items():
+        steps = plain_steps(sequence("pretokenizers", cut_steps(cut)), "pretokenizers")
+        nfc = [{"type": "NFC"}] if cut.nfc else []
+        whole_words = bool(model.get("ignore_merges"))
+        if (found, normalizer, whole_words) == (steps, nfc, cut.whole_words):
+            return name
+    raise ValueError(
+        f"{where}: expected text cut as by {', '.join(PATTERNS)}, the pre-tokenizers "
+        f"that are known here, got {str([*normalizer, *found])[:100]}"
+    )
+
+
+def plain_steps(value: Any, kind: str) -> list[dict[str, Any]]:
+    """The steps of a sequence, or the only one, without what no token depends on; none
+    of None. kind: the sequence's key."""
+    if value is None:
+        return []
+    if value.get("type") == "Sequence":
+        return [step for inner in value[kind] for step in plain_steps(inner, kind)]
+    step = {key: value[key] for key in value if key != "trim_offsets"}
+    if step.get("type") == "ByteLevel":
+        step = {"use_regex": True} | step
+    return [step]
 
 
 def read_merges(text: str, where: str) -> list[tuple[str, str]]:

@@ -27,13 +27,9 @@ def read_template(folder: Path) -> tuple[str, dict[str, str]]:
     settings: dict[str, Any] = {}
     if (folder / SETTINGS).is_file():
         settings = tensor_files.read_json_file(folder / SETTINGS)
-    found = settings.get("chat_template")
-    if isinstance(found, list):
-        named = {one.get("name"): one for one in found if isinstance(one, dict)}
-        found = named.get("default", {}).get("template")
-    if (folder / FILE).is_file():
-        found = (folder / FILE).read_bytes().decode(errors="replace")
-    if not isinstance(found, str):
+    content = (folder / FILE).read_bytes() if (folder / FILE).is_file() else None
+    found = find_template(settings, content)
+    if found is None:
         raise ValueError(
             f"{folder}: expected {FILE}, or chat_template in {SETTINGS}, got none: the "
             "model has not learned to chat"
@@ -45,6 +41,18 @@ def read_template(folder: Path) -> tuple[str, dict[str, str]]:
         if isinstance(token, str):
             special[f"{name}_token"] = token
     return found, special
+
+
+def find_template(settings: Mapping[str, Any], content: bytes | None) -> str | None:
+    """The template of `SETTINGS`, or that of `FILE`, with `content`, where there is
+    one; None for neither."""
+    if content is not None:
+        return content.decode(errors="replace")
+    found = settings.get("chat_template")
+    if isinstance(found, list):
+        named = {one.get("name"): one for one in found if isinstance(one, dict)}
+        found = named.get("default", {}).get("template")
+    return found if isinstance(found, str) else None
 
 
 def check_messages(messages: Any) -> None:

@@ -1,8 +1,8 @@
-"""A run as a folder of Hugging Face: weights, configuration, tokenizer, model card."""
+"""A run as a folder of Hugging Face (weights, configuration, tokenizer, model card), or
+as a GGUF file with a model card."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,12 +10,11 @@ from typing import Any, Literal, NamedTuple
 import transformer
 from transformer import checks
 from transformer.interchange import folder as folder_
-from transformer.interchange import onnx, programs, savedmodel, stablehlo, table
+from transformer.interchange import gguf_writer, onnx, programs, savedmodel, stablehlo
 from transformer.interchange.architecture import Architecture
 from transformer.training import metrics
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-CARD = "README.md"
 # Each has require(), which refuses where its packages are missing, write(folder,
 # program), and LEFT_OUT, the programs that it cannot write, with the reason.
 FORMATS = {"stablehlo": stablehlo, "onnx": onnx, "savedmodel": savedmodel}
@@ -37,45 +36,53 @@ def export(
     workdir: Path,
     *,
     folder: Path | None = None,
-    format: Literal["huggingface", "stablehlo", "onnx", "savedmodel"] = "huggingface",
+    format: Literal[
+        "huggingface", "gguf", "stablehlo", "onnx", "savedmodel"
+    ] = "huggingface",
     export_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     prompt_tokens: checks.Count = 64,
     new_tokens: checks.Count = 64,
     license: str = "",
 ) -> Path:
-    """Write the parameters as a folder that `AutoModel` of transformers loads; print
-    and return its path.
+    """Write the parameters as a folder that `AutoModel` of transformers loads, or one
+    with a GGUF file; print and return its path.
 
     Args:
-        folder: the new folder; default WORKDIR/huggingface.
-        format: the others than huggingface add what the net computes, as programs that
-            need nothing of this library (docs/exports.md).
-        export_dtype: of all tensors.
+        folder: the new folder; default WORKDIR/huggingface, or WORKDIR/gguf.
+        format: of the weights, huggingface (safetensors) or gguf; or what the net
+            computes beside safetensors, as programs that need nothing of this library
+            (docs/exports.md).
+        export_dtype: of all tensors, or of gguf's matrices.
         prompt_tokens: of a decoder's program of generation, at most.
         new_tokens: that it generates, at most.
         license: of the weights, for the model card, such as apache-2.0.
     """
-    folder = workdir / "huggingface" if folder is None else folder
+    if folder is None:
+        folder = workdir / ("gguf" if format == "gguf" else "huggingface")
     if format in FORMATS:
         FORMATS[format].require()
         if export_dtype != "float32":
             raise ValueError(
                 f"--export_dtype: expected float32 for {format}, got {export_dtype}"
             )
-    made, sizes, companions, token_ids = model
-    bindings = table.bind(made.table(sizes), params)
-    card = model_card(workdir, made.name(sizes), license=license)
-    folder_.write_folder(
+    card = model_card(
+        workdir,
+        model.architecture.name(model.sizes),
+        library="gguf" if format == "gguf" else "transformers",
+        license=license,
+    )
+    files = {**model.companions, folder_.CARD: card.encode()}
+    write = gguf_writer.write_folder if format == "gguf" else folder_.write_folder
+    counts = write(
         folder,
-        made,
-        sizes,
+        model.architecture,
+        model.sizes,
         params,
         dtypes=DTYPES[export_dtype],
-        companions={**companions, CARD: card.encode()},
-        token_ids=token_ids,
+        companions=files,
+        token_ids=model.token_ids,
     )
-    count = sum(math.prod(binding.shape) for binding in bindings)
-    print(f"{folder}: {len(bindings)} tensors, {count:,} numbers of {export_dtype}")
+    print(f"{folder}: {counts.describe(export_dtype)}")
     if format in FORMATS:
         opened = folder_.open_folder(folder)
         write_programs(opened, format, prompt=prompt_tokens, new=new_tokens)
@@ -100,13 +107,15 @@ def write_programs(
         )
 
 
-def model_card(workdir: Path, name: str, *, license: str) -> str:
+def model_card(
+    workdir: Path, name: str, *, license: str, library: str = "transformers"
+) -> str:
     """README.md of a folder: where the weights come from, their data and numbers."""
     begun = (workdir / "run.json").is_file()
     values = metrics.read_flags(workdir) if begun else {}
     numbers = metrics.last_values(workdir) if begun else {}
     head = f"license: {license}" if license else "license: unknown"
-    lines = ["---", head, "library_name: transformers", "---", "", f"# {name}", ""]
+    lines = ["---", head, f"library_name: {library}", "---", "", f"# {name}", ""]
     if not license:
         lines += ["The license is that of the weights that training began with.", ""]
     lines += [f"Written by transformer {transformer.__version__} (JAX, Flax).", ""]

@@ -24,7 +24,7 @@ from transformer.interchange import (
 from transformer.interchange.architecture import Architecture
 from transformer.interchange.config import Reader
 
-CONFIG = "config.json"
+CONFIG, CARD = "config.json", "README.md"
 TOKEN_LISTS = (
     *("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids"),
     "bad_words_ids",
@@ -137,14 +137,16 @@ def write_folder(
     companions: Mapping[str, bytes] = {},
     token_ids: Mapping[str, Any] = {},
     max_shard_bytes: int = tensor_files.MAX_SHARD_BYTES,
-) -> None:
+) -> weights.CastCounts:
     """Write parameters of the architecture as a folder of Hugging Face, whole or not at
-    all. dtypes: of each tensor by name, or of all. companions: other files, by name.
-    token_ids: as `read_token_ids`. ValueError where `folder` exists."""
+    all; returns what was cast. dtypes: of each tensor by name, or of all. companions:
+    other files, by name. token_ids: as `read_token_ids`. ValueError where `folder`
+    exists, and for numbers that are too large for a dtype."""
     bindings = table.bind(kind.table(sizes), params)
     if isinstance(dtypes, str):
         dtypes = dict.fromkeys((b.name for b in bindings), dtypes)
-    planned = weights.plan(bindings, params, dtypes)
+    counts = weights.CastCounts()
+    planned = weights.plan(bindings, params, dtypes, counts)
     config = dict(kind.write(sizes))
     if kind.format.common_keys:
         # Null where there is none: classes have defaults beyond the vocabulary.
@@ -158,6 +160,7 @@ def write_folder(
         storage.commit_files(partial, companions)
         text = json.dumps(config, indent=2, sort_keys=True)
         storage.commit(partial / CONFIG, text.encode())
+    return counts
 
 
 _TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

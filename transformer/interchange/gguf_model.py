@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from transformer.interchange import rope as rope_
 from transformer.interchange.architecture import Architecture
 from transformer.interchange.architectures import decoders
 from transformer.interchange.config import Reader
@@ -23,6 +24,23 @@ from transformer.network import positions
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2")
 EMBEDDING, READOUT, FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
+# Whole numbers, and the epsilon, of a `config.json`, by their keys in a file.
+GPT2_SIZES = {
+    "context_length": "n_positions",
+    "embedding_length": "n_embd",
+    "block_count": "n_layer",
+    "feed_forward_length": "n_inner",
+    "attention.head_count": "n_head",
+}
+LLAMA_SIZES = {
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+}
+GPT2_EPSILON = ("attention.layer_norm_epsilon", "layer_norm_epsilon")
+LLAMA_EPSILON = ("attention.layer_norm_rms_epsilon", "rms_norm_eps")
 HARMLESS_PREFIXES = ("general.", "tokenizer.", "quantize.", "split.")
 HARMLESS = ("tensor_data_layout",)
 # (factor, length) of Llama 3.1 and 3.2; a file has the factors of each frequency only.
@@ -101,38 +119,31 @@ def _token_id(reader: Reader, name: str, rows: int) -> int | None:
     return reader.whole(key, least=0)
 
 
+def _sizes(
+    reader: Reader, name: str, keys: Mapping[str, str], epsilon: tuple[str, str]
+) -> dict[str, Any]:
+    theirs, ours = epsilon
+    found = {one: reader.whole(f"{name}.{key}") for key, one in keys.items()}
+    return found | {ours: _shortest(reader.number(f"{name}.{theirs}"))}
+
+
 def _gpt2(reader: Reader) -> dict[str, Any]:
-    return {
-        "n_positions": reader.whole("gpt2.context_length"),
-        "n_embd": reader.whole("gpt2.embedding_length"),
-        "n_layer": reader.whole("gpt2.block_count"),
-        "n_inner": reader.whole("gpt2.feed_forward_length"),
-        "n_head": reader.whole("gpt2.attention.head_count"),
-        "layer_norm_epsilon": _shortest(
-            reader.number("gpt2.attention.layer_norm_epsilon")
-        ),
-    }
+    return _sizes(reader, "gpt2", GPT2_SIZES, GPT2_EPSILON)
 
 
 def _llama(reader: Reader, name: str, header: GgufHeader, file: Path) -> dict[str, Any]:
-    width = reader.whole(f"{name}.embedding_length")
-    heads = reader.whole(f"{name}.attention.head_count")
-    head = reader.whole(f"{name}.attention.key_length", width // heads)
+    sizes = _sizes(reader, name, LLAMA_SIZES, LLAMA_EPSILON)
+    heads = sizes["num_attention_heads"]
+    width_of_head = sizes["hidden_size"] // heads
+    head = reader.whole(f"{name}.attention.key_length", width_of_head)
     reader.only(f"{name}.attention.value_length", head)
     reader.only(f"{name}.rope.dimension_count", head)
     reader.only(f"{name}.expert_count", 0)
     reader.only(f"{name}.expert_used_count", 0)
     theta = _shortest(reader.number(f"{name}.rope.freq_base", 10_000.0))
     return {
-        "hidden_size": width,
-        "num_hidden_layers": reader.whole(f"{name}.block_count"),
-        "intermediate_size": reader.whole(f"{name}.feed_forward_length"),
-        "num_attention_heads": heads,
+        **sizes,
         "num_key_value_heads": reader.whole(f"{name}.attention.head_count_kv", heads),
-        "max_position_embeddings": reader.whole(f"{name}.context_length"),
-        "rms_norm_eps": _shortest(
-            reader.number(f"{name}.attention.layer_norm_rms_epsilon")
-        ),
         "rope_parameters": read_rope(reader, name, header, file, theta),
         "head_dim": head,
     }
@@ -154,21 +165,109 @@ def read_rope(
     if kind != "default":
         raise reader.error(prefix + "type", f"none beside {FACTORS}")
     factors = header.tensors[FACTORS].read().astype(np.float32)
-    half = 1 / theta ** (np.arange(len(factors)) / len(factors))
     for factor, length in LLAMA3_SCALES:
-        values = {"factor": factor, "low": 1.0, "high": 4.0, "length": length}
-        scaled = np.asarray(positions.llama3_scale(**values)(jnp.asarray(half)))
-        if np.allclose(half / scaled, factors, rtol=1e-5):
-            return made | {
-                "rope_type": "llama3",
-                "factor": factor,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": length,
-            }
+        rope = made | {
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": length,
+        }
+        if np.allclose(rope_factors(rope, len(factors)), factors, rtol=1e-5):
+            return rope
     raise ValueError(
         f"{file}: {FACTORS}: expected the factors of Llama 3.1 or 3.2, got others"
     )
+
+
+def rope_factors(rope: Mapping[str, Any], half: int) -> np.ndarray:
+    """By how much Llama 3's `rope_parameters` slow each of `half` frequencies."""
+    values: Any = {ours: rope[theirs] for ours, theirs in rope_.LLAMA3.items()}
+    plain = 1 / rope["rope_theta"] ** (np.arange(half) / half)
+    scaled = positions.llama3_scale(**values)(jnp.asarray(plain))
+    return (plain / np.asarray(scaled)).astype(np.float32)
+
+
+class ModelMetadata(NamedTuple):
+    """What a file says of a net: values by key, and tensors that are no parameters."""
+
+    values: dict[str, Any]
+    tensors: dict[str, np.ndarray]
+
+
+def metadata_of(kind: Architecture, sizes: Any) -> ModelMetadata:
+    """The inverse of `config_of`. ValueError, which names it, for a size that is not
+    read back."""
+    config = kind.write(sizes)
+    name = table_name(config)
+    keys, epsilon = LLAMA_SIZES, LLAMA_EPSILON
+    if name == "gpt2":
+        keys, epsilon = GPT2_SIZES, GPT2_EPSILON
+    values = {f"{name}.{theirs}": config[ours] for theirs, ours in keys.items()}
+    values[f"{name}.{epsilon[0]}"] = float(config[epsilon[1]])
+    values |= {"general.architecture": name, f"{name}.vocab_size": sizes.vocab_size}
+    tensors: dict[str, np.ndarray] = {}
+    if name != "gpt2":
+        head, rope = config["head_dim"], config["rope_parameters"]
+        values |= {
+            f"{name}.attention.head_count_kv": config["num_key_value_heads"],
+            f"{name}.attention.key_length": head,
+            f"{name}.attention.value_length": head,
+            f"{name}.rope.dimension_count": sizes.rotated,
+            f"{name}.rope.freq_base": float(rope["rope_theta"]),
+        }
+        if rope["rope_type"] == "linear":
+            values[f"{name}.rope.scaling.type"] = "linear"
+            values[f"{name}.rope.scaling.factor"] = float(rope["factor"])
+        if rope["rope_type"] == "llama3":
+            tensors[FACTORS] = rope_factors(rope, head // 2)
+    made = ModelMetadata(values, tensors)
+    _check_read_back(kind, sizes, made)
+    return made
+
+
+class _ArrayTensor(NamedTuple):
+    """As `GgufTensor`, before it is written."""
+
+    values: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    code = 0
+
+    def read(self) -> np.ndarray:
+        return self.values
+
+
+def _check_read_back(kind: Architecture, sizes: Any, metadata: ModelMetadata) -> None:
+    # Of the embedding and the readout only the shapes are read, unless they are equal.
+    arrays = {**metadata.tensors, EMBEDDING: np.empty((sizes.vocab_size, 0))}
+    arrays |= {} if sizes.tied else {READOUT: np.empty((0, 0))}
+    tensors: Any = {name: _ArrayTensor(array) for name, array in arrays.items()}
+    header = GgufHeader(metadata.values, tensors)
+    where = Path("gguf")
+    again = kind.read(Reader(config_of(header, where), "gguf"))
+    for field, ours, theirs in zip(sizes._fields, sizes, again, strict=True):
+        if field != "scanned" and not _is_read_as(ours, theirs):
+            raise ValueError(
+                f"gguf: {field}: expected {theirs}, which is all that the format says, "
+                f"got {ours}"
+            )
+
+
+def _is_read_as(ours: Any, theirs: Any) -> bool:
+    """Whether two values are the same net: floats to the bit of a float32, activations
+    by what they compute."""
+    if isinstance(ours, tuple) and isinstance(theirs, tuple):
+        return all(map(_is_read_as, ours, theirs))
+    if isinstance(ours, float) and isinstance(theirs, float):
+        return np.float32(ours) == np.float32(theirs)
+    known = decoders.ACTIVATIONS
+    if isinstance(ours, str) and ours in known and theirs in known:
+        return known[ours] is known[theirs]
+    return ours == theirs
 
 
 LAYER, BLOCK = "blk.{N}.", "stack/layers_{N}/"
@@ -240,16 +339,21 @@ TABLES = {
 }
 
 
-def table(kind: Architecture, sizes: Any) -> Table:
-    """The tensors of a file of an architecture. ValueError for one without a table."""
-    name = kind.write(sizes)["model_type"]
+def table_name(config: Mapping[str, Any]) -> str:
+    """The architecture of a configuration. ValueError for one without a table."""
+    name = config.get("model_type", config.get("_class_name"))
     if name not in TABLES:
         raise ValueError(
-            f"GGUF: expected one of {', '.join(TABLES)}, got {name}, whose tensors are "
+            f"gguf: expected one of {', '.join(TABLES)}, got {name}, whose tensors are "
             "not known there"
         )
+    return name
+
+
+def table(kind: Architecture, sizes: Any) -> Table:
+    """The tensors of a file of an architecture. ValueError for one without a table."""
     made = decoders.table(
-        TABLES[name],
+        TABLES[table_name(kind.write(sizes))],
         sizes.tied,
         embedding=EMBEDDING,
         readout=READOUT,

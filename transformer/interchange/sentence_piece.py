@@ -8,6 +8,7 @@ that matter are read here, and the others are passed over.
 from __future__ import annotations
 
 import base64
+import itertools
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -209,4 +210,52 @@ def build(
         pre_tokenizer=None,
         post_processor=byte_level_bpe.template(first, last),
         decoder=_decoder(model),
+    )
+
+
+def scores_of(content: Mapping[str, Any], where: str) -> dict[str, float]:
+    """The scores of a tokenizer.json's tokens, by text, of which `merges_of` makes its
+    merges again. ValueError for merges in no order of scores."""
+    model = content["model"]
+    merges = [split_merge(merge) for merge in model["merges"]]
+    places = {left + right: i for i, (left, right) in reversed([*enumerate(merges)])}
+    last = len(merges)
+    scores = {text: -float(places.get(text, last)) for text in model["vocab"]}
+    special = {token["content"] for token in content.get("added_tokens") or []}
+    pieces = [Piece(text, scores[text]) for text in scores if text not in special]
+    if _groups(merges_of(pieces)) != _groups(merges):
+        raise ValueError(
+            f"{where}: expected a merge for any two tokens that make a third, those of "
+            "one token after another, got others"
+        )
+    return scores
+
+
+def split_merge(merge: Any) -> tuple[str, str]:
+    """A merge of a tokenizer.json, of either form, as a pair."""
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
+
+
+def _groups(merges: Sequence[tuple[str, str]]) -> list[tuple[str, set[Any]]]:
+    """Merges that make the same token, one after another, as a set."""
+    by_token = itertools.groupby(merges, key="".join)
+    return [(token, set(pairs)) for token, pairs in by_token]
+
+
+def dummy_prefix_of(content: Mapping[str, Any], where: str) -> bool:
+    """Whether a tokenizer.json puts a space before each text, as SentencePiece may.
+    ValueError for one whose text is not as `build` leaves it without rules."""
+    plain = byte_level_bpe.plain_steps
+    found = plain(content.get("normalizer"), "normalizers")
+    decoder = plain(content.get("decoder"), "decoders")
+    for prefix in (True, False):
+        model = Model((), BPE, True, dummy_prefix=prefix, extra_spaces=True)
+        steps = plain(_normalizer(model), "normalizers")
+        same = (found, decoder) == (steps, plain(_decoder(model), "decoders"))
+        if same and content.get("pre_tokenizer") is None:
+            return prefix
+    raise ValueError(
+        f"{where}: expected spaces replaced by {SPACE} and nothing else, got "
+        f"{str([*found, content.get('pre_tokenizer'), *decoder])[:100]}"
     )

@@ -190,9 +190,12 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 class PlannedTensor(NamedTuple):
-    """A tensor to write: its name and bytes, and a function that makes its values."""
+    """A tensor to write: its name, shape, dtype of numpy and bytes, and a function that
+    makes its values."""
 
     name: str
+    shape: tuple[int, ...]
+    dtype: Any
     size: int
     make: Callable[[], np.ndarray]
 

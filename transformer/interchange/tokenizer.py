@@ -18,7 +18,12 @@ import numpy as np
 from transformer import storage
 from transformer.data.text import tokenizers
 from transformer.data.text.tokenizers import Tokenizer
-from transformer.interchange import gguf_folder, tensor_files, tokenizer_conversion
+from transformer.interchange import (
+    byte_level_bpe,
+    gguf_folder,
+    tensor_files,
+    tokenizer_conversion,
+)
 
 KIND = "pretrained"
 FILE = tokenizers.FILE
@@ -62,11 +67,17 @@ def configured_ends(folder: Path) -> tuple[int, ...]:
     says some; none where there is none."""
     for name in END_FILES:
         if (folder / name).is_file():
-            found = tensor_files.read_json_file(folder / name).get("eos_token_id")
-            ends: Any = found if isinstance(found, list) else [found]
-            if ends and all(type(one) is int for one in ends):
-                return tuple(ends)
+            ends = ends_of(tensor_files.read_json_file(folder / name))
+            if ends:
+                return ends
     return ()
+
+
+def ends_of(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """The tokens that end a text by one configuration; none where it says none."""
+    found = config.get("eos_token_id")
+    ends: Any = found if isinstance(found, list) else [found]
+    return tuple(ends) if all(type(one) is int for one in ends) else ()
 
 
 def end_tokens(folder: Path, library: Any) -> tuple[int, ...]:
@@ -115,6 +126,8 @@ def make(
         found = library.encode_batch_fast(list(pieces), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in found]
 
+    # The special tokens that the file's template puts before a text.
+    starts, _ = byte_level_bpe.template_tokens(library)
     return Tokenizer(
         kind=KIND,
         vocab_size=size,
@@ -122,15 +135,8 @@ def make(
         bytes_V=np.array([len(entry) for entry in table], np.int32),
         table=tuple(table),
         encode_pieces=encode_pieces,
-        data={"text": text, "ends": list(ends), "starts": start_tokens(library)},
+        data={"text": text, "ends": list(ends), "starts": starts},
     )
-
-
-def start_tokens(library: Any) -> list[int]:
-    """The special tokens that the file's template puts before a text."""
-    encoding = library.encode("a", add_special_tokens=True)
-    mask = encoding.special_tokens_mask
-    return encoding.ids[: mask.index(0)] if 0 in mask else []
 
 
 def _byte_level(piece: str) -> bytes:

@@ -109,17 +109,58 @@ def _read_leaf(
     return jax.make_array_from_callback(leaf.shape, sharding, shard)
 
 
+class CastCounts:
+    """Of the tensors that were cast: how many there are, and numbers in them, how many
+    numbers were rounded, and of these to 0."""
+
+    def __init__(self) -> None:
+        self.tensors = self.numbers = self.rounded = self.zeros = 0
+
+    def cast(self, values: np.ndarray, dtype: Any, name: str) -> np.ndarray:
+        """The values in `dtype`. ValueError where one would become infinite."""
+        self.tensors += 1
+        self.numbers += values.size
+        if values.dtype == dtype:
+            return values
+        with np.errstate(over="ignore", under="ignore"):
+            made = values.astype(dtype)
+        back = made.astype(values.dtype)
+        # A NaN is unlike itself, and none of ours.
+        is_rounded = (back != values) & (values == values)
+        too_large = np.isinf(back) & is_rounded
+        if too_large.any():
+            largest = ml_dtypes.finfo(dtype).max
+            raise ValueError(
+                f"{name}: expected numbers of at most {float(largest):.5g} for "
+                f"{np.dtype(dtype).name}, got {too_large.sum()} beyond, such as "
+                f"{float(values[too_large][0]):.5g}"
+            )
+        self.rounded += int(is_rounded.sum())
+        self.zeros += int((is_rounded & (back == 0)).sum())
+        return made
+
+    def describe(self, dtype: str) -> str:
+        """The counts in words. dtype: that was asked for."""
+        line = f"{self.tensors} tensors, {self.numbers:,} numbers of {dtype}"
+        if self.rounded:
+            line += f", {self.rounded:,} of them rounded ({self.zeros:,} to 0)"
+        return line
+
+
 def plan(
-    bindings: list[Binding], params: Any, dtypes: Mapping[str, str]
+    bindings: list[Binding],
+    params: Any,
+    dtypes: Mapping[str, str],
+    counts: CastCounts,
 ) -> list[PlannedTensor]:
     """The tensors of a file with these parameters, in the order of the table. dtypes:
-    of each tensor, by name, such as "BF16"."""
+    of each tensor, by name, such as "BF16". counts: grow as they are made."""
     leaves = leaf_paths(params)
 
     def make(binding: Binding, dtype: Any) -> np.ndarray:
         values = [np.asarray(leaves[part.path][part.index]) for part in binding.parts]
         packed = layout.pack(binding.layout, binding.arrays, values)
-        return packed.astype(dtype)
+        return counts.cast(packed, dtype, binding.name)
 
     planned = []
     for binding in bindings:
@@ -129,5 +170,5 @@ def plan(
         def values(binding: Binding = binding, dtype: Any = dtype) -> np.ndarray:
             return make(binding, dtype)
 
-        planned.append(PlannedTensor(binding.name, size, values))
+        planned.append(PlannedTensor(binding.name, binding.shape, dtype, size, values))
     return planned
