@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import vllm_folder
 
 from experiments import qwen3
 from transformer import main
@@ -111,6 +112,7 @@ def test_a_run_is_exported_with_its_tokenizer(tmp_path: Path) -> None:
         for net in (made.net, opened.net)
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    vllm_folder.check(out)
     gguf = made.verbs["export"](params, tmp_path / "run", format="gguf")
     assert folder.read_config(gguf)[1] == opened.sizes
     for place in (out, gguf):
