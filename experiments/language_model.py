@@ -28,8 +28,6 @@ from transformer.training import optimizers
 from transformer.training.declaration import declare
 from transformer.training.experiment import Evaluation, Experiment, Optimizer, Run
 
-CHUNKS = 2
-
 
 def report(model: text_model.TextModel, params: Any, key: jax.Array) -> dict[str, Any]:
     """Continuations of a few openings."""
@@ -58,25 +56,27 @@ def experiment(
     tokenizer: Annotated[Literal["bpe", "characters", "bytes"], checks.FIXED] = "bpe",
     vocab_size: checks.VocabSize = 2048,
     sequence_length: checks.SequenceLength = 256,
+    layers: Annotated[decoder.Layers, checks.FIXED] = "auto",
+    remat: decoder.Saved = "auto",
 ) -> Experiment:
-    """A decoder language model of a text.
-
-    Slots: `model` takes `depth` and `vocab_size`, `make_tokenizer` is as its default.
+    """A decoder language model of a text; slot `model` takes `depth`, `vocab_size`.
 
     Args:
         depth: blocks, and heads; the width is 64 times as much.
-        text: a shipped text, a TFDS name, the path of a file or folder of text or
-            tables (.jsonl, .csv, .tsv, .parquet, also .gz, .zst), or several with
-            weights, as a:0.7,b:0.3.
+        text: a shipped text, a TFDS name, a file or folder of text or tables (.jsonl,
+            .csv, .tsv, .parquet, also .gz, .zst), or several, as a:0.7,b:0.3.
         text_column: of a table, its column of texts.
         tokenizer: byte-level BPE trained on the text, its characters, or bytes.
         vocab_size: tokens of the BPE.
         sequence_length: tokens of a row.
+        layers: unrolled or scanned; auto scans from 12 blocks on.
+        remat: what the backward pass computes again; auto none below 12 blocks.
     """
     documents = text_source.load(text, column=text_column)
     how: Any = {"vocab_size": vocab_size, "folder": run.workdir}
     text_tokenizer = make_tokenizer(tokenizer, documents, **how)
     net = model(depth=depth, vocab_size=text_tokenizer.vocab_size)
+    net = decoder.compile_layers(net, layers=layers, remat=remat)
     sizes: Any = {"length": sequence_length, "batch_size": run.batch_size}
     train = packing.training(documents, text_tokenizer, **sizes, seed=run.seed)
     packing.require_text_targets(documents, text_tokenizer)
@@ -88,12 +88,11 @@ def experiment(
         weights = precision.cast_weights(params, dtype)
         x_BLD, w_VD = net.apply({"params": weights}, batch["ids_BL"], positions)
         targets = batch["targets_BL"], batch["weight_BL"]
-        nats = cross_entropy.fused_cross_entropy(x_BLD, w_VD, *targets, chunks=CHUNKS)
+        nats = cross_entropy.fused_cross_entropy(x_BLD, w_VD, *targets, chunks=2)
         return cross_entropy.add_byte_count(nats, *targets, text_tokenizer.bytes_V)
 
-    generator = text_model.from_net(
-        net, text_tokenizer, sequence_length=sequence_length, compute_dtype=dtype
-    )
+    rows: Any = {"sequence_length": sequence_length, "compute_dtype": dtype}
+    generator = text_model.from_net(net, text_tokenizer, **rows)
     made = Experiment.from_run(
         run,
         optimizer,

@@ -125,29 +125,37 @@ def sown_arrays(collection: Any, name: str, *, within: str = "") -> list[jax.Arr
     return [layer for _, layer in sorted(found, key=lambda pair: pair[0])]
 
 
-def make_mesh(
+def mesh_shape(
+    devices: int,
     *,
     data: int | None = None,
     fsdp: int = 1,
     tensor: int = 1,
     context: int = 1,
     expert: int = 1,
-    devices: Sequence[Any] | None = None,
-) -> Mesh:
-    """A mesh of named axes over `devices` (default: all devices of every process).
+) -> tuple[int, ...]:
+    """The sizes of `AXES` over a number of devices.
 
     data=None: as many as the other axes leave. Raises ValueError when the product of
     the axes is not the number of devices.
     """
-    devices = jax.devices() if devices is None else devices
     others = {"fsdp": fsdp, "tensor": tensor, "context": context, "expert": expert}
     for axis, size in {**others, "data": 1 if data is None else data}.items():
         at_least(f"mesh axis {axis}", size, 1)
     rest = math.prod(others.values())
-    size = rest * (max(1, len(devices) // rest) if data is None else data)
-    if size != len(devices):
-        raise ValueError(_impossible_mesh({"data": data, **others}, size, len(devices)))
-    shape = (size // rest, fsdp, tensor, context, expert)
+    size = rest * (max(1, devices // rest) if data is None else data)
+    if size != devices:
+        raise ValueError(_impossible_mesh({"data": data, **others}, size, devices))
+    return size // rest, fsdp, tensor, context, expert
+
+
+def make_mesh(*, devices: Sequence[Any] | None = None, **sizes: int | None) -> Mesh:
+    """A mesh of named axes over `devices` (default: all devices of every process).
+
+    sizes: of the axes, as `mesh_shape` takes them, with its errors.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = mesh_shape(len(devices), **sizes)  # pyright: ignore[reportArgumentType]
     if list(devices) == jax.devices():
         # `make_mesh` orders the devices by the machine's interconnect.
         return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))

@@ -80,7 +80,8 @@ def tune(*, enabled: bool = True, flags: Sequence[str] = ()) -> Tuning:
 
 def on_cpu() -> bool:
     """Whether jax will compute on the CPU, without starting its backend: by
-    JAX_PLATFORMS, else by whether a plugin of an accelerator is installed."""
+    JAX_PLATFORMS, else by whether a plugin of an accelerator is installed, and of TPUs
+    whether there is one."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms:
         return platforms.split(",")[0] == "cpu"
@@ -88,7 +89,15 @@ def on_cpu() -> bool:
     folders = plugins.submodule_search_locations if plugins else None
     if any(True for _ in pkgutil.iter_modules(list(folders or ()))):
         return False
-    return importlib.util.find_spec("libtpu") is None
+    return importlib.util.find_spec("libtpu") is None or not has_tpu()
+
+
+def has_tpu() -> bool:
+    """Whether the kernel shows a TPU. libtpu may be installed without one, to compile
+    for it (`transformer/planning`)."""
+    return any(Path("/dev").glob("accel[0-9]*")) or any(
+        Path("/dev/vfio").glob("[0-9]*")
+    )
 
 
 def compute_dtype() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +24,9 @@ def setup(common: Mapping[str, Any]) -> None:
     """Tune the CPU, join the processes, and open the compilation cache."""
     if common["platform_tuning"]:
         cpu_tuning.tune()
+    if importlib.util.find_spec("libtpu") is not None and cpu_tuning.on_cpu():
+        # It would look for a TPU that is not here, and complain.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
 
     from transformer.training import faults
@@ -180,6 +185,14 @@ def parse_mesh(text: str) -> Any:
     """The mesh of a text such as data:2,tensor:4. ValueError for another form."""
     from transformer import axes
 
+    sizes: Any = mesh_sizes(text)
+    return axes.make_mesh(**sizes)
+
+
+def mesh_sizes(text: str) -> dict[str, int]:
+    """axis -> size of a text such as data:2,tensor:4. ValueError for another form."""
+    from transformer import axes
+
     sizes = {}
     for part in filter(None, text.split(",")):
         axis, _, size = part.partition(":")
@@ -189,4 +202,4 @@ def parse_mesh(text: str) -> Any:
                 f"{', '.join(axes.AXES)}; got {part!r} in {text!r}"
             )
         sizes[axis] = int(size)
-    return axes.make_mesh(**sizes)
+    return sizes

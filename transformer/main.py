@@ -2,8 +2,8 @@
 
 python -m experiments.NAME [VERB] [--flag=value ...]
 
-VERB: train (the default), evaluate, report, benchmark, sweep, or one of its own, such
-as generate.
+VERB: train (the default), evaluate, report, benchmark, sweep, plan, or one of its own,
+such as generate.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ def main(make: ExperimentFn, **verbs: Callable[..., Any]) -> None:
             from transformer import sweep
 
             sys.exit(sweep.execute(argv[1:], make))
+        if argv[:1] == ["plan"]:
+            from transformer.planning import verb
+
+            sys.exit(verb.execute(argv[1:], make))
         parsed = command.parse(argv, make, verbs)
         launch.setup(parsed.common)
         status = _execute(parsed, make)

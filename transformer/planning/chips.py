@@ -1,0 +1,104 @@
+"""The chips that a run can be planned for, and topologies of them.
+
+Sources: cloud.google.com/tpu/docs/v5e, v5p and v6e (peak bfloat16 FLOP/s, bandwidth of
+the main memory, bidirectional bandwidth of the interconnect of a chip); the memory that
+a program has is what their compiler, libtpu, allows. NVIDIA's data sheets of A100 80 GB
+SXM, H100 SXM and H200 SXM (dense bfloat16 FLOP/s, NVLink of both directions), with a
+network of 400 Gbit/s for each GPU.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """One chip, in bytes, bytes a second, and FLOP/s of bfloat16 products.
+
+    memory: that a program can have. links: what all links of a torus, or NVLink, send
+    together. axes: of the torus; 0 for GPUs. host: chips of one host. network: between
+    hosts, of one GPU.
+    """
+
+    name: str
+    memory: float
+    bandwidth: float
+    flops: float
+    links: float
+    axes: int
+    host: int
+    network: float = 0.0
+
+    @property
+    def is_tpu(self) -> bool:
+        return self.axes > 0
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v5e", 15.75 * GIB, 819e9, 197e12, 200e9, axes=2, host=8),
+        Chip("v5p", 95.74 * GIB, 2765e9, 459e12, 600e9, axes=3, host=4),
+        Chip("v6e", 31.25 * GIB, 1638e9, 918e12, 400e9, axes=2, host=8),
+        Chip("a100", 80 * GIB, 2039e9, 312e12, 300e9, 0, host=8, network=50e9),
+        Chip("h100", 80 * GIB, 3350e9, 989e12, 450e9, 0, host=8, network=50e9),
+        Chip("h200", 141e9, 4800e9, 989e12, 450e9, 0, host=8, network=50e9),
+    )
+}
+
+
+class Topology(NamedTuple):
+    """Chips of one kind. shape: of the torus; of GPUs, their number."""
+
+    chip: Chip
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def hosts(self) -> int:
+        return -(-self.size // self.chip.host)
+
+    def __str__(self) -> str:
+        return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
+
+    def send_rate(self, group: int) -> float:
+        """Bytes a second that a chip sends in a collective of `group` chips.
+
+        Of a torus, both links of each axis that the group spans, taken as the fewest
+        axes, longest first, that hold it. GPUs of several nodes: the network.
+        """
+        if not self.chip.is_tpu:
+            within = group <= self.chip.host
+            return self.chip.links if within else self.chip.network
+        held, spanned = 1, 0
+        for length in sorted(self.shape, reverse=True):
+            if held < group and length > 1:
+                held, spanned = held * length, spanned + 1
+        return self.chip.links * max(spanned, 1) / self.chip.axes
+
+
+def parse(text: str) -> Topology:
+    """The topology of a text such as v5e:16x16, v5p:8x8x8 or h100:64. ValueError for
+    another chip or form."""
+    name, _, lengths = text.partition(":")
+    chip = CHIPS.get(name)
+    if chip is None or not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})*", lengths):
+        raise ValueError(
+            f"--topology: expected CHIP:SHAPE with one of {', '.join(CHIPS)}, such as "
+            f"v5e:16x16, v5p:8x8x8 or h100:64; got {text!r}"
+        )
+    shape = tuple(map(int, lengths.split("x")))
+    axes = chip.axes or 1
+    if len(shape) != axes:
+        raise ValueError(
+            f"--topology: expected {axes} lengths for {name}, got {len(shape)} in "
+            f"{text!r}"
+        )
+    return Topology(chip, shape)

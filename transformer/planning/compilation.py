@@ -1,0 +1,119 @@
+"""The training step compiled ahead of time for TPUs that are not here.
+
+libtpu compiles without a TPU; only the process of the verb `plan` loads it, one at a
+time, because two refuse each other. Compiling takes minutes, so what it found
+is kept in the cache folder, by the program and the versions of the compiler.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from transformer import axes, storage
+from transformer.planning import costs as costs_
+from transformer.planning import hlo
+from transformer.planning.chips import Topology
+from transformer.training.experiment import Experiment
+from transformer.training.loop import jit_update
+from transformer.training.update import State
+
+# Makes libtpu compile for chips that are not here, and ask no metadata server.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+
+
+class Compilation(NamedTuple):
+    """costs: of the program. temporaries: bytes on a chip beside its arguments.
+    method: the compiler and the time it took."""
+
+    costs: costs_.Costs
+    temporaries: float
+    method: str
+
+
+def is_possible() -> bool:
+    """Whether libtpu is installed. Does not load it."""
+    return importlib.util.find_spec("libtpu") is not None
+
+
+def exclusive() -> AbstractContextManager[None]:
+    """Within it, no other process has libtpu; waits for one that has."""
+    return storage.claim(_folder() / "libtpu")
+
+
+def _folder() -> Path:
+    return storage.cache_home() / "plans"
+
+
+def topology_mesh(topology: Topology, sizes: Mapping[str, int]) -> Mesh:
+    """The mesh over a topology's devices, in the order of their coordinates."""
+    from jax.experimental import topologies
+
+    described = topologies.get_topology_desc(str(topology), "tpu")
+    return axes.make_mesh(devices=described.devices, **sizes)
+
+
+def compile_step(
+    experiment: Experiment, state: State, batch: Any, mesh: Mesh, topology: Topology
+) -> Compilation:
+    """The step's costs as compiled, from the cache where the same program was."""
+    with jax.set_mesh(mesh):
+        lowered = jit_update(experiment, mesh).lower(state, batch)
+    versions = f"jax {jax.__version__}, libtpu {importlib.metadata.version('libtpu')}"
+    content = "\n".join((lowered.as_text(), str(topology), str(mesh.shape), versions))
+    name = hashlib.sha256(content.encode()).hexdigest()[:32]
+    path = _folder() / f"{name}.json"
+    if path.exists():
+        return _from_json(json.loads(path.read_text()))
+    print(
+        f"compiling for {topology}, {_form(mesh)}: 1 to 15 minutes; kept for next time",
+        flush=True,
+    )
+    start = time.perf_counter()
+    with jax.set_mesh(mesh):
+        program = lowered.compile()
+    seconds = time.perf_counter() - start
+    sizes: Any = program.memory_analysis()
+    beside = sizes.temp_size_in_bytes + sizes.output_size_in_bytes
+    found = Compilation(
+        costs_.of_program(hlo.parse(program.as_text())),
+        beside - sizes.alias_size_in_bytes,
+        f"compiled by {versions} in {seconds:.0f} s",
+    )
+    storage.commit(path, json.dumps(_to_json(found)).encode())
+    return found
+
+
+def _form(mesh: Mesh) -> str:
+    return ",".join(f"{axis}:{n}" for axis, n in mesh.shape.items() if n > 1)
+
+
+def _to_json(compilation: Compilation) -> dict[str, Any]:
+    collectives = [one._asdict() for one in compilation.costs.collectives]
+    return {
+        **compilation._asdict(),
+        "costs": {**compilation.costs._asdict(), "collectives": collectives},
+    }
+
+
+def _from_json(content: dict[str, Any]) -> Compilation:
+    of = content["costs"]
+    collectives = tuple(costs_.Collective(**one) for one in of["collectives"])
+    costs = costs_.Costs(**{**of, "collectives": collectives})
+    return Compilation(**{**content, "costs": costs})

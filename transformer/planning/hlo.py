@@ -1,0 +1,184 @@
+"""The text of a compiled program (HLO), parsed: computations, instructions, how often
+each is executed.
+
+XLA's own counts (`cost_analysis`) take the body of a loop once, and no collective; the
+text has both, with the trip counts of loops that the compiler knows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+# Bytes of an element, by HLO's name of its type.
+ELEMENT_BYTES = {
+    "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4,
+    "u32": 4, "s64": 8, "u64": 8, "f16": 2, "bf16": 2, "f32": 4, "f64": 8, "c64": 8,
+    "c128": 16, "f8e4m3fn": 1, "f8e5m2": 1, "token": 0, "opaque": 0,
+}  # fmt: skip
+
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
+_INSTRUCTION = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = (.*)$")
+_OPCODE = re.compile(r" ([a-z][\w\-]*)\(")
+_OPERAND = re.compile(r"%([\w.\-]+)")
+# Attributes that name the computations which an instruction executes.
+_CALLED = re.compile(
+    r"(?:calls|to_apply|body|condition|true_computation|false_computation)="
+    r"%?([\w.\-]+)"
+)
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r"known_trip_count\D*?(\d+)")
+
+
+class Array(NamedTuple):
+    """A shape in the program. fast: whether it lies in the chip's vector memory, not in
+    its main memory."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    fast: bool = False
+
+    @property
+    def bytes(self) -> float:
+        size = ELEMENT_BYTES.get(self.dtype, 4)
+        for length in self.shape:
+            size *= length
+        return size
+
+
+class Instruction(NamedTuple):
+    """arrays: of its result, several of a tuple. attributes: the rest of its line."""
+
+    name: str
+    opcode: str
+    arrays: tuple[Array, ...]
+    operands: tuple[str, ...]
+    attributes: str
+    root: bool
+
+    @property
+    def callees(self) -> list[str]:
+        """The computations that it executes."""
+        found = _CALLED.findall(self.attributes)
+        for names in _BRANCHES.findall(self.attributes):
+            found += [name.strip().lstrip("%") for name in names.split(",")]
+        return found
+
+    @property
+    def trips(self) -> int | None:
+        """Of a loop, how often its body is executed; None where that is not known."""
+        match = _TRIPS.search(self.attributes)
+        return int(match.group(1)) if match else None
+
+    @property
+    def bytes(self) -> float:
+        return sum(array.bytes for array in self.arrays)
+
+
+class Program(NamedTuple):
+    """computations: name -> instructions in order. entry: the name of the first.
+    unknown_loops: loops whose number of executions the text does not say, taken once.
+    """
+
+    computations: dict[str, dict[str, Instruction]]
+    entry: str
+    executions: dict[str, int]
+    unknown_loops: int
+
+    def instructions(self) -> Iterator[tuple[str, Instruction, int]]:
+        """(computation, instruction, how often it is executed), of executed ones."""
+        for name, count in self.executions.items():
+            for instruction in self.computations[name].values():
+                yield name, instruction, count
+
+
+def arrays(text: str) -> tuple[Array, ...]:
+    """The arrays in the text of a shape such as (f32[2,3]{1,0}, s32[]).
+
+    A memory space S(1) or above is not the main memory.
+    """
+    found = []
+    for dtype, lengths, layout in _ARRAY.findall(text):
+        if dtype in ELEMENT_BYTES:
+            shape = tuple(int(n) for n in lengths.split(",") if n)
+            found.append(Array(dtype, shape, "S(" in layout))
+    return tuple(found)
+
+
+def _instruction(line: str) -> Instruction | None:
+    match = _INSTRUCTION.match(line)
+    if not match:
+        return None
+    root, name, rest = match.groups()
+    opcode = _OPCODE.search(" " + rest)
+    if opcode is None:
+        return None
+    # The space put before `rest` shifts the positions by one.
+    operands, attributes = _split_call(rest[opcode.end() - 1 :])
+    return Instruction(
+        name,
+        opcode.group(1),
+        arrays(rest[: opcode.start()]),
+        tuple(_OPERAND.findall(operands)),
+        attributes,
+        bool(root),
+    )
+
+
+def _split_call(text: str) -> tuple[str, str]:
+    """What stands before and after the bracket that closes the operands."""
+    depth = 1
+    for at, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return text[:at], text[at + 1 :]
+    return text, ""
+
+
+def parse(text: str) -> Program:
+    """The program in `Compiled.as_text()`. ValueError where no entry is found."""
+    computations: dict[str, dict[str, Instruction]] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        if current is None:
+            match = _COMPUTATION.match(line.strip())
+            if match and not line.startswith("HloModule"):
+                current = computations.setdefault(match.group(2), {})
+                entry = match.group(2) if match.group(1) else entry
+        elif line.strip() == "}":
+            current = None
+        else:
+            found = _instruction(line)
+            if found is not None:
+                current[found.name] = found
+    if entry not in computations:
+        raise ValueError("program: expected HLO text with an ENTRY, got none")
+    executions, unknown = _executions(computations, entry)
+    return Program(computations, entry, executions, unknown)
+
+
+def _executions(
+    computations: dict[str, dict[str, Instruction]], entry: str
+) -> tuple[dict[str, int], int]:
+    """How often each computation is executed; of branches all are counted, since which
+    is taken is not known. The functions of reductions count once for each call."""
+    counts: dict[str, int] = defaultdict(int)
+    unknown = 0
+
+    def visit(name: str, times: int) -> None:
+        nonlocal unknown
+        counts[name] += times
+        for instruction in computations[name].values():
+            trips: int | None = 1
+            if instruction.opcode == "while":
+                trips = instruction.trips
+                unknown += trips is None
+            for called in instruction.callees:
+                if called in computations:
+                    visit(called, times * (1 if trips is None else trips))
+
+    visit(entry, 1)
+    return dict(counts), unknown

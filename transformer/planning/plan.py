@@ -1,0 +1,151 @@
+"""A plan: what a run of an experiment needs on a topology and a mesh, as numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from transformer import axes
+from transformer.planning import compilation, roofline, theory
+from transformer.planning.chips import Topology
+from transformer.planning.costs import Costs
+from transformer.training import batching, flops
+from transformer.training.experiment import Experiment
+from transformer.training.update import abstract_state
+
+# State and parameters of a chip may exceed an even share by this, for small arrays
+# that no axis divides.
+IDEAL_SHARE = 1.05
+
+
+class Memory(NamedTuple):
+    """Bytes on one chip: parameters, the rest of the state, and what a step holds
+    beside them (gradients, activations)."""
+
+    parameters: float
+    optimizer: float
+    temporaries: float
+
+    @property
+    def peak(self) -> float:
+        return sum(self)
+
+
+class Plan(NamedTuple):
+    """mesh: axis -> size. method: how it was found. model_flops: of one step on one
+    chip, by the model alone. steps, tokens, row_bytes: of the run, of a step, of a row
+    of a batch. shares: parameters and state of a chip over an even share."""
+
+    topology: Topology
+    mesh: Mapping[str, int]
+    method: str
+    parameters: int
+    memory: Memory
+    model_flops: float
+    costs: Costs
+    roofline: roofline.Roofline
+    steps: int
+    tokens: int
+    batch_bytes: float
+    checkpoint_bytes: float
+    share: float
+
+    @property
+    def fits(self) -> bool:
+        return self.memory.peak <= self.topology.chip.memory
+
+    def utilization(self, seconds: float) -> float:
+        """Model FLOPs over what the chip could do in a step of `seconds`."""
+        return self.model_flops / self.topology.chip.flops / seconds
+
+    @property
+    def hours(self) -> tuple[float, float]:
+        """Of the run, if all overlaps and as scheduled."""
+        line = self.roofline
+        return line.best * self.steps / 3600, line.serial * self.steps / 3600
+
+    @property
+    def host_bytes(self) -> float:
+        """On one host, of a checkpoint while it is written, and of two batches."""
+        return (self.checkpoint_bytes + 2 * self.batch_bytes) / self.topology.hosts
+
+
+def abstract_mesh(topology: Topology, sizes: Mapping[str, int]) -> AbstractMesh:
+    """A mesh without devices. ValueError unless its axes fill the topology."""
+    shape = axes.mesh_shape(topology.size, **sizes)
+    return AbstractMesh(shape, axes.AXES, axis_types=(AxisType.Auto,) * len(axes.AXES))
+
+
+def abstract_batch(experiment: Experiment, mesh: Any) -> Any:
+    """Shapes and shardings of a step's batch."""
+    rows = {
+        name: jax.ShapeDtypeStruct(
+            (experiment.batch_size, *np.shape(a)[1:]), np.asarray(a).dtype
+        )
+        for name, a in experiment.batch(0, [0]).items()
+    }
+    shardings = axes.batch_shardings(mesh, rows)
+    return jax.tree.map(
+        lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
+        rows,
+        shardings,
+    )
+
+
+def make(
+    experiment: Experiment,
+    topology: Topology,
+    sizes: Mapping[str, int],
+    *,
+    compile_it: bool,
+) -> Plan:
+    """The plan of `experiment` on a mesh of these sizes.
+
+    compile_it: compile the step for the topology with libtpu; else count. ValueError
+    for axes that do not fill the topology and for a batch that does not divide.
+    """
+    mesh: Any = abstract_mesh(topology, sizes)
+    batching.check(experiment.batch_size, experiment.accumulate, mesh)
+    if compile_it:
+        mesh = compilation.topology_mesh(topology, sizes)
+    state, batch = abstract_state(experiment, mesh), abstract_batch(experiment, mesh)
+    parameters = theory.state_bytes(state.params)
+    rest = theory.state_bytes(state) - parameters
+    if compile_it:
+        found = compilation.compile_step(experiment, state, batch, mesh, topology)
+        costs, temporaries, method = found.costs, found.temporaries, found.method
+    else:
+        costs = theory.costs(experiment, state, batch, mesh)
+        kept = theory.activation_bytes(experiment, state, batch, mesh)
+        gradients = parameters * theory.GRADIENT_BYTES / 4
+        temporaries, method = kept + gradients, "counted, not compiled"
+    whole = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(state))
+    count = sum(math.prod(a.shape) for a in jax.tree.leaves(state.params))
+    rows = experiment.batch_size
+    return Plan(
+        topology,
+        {name: n for name, n in dict(mesh.shape).items() if n > 1},
+        method,
+        count,
+        Memory(parameters, rest, temporaries),
+        rows * flops.per_row(experiment) / topology.size,
+        costs,
+        roofline.of_costs(costs, topology),
+        experiment.steps,
+        rows * experiment.tokens_per_row,
+        sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(batch)),
+        whole,
+        _share(theory.state_bytes(state), whole, mesh),
+    )
+
+
+def _share(own: float, whole: float, mesh: Mesh | AbstractMesh) -> float:
+    """A chip's bytes of the state over its part of a state divided over all axes but
+    `data`, whose copies are by decision."""
+    parts = mesh.size // dict(mesh.shape)["data"]
+    return own * parts / whole

@@ -1,0 +1,125 @@
+"""The costs of a step without its compiled program: what its jaxpr multiplies, what the
+shardings divide, and the collectives that data, fully sharded and tensor parallelism
+prescribe (Rajbhandari et al. 2019, arXiv 1910.02054; Shoeybi et al. 2019,
+arXiv 1909.08053).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from transformer import axes
+from transformer.planning.costs import Collective, Costs
+from transformer.training import flops
+from transformer.training.experiment import Experiment
+from transformer.training.update import State, update
+
+# Of weights and activations in collectives, and of gradients.
+COMPUTE_BYTES, GRADIENT_BYTES = 2, 4
+
+
+def costs(experiment: Experiment, state: State, batch: Any, mesh: Mesh) -> Costs:
+    """Of one step on one chip, were the products divided evenly over all chips. Memory:
+    the state and the activations are written and read once, the weights, gathered over
+    fsdp, are read in the forward pass and for both gradients."""
+    program = jax.make_jaxpr(partial(update, experiment))(state, batch)
+    kept = activation_bytes(experiment, state, batch, mesh)
+    numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+    sizes = dict(mesh.shape)
+    read = 3 * COMPUTE_BYTES * numbers / sizes["tensor"] / sizes["expert"]
+    traffic = 2 * state_bytes(state) + experiment.accumulate * (2 * kept + read)
+    return Costs(
+        flops.matmul_flops(program.jaxpr) / mesh.size,
+        traffic,
+        tuple(collectives(experiment, state, batch, mesh)),
+        kernels=0,
+        unknown_loops=0,
+    )
+
+
+def state_bytes(tree: Any) -> int:
+    """Bytes of the largest shard of each array of abstract arrays with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def activation_bytes(
+    experiment: Experiment, state: State, batch: Any, mesh: Mesh
+) -> float:
+    """Bytes on one chip of what the backward pass of a microbatch needs of the forward
+    pass, parameters apart, divided over the axes of a batch."""
+    rows = experiment.batch_size // experiment.accumulate
+    part = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), batch
+    )
+
+    def backward(params: Any, part: Any) -> Any:
+        key = jax.random.key(0)
+        return jax.vjp(lambda params: experiment.loss(params, part, key).total, params)[
+            1
+        ]
+
+    residuals = jax.tree.leaves(jax.eval_shape(backward, state.params, part))
+    weights = {leaf.shape for leaf in jax.tree.leaves(state.params)}
+    size = sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize
+        for leaf in residuals
+        if leaf.shape not in weights
+    )
+    return size / axes.batch_shards(mesh)
+
+
+def collectives(
+    experiment: Experiment, state: State, batch: Any, mesh: Mesh
+) -> list[Collective]:
+    """fsdp: the weights gathered for the forward and for the backward pass of each
+    microbatch, gradients reduce-scattered; data: gradients all-reduced; tensor: the
+    output of each sublayer all-reduced in both passes. All overlap but the last."""
+    sizes = dict(mesh.shape)
+    leaves = jax.tree_util.tree_flatten_with_path(state.params)[0]
+    numbers = [(path, leaf, _mesh_axes(leaf)) for path, leaf in leaves]
+    found = []
+    divided = sum(
+        math.prod(leaf.shape) / sizes["tensor"] ** ("tensor" in claimed)
+        for _, leaf, claimed in numbers
+        if "fsdp" in claimed
+    )
+    fsdp, passes = sizes["fsdp"], experiment.accumulate
+    if fsdp > 1:
+        whole = COMPUTE_BYTES * divided, GRADIENT_BYTES * divided
+        found += [Collective("all-gather", whole[0], fsdp, 2 * passes, True)]
+        found += [Collective("reduce-scatter", whole[1], fsdp, passes, True)]
+    data = sizes["data"]
+    if data > 1:
+        own = state_bytes(state.params) // 4 * GRADIENT_BYTES
+        found.append(Collective("all-reduce", own, data, 1, True))
+    tensor = sizes["tensor"]
+    if tensor > 1:
+        tokens = experiment.batch_size * experiment.tokens_per_row
+        tokens /= axes.batch_shards(mesh) * passes
+        for path, leaf, claimed in numbers:
+            if "tensor" not in claimed:
+                continue
+            letters = axes.dimensions(axes.leaf_name(path))
+            # Maps back into the residual stream: attention's and the MLP's output.
+            if not letters.endswith("D") or letters == "VD":
+                continue
+            layers = math.prod(leaf.shape[: len(leaf.shape) - len(letters)])
+            size = tokens * leaf.shape[-1] * COMPUTE_BYTES
+            found.append(
+                Collective("all-reduce", size, tensor, 2 * layers * passes, False)
+            )
+    return found
+
+
+def _mesh_axes(leaf: Any) -> set[str]:
+    """The mesh axes that divide an abstract array."""
+    entries = (e if isinstance(e, tuple) else (e,) for e in leaf.sharding.spec)
+    return {axis for entry in entries for axis in entry if axis is not None}

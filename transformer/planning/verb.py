@@ -1,0 +1,73 @@
+"""The verb `plan`: what a run needs, and how long it takes, before it is paid for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Literal
+
+from transformer import command, launch, storage
+from transformer.flags import ExperimentFn
+from transformer.planning import compilation
+from transformer.planning.chips import Topology, parse
+
+
+def plan(
+    *,
+    topology: str = "",
+    method: Literal["auto", "compile", "count"] = "auto",
+    json_file: Path | None = None,
+) -> None:
+    """What a run needs on chips that are not here; --mesh may be given several times.
+
+    Args:
+        topology: chips, as v5e:16x16, v5p:8x8x8, v6e:16x16 or h100:64.
+        method: compile the step with libtpu, or count; auto compiles where it can.
+        json_file: where to write all numbers too.
+    """
+
+
+def execute(argv: list[str], make: ExperimentFn) -> int:
+    """Print the plans of a command line. Returns the exit status: 1 where no plan fits.
+
+    ValueError for bad flags, axes that do not fill the topology, and a method that is
+    not to be had.
+    """
+    meshes = [a.partition("=")[2] for a in argv if a.startswith("--mesh=")]
+    rest = [a for a in argv if not a.startswith("--mesh=")]
+    parsed = command.parse(["plan", *rest], make, {"plan": plan})
+    found = parse(parsed.verb_flags["topology"])
+    compiles = _compiles(parsed.verb_flags["method"], found)
+    os.environ.update(compilation.ENVIRONMENT if compiles else {"JAX_PLATFORMS": "cpu"})
+    from transformer.planning import plan as plans
+    from transformer.planning import table
+
+    chosen = parsed.experiment_flags
+    if chosen.get("dtype") == "auto":
+        chosen["dtype"] = "bfloat16"
+    experiment = command.make_experiment(make, chosen, parsed.workdir)
+    experiment.require_verb("train")
+    sizes = [launch.mesh_sizes(text) for text in meshes or [f"fsdp:{found.size}"]]
+    made = []
+    with compilation.exclusive() if compiles else contextlib.nullcontext():
+        for one in sizes:
+            made.append(plans.make(experiment, found, one, compile_it=compiles))
+            print(table.lines(made[-1]), flush=True)
+    if len(made) > 1:
+        print(table.comparison(made))
+    file = parsed.verb_flags["json_file"]
+    if file is not None:
+        storage.commit(file, table.to_json(made).encode())
+    return 0 if any(one.fits for one in made) else 1
+
+
+def _compiles(method: str, topology: Topology) -> bool:
+    """Whether to compile the step."""
+    possible = topology.chip.is_tpu and compilation.is_possible()
+    if method == "compile" and not possible:
+        raise ValueError(
+            "--method: expected a topology of TPUs and libtpu, pip install "
+            f"'transformer[plan]', to compile for {topology}; got none"
+        )
+    return possible and method != "count"
