@@ -4,13 +4,14 @@ lm-evaluation-harness, and minimal pairs."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformer import checks, loading, storage
 
 if TYPE_CHECKING:
+    from transformer.evaluation import harness
     from transformer.evaluation.log_likelihood import LanguageModel
 
 
@@ -52,6 +53,7 @@ def lm_eval(
     include_path: Path | None = None,
     num_fewshot: checks.CountOrZero | None = None,
     limit: checks.Count | None = None,
+    chat: bool = False,
     batch_tokens: checks.Count = 2048,
     checkpoint: str = "newest",
     output: Path | None = None,
@@ -63,6 +65,8 @@ def lm_eval(
         include_path: a folder with more tasks in YAML, of local files too.
         num_fewshot: solved examples before each; default of the task.
         limit: examples of each task; all if None.
+        chat: questions and solved examples are messages, written by the chat template
+            of the folder.
         batch_tokens: tokens of a batch.
         checkpoint: of a run: newest, best or a step's number.
         output: a JSON file of all metrics.
@@ -72,7 +76,10 @@ def lm_eval(
     harness.library()
     if not tasks:
         raise ValueError("--tasks: expected names of tasks, got none")
+    write_chat = chat_writer(folder) if chat else None
     model = load_language_model(folder, checkpoint=checkpoint)
+    if chat:  # The template has the first token in its text.
+        model = model._replace(starts=())
     requests = harness.Requests(model, batch_tokens=batch_tokens)
     results = harness.evaluate(
         requests,
@@ -80,6 +87,7 @@ def lm_eval(
         include_path=str(include_path) if include_path else None,
         num_fewshot=num_fewshot,
         limit=limit,
+        chat=write_chat,
     )
     if output is not None:
         storage.commit(output, json.dumps(results, indent=2, default=str).encode())
@@ -92,6 +100,19 @@ def lm_eval(
             f"{requests.unscored} texts without context scored from their second token"
         )
     return results
+
+
+def chat_writer(folder: Path) -> harness.Chat:
+    """A function that writes messages by the chat template of a folder. ValueError
+    where there is none."""
+    from transformer.interchange import chat_template
+
+    template, special = chat_template.read_template(folder)
+
+    def write(messages: Sequence[Mapping[str, str]], reply: bool) -> str:
+        return chat_template.render(template, messages, special, reply=reply)
+
+    return write
 
 
 def result_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -90,6 +90,20 @@ def test_completions_end_at_a_string(requests) -> None:
         requests.completions([("the hen", {})])
 
 
+TEMPLATE = """{% for one in messages %}<|turn|>{{ one.role }} {{ one.content }}{% \
+endfor %}{% if add_generation_prompt %}<|turn|>{% endif %}"""
+
+
+def test_messages_are_written_by_the_template_of_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected chat_template.jinja, or chat_templ"):
+        language_scores.chat_writer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
+    write = language_scores.chat_writer(tmp_path)
+    messages = [{"role": "user", "content": "the hen"}]
+    assert write(messages, True) == "<|turn|>user the hen<|turn|>"
+    assert write(messages, False) == "<|turn|>user the hen"
+
+
 def test_a_missing_package_is_named(monkeypatch) -> None:
     def fail(name: str) -> None:
         raise ImportError(name)
@@ -113,6 +127,20 @@ def test_a_task_of_a_local_file_has_the_accuracy_by_hand(
     right = 0
     for row in ROWS:
         pairs = [(row["question"], choice) for choice in row["choices"]]
+        sums = [value for value, _ in requests.log_likelihoods(pairs)]
+        right += sums.index(max(sums)) == row["answer"]
+    assert found["local_choice"]["acc,none"] == pytest.approx(right / len(ROWS))
+
+    def chat(messages, reply: bool) -> str:
+        assert reply and [one["role"] for one in messages] == ["user"]
+        return f"<|turn|>{messages[0]['content']}<|turn|>"
+
+    options = {"include_path": str(tmp_path), "chat": chat}
+    found = harness.evaluate(requests, ["local_choice"], **options)
+    right = 0
+    for row in ROWS:
+        context = chat([{"role": "user", "content": row["question"]}], True)
+        pairs = [(context, choice) for choice in row["choices"]]
         sums = [value for value, _ in requests.log_likelihoods(pairs)]
         right += sums.index(max(sums)) == row["answer"]
     assert found["local_choice"]["acc,none"] == pytest.approx(right / len(ROWS))

@@ -12,6 +12,8 @@ import pytest
 
 from transformer.generation import decoding, logit_filters, stop_strings
 from transformer.generation.stop_strings import Prompt
+from transformer.interchange import folder
+from transformer.interchange import tokenizer as tokenizer_
 
 
 def test_text_ends_before_the_first_string() -> None:
@@ -49,3 +51,27 @@ def test_a_batch_is_completed_as_each_prompt_alone(tmp_path) -> None:
         assert alone[number].startswith(text) and len(text) < len(alone[number])
     with pytest.raises(ValueError, match="at most 64 with the 60 new ones"):
         next(complete(model.params, [Prompt(ids[0], (), 60)], key))
+
+
+def test_a_scanned_stack_is_unrolled_once_and_writes_the_same(tmp_path) -> None:
+    """For two batches."""
+    path = pretrained_folder.write(tmp_path / "llama")
+    tokenizer = tokenizer_.read_tokenizer(path)
+    prompts = [Prompt((104, 101), (), 5), Prompt(tuple(range(60, 80)), (), 5)]
+    calls, found = [], []
+    for scanned in (False, True):
+        opened = folder.open_folder(path, scanned=scanned)
+        fns = decoding.decode_fns(opened.net, "float32")
+        assert (fns.unroll is not None) == scanned
+
+        def unroll(unrolled: Any = fns.unroll) -> decoding.DecodeFns:
+            calls.append(unrolled)
+            return unrolled()
+
+        fns = fns._replace(unroll=unroll if scanned else None)
+        options: Any = {"choose": logit_filters.greedy, "batch_size": 1}
+        complete = stop_strings.make_completer(fns, tokenizer, length=64, **options)
+        params = opened.read_params()
+        found.append(dict(complete(params, prompts, jax.random.key(0))))
+    assert found[0] == found[1] and len(calls) == 1
+    assert all(len(text) > 1 for text in found[0].values())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,8 @@ from transformer.evaluation.log_likelihood import Continuation, LanguageModel
 from transformer.generation import decoding, stop_strings, text_model
 
 NEW_TOKENS = 256
+# (messages, whether a reply begins) -> their text.
+Chat = Callable[[Sequence[Mapping[str, str]], bool], str]
 SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
 
@@ -147,8 +149,8 @@ class Requests:
         )
 
 
-def adapter(requests: Requests) -> Any:
-    """`requests` as a model of the library."""
+def adapter(requests: Requests, chat: Chat | None = None) -> Any:
+    """`requests` as a model of the library; with `chat`, one of messages."""
     base = importlib.import_module(f"{library().__name__}.api.model").LM
 
     class Adapter(base):
@@ -162,6 +164,15 @@ def adapter(requests: Requests) -> Any:
         def generate_until(self, instances: Sequence[Any]) -> list[str]:
             return requests.completions([one.args for one in instances])
 
+        # In the key of a cache of requests, which is not used here.
+        tokenizer_name = ""
+
+        def apply_chat_template(
+            self, chat_history: Any, add_generation_prompt: bool = True
+        ) -> str:
+            assert chat is not None
+            return chat(chat_history, add_generation_prompt)
+
     return Adapter()
 
 
@@ -172,9 +183,12 @@ def evaluate(
     include_path: str | None = None,
     num_fewshot: int | None = None,
     limit: int | None = None,
+    chat: Chat | None = None,
 ) -> dict[str, dict[str, Any]]:
     """The library's metrics of each task. include_path: a folder of more tasks in YAML.
-    limit: examples of each task. ValueError for a task that there is none of."""
+    limit: examples of each task. chat: writes the questions and solved examples of a
+    task as messages; the tokens before a text are then its own. ValueError for a task
+    that there is none of."""
     # A process that is forked from JAX's threads may hang.
     os.environ["DISABLE_MULTIPROC"] = "1"
     evaluator = importlib.import_module(f"{library().__name__}.evaluator")
@@ -189,7 +203,8 @@ def evaluate(
             f"{', '.join(missing) or 'none'}"
         )
     results = evaluator.simple_evaluate(
-        model=adapter(requests),
+        model=adapter(requests, chat),
+        apply_chat_template=chat is not None,
         tasks=list(tasks),
         task_manager=manager,
         num_fewshot=num_fewshot,

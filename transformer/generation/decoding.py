@@ -189,15 +189,29 @@ def unroll_layers_on_cpu(
     A loop over layers copies the weights of each out of the stack before it multiplies
     them, so that a token takes almost twice as long.
     """
-    if fns.unroll is None or jax.default_backend() != "cpu":
+    unrolled = fns_on_cpu(fns)
+    if unrolled is None:
         return fns, weights, state
+    return unrolled, unstack_weights(weights), unstack_cache(state)
 
-    @jax.jit
-    def unstack(params: Any, cache: Any) -> tuple[Any, list[Any]]:
-        return stack.unstack_layer_params(params), stack.unstack_cache(cache)
 
-    layers, cache = unstack(weights["stack"], state.cache)
-    return fns.unroll(), {**weights, "stack": layers}, state._replace(cache=cache)
+def fns_on_cpu(fns: DecodeFns) -> DecodeFns | None:
+    """The functions of `unroll_layers_on_cpu`; None where it changes nothing. They take
+    `unstack_weights` of weights and `unstack_cache` of states."""
+    if fns.unroll is None or jax.default_backend() != "cpu":
+        return None
+    return fns.unroll()
+
+
+def unstack_weights(weights: Any) -> Any:
+    """The weights of a scanned stack, with arrays of their own for each layer."""
+    layers = jax.jit(stack.unstack_layer_params)(weights["stack"])
+    return {**weights, "stack": layers}
+
+
+def unstack_cache(state: DecodeState) -> DecodeState:
+    """A state of a scanned stack, with caches of their own for each layer."""
+    return state._replace(cache=jax.jit(stack.unstack_cache)(state.cache))
 
 
 def grow_cache(fns: DecodeFns, state: DecodeState, *, cache_length: int) -> DecodeState:

@@ -2,7 +2,8 @@
 
 All prompts of a batch are decoded in bursts, and after each the host ends the rows
 whose text has one of their strings. Rows and caches have powers of two as lengths, so
-that a data set of prompts takes a handful of compilations.
+that a data set of prompts takes a handful of compilations. On a CPU a scanned stack is
+unrolled after the prompts (`decoding.unroll_layers_on_cpu`), its weights once.
 """
 
 from __future__ import annotations
@@ -32,6 +33,14 @@ class Prompt(NamedTuple):
     new_tokens: int
 
 
+class _Programs(NamedTuple):
+    """prefill: of prompts. unstack: of its state, for decode. decode: a burst."""
+
+    prefill: Any
+    unstack: Callable[[decoding.DecodeState], decoding.DecodeState]
+    decode: Any
+
+
 Completer = Callable[[Any, Sequence[Prompt], jax.Array], Iterator[tuple[int, str]]]
 
 
@@ -56,10 +65,16 @@ def make_completer(
     a prompt and its new tokens exceed it, and for an id outside the vocabulary.
     """
     choose = among_first(tokenizer.vocab_size, choose)
-    prefill = jax.jit(partial(decoding.prefill, fns), static_argnames="new_tokens")
-    decode = jax.jit(
-        partial(decoding.decode, fns, choose=choose, stop=tokenizer.stops),
-        donate_argnums=1,
+    unrolled = decoding.fns_on_cpu(fns)
+    programs = _Programs(
+        jax.jit(partial(decoding.prefill, fns), static_argnames="new_tokens"),
+        decoding.unstack_cache if unrolled else lambda state: state,
+        jax.jit(
+            partial(
+                decoding.decode, unrolled or fns, choose=choose, stop=tokenizer.stops
+            ),
+            donate_argnums=1,
+        ),
     )
 
     def complete(
@@ -68,6 +83,7 @@ def make_completer(
         for prompt in prompts:
             _check(prompt, length, tokenizer.vocab_size)
         weights = decoding.cast_weights(fns, params)
+        layers = decoding.unstack_weights(weights) if unrolled else weights
         sizes = [_bucket(prompt, length) for prompt in prompts]
         order = sorted(range(len(prompts)), key=sizes.__getitem__)
         while order:
@@ -77,7 +93,7 @@ def make_completer(
             batch = [prompts[number] for number in numbers]
             here = jax.random.fold_in(key, numbers[0])
             texts = _complete_batch(
-                (prefill, decode), tokenizer, weights, batch, size, here
+                programs, tokenizer, (weights, layers), batch, size, here
             )
             yield from zip(numbers, texts, strict=True)
 
@@ -103,27 +119,28 @@ def _check(prompt: Prompt, length: int, vocab_size: int) -> None:
 
 
 def _complete_batch(
-    programs: tuple[Any, Any],
+    programs: _Programs,
     tokenizer: Any,
-    weights: Any,
+    weights: tuple[Any, Any],
     batch: Sequence[Prompt],
     size: tuple[int, int],
     key: jax.Array,
 ) -> list[str]:
-    prefill, decode = programs
+    """The texts of a batch. weights: for `prefill`, and for `decode`."""
     longest, total = size
+    whole, layers = weights
     rows = 1 << (len(batch) - 1).bit_length()
     ids_BL = np.zeros((rows, longest), np.int32)
     length_B = np.ones(rows, np.int32)
     for row, prompt in enumerate(batch):
         ids_BL[row, : len(prompt.ids)], length_B[row] = prompt.ids, len(prompt.ids)
-    state = prefill(weights, ids_BL, length_B, key, new_tokens=total - longest)
-    weights, state = decoding.float32_on_cpu(weights, state)
+    state = programs.prefill(whole, ids_BL, length_B, key, new_tokens=total - longest)
+    layers, state = decoding.float32_on_cpu(layers, programs.unstack(state))
     done_B = np.arange(rows) >= len(batch)
     texts = [""] * len(batch)
     while not done_B.all():
         state = state._replace(done_B=state.done_B | done_B)
-        state = decode(weights, state, tokens=BURST)
+        state = programs.decode(layers, state, tokens=BURST)
         found_BL, ends_B, stops_B = jax.device_get(
             (state.ids_BL, state.length_B, state.done_B)
         )

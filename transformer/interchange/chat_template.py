@@ -74,12 +74,17 @@ def check_messages(messages: Any) -> None:
 
 
 def render(
-    template: str, messages: Sequence[Mapping[str, Any]], special: Mapping[str, str]
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    special: Mapping[str, str],
+    *,
+    reply: bool = True,
 ) -> str:
-    """The text of messages and the beginning of the reply. ValueError, in one line, for
-    a template that fails, that loops, or that reaches for more than its values."""
+    """The text of messages and, with `reply`, the beginning of the reply. ValueError,
+    in one line, for a template that fails, that loops, or that reaches for more than
+    its values."""
     check_messages(messages)
-    values = {"messages": list(messages), "add_generation_prompt": True, **special}
+    values = {"messages": list(messages), "add_generation_prompt": reply, **special}
     values |= {"tools": None, "documents": None}
     task = json.dumps({"template": template, "values": values})
     # Isolated: no environment variable and no folder of the caller.
