@@ -144,7 +144,6 @@ def test_hostile_tokenizers_are_refused_in_one_line(name: str, tmp_path: Path) -
 
 GENERATION: dict[str, tuple[dict[str, Any], str]] = {
     "no start": ({"decoder_start_token_id": None}, "decoder_start_token_id: expected"),
-    "no end": ({"eos_token_id": "</s>"}, "eos_token_id: expected a token"),
     "words of two tokens": ({"bad_words_ids": [[1, 2]]}, "expected words of one token"),
     "a token beyond": ({"bad_words_ids": [[67]]}, "expected 0 to 66, got 67"),
 }

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from transformer.interchange import export, folder, onnx
+from transformer.interchange import export, folder, model_programs, onnx
 
 FIXTURES = Path(__file__).parent / "fixtures"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "exports.md"
 
 
 def missing(*packages: str) -> pytest.MarkDecorator:
@@ -22,7 +25,7 @@ def missing(*packages: str) -> pytest.MarkDecorator:
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("name", ["llama", "bert", "vit", "clip"])
+@pytest.mark.parametrize("name", ["llama", "bert", "vit", "clip", "marian", "dit"])
 @pytest.mark.parametrize(
     "format",
     [
@@ -37,7 +40,30 @@ def test_programs_are_written_and_called(name, format, tmp_path, capsys) -> None
     export.write_programs(folder.open_folder(path), format, prompt=8, new=4)
     printed = capsys.readouterr().out
     assert "differs from the net by" in printed
-    assert ("left out" in printed) == (format == "onnx" and name == "llama")
+    left_out = {"onnx": "generate: left out", "savedmodel": "step: left out"}[format]
+    assert (left_out in printed) == (name in ("llama", "marian"))
+
+
+@pytest.mark.filterwarnings("default")
+@missing(*onnx.PACKAGES)
+def test_the_example_of_the_docs_generates_in_onnx_runtime(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    """Token for token what our cached decoding generates, beyond a window."""
+    path = tmp_path / "mistral"
+    shutil.copytree(FIXTURES / "mistral", path)
+    reference = np.load(path / "reference.npz")["greedy_BL"]
+    opened = folder.open_folder(path)
+    programs = model_programs.programs(opened, prompt=20, new=16)
+    onnx.write(opened, next(one for one in programs if one.name == "step"))
+    _, example = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    assert "transformer" not in example and len(example.splitlines()) <= 22
+    prompt = f"ids = np.array({reference[:, :20].tolist()}, np.int32)"
+    example, count = re.subn(r"ids = np\.array.*", prompt, example, count=1)
+    assert count == 1
+    monkeypatch.chdir(path)
+    exec(compile(example, str(PAGE), "exec"), {})
+    assert capsys.readouterr().out.strip() == str(reference.tolist())
 
 
 def test_a_program_that_is_not_converted_is_refused_in_one_line(

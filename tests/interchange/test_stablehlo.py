@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from transformer.interchange import export, folder, programs, stablehlo
+from transformer.interchange import export, folder, model_programs, programs, stablehlo
 from transformer.models import decoder
 from transformer.network import masks
 
@@ -31,7 +31,9 @@ def write(name: str, tmp_path: Path) -> tuple[folder.PretrainedFolder, dict[str,
     shutil.copytree(FIXTURES / name, path)
     opened = folder.open_folder(path)
     found = {}
-    for program in programs.programs(opened, prompt=PROMPT, new=NEW):
+    for program in model_programs.programs(opened, prompt=PROMPT, new=NEW):
+        if program.name in stablehlo.LEFT_OUT:
+            continue
         written = stablehlo.write(opened, program)
         assert written.difference < CLOSE
         loaded = jax.export.deserialize(bytearray(written.file.read_bytes()))
@@ -68,7 +70,7 @@ def test_a_decoder_is_called_with_the_tensors_of_its_file(
             whole[0, place] = logits(whole)[0, place - 1].argmax()
         np.testing.assert_array_equal(sequences[row], whole[0])
         assert start < end <= start + NEW
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    example, _ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
     assert "transformer" not in example and len(example.splitlines()) <= 22
     monkeypatch.chdir(opened.folder)
     exec(compile(example, str(PAGE), "exec"), {})
@@ -84,7 +86,7 @@ def test_an_encoder_gives_the_outputs_of_transformers(name, tmp_path) -> None:
     tensors = safetensors.numpy.load_file(opened.folder / "model.safetensors")
     reference = np.load(FIXTURES / name / "reference.npz")
     compared = 0
-    for program in programs.programs(opened, prompt=PROMPT, new=NEW):
+    for program in model_programs.programs(opened, prompt=PROMPT, new=NEW):
         none = np.zeros_like(reference.get("input_ids"))  # token_type_ids
         inputs = [
             np.asarray(reference.get(one.name, none), one.dtype)
@@ -108,24 +110,24 @@ def test_scanned_layers_are_the_same_program(tmp_path) -> None:
     path = tmp_path / "llama"
     shutil.copytree(FIXTURES / "llama", path)
     opened = folder.open_folder(path, scanned=True)
-    (forward, _) = programs.programs(opened, prompt=PROMPT, new=NEW)
+    (forward, _) = model_programs.programs(opened, prompt=PROMPT, new=NEW)
     assert stablehlo.write(opened, forward).difference < CLOSE
 
 
 def test_what_has_no_program_is_refused(tmp_path) -> None:
-    opened = folder.open_folder(FIXTURES / "t5")
+    opened = folder.open_folder(FIXTURES / "t5")._replace(net=None)
     with pytest.raises(ValueError, match="got T5ForConditionalGeneration"):
-        programs.programs(opened, prompt=PROMPT, new=NEW)
+        model_programs.programs(opened, prompt=PROMPT, new=NEW)
     opened = folder.open_folder(FIXTURES / "gpt2")
     with pytest.raises(ValueError, match="--prompt_tokens: expected at most 64"):
-        programs.programs(opened, prompt=PROMPT, new=60)
+        model_programs.programs(opened, prompt=PROMPT, new=60)
 
 
 def test_a_wrong_program_is_not_said_to_work(tmp_path) -> None:
     path = tmp_path / "vit"
     shutil.copytree(FIXTURES / "vit", path)
     opened = folder.open_folder(path)
-    (program,) = programs.programs(opened, prompt=PROMPT, new=NEW)
+    (program,) = model_programs.programs(opened, prompt=PROMPT, new=NEW)
     outputs = program.apply(opened.read_params(), *program.example())
     wrong = [np.asarray(a) * 1.01 for a in outputs]
     with pytest.raises(RuntimeError, match=r"x: expected the last_hidden_state and"):

@@ -10,7 +10,13 @@ from typing import Any, Literal, NamedTuple
 import transformer
 from transformer import checks
 from transformer.interchange import folder as folder_
-from transformer.interchange import gguf_writer, onnx, programs, savedmodel, stablehlo
+from transformer.interchange import (
+    gguf_writer,
+    model_programs,
+    onnx,
+    savedmodel,
+    stablehlo,
+)
 from transformer.interchange.architecture import Architecture
 from transformer.training import metrics
 
@@ -95,7 +101,7 @@ def write_programs(
     """Write the programs of a folder of float32 into it, and print how far each is from
     the net. prompt, new: tokens of generation, at most."""
     module = FORMATS[format]
-    for program in programs.programs(opened, prompt=prompt, new=new):
+    for program in model_programs.programs(opened, prompt=prompt, new=new):
         reason = module.LEFT_OUT.get(program.name)
         if reason is not None:
             print(f"{program.name}: left out, for {reason}")

@@ -1,5 +1,5 @@
 """Programs as ONNX, by jax2onnx, for ONNX Runtime: the parameters are in the file, and
-rows and tokens are open as in StableHLO. Greedy generation is left out: jax2onnx 0.17
+rows and tokens are open as in StableHLO. Greedy generation is one step: jax2onnx 0.17
 converts no loop that reads a cache; mixtures of experts are refused.
 
 jax2onnx 0.17 pins orbax-checkpoint below 0.11.37, so an environment that trains takes

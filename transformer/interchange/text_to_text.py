@@ -49,7 +49,7 @@ class TextCodec(NamedTuple):
 
 def read_targets(folder: Path, vocab_size: int) -> TargetTokens:
     """The tokens of a target, by generation_config.json or else config.json. ValueError
-    for none to begin or end with, for words of several tokens that are never chosen,
+    for none to begin with, for words of several tokens that are never chosen,
     and for tokens beyond the vocabulary."""
     values: dict[str, Any] = tensor_files.read_json_file(folder / "config.json")
     if (folder / GENERATION).is_file():
@@ -61,7 +61,6 @@ def read_targets(folder: Path, vocab_size: int) -> TargetTokens:
     forced = forced[0] if isinstance(forced, list) and forced else forced
     for name, is_known, got in (
         ("decoder_start_token_id: expected a token", type(start) is int, start),
-        ("eos_token_id: expected a token", bool(ends), None),
         (
             "forced_eos_token_id: expected a token",
             forced is None or type(forced) is int,

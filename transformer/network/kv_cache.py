@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from transformer.network.masks import TokenPositions
+from transformer.network.masks import TokenPositions, indices
 
 
 class Memory(NamedTuple):
@@ -39,13 +39,13 @@ def update_cache(
     """`cache` with the new tokens' keys and values written; padding is not written."""
     rows, length, groups, _ = k_BLGK.shape
     slots = cache.k_BGMK.shape[2]
-    index_BL, position_BL, segment_BL = (
-        jnp.broadcast_to(a, (rows, length)) for a in new
-    )
     # Padding has a slot out of range, which mode="drop" ignores: padding cannot push an
     # older token out of a rolling cache.
-    slot_BL = jnp.where(segment_BL == 0, slots, index_BL % slots)
-    row_BL = jnp.broadcast_to(jnp.arange(rows)[:, None], (rows, length))
+    slot_BL = jnp.where(new.segment_BL == 0, slots, new.index_BL % slots)
+    slot_BL, index_BL, position_BL, segment_BL = (
+        jnp.broadcast_to(a, (rows, length)) for a in (slot_BL, *new)
+    )
+    row_BL = jnp.broadcast_to(indices(rows)[:, None], (rows, length))
 
     def write_heads(old_BGMK: jax.Array, new_BLGK: jax.Array) -> jax.Array:
         at = row_BL[:, :, None], jnp.arange(groups)[None, None], slot_BL[:, :, None]

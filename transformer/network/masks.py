@@ -40,9 +40,17 @@ class TokenPositions(NamedTuple):
     segment_BL: Any
 
 
+def indices(count: int) -> jax.Array:
+    """0, 1, ... below `count`, int32."""
+    if isinstance(count, int):
+        return jnp.arange(count, dtype=jnp.int32)
+    # Of an exported program: ONNX has no range of an open size.
+    return jnp.cumsum(jnp.ones((count,), jnp.int32)) - 1
+
+
 def single_document(length: int) -> TokenPositions:
     """Positions in rows of one document of `length` tokens each; B = 1."""
-    index_BL = jnp.arange(length, dtype=jnp.int32)[None]
+    index_BL = indices(length)[None]
     return TokenPositions(index_BL, index_BL, jnp.ones_like(index_BL))
 
 
