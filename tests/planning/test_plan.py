@@ -76,8 +76,9 @@ def decoder_of(length: int) -> Any:
 
     def loss(params: Any, batch: Any, key: jax.Array) -> Any:
         tokens = masks.single_document(length)
-        x_BLD, w_VD = net.apply({"params": params}, batch["ids_BL"], tokens)
+        readout: Any = net.apply({"params": params}, batch["ids_BL"], tokens)
         targets = batch["ids_BL"], batch["weight_BL"]
+        x_BLD, w_VD = readout
         return cross_entropy.fused_cross_entropy(x_BLD, w_VD, *targets, chunks=1)
 
     made = tiny_experiment.experiment(steps=50, batch_size=rows)

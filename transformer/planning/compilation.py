@@ -7,6 +7,7 @@ is kept in the cache folder, by the program and the versions of the compiler.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -78,42 +79,38 @@ def compile_step(
     versions = f"jax {jax.__version__}, libtpu {importlib.metadata.version('libtpu')}"
     content = "\n".join((lowered.as_text(), str(topology), str(mesh.shape), versions))
     name = hashlib.sha256(content.encode()).hexdigest()[:32]
-    path = _folder() / f"{name}.json"
-    if path.exists():
-        return _from_json(json.loads(path.read_text()))
-    print(
-        f"compiling for {topology}, {_form(mesh)}: 1 to 15 minutes; kept for next time",
-        flush=True,
+    path = _folder() / f"{name}.json.gz"
+    if not path.exists():
+        print(
+            f"compiling for {topology}, {_form(mesh)}: 1 to 15 minutes; kept for next "
+            "time",
+            flush=True,
+        )
+        storage.commit(
+            path, gzip.compress(json.dumps(_compile(lowered, mesh)).encode())
+        )
+    kept = json.loads(gzip.decompress(path.read_bytes()))
+    return Compilation(
+        costs_.of_program(hlo.parse(kept["text"])),
+        kept["temporaries"],
+        f"compiled by {versions} in {kept['seconds']:.0f} s",
     )
+
+
+def _compile(lowered: Any, mesh: Mesh) -> dict[str, Any]:
+    """The text of the program, rather than its costs, so that another version of this
+    package can read it."""
     start = time.perf_counter()
     with jax.set_mesh(mesh):
         program = lowered.compile()
-    seconds = time.perf_counter() - start
     sizes: Any = program.memory_analysis()
     beside = sizes.temp_size_in_bytes + sizes.output_size_in_bytes
-    found = Compilation(
-        costs_.of_program(hlo.parse(program.as_text())),
-        beside - sizes.alias_size_in_bytes,
-        f"compiled by {versions} in {seconds:.0f} s",
-    )
-    storage.commit(path, json.dumps(_to_json(found)).encode())
-    return found
+    return {
+        "text": hlo.without_metadata(program.as_text()),
+        "temporaries": beside - sizes.alias_size_in_bytes,
+        "seconds": time.perf_counter() - start,
+    }
 
 
 def _form(mesh: Mesh) -> str:
     return ",".join(f"{axis}:{n}" for axis, n in mesh.shape.items() if n > 1)
-
-
-def _to_json(compilation: Compilation) -> dict[str, Any]:
-    collectives = [one._asdict() for one in compilation.costs.collectives]
-    return {
-        **compilation._asdict(),
-        "costs": {**compilation.costs._asdict(), "collectives": collectives},
-    }
-
-
-def _from_json(content: dict[str, Any]) -> Compilation:
-    of = content["costs"]
-    collectives = tuple(costs_.Collective(**one) for one in of["collectives"])
-    costs = costs_.Costs(**{**of, "collectives": collectives})
-    return Compilation(**{**content, "costs": costs})

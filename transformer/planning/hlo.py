@@ -30,6 +30,7 @@ _CALLED = re.compile(
     r"%?([\w.\-]+)"
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_METADATA = re.compile(r", metadata=\{[^}]*\}")
 _TRIPS = re.compile(r"known_trip_count\D*?(\d+)")
 
 
@@ -50,7 +51,8 @@ class Array(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """arrays: of its result, several of a tuple. attributes: the rest of its line."""
+    """arrays: of its result, several of a tuple. attributes: the rest of its line.
+    literal: of a constant."""
 
     name: str
     opcode: str
@@ -58,6 +60,7 @@ class Instruction(NamedTuple):
     operands: tuple[str, ...]
     attributes: str
     root: bool
+    literal: str = ""
 
     @property
     def callees(self) -> list[str]:
@@ -66,12 +69,6 @@ class Instruction(NamedTuple):
         for names in _BRANCHES.findall(self.attributes):
             found += [name.strip().lstrip("%") for name in names.split(",")]
         return found
-
-    @property
-    def trips(self) -> int | None:
-        """Of a loop, how often its body is executed; None where that is not known."""
-        match = _TRIPS.search(self.attributes)
-        return int(match.group(1)) if match else None
 
     @property
     def bytes(self) -> float:
@@ -108,6 +105,11 @@ def arrays(text: str) -> tuple[Array, ...]:
     return tuple(found)
 
 
+def without_metadata(text: str) -> str:
+    """`text` without the lines of source code that its instructions come from."""
+    return _METADATA.sub("", text)
+
+
 def _instruction(line: str) -> Instruction | None:
     match = _INSTRUCTION.match(line)
     if not match:
@@ -125,6 +127,7 @@ def _instruction(line: str) -> Instruction | None:
         tuple(_OPERAND.findall(operands)),
         attributes,
         bool(root),
+        operands if opcode.group(1) == "constant" else "",
     )
 
 
@@ -138,8 +141,9 @@ def _split_call(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def parse(text: str) -> Program:
+def parse(text: str | None) -> Program:
     """The program in `Compiled.as_text()`. ValueError where no entry is found."""
+    text = text or ""
     computations: dict[str, dict[str, Instruction]] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -174,7 +178,7 @@ def _executions(
         for instruction in computations[name].values():
             trips: int | None = 1
             if instruction.opcode == "while":
-                trips = instruction.trips
+                trips = _trips(computations, computations[name], instruction)
                 unknown += trips is None
             for called in instruction.callees:
                 if called in computations:
@@ -182,3 +186,77 @@ def _executions(
 
     visit(entry, 1)
     return dict(counts), unknown
+
+
+def _trips(
+    computations: dict[str, dict[str, Instruction]],
+    computation: dict[str, Instruction],
+    loop: Instruction,
+) -> int | None:
+    """How often a loop's body is executed: as the compiler says, else by its counter,
+    which `lax.scan` raises by one from a constant to below another."""
+    known = _TRIPS.search(loop.attributes)
+    if known:
+        return int(known.group(1))
+    parts = dict(re.findall(r"(condition|body)=%?([\w.\-]+)", loop.attributes))
+    condition, body = (computations.get(parts[n], {}) for n in ("condition", "body"))
+    test = next((i for i in condition.values() if i.root), None)
+    if test is None or test.opcode != "compare" or "=LT" not in test.attributes:
+        return None
+    counter, limit = (condition[name] for name in test.operands)
+    place = _tuple_place(counter)
+    initial = _constant(computation, _element(computation, loop.operands[0], place))
+    end = _constant(condition, limit)
+    after = _root_element(body, place)
+    if initial is None or end is None or after is None or after.opcode != "add":
+        return None
+    left, right = (_source(body, body[name]) for name in after.operands)
+    same = left is not None and _tuple_place(left) == place
+    return max(0, end - initial) if same and _constant(body, right) == 1 else None
+
+
+def _tuple_place(instruction: Instruction) -> int | None:
+    match = re.search(r"index=(\d+)", instruction.attributes)
+    taken = instruction.opcode == "get-tuple-element" and match
+    return int(match.group(1)) if taken and match else None
+
+
+def _element(
+    computation: dict[str, Instruction], name: str, place: int | None
+) -> Instruction | None:
+    """The instruction that makes an element of a tuple."""
+    made = computation[name]
+    if place is None or made.opcode != "tuple":
+        return None
+    return computation[made.operands[place]]
+
+
+def _root_element(
+    computation: dict[str, Instruction], place: int | None
+) -> Instruction | None:
+    root = next((i for i in computation.values() if i.root), None)
+    if root is None:
+        return None
+    found = _element(computation, root.name, place)
+    return _source(computation, found)
+
+
+def _source(
+    computation: dict[str, Instruction], instruction: Instruction | None
+) -> Instruction | None:
+    """What a chain of copies begins with."""
+    while instruction is not None and instruction.opcode in (
+        "copy",
+        "bitcast",
+        "convert",
+    ):
+        instruction = computation.get(instruction.operands[0])
+    return instruction
+
+
+def _constant(
+    computation: dict[str, Instruction], instruction: Instruction | None
+) -> int | None:
+    instruction = _source(computation, instruction)
+    whole = instruction is not None and re.fullmatch(r"-?\d+", instruction.literal)
+    return int(instruction.literal) if instruction is not None and whole else None

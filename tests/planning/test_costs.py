@@ -1,0 +1,151 @@
+"""The costs read from compiled programs equal those counted by hand."""
+
+from __future__ import annotations
+
+import gzip
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tests.planning.make_programs import HIDDEN, LAYERS, ROWS, WIDTH
+from transformer import axes
+from transformer.planning import costs, hlo
+
+CHIPS = 8
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+def costs_of(function: Any, *arguments: jax.ShapeDtypeStruct) -> costs.Costs:
+    text = jax.jit(function).lower(*arguments).compile().as_text()
+    return costs.of_program(hlo.parse(text))
+
+
+def abstract(shape: tuple, sharding: NamedSharding | None = None) -> Any:
+    return jax.ShapeDtypeStruct(shape, "float32", sharding=sharding)
+
+
+def test_products_in_a_loop_count_as_often_as_it_runs() -> None:
+    """XLA's own count takes the body once."""
+
+    def layers(x_BD: jax.Array, w_NDD: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x_BD, w_NDD)[0]
+
+    got = costs_of(layers, abstract((16, 64)), abstract((5, 64, 64)))
+    assert got.flops == 5 * 2 * 16 * 64 * 64
+    assert got.unknown_loops == 0
+    assert got.collectives == ()
+
+
+def test_padding_of_a_convolution_is_not_multiplied() -> None:
+    """Counted by hand: a window of three over 10 positions, one of padding at each
+    end, meets 28 inputs; with stride 2, 14."""
+
+    def count(attributes: str, outputs: int) -> float:
+        computation = {
+            name: hlo.Instruction(
+                name, "parameter", (hlo.Array("f32", shape),), (), "", False
+            )
+            for name, shape in {"x": (7, 10, 4), "w": (3, 4, 6)}.items()
+        }
+        result = hlo.Array("f32", (7, outputs, 6))
+        one = hlo.Instruction(
+            "c", "convolution", (result,), ("x", "w"), attributes, False
+        )
+        return costs.product_flops(one, computation)
+
+    labels = "dim_labels=b0f_0io->b0f"
+    assert count(f"window={{size=3 pad=1_1}}, {labels}", 10) == 2 * 7 * 6 * 4 * 28
+    strided = f"window={{size=3 stride=2 pad=1_0}}, {labels}"
+    assert count(strided, 5) == 2 * 7 * 6 * 4 * 14
+    # A product that a TPU writes as a dilated convolution: each output meets one tap.
+    dilated = f"window={{size=3 stride=1 pad=2_2 lhs_dilate=3}}, {labels}"
+    assert count(dilated, 30) == 2 * 7 * 6 * 4 * 30
+
+
+def test_collectives_of_a_sharded_program() -> None:
+    """A product over a divided width all-reduces its result; a divided weight is
+    gathered."""
+    mesh = axes.make_mesh(fsdp=CHIPS)
+    divided = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+    rows = NamedSharding(mesh, PartitionSpec("fsdp"))
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    product = jax.jit(lambda a, b: a @ b, out_shardings=whole)
+    text = product.lower(abstract((32, 64), divided), abstract((64, 48), rows))
+    (one,) = costs.of_program(hlo.parse(text.compile().as_text())).collectives
+    assert one[:4] == ("all-reduce", 32 * 48 * 4, CHIPS, 1)
+    assert one.traffic == 2 * 7 / 8 * 32 * 48 * 4
+
+    gather = jax.jit(lambda w: 2 * w, out_shardings=whole)
+    text = gather.lower(abstract((64, 48), rows)).compile().as_text()
+    (one,) = costs.of_program(hlo.parse(text)).collectives
+    assert one[:4] == ("all-gather", 64 * 48 * 4, CHIPS, 1)
+    assert one.traffic == 7 / 8 * 64 * 48 * 4
+
+
+@pytest.fixture(scope="module")
+def fsdp() -> hlo.Program:
+    text = gzip.decompress((PROGRAMS / "fsdp_v5e.txt.gz").read_bytes()).decode()
+    return hlo.parse(text)
+
+
+def test_products_that_a_tpu_compiles(fsdp: hlo.Program) -> None:
+    """Two maps a layer, each once forward and twice backward, on the rows of a chip."""
+    each = 2 * ROWS // CHIPS * WIDTH * HIDDEN
+    assert costs.of_program(fsdp).flops == LAYERS * 2 * 3 * each
+
+
+def test_collectives_that_a_tpu_compiles(fsdp: hlo.Program) -> None:
+    """Weights are gathered in bfloat16 for each pass, gradients are scattered; a gather
+    whose start, steps and end all name it counts once."""
+    bytes_of: dict[str, float] = defaultdict(float)
+    got = costs.of_program(fsdp)
+    assert got.unknown_loops == 0
+    for one in got.collectives:
+        bytes_of[one.kind] += one.bytes * one.executions
+    numbers = LAYERS * 2 * WIDTH * HIDDEN
+    # bfloat16: of the gradients too, since the program casts the weights within.
+    assert bytes_of == {"all-gather": 2 * 2 * numbers, "reduce-scatter": 2 * numbers}
+
+
+STACK = """HloModule stack
+
+%slice (p: f32[4,8,8], at: s32[]) -> f32[1,8,8] {
+  %p = f32[4,8,8]{2,1,0} parameter(0)
+  %at = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %one = f32[1,8,8]{2,1,0} dynamic-slice(%p, %at, %zero, %zero)
+}
+
+%update (p.1: f32[4,8,8], new: f32[1,8,8], at.1: s32[]) -> f32[4,8,8] {
+  %p.1 = f32[4,8,8]{2,1,0} parameter(0)
+  %new = f32[1,8,8]{2,1,0} parameter(1)
+  %at.1 = s32[] parameter(2)
+  %zero.1 = s32[] constant(0)
+  ROOT %all = f32[4,8,8] dynamic-update-slice(%p.1, %new, %at.1, %zero.1, %zero.1)
+}
+
+ENTRY %main (a: f32[4,8,8], i: s32[]) -> f32[4,8,8] {
+  %a = f32[4,8,8]{2,1,0} parameter(0)
+  %i = s32[]{:S(2)} parameter(1)
+  %layer = f32[1,8,8]{2,1,0} fusion(%a, %i), kind=kLoop, calls=%slice
+  %near = f32[1,8,8]{2,1,0:T(8,128)S(1)} add(%layer, %layer)
+  ROOT %b = f32[4,8,8]{2,1,0} fusion(%a, %near, %i), kind=kLoop, calls=%update
+}
+"""
+
+
+def test_traffic_of_a_stack_is_that_of_its_slices_and_updates() -> None:
+    """256 bytes a layer: the slice reads and writes it, the sum reads it twice into
+    vector memory, and the update writes it from there."""
+    assert costs.memory_traffic(hlo.parse(STACK)) == (1 + 1 + 2 + 1) * 256
+
+
+def test_a_text_without_an_entry_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected HLO text with an ENTRY"):
+        hlo.parse("HloModule nothing")
