@@ -53,8 +53,11 @@ def test_a_batch_is_completed_as_each_prompt_alone(tmp_path) -> None:
         next(complete(model.params, [Prompt(ids[0], (), 60)], key))
 
 
-def test_a_scanned_stack_is_unrolled_once_and_writes_the_same(tmp_path) -> None:
-    """For two batches."""
+def test_a_scanned_stack_is_unrolled_once_and_writes_the_same(
+    tmp_path, monkeypatch
+) -> None:
+    """For two batches, where they are worth it."""
+    monkeypatch.setattr(stop_strings, "UNROLLED_FROM", 10)
     path = pretrained_folder.write(tmp_path / "llama")
     tokenizer = tokenizer_.read_tokenizer(path)
     prompts = [Prompt((104, 101), (), 5), Prompt(tuple(range(60, 80)), (), 5)]
