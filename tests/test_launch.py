@@ -44,7 +44,7 @@ def test_bad_mesh_is_refused(text):
 
 def test_half_a_cluster_is_refused():
     with pytest.raises(ValueError, match="together, got .None, None, 1"):
-        launch.initialize_distributed(None, None, 1)
+        launch.check_cluster(None, None, 1)
 
 
 BAD_CLUSTERS = {
@@ -61,7 +61,7 @@ BAD_CLUSTERS = {
 @pytest.mark.parametrize("cluster", BAD_CLUSTERS)
 def test_a_cluster_that_cannot_be_is_refused(cluster):
     with pytest.raises(ValueError, match=BAD_CLUSTERS[cluster]):
-        launch.initialize_distributed(*cluster)
+        launch.check_cluster(*cluster)
 
 
 def test_a_coordinator_that_does_not_come_is_said_so(monkeypatch):
@@ -69,7 +69,8 @@ def test_a_coordinator_that_does_not_come_is_said_so(monkeypatch):
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setattr(launch, "COORDINATOR_SECONDS", 0.6)
-    with pytest.raises(ValueError, match=f"expected process 0 at {address} within 1 s"):
+    message = f"expected process 0 at {address} within 1 s"
+    with pytest.raises(launch.JoinError, match=message):
         launch.initialize_distributed(address, 2, 1)
 
 

@@ -16,6 +16,9 @@ ABORT = b"F1128 20:26:31.5 97 client.h:80] Terminating process\n*** Check failur
 GLOO = (
     b"terminate called after throwing an instance of 'gloo::EnforceNotMet'\n  what()\n"
 )
+ALONE = (
+    b"\nRPC: /xla.coordination.CoordinationService/RegisterTask\n*** Check failure\n"
+)
 LINE = runtime_messages.PEER_LOST.encode()
 
 
@@ -24,6 +27,7 @@ LINE = runtime_messages.PEER_LOST.encode()
     [
         (b"one\ntwo", b"one\ntwo"),
         (b"one\n" + NOTICE + ABORT + b"    @ 0x7f\n", b"one\n" + LINE),
+        (ABORT[:60] + ALONE, runtime_messages.NOT_JOINED.encode()),
         (b"one\n" + GLOO, b"one\n" + LINE),
         (NOTICE + b"the process goes on\n", NOTICE + b"the process goes on\n"),
         (b"terminate called\nF1 other\n", b"terminate called\nF1 other\n"),

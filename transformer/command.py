@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -126,6 +127,11 @@ def _verb(argv: list[str], names: tuple[str, ...]) -> tuple[str, list[str]]:
 def recorded_flags(workdir: Path, make: ExperimentFn) -> dict[str, Any]:
     """The flags in the run's record. ValueError for the record of another experiment,
     for a flag that this one does not have, and for a value that it does not accept."""
+    if re.match(r"[a-z][a-z0-9+.-]*:/", str(workdir)):
+        raise ValueError(
+            f"--workdir: expected a folder of a file system, got {workdir}; mount one "
+            "that all hosts see, such as NFS: object storage has no lock and no append"
+        )
     try:
         begun = (workdir / "run.json").exists()
     except OSError as error:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformer import cpu_tuning, storage
+
+if TYPE_CHECKING:
+    from transformer.launchers import Cluster
 
 # Programs that compile for longer than this are cached on disk.
 CACHED_SECONDS = 0.5
@@ -18,6 +22,16 @@ HEARTBEAT_SECONDS = 30
 # Process 0 must be there, and all processes must have joined, within these.
 COORDINATOR_SECONDS = 60.0
 JOIN_SECONDS = 120
+# The hosts of a cluster do not start at once: one may still load its container.
+CLUSTER_JOIN_SECONDS = 300
+# The variable by which JAX takes a coordinator.
+COORDINATOR_VARIABLE = "JAX_COORDINATOR_ADDRESS"
+# The options by which JAX restricts a process to some devices of its host.
+DEVICE_OPTIONS = ("jax_cuda_visible_devices", "jax_rocm_visible_devices")
+
+
+class JoinError(ValueError):
+    """Processes that did not come together: another start may succeed."""
 
 
 def setup(common: Mapping[str, Any]) -> None:
@@ -29,6 +43,7 @@ def setup(common: Mapping[str, Any]) -> None:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
 
+    from transformer import launchers, runtime_messages
     from transformer.training import faults
 
     cache = storage.cache_home() / "xla"
@@ -36,12 +51,38 @@ def setup(common: Mapping[str, Any]) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHED_SECONDS)
     faults.silence_async_tracebacks()
-    names = ("coordinator", "processes", "process")
-    if initialize_distributed(*(common[name] for name in names)):
-        from transformer import runtime_messages
-
+    cluster = launchers.detect(os.environ)
+    flags = common["coordinator"], common["processes"], common["process"]
+    check_cluster(*flags, cluster)
+    # On a TPU VM, where no variable says so, JAX has chosen its platform.
+    is_tpu = "tpu" in str(getattr(jax.config, "jax_platforms", ""))
+    is_one = cluster and cluster.processes == 1
+    if flags[0] is not None or is_tpu or (cluster and not is_one):
+        runtime_messages.condense_stderr()
+    if initialize_distributed(*flags, cluster):
         runtime_messages.condense_stderr()
         faults.exit_on_exception()
+
+
+def describe(coordinator: str | None) -> str:
+    """What the start found, for the first line of a run: processes, by what they
+    joined, and devices. coordinator: the flag."""
+    import jax
+
+    from transformer import launchers
+
+    kind = jax.devices()[0].device_kind
+    devices = f"{jax.device_count()} x {kind}"
+    cluster = launchers.detect(os.environ)
+    if not is_multiprocess():
+        # Of one pod alone nothing says how many there are.
+        alone = f" alone ({cluster.index})" if cluster and cluster.index else ""
+        return f"1 process{alone}, {devices}"
+    joined_by = cluster.launcher if cluster else "the metadata of the TPU VM"
+    if coordinator is not None:
+        joined_by = f"--coordinator={coordinator}"
+    count = jax.process_count()
+    return f"{count} process{'es' * (count > 1)} by {joined_by}, {devices}"
 
 
 def _remove_torn_programs(cache: Path) -> None:
@@ -88,37 +129,16 @@ def _is_whole(content: bytes) -> bool:
     return reader.eof
 
 
-def initialize_distributed(
-    coordinator: str | None, processes: int | None, process: int | None
-) -> bool:
-    """Join the other processes; False for a single process. All None: detect the
-    cluster."""
-    import jax
-
-    timeouts: dict[str, Any] = {
-        "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
-        "shutdown_timeout_seconds": HEARTBEAT_SECONDS,
-    }
-    cluster = coordinator, processes, process
-    if any(value is not None for value in cluster):
-        _check_cluster(coordinator, processes, process)
-        _join(cluster, timeouts)
-        return True
-    try:
-        jax.distributed.initialize(**timeouts)
-    except ValueError as error:
-        # No cluster was detected: a single process.
-        if "coordinator_address" not in str(error):
-            raise
-        return False
-    return True
-
-
-def _check_cluster(
-    coordinator: str | None, processes: int | None, process: int | None
+def check_cluster(
+    coordinator: str | None,
+    processes: int | None,
+    process: int | None,
+    cluster: Cluster | None = None,
 ) -> None:
-    """Raise ValueError unless the three flags go together: JAX would end with a C++
-    stack, or wait."""
+    """Raise ValueError unless the three flags go together, or are all None, and agree
+    with the launcher: JAX would end with a C++ stack, or wait."""
+    if coordinator is None and processes is None and process is None:
+        return
     if coordinator is None or processes is None or process is None:
         raise ValueError(
             "expected --coordinator, --processes and --process together, "
@@ -135,27 +155,89 @@ def _check_cluster(
             f"--process: expected 0 to {processes - 1} of {processes} processes, got "
             f"{process}"
         )
+    if cluster:
+        cluster.check(processes, process)
 
 
-def _join(cluster: tuple[Any, ...], timeouts: dict[str, Any]) -> None:
-    import jax
+def initialize_distributed(
+    coordinator: str | None,
+    processes: int | None,
+    process: int | None,
+    cluster: Cluster | None = None,
+) -> bool:
+    """Join the other processes; False for a single process. All None: those of the
+    cluster that JAX detects.
 
-    coordinator, processes, process = cluster
+    Raises JoinError where they did not come, and ValueError where the launcher started
+    several, of which JAX finds no coordinator.
+    """
+    if coordinator is None:
+        return _join_cluster(cluster)
     if process:
         _await_coordinator(coordinator)
     try:
-        jax.distributed.initialize(
-            *cluster, initialization_timeout=JOIN_SECONDS, **timeouts
+        _initialize(
+            cluster,
+            coordinator,
+            processes,
+            process,
+            initialization_timeout=JOIN_SECONDS,
+            cluster_detection_method=None if cluster else "deactivate",
         )
     except RuntimeError as error:
-        raise ValueError(
+        raise JoinError(
             f"--processes: expected {processes} processes within {JOIN_SECONDS} s at "
             f"{coordinator}, got fewer ({str(error).splitlines()[0]})"
         ) from None
+    return True
+
+
+def _join_cluster(cluster: Cluster | None) -> bool:
+    name = cluster.launcher if cluster else "the cluster"
+    try:
+        with warnings.catch_warnings():
+            # `refuse_alone` says so in one line.
+            warnings.filterwarnings("ignore", r"\s*Kubernetes environment detected")
+            _initialize(cluster, initialization_timeout=CLUSTER_JOIN_SECONDS)
+    except ValueError as error:
+        # No cluster was detected: a single process.
+        if cluster:
+            cluster.refuse_alone()
+        if address := os.environ.get(COORDINATOR_VARIABLE):
+            raise ValueError(
+                f"{COORDINATOR_VARIABLE}={address}: expected a cluster that says how "
+                "many processes there are, got none; give --coordinator, --processes "
+                "and --process, or unset it"
+            ) from None
+        if "coordinator_address" not in str(error):
+            raise
+        return False
+    except (RuntimeError, OSError) as error:
+        raise JoinError(
+            f"expected to join the processes of {name}, got: {error} "
+            "(--coordinator=localhost:8476 --processes=1 --process=0 starts one alone)"
+        ) from None
+    return True
+
+
+def _initialize(cluster: Cluster | None, *flags: Any, **options: Any) -> None:
+    import jax
+
+    visible = {name: jax.config.read(name) for name in DEVICE_OPTIONS}
+    jax.distributed.initialize(
+        *flags,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+        **options,
+    )
+    if cluster and cluster.one_per_host and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
+        # JAX gives one device to each process of SLURM and Open MPI.
+        for name, value in visible.items():
+            jax.config.update(name, value)
 
 
 def _await_coordinator(coordinator: str) -> None:
-    """Return once process 0 accepts connections. ValueError after a minute: JAX would
+    """Return once process 0 accepts connections. JoinError after a minute: JAX would
     wait five and abort with a C++ stack."""
     import socket
     import time
@@ -168,7 +250,7 @@ def _await_coordinator(coordinator: str) -> None:
                 return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise ValueError(
+                raise JoinError(
                     f"--coordinator: expected process 0 at {coordinator} within "
                     f"{COORDINATOR_SECONDS:.0f} s, got none ({error.strerror or error})"
                 ) from None

@@ -100,11 +100,13 @@ def run(
 
 
 def _refuse(error: Exception) -> NoReturn:
-    """Print one line and exit with status 2: bad input, not a fault of the program."""
+    """Print one line and exit with status 2: bad input, not a fault of the program. 1
+    where another start may succeed."""
     if os.environ.get("TRANSFORMER_TRACEBACK"):
         raise error
     print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
-    os._exit(2) if launch.is_multiprocess() else sys.exit(2)
+    status = 1 if isinstance(error, launch.JoinError) else 2
+    os._exit(status) if launch.is_multiprocess() else sys.exit(status)
 
 
 def _is_finished(workdir: Path, steps: int) -> bool:
@@ -144,8 +146,10 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
     mesh = launch.parse_mesh(parsed.common["mesh"])
     if parsed.verb == "train" and jax.process_index() == 0:
         name = flags.name_of(make)
+        found = launch.describe(parsed.common["coordinator"])
         print(
-            f"{name}: run folder {parsed.workdir}; reading data, compiling", flush=True
+            f"{name}: run folder {parsed.workdir}; {found}; reading data, compiling",
+            flush=True,
         )
     try:
         with jax.set_mesh(mesh):

@@ -19,6 +19,13 @@ PEER_LOST = (
     "goes on from its last saved step (TRANSFORMER_TRACEBACK=1 shows what the runtime "
     "says)\n"
 )
+NOT_JOINED = (
+    "error: not all processes of this run started in time; the output of the others "
+    "says why. Start all of them with the same command and --processes "
+    "(TRANSFORMER_TRACEBACK=1 shows what the runtime says)\n"
+)
+# The call of the runtime with which a process joins.
+_JOINS = b"CoordinationService/RegisterTask"
 # The first line of messages of the runtime, and the lines with which it aborts.
 _BEGINS = re.compile(
     rb"[WEF]\d{4} .*(coordination_service|preemption_sync|client\.h:|distributed)|"
@@ -33,8 +40,9 @@ _readers: list[subprocess.Popen[bytes]] = []
 
 def condense_stderr() -> None:
     """Let a program read this process's standard error and write it on, with
-    `PEER_LOST` in place of an abort of the runtime because of another process."""
-    if os.environ.get("TRANSFORMER_TRACEBACK"):
+    `PEER_LOST` or `NOT_JOINED` in place of an abort of the runtime because of another
+    process. A second call does nothing."""
+    if _readers or os.environ.get("TRANSFORMER_TRACEBACK"):
         return
     sys.stderr.flush()
     reader, writer = os.pipe()
@@ -63,8 +71,11 @@ def relay(source: int, target: int) -> None:
                 held.append(line + b"\n")
             else:
                 _write(target, line + b"\n")
-    aborts = any(_ABORTS.match(line) for line in held)
-    _write(target, PEER_LOST.encode() if aborts else b"".join(held) + rest)
+    if any(_ABORTS.match(line) for line in held):
+        joins = any(_JOINS in line for line in held)
+        _write(target, (NOT_JOINED if joins else PEER_LOST).encode())
+    else:
+        _write(target, b"".join(held) + rest)
 
 
 def _write(target: int, content: bytes) -> None:
