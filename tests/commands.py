@@ -18,7 +18,7 @@ import pytest
 import tiny_experiment
 
 from transformer import launch, main
-from transformer.training import faults
+from transformer.training import faults, workdir
 
 # Children are forked from a server that has imported everything and started no backend,
 # which saves the seconds of the imports.
@@ -130,9 +130,14 @@ class Child:
 
 
 def start_processes(
-    folder: Path, *argv: str, processes: int = 2, env: dict[str, str] | None = None
+    folder: Path,
+    *argv: str,
+    processes: int = 2,
+    env: dict[str, str] | None = None,
+    workdirs: list[Path] | None = None,
 ) -> list[Child]:
-    """Processes of two devices each, which train one run in `folder`."""
+    """Processes of two devices each, which train one run in `folder`, or each in one of
+    `workdirs`."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -140,7 +145,7 @@ def start_processes(
     return [
         Child(
             folder.parent / f"{folder.name}-output{process}.txt",
-            f"--workdir={folder}",
+            f"--workdir={workdirs[process] if workdirs else folder}",
             coordinator,
             f"--processes={processes}",
             f"--process={process}",
@@ -168,6 +173,7 @@ def _run(output: str, argv: list[str], env: dict[str, str]) -> None:
     faults.WATCHDOG_SECONDS = float(os.environ.get("WATCHDOG_SECONDS", 45))
     launch.HEARTBEAT_SECONDS = int(os.environ.get("HEARTBEAT_SECONDS", 30))
     launch.CACHED_SECONDS = 0.0
+    workdir.SHARED_SECONDS = float(os.environ.get("SHARED_SECONDS", 90))
     # A tracker of its own: the server's warns of resources that killed children leave.
     resource_tracker._resource_tracker._fd = None
     sys.argv = ["tiny_experiment", *argv, "--noplatform_tuning"]

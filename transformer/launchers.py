@@ -17,7 +17,7 @@ class Cluster(NamedTuple):
 
     size, index: variables that say so, as NAME=value. processes: how many; None where
     nothing says so. process: which one, from 0. one_per_host: whether each has a host,
-    with all of its devices, for itself. remedy: what to do where JAX joins none of them.
+    with all of its devices, for itself. remedy: what to do where JAX joins none.
     """
 
     launcher: str

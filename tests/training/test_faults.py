@@ -290,6 +290,18 @@ def test_the_end_of_a_process_is_told_in_one_line(victim, tmp_path):
     assert lines == [runtime_messages.PEER_LOST.rstrip()], other.text
 
 
+@pytest.mark.slow
+def test_a_run_folder_that_processes_do_not_share_is_refused(tmp_path):
+    """The first checkpoint would hang."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    children = commands.start_processes(
+        tmp_path / "run", env={"SHARED_SECONDS": "0.5"}, workdirs=folders
+    )
+    assert children[1].status() == 2 and children[0].status() != 0
+    message = f"error: run folder {folders[1]}: expected a file system that all"
+    assert message in children[1].text
+
+
 def is_progress(line):
     # Two processes write at once, so a line of one may stand within another.
     begins = "step ", "tracing", "tiny_experiment:"

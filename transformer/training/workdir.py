@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import json
 import linecache
+import time
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +23,8 @@ from transformer.training.experiment import Experiment
 RECORD = "run.json"
 FINISHED = "finished.json"
 LOCK = "lock"
+# A client of NFS remembers for up to a minute that a file was not there.
+SHARED_SECONDS = 90.0
 # Of the names in a run folder; folders of another layout are refused.
 LAYOUT = 3
 FIELDS: dict[str, Any] = {
@@ -88,6 +91,20 @@ def write_record(
         ) from None
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the record is written")
+        _check_shared(workdir)
+
+
+def _check_shared(workdir: Path) -> None:
+    """Raise ValueError unless this process sees the record that process 0 wrote: the
+    first checkpoint would hang."""
+    deadline = time.monotonic() + SHARED_SECONDS
+    while not (workdir / RECORD).exists():
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"run folder {workdir}: expected a file system that all processes "
+                f"share, got no {RECORD} of process 0 in process {jax.process_index()}"
+            )
+        time.sleep(0.1)
 
 
 def _begin(
