@@ -12,7 +12,8 @@
 # up to RESTARTS times; not where the command line is wrong (exit status 2). At the end
 # of the run the slice is deleted (KEEP=1 keeps it).
 #
-# NFS: server:/folder that all hosts mount as /mnt/share, for the run folder and data.
+# NFS: server:/folder that all hosts mount as /mnt/share, for the run folder and data;
+# locks stay on their host, since NFS 3 would keep that of a host that vanished.
 # NETWORK: of the hosts; default "default". RUNTIME by TPU: v2-alpha-tpuv6e (v6e),
 # v2-alpha-tpuv5 (v5p), v2-alpha-tpuv5-lite (v5e), tpu-ubuntu2204-base (v4).
 
@@ -98,7 +99,7 @@ install() {
     mountpoint -q /mnt/share || {
       sudo apt-get -qq install -y nfs-common
       sudo mkdir -p /mnt/share
-      sudo mount $(printf %q "$NFS") /mnt/share
+      sudo mount -o local_lock=flock $(printf %q "$NFS") /mnt/share
     }
     mkdir -p transformer && tar -xzf transformer.tar.gz -C transformer
     cd transformer

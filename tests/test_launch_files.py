@@ -81,7 +81,7 @@ def test_a_dry_run_prints_the_commands_for_a_tpu_slice():
     assert lines[1].startswith("+ git archive --format=tar.gz --output=/")
     assert lines[2].startswith("+ gcloud compute tpus tpu-vm scp /")
     ssh = f"+ gcloud compute tpus tpu-vm ssh {where} --worker=all $'--command="
-    assert lines[3].startswith(ssh) and "mount 10.0.0.2:/share /mnt/share" in lines[3]
+    assert lines[3].startswith(ssh) and "flock 10.0.0.2:/share /mnt/share" in lines[3]
     assert lines[4].startswith(ssh) and f"-m {MODULE} --text=a\\\\ novel" in lines[4]
     assert lines[5:] == [f"{queued} delete {where} --force --quiet"]
 
@@ -284,19 +284,17 @@ def test_skypilot_gives_each_node_its_place(skypilot, tmp_path):
 
 
 @pytest.mark.slow
-def test_ray_starts_a_process_on_each_node_again_after_a_fault(tmp_path):
+def test_ray_starts_a_process_on_each_node_again_after_a_fault(tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="needs ray")
+    # Of the nodes, which start here.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     cluster = importlib.import_module("ray.cluster_utils").Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
     )
     cluster.add_node(num_cpus=1)
     (tmp_path / "fails_once.py").write_text(FAILS_ONCE)
-    environment = {
-        **os.environ,
-        "RAY_ADDRESS": cluster.address,
-        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
-    }
-    argv = ["--nodes=2", "fails_once", f"--workdir={tmp_path}"]
+    environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+    argv = ["--nodes=2", "--restarts=2", "fails_once", f"--workdir={tmp_path}"]
     done = subprocess.run(
         [sys.executable, CLUSTERS / "ray_nodes.py", *argv],
         env=environment,

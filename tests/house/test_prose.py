@@ -89,3 +89,24 @@ def test_notebook_runs(notebook, monkeypatch):
         if output.get("name") == "stderr"
     ]
     assert errors == []
+
+
+def test_messages_of_the_page_on_pods_are_those_of_the_code():
+    """Each row of the table begins with words that the code, the runtime of several
+    processes or another tool prints."""
+    page = (ROOT / "docs" / "pods.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*) \|", page.partition("| message |")[2], re.M)
+    source = "".join(path.read_text() for path in (ROOT / "transformer").rglob("*.py"))
+    # Literals on several lines are one.
+    source = re.sub(r'"\s*\n\s*f?"', "", source)
+    others = "Timeout (", " process"
+    fragments = [
+        fragment
+        for row in rows
+        for message in re.findall(r"`([^`]*)`", row)
+        for fragment in re.split(r"\.\.\.|\d+|--\w+=|\bnan\b|gs:", message)
+        if len(fragment) > 8 and not fragment.startswith(others)
+    ]
+    assert len(fragments) > 15
+    faults = [f for f in fragments if f.strip(" ,:;") not in source]
+    assert not faults, "\n".join(faults)
