@@ -64,6 +64,7 @@ def tpu_vm(*argv, path=None, **variables):
         env=environment,
         capture_output=True,
         text=True,
+        timeout=60,
     )
 
 
