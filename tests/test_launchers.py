@@ -116,6 +116,19 @@ def test_a_single_process_may_be_alone():
         launchers.detect(POD).refuse_alone()
 
 
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "1 process, 8 x cpu"),
+        ({"WORLD_SIZE": "1", "RANK": "0"}, "1 process, 8 x cpu"),
+        ({"JOB_COMPLETION_INDEX": "0"}, "1 process alone (JOB_COMPLETION_INDEX=0), "),
+    ],
+)
+def test_a_single_process_says_what_it_found(environment, expected, monkeypatch):
+    monkeypatch.setattr(os, "environ", environment)
+    assert launch.describe(None).startswith(expected)
+
+
 REFUSED = {
     "Open MPI 5": (
         {name: OPEN_MPI[name] for name in OPEN_MPI if "orte" not in name},

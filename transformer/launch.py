@@ -75,9 +75,9 @@ def describe(coordinator: str | None) -> str:
     devices = f"{jax.device_count()} x {kind}"
     cluster = launchers.detect(os.environ)
     if not is_multiprocess():
-        # Of one pod alone nothing says how many there are.
-        alone = f" alone ({cluster.index})" if cluster and cluster.index else ""
-        return f"1 process{alone}, {devices}"
+        if cluster and cluster.processes is None:
+            return f"1 process alone ({cluster.index}), {devices}"
+        return f"1 process, {devices}"
     joined_by = cluster.launcher if cluster else "the metadata of the TPU VM"
     if coordinator is not None:
         joined_by = f"--coordinator={coordinator}"
