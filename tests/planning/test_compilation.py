@@ -1,0 +1,63 @@
+"""Reference plans, compiled by libtpu, stay within what is recorded in `budgets.json`.
+
+Skipped where libtpu is not installed (`pip install -e '.[plan]'`). One is small; the
+others take minutes: `pytest -m slow tests/planning`. They fail when a change
+replicates a table, gathers a matrix whole or needs more memory.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BUDGETS = json.loads((Path(__file__).parent / "budgets.json").read_text())
+TOLERANCE = 0.05
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
+
+
+def numbers(plan: dict[str, Any]) -> dict[str, Any]:
+    """What a budget records of a plan."""
+    kinds: dict[str, float] = {}
+    for one in plan["costs"]["collectives"]:
+        name = one["kind"]
+        kinds[name] = kinds.get(name, 0) + one["bytes"] * one["executions"]
+    return {
+        "fits": plan["fits"],
+        "memory": plan["memory"]["peak"],
+        "flops": plan["costs"]["flops"],
+        "seconds": plan["roofline"]["serial"],
+        "collectives": kinds,
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if budget["slow"] else [])
+        for name, budget in BUDGETS.items()
+    ],
+)
+def test_a_reference_plan_keeps_its_budget(name: str, tmp_path: Path) -> None:
+    budget, file = BUDGETS[name], tmp_path / "plan.json"
+    experiment, *flags = budget["command"].split()
+    command = [sys.executable, "-m", f"experiments.{experiment}", "plan", *flags]
+    command += ["--method=compile", f"--json_file={file}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (plan,) = json.loads(file.read_text())
+    got, expected = numbers(plan), budget["numbers"]
+    assert got["fits"] == expected["fits"]
+    assert set(got["collectives"]) <= set(expected["collectives"])
+    for key in ("memory", "flops", "seconds"):
+        assert got[key] <= (1 + TOLERANCE) * expected[key], (key, got, expected)
+    for kind, size in got["collectives"].items():
+        assert size <= (1 + TOLERANCE) * expected["collectives"][kind], (kind, got)
