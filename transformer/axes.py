@@ -230,8 +230,20 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
     abstract = jax.sharding.get_abstract_mesh()
     if abstract.empty or abstract.size == 1:
         return x
-    spec = _partition(x.shape, letters, "activation", dict(abstract.shape))
-    return jax.lax.with_sharding_constraint(x, spec)
+    return jax.lax.with_sharding_constraint(x, activation_spec(x.shape, letters))
+
+
+def activation_spec(shape: tuple[int, ...], letters: str) -> PartitionSpec:
+    """The mesh axes of an activation's dimensions on the mesh of `jax.set_mesh`."""
+    sizes = dict(jax.sharding.get_abstract_mesh().shape)
+    return _partition(shape, letters, "activation", sizes)
+
+
+def platform() -> str:
+    """Of the mesh of `jax.set_mesh`, which may be of chips that are not here; where
+    none is set, of JAX's default device: cpu, gpu or tpu."""
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return getattr(device, "platform", None) or jax.default_backend()
 
 
 def replicate(x: jax.Array) -> jax.Array:

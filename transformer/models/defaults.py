@@ -12,12 +12,15 @@ with the keyword `width`: a module class, a `partial` of one, or what `attention
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 
+from transformer import axes
 from transformer.network import attention as attention_
 from transformer.network import block as block_
 from transformer.network import mlp as mlp_
@@ -58,6 +61,35 @@ def flash_kernel(block: int) -> attention_.Kernel:
     return partial(flash_attention.flash_attention, block=block)
 
 
+def platform_kernel(block: int, *, tpu_block: int = 512) -> attention_.Kernel:
+    """The fastest kernel of the platform and the mask, which a TPU's program names in a
+    line: on a TPU Splash attention, in blocks of `tpu_block`, or for what that cannot
+    compute flash attention; elsewhere blocks of `block` rows."""
+    return partial(_attend_by_platform, row_block=block, tpu_block=tpu_block)
+
+
+def _attend_by_platform(
+    *arrays: Any, row_block: int, tpu_block: int, **settings: Any
+) -> Any:
+    if axes.platform() != "tpu":
+        return row_blocked_kernel(row_block)(*arrays, **settings)
+    from transformer.network.kernels import splash_attention
+
+    mask, bias = settings["mask"], settings.get("bias")
+    reason = splash_attention.reason_against(mask, bias=bias)
+    if reason:
+        _print_once(f"attention: flash kernel; Splash cannot compute {reason}")
+        return flash_kernel(tpu_block)(*arrays, **settings)
+    _print_once(f"attention: Splash kernel, mask {mask}")
+    return splash_attention.splash_attention(*arrays, **settings, block=tpu_block)
+
+
+@functools.cache
+def _print_once(line: str) -> None:
+    if jax.process_index() == 0:
+        print(line, flush=True)
+
+
 def row_blocked(block: int, *, soft_cap: float | None = None) -> attention_.MakeMixer:
     """The mixer of `row_blocked_kernel`. soft_cap: of the scores."""
     kernel = row_blocked_kernel(block)
@@ -65,6 +97,7 @@ def row_blocked(block: int, *, soft_cap: float | None = None) -> attention_.Make
 
 
 ROW_BLOCKED = row_blocked(128)
+BY_PLATFORM = partial(attention_.SoftmaxAttention, kernel=platform_kernel(128))
 
 
 def num_heads(width: int, head_features: int) -> int:
@@ -80,13 +113,13 @@ def attention(
     mask: Mask,
     rotate: positions.Rotate = positions.identity,
     head_features: int = HEAD_FEATURES,
-    make_mixer: attention_.MakeMixer = ROW_BLOCKED,
+    make_mixer: attention_.MakeMixer = BY_PLATFORM,
     output_init: Init = ZERO,
 ) -> Make:
     """Multi-head attention of `width` features in heads of `head_features`.
 
-    make_mixer: softmax attention by a kernel, or another function. ValueError where the
-    heads do not fill the width.
+    make_mixer: softmax attention by `platform_kernel`, or another function. ValueError
+    where the heads do not fill the width.
     """
     heads = num_heads(width, head_features)
     return partial(

@@ -310,7 +310,7 @@ def to_jax_kwargs(
     otherwise `mask`, bool (B, 1, L, M). The tokens must be whole rows in order (index
     0, 1, ...), as they are outside cached decoding.
     """
-    parts = _conjuncts(mask)
+    parts = conjuncts(mask)
     rules = [part.rule for part in parts]
     if len(set(rules)) == len(rules) and set(rules) <= {_full, _causal, _window}:
         named = dict(zip(rules, parts, strict=True))
@@ -322,9 +322,10 @@ def to_jax_kwargs(
     return {"mask": jnp.asarray(mask.allowed_pairs(queries, keys))[:, None]}
 
 
-def _conjuncts(mask: Mask) -> list[Mask]:
+def conjuncts(mask: Mask) -> list[Mask]:
+    """The masks that `mask` joins with &."""
     if mask.rule is _both:
-        return [part for side in mask.arguments for part in _conjuncts(side)]
+        return [part for side in mask.arguments for part in conjuncts(side)]
     return [mask]
 
 

@@ -25,6 +25,7 @@ from transformer import axes, storage
 from transformer.planning import costs as costs_
 from transformer.planning import hlo
 from transformer.planning.chips import Topology
+from transformer.training import flops
 from transformer.training.experiment import Experiment
 from transformer.training.loop import jit_update
 from transformer.training.update import State
@@ -75,7 +76,8 @@ def compile_step(
 ) -> Compilation:
     """The step's costs as compiled, from the cache where the same program was."""
     with jax.set_mesh(mesh):
-        lowered = jit_update(experiment, mesh).lower(state, batch)
+        traced = jit_update(experiment, mesh).trace(state, batch)
+        lowered = traced.lower()
     versions = f"jax {jax.__version__}, libtpu {importlib.metadata.version('libtpu')}"
     content = "\n".join((lowered.as_text(), str(topology), str(mesh.shape), versions))
     name = hashlib.sha256(content.encode()).hexdigest()[:32]
@@ -90,8 +92,10 @@ def compile_step(
             path, gzip.compress(json.dumps(_compile(lowered, mesh)).encode())
         )
     kept = json.loads(gzip.decompress(path.read_bytes()))
+    costs = costs_.of_program(hlo.parse(kept["text"]))
+    kernels = flops.matmul_flops(traced.jaxpr.jaxpr, kernels_alone=True)
     return Compilation(
-        costs_.of_program(hlo.parse(kept["text"])),
+        costs._replace(flops=costs.flops + kernels),
         kept["temporaries"],
         f"compiled by {versions} in {kept['seconds']:.0f} s",
     )

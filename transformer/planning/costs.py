@@ -62,8 +62,8 @@ class Collective(NamedTuple):
 
 class Costs(NamedTuple):
     """Of one step on one chip. flops: of matrix products. traffic: bytes read from and
-    written to main memory. kernels: calls of opaque kernels, whose products and traffic
-    the program does not tell. unknown_loops: counted once."""
+    written to main memory. kernels: calls of opaque kernels, whose products the text
+    does not tell. unknown_loops: counted once."""
 
     flops: float
     traffic: float

@@ -45,7 +45,10 @@ def lines(plan: Plan) -> str:
         ("data", f"{plan.batch_bytes / line.best / 1e6:.3g} MB/s of batches"),
     ]  # fmt: skip
     if plan.costs.kernels:
-        found.append(("not counted", f"{plan.costs.kernels} calls of opaque kernels"))
+        calls = (
+            f"{plan.costs.kernels} Pallas calls: products by the blocks they compute"
+        )
+        found.append(("kernels", f"{calls}, traffic of their operands once"))
     if plan.costs.unknown_loops:
         loops = plan.costs.unknown_loops
         found.append(("counted once", f"{loops} loops of unknown length"))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.extend.core as core
+import jax.numpy as jnp
 
 from transformer.training.experiment import Experiment
 
 # What `network/kernels/onednn` calls, whose products are no part of the program.
 ONEDNN_PRODUCT = "__onednn$matmul"
+# Before the number of blocks of a head that `kernels/splash_attention` computes.
+BLOCKS = "computed_blocks_"
 
 
 def per_row(experiment: Experiment) -> float:
@@ -28,30 +32,61 @@ def per_row(experiment: Experiment) -> float:
     return 3 * matmul_flops(program.jaxpr) / rows
 
 
-def matmul_flops(program: Any) -> float:
+def matmul_flops(
+    program: Any, *, kernels_alone: bool = False, blocks: int | None = None
+) -> float:
     """Floating-point operations of a jaxpr's matrix products, two per multiplication: a
-    scan's times its length, of branches the largest, of a loop of unknown length once.
-    Opaque kernels are not counted."""
+    scan's times its length, of branches the largest, of a loop of unknown length once,
+    a Pallas kernel's for each point of its grid. Other opaque kernels are not counted,
+    but oneDNN's product is.
+
+    kernels_alone: only those of Pallas kernels. blocks: that an attention kernel, whose
+    first array of numbers is (B, H, L, K), computes of a head; as `BLOCKS` names them.
+    """
     total = 0.0
     for equation in program.eqns:
         name, settings = equation.primitive.name, equation.params
-        if name == "dot_general":
-            (contracted, _), _ = settings["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            pairs = math.prod(shape[i] for i in contracted)
-            total += 2.0 * pairs * math.prod(equation.outvars[0].aval.shape)
-            continue
-        if name == "ffi_call" and settings["target_name"] == ONEDNN_PRODUCT:
-            # (..., L, K) x (..., K, M) in any layout: two for each of L K M.
-            columns = equation.outvars[0].aval.shape[-1]
-            total += 2.0 * columns * math.prod(equation.invars[0].aval.shape)
-            continue
-        inner = [matmul_flops(part) for part in _programs(settings)]
-        if name == "cond":
-            total += max(inner, default=0.0)
-        else:
-            total += (settings["length"] if name == "scan" else 1) * sum(inner)
+        found = re.findall(rf"{BLOCKS}(\d+)", str(equation.source_info.name_stack))
+        inherited = int(found[-1]) if found else blocks
+        times = 1
+        if name == "pallas_call":
+            times = math.prod(settings["grid_mapping"].grid)
+            if inherited is not None:
+                times = inherited * _heads(equation)
+        elif name == "scan":
+            times = settings["length"]
+        alone = kernels_alone and name != "pallas_call"
+        inner = [
+            matmul_flops(part, kernels_alone=alone, blocks=inherited)
+            for part in _programs(settings)
+        ]
+        own = 0.0 if kernels_alone else _product_flops(equation)
+        inside = max(inner, default=0.0) if name == "cond" else sum(inner)
+        total += own + times * inside
     return total
+
+
+def _heads(call: Any) -> int:
+    """Rows times heads of an attention kernel's queries; one row may have no axis."""
+    arrays = (v.aval for v in call.invars)
+    queries = next(
+        a for a in arrays if a.ndim > 2 and jnp.issubdtype(a.dtype, jnp.floating)
+    )
+    return math.prod(queries.shape[:-2])
+
+
+def _product_flops(equation: Any) -> float:
+    name, settings = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = settings["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        pairs = math.prod(shape[i] for i in contracted)
+        return 2.0 * pairs * math.prod(equation.outvars[0].aval.shape)
+    if name == "ffi_call" and settings["target_name"] == ONEDNN_PRODUCT:
+        # (..., L, K) x (..., K, M) in any layout: two for each of L K M.
+        columns = equation.outvars[0].aval.shape[-1]
+        return 2.0 * columns * math.prod(equation.invars[0].aval.shape)
+    return 0.0
 
 
 def _programs(settings: dict[str, Any]) -> Iterator[Any]:
