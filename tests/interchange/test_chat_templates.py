@@ -12,7 +12,8 @@ import pretrained_folder
 import pytest
 
 import transformer
-from transformer.interchange import chat_template
+from transformer.generation import text_model
+from transformer.interchange import chat, chat_template
 
 RENDERED = json.loads(
     (Path(__file__).parent / "fixtures" / "chat_templates.json").read_text()
@@ -116,3 +117,17 @@ def test_a_chat_has_ends_of_turns_and_a_text_has_none(tmp_path: Path) -> None:
     assert 0 < len(model.tokenizer.encode(reply)) and "<|end|>" not in reply
     with pytest.raises(ValueError, match="got its end, token 257"):
         model.generate("he<|end|>", new_tokens=2)
+
+
+def test_penalties_of_a_folder_are_not_followed_which_a_line_says(
+    tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(text_model, "generate", lambda *_, **flags: flags["prompt"])
+    (tmp_path / "config.json").write_text("{}")
+    settings: dict[str, Any] = {"repetition_penalty": 1.1, "num_beams": 1}
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    none: Any = None
+    assert chat.generate(tmp_path, none, none, none, prompt="a") == "a"
+    line = f"{tmp_path}: repetition_penalty = 1.1: not followed; each token is chosen "
+    said = capsys.readouterr().out
+    assert said.startswith(line) and said.count("\n") == 1

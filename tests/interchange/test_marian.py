@@ -19,7 +19,6 @@ from hard_texts import HARD, MARKED
 import transformer
 from experiments import pretrained
 from transformer.interchange import (
-    export,
     folder,
     marian_tokenizer,
     tasks,
@@ -68,28 +67,43 @@ def test_targets_begin_and_end_as_those_of_transformers() -> None:
         text_to_text.generate_ids(opened.net, params, made, ["0"], new_tokens=48)
 
 
-def test_the_verb_generate_and_the_folder_that_export_writes(
+def test_a_text_follows_from_a_prompt(tmp_path: Path, capsys: Any) -> None:
+    """Without the padding, which would be the most likely token each time."""
+    path = marian_folder.write(tmp_path / "marian", num_beams=4)
+    opened = folder.open_folder(path)
+    model = tasks.Model(path, opened.architecture, opened.sizes, opened.net)
+    flags: Any = {"prompt": "The capital of Portugal", "new_tokens": 9}
+    flags |= {"temperature": None, "sample_seed": 0}
+    generate = tasks.verbs_of(model)["generate"]
+    text = generate(opened.read_params(), tmp_path, chat=False, **flags)
+    assert text and not text.startswith("The capital")
+    beams, printed = capsys.readouterr().out.splitlines()
+    assert "num_beams = 4: not followed" in beams and printed == text
+    with pytest.raises(ValueError, match="--chat: expected a decoder, got MarianMTMod"):
+        generate(None, tmp_path, chat=True, **flags)
+
+
+def test_a_command_and_a_notebook_generate_the_same(
     tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
-    """Without the padding, which would be the most likely token each time."""
     path = marian_folder.write(tmp_path / "marian")
     text = transformer.load(path).generate("The capital of Portugal", new_tokens=9)
-    assert text and not text.startswith("The capital")
     run = type("Run", (), {"experiment": staticmethod(pretrained.experiment)})
-    run.verbs = {**tasks.all_verbs(), "export": export.export}  # pyright: ignore
-    common = [f"--workdir={tmp_path / 'run'}", f"--init_from={path}"]
+    run.verbs = tasks.all_verbs()  # pyright: ignore
+    folders = [f"--workdir={tmp_path / 'run'}", f"--init_from={path}"]
     flags = ["--prompt=The capital of Portugal", "--new_tokens=9"]
-    argv = ["generate", *common, *flags]
+    argv = ["generate", *folders, *flags]
     assert commands.exit_status(argv, monkeypatch, run=run) == 0
     assert capsys.readouterr().out.splitlines()[-1] == text
-    line = commands.refusal([*argv, "--chat"], capsys, monkeypatch, run=run)
-    assert "--chat: expected a decoder, got MarianMTModel" in line
-    argv = ["export", *common, f"--folder={tmp_path / 'out'}"]
-    assert commands.exit_status(argv, monkeypatch, run=run) == 0
-    for name in (*marian_folder.NAMES, "generation_config.json"):
-        written = (tmp_path / "out" / name).read_bytes()
-        assert written == (path / name).read_bytes()
-    assert not (tmp_path / "out" / "tokenizer.json").exists()
+
+
+def test_an_export_has_both_models_and_the_vocabulary(tmp_path: Path) -> None:
+    """To the byte, and no tokenizer.json, which Marian has not."""
+    path = marian_folder.write(tmp_path / "marian")
+    names = *marian_folder.NAMES, "generation_config.json"
+    assert folder.companions_of(path) == {
+        name: (path / name).read_bytes() for name in names
+    }
 
 
 def settings(**values: Any) -> Callable[[Path], Any]:
@@ -157,6 +171,26 @@ def test_targets_that_are_not_expressed_are_refused(name: str, tmp_path: Path) -
         (tmp_path / file).write_text(json.dumps(values))
     with pytest.raises(ValueError, match=message):
         text_to_text.read_targets(tmp_path, 67)
+
+
+@pytest.mark.parametrize("name", ["marian", "t5"])
+def test_beams_are_not_followed_and_kept(name: str, tmp_path: Path, capsys) -> None:
+    """As older files have them, in config.json; in one line."""
+    beams = {"num_beams": 6, "max_length": 512}
+    values = json.loads((FIXTURES / name / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | beams))
+    _, sizes = folder.read_config(tmp_path)
+    text_to_text.read_targets(tmp_path, sizes.vocab_size)
+    line = f"{tmp_path}: num_beams = 6: not followed; each token is chosen from "
+    said = capsys.readouterr().out
+    assert said.startswith(line) and said.count("\n") == 1
+    assert folder.read_token_ids(tmp_path).items() >= beams.items()
+    newer = {"num_beams": 1, "repetition_penalty": 1.2}
+    (tmp_path / "generation_config.json").write_text(json.dumps(newer))
+    text_to_text.read_targets(tmp_path, sizes.vocab_size)
+    assert ": repetition_penalty = 1.2: not" in capsys.readouterr().out
+    text_to_text.read_targets(FIXTURES / name, sizes.vocab_size)
+    assert not capsys.readouterr().out
 
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {

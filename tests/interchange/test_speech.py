@@ -17,7 +17,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformer.data.audio import log_mel
 from transformer.data.readers import audio_files
 from transformer.generation import transcription
-from transformer.interchange import folder, speech, tasks, tokenizer
+from transformer.interchange import (
+    folder,
+    generation_settings,
+    speech,
+    tasks,
+    tokenizer,
+)
 from transformer.models import decoder
 from transformer.network import masks
 
@@ -38,7 +44,7 @@ def place(tmp_path: Path) -> Path:
     behind are of time."""
     made = tmp_path / "whisper"
     shutil.copytree(FIXTURE, made)
-    (made / speech.GENERATION).write_text(json.dumps(GENERATION))
+    (made / generation_settings.FILE).write_text(json.dumps(GENERATION))
     letters = sorted({chr(c) for c in range(65, 65 + FIRST)})
     library = Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
     library.decoder = decoders.ByteLevel()
@@ -132,9 +138,21 @@ def test_a_language_that_the_model_has_not_is_refused(place: Path, sound: Path) 
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        (speech.GENERATION, {"suppress_tokens": [67]}, "excluded: expected tokens"),
-        (speech.GENERATION, {"decoder_start_token_id": "x"}, "start: expected tokens"),
-        (speech.GENERATION, {"lang_to_id": {"<|en|>": -1}}, "languages: expected"),
+        (
+            generation_settings.FILE,
+            {"suppress_tokens": [67]},
+            "excluded: expected tokens",
+        ),
+        (
+            generation_settings.FILE,
+            {"decoder_start_token_id": "x"},
+            "start: expected tokens",
+        ),
+        (
+            generation_settings.FILE,
+            {"lang_to_id": {"<|en|>": -1}},
+            "languages: expected",
+        ),
         (speech.FEATURES, {"hop_length": 80}, "hop_length: expected 160, got 80"),
         (speech.FEATURES, {"feature_size": 80}, "feature_size: expected 5, got 80"),
     ],
@@ -142,7 +160,7 @@ def test_a_language_that_the_model_has_not_is_refused(place: Path, sound: Path) 
 def test_tokens_and_features_are_checked(
     file: str, change: dict[str, Any], message: str, place: Path, sound: Path
 ) -> None:
-    values = GENERATION if file == speech.GENERATION else {}
+    values = GENERATION if file == generation_settings.FILE else {}
     (place / file).write_text(json.dumps({**values, **change}))
     with pytest.raises(ValueError, match=message):
         transcribe(place, [sound])
@@ -150,7 +168,7 @@ def test_tokens_and_features_are_checked(
 
 def test_a_model_of_english_only_has_a_short_prompt(place: Path, sound: Path) -> None:
     values = {**GENERATION, "is_multilingual": False}
-    (place / speech.GENERATION).write_text(json.dumps(values))
+    (place / generation_settings.FILE).write_text(json.dumps(values))
     assert tokens_of(place).prompt(None, "transcribe") == [51, 56]
     with pytest.raises(ValueError, match="the model is of English only, got pt"):
         transcribe(place, [sound], language="pt")

@@ -10,7 +10,7 @@ import jax
 from transformer import checks
 from transformer.generation import text_model
 from transformer.generation.text_model import TextModel
-from transformer.interchange import chat_template
+from transformer.interchange import chat_template, generation_settings
 
 TEMPERATURE = 0.8
 
@@ -44,6 +44,8 @@ def generate(
         min_p: sample from tokens at least this fraction as likely as the most likely.
         sample_seed: another number gives another text.
     """
+    # Says what is not followed.
+    generation_settings.read(folder)
     if chat:
         messages = [{"role": "user", "content": prompt}]
         prompt = chat_template.render_chat(folder, messages)

@@ -25,9 +25,10 @@ from transformer.interchange.architecture import Architecture
 from transformer.interchange.config import Reader
 
 CONFIG, CARD = "config.json", "README.md"
-TOKEN_LISTS = (
+# Of generation, beside the ids of tokens.
+GENERATION_KEYS = (
     *("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids"),
-    "bad_words_ids",
+    *("bad_words_ids", "max_length", "num_beams"),
 )
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Copied byte for byte, where they are there.
@@ -167,14 +168,17 @@ _TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 
 
 def read_token_ids(folder: Path) -> dict[str, Any]:
-    """The token ids of a folder's configuration (`eos_token_id`, `suppress_tokens`);
-    those of a part, such as `text_config`, in a dictionary of that name."""
+    """The token ids of a folder's configuration (`eos_token_id`, `suppress_tokens`) and
+    `GENERATION_KEYS`; those of a part, such as `text_config`, in a dictionary of that
+    name."""
     folder = gguf_folder.resolve(folder)
     return _token_ids(tensor_files.read_json_file(folder / CONFIG))
 
 
 def _token_ids(config: Mapping[str, Any]) -> dict[str, Any]:
-    names = [key for key in config if key.endswith("_token_id") or key in TOKEN_LISTS]
+    names = [
+        key for key in config if key.endswith("_token_id") or key in GENERATION_KEYS
+    ]
     found = {key: config[key] for key in names}
     parts = {
         k: _token_ids(part) for k, part in config.items() if isinstance(part, dict)

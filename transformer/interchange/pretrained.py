@@ -13,6 +13,7 @@ from transformer import axes
 from transformer.generation import text_model
 from transformer.interchange import (
     chat_template,
+    generation_settings,
     gguf_folder,
     speech,
     tasks,
@@ -93,6 +94,8 @@ class PretrainedModel(NamedTuple):
         seed: int,
         sampling: Mapping[str, Any],
     ) -> str:
+        # Says what is not followed.
+        generation_settings.read(gguf_folder.resolve(self.folder))
         options = _sampling(new_tokens, seed, sampling)
         return text_model.complete(model, self.params, [prompt], **options)[0]
 

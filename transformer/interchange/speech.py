@@ -15,10 +15,10 @@ from transformer.data.readers import audio_files
 from transformer.data.text.tokenizers import Tokenizer
 from transformer.generation import transcription
 from transformer.generation.transcription import SpeechTokens
-from transformer.interchange import tensor_files
+from transformer.interchange import generation_settings, tensor_files
 from transformer.interchange import tokenizer as tokenizer_
 
-GENERATION, FEATURES = "generation_config.json", "preprocessor_config.json"
+FEATURES = "preprocessor_config.json"
 SpeechTask = Literal["transcribe", "translate"]
 # Text that zlib makes smaller by more than this repeats itself (Whisper, section 4.5).
 COMPRESSION = 2.4
@@ -50,9 +50,7 @@ def read_speech_tokens(
 
     ValueError where there is no such token, or one outside the vocabulary.
     """
-    values: dict[str, Any] = tensor_files.read_json_file(folder / "config.json")
-    if (folder / GENERATION).is_file():
-        values |= tensor_files.read_json_file(folder / GENERATION)
+    values = generation_settings.read(folder)
     content = json.loads(tokenizer.data["text"])
     added = {t["content"]: t["id"] for t in content.get("added_tokens", [])}
     named = {k: v for k, v in added.items() if re.fullmatch(r"<\|[a-z]{2,3}\|>", k)}

@@ -14,8 +14,8 @@ from transformer import checks
 from transformer.generation import beam_search, decoding, logit_filters, text_model
 from transformer.generation.logit_filters import Choose
 from transformer.interchange import (
+    generation_settings,
     marian_tokenizer,
-    tensor_files,
     text_rows,
     tokenizer,
 )
@@ -24,7 +24,6 @@ from transformer.network import masks
 
 # Tokens of a source and of a target, where no file says how many there may be.
 LENGTH = 4096
-GENERATION = tokenizer.END_FILES[0]
 
 
 class TargetTokens(NamedTuple):
@@ -51,9 +50,7 @@ def read_targets(folder: Path, vocab_size: int) -> TargetTokens:
     """The tokens of a target, by generation_config.json or else config.json. ValueError
     for none to begin with, for words of several tokens that are never chosen,
     and for tokens beyond the vocabulary."""
-    values: dict[str, Any] = tensor_files.read_json_file(folder / "config.json")
-    if (folder / GENERATION).is_file():
-        values |= tensor_files.read_json_file(folder / GENERATION)
+    values = generation_settings.read(folder)
     start, forced = (
         values.get(f"{name}_token_id") for name in ("decoder_start", "forced_eos")
     )

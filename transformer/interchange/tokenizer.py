@@ -20,6 +20,7 @@ from transformer.data.text import tokenizers
 from transformer.data.text.tokenizers import Tokenizer
 from transformer.interchange import (
     byte_level_bpe,
+    generation_settings,
     gguf_folder,
     tensor_files,
     tokenizer_conversion,
@@ -28,7 +29,7 @@ from transformer.interchange import (
 KIND = "pretrained"
 FILE = tokenizers.FILE
 # Where a folder says which tokens end a text, the first that does.
-END_FILES = ("generation_config.json", "config.json")
+END_FILES = generation_settings.FILE, generation_settings.OLD_FILE
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

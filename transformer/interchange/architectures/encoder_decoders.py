@@ -22,10 +22,10 @@ SUBLAYERS: Mapping[str, Mapping[str, str]] = {
     "encoder": {"self_attn": "attention"},
     "decoder": {"self_attn": "attention", "encoder_attn": "cross_attention"},
 }
-# Of training only.
+# Of training and generation only.
 HARMLESS = frozenset(
     """activation_dropout decoder_layerdrop decoder_start_token_id dropout
-    encoder_layerdrop init_std max_length
+    encoder_layerdrop init_std max_length num_beams
     """.split()
 )
 

@@ -24,8 +24,8 @@ NAME = "MarianMTModel"
 EMBEDDING = "model.shared.weight"
 # Of training and generation only; generation_config.json is copied as it is.
 HARMLESS = encoder_decoders.HARMLESS | frozenset(
-    """_num_labels bad_words_ids classif_dropout forced_eos_token_id num_beams
-    output_past prefix tokenizer_class unk_token_id
+    """_num_labels bad_words_ids classif_dropout forced_eos_token_id output_past prefix
+    tokenizer_class unk_token_id
     """.split()
 )
 # What BART's configurations say, at the values of Marian.

@@ -30,6 +30,11 @@ MAX_DISTANCE = 1 << 16
 # The activation for each `feed_forward_proj`; T5 1.1's gelu is the tanh formula.
 GATED = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}
 PLAIN = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_new", "silu": "silu"}
+# Of training and generation only.
+HARMLESS = (
+    *("decoder_start_token_id", "dropout_rate", "max_length", "n_positions"),
+    *("num_beams", "output_past"),
+)
 
 
 class Sizes(NamedTuple):
@@ -59,9 +64,8 @@ def read(config: Reader) -> Sizes:
     feed_forward = config.get("feed_forward_proj", "relu")
     config.only("dense_act_fn", activation)
     config.only("is_gated_act", feed_forward in GATED)
-    # Of training and generation only.
-    for key in ("dropout_rate", "decoder_start_token_id", "n_positions", "output_past"):
-        config.get(key, 0)
+    for key in HARMLESS:
+        config.get(key, None)
     tied = config.flag("tie_word_embeddings", True)
     depth = config.whole("num_layers")
     buckets = config.whole("relative_attention_num_buckets", 32, least=4)
