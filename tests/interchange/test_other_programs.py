@@ -62,7 +62,6 @@ def test_programs_are_written_and_called(format, name, tmp_path, capsys) -> None
     assert ("step: left out" in printed) == is_step_left_out
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @missing(*onnx.PACKAGES)
 def test_a_decision_transformer_is_refused_by_onnx_in_one_line(tmp_path) -> None:
