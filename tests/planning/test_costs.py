@@ -146,6 +146,96 @@ def test_traffic_of_a_stack_is_that_of_its_slices_and_updates() -> None:
     assert costs.memory_traffic(hlo.parse(STACK)) == (1 + 1 + 2 + 1) * 256
 
 
+DIVIDED = """HloModule divided, replica_count=1, num_partitions=8
+
+%start (p: f32[2,4]) -> f32[16,4] {
+  %p = f32[2,4]{1,0} parameter(0)
+  ROOT %g = f32[16,4]{1,0} all-gather(%p), channel_id=3, replica_groups=[1,8]<=[8], \
+backend_config={"async_collective_fusion_config":{"flag_start":"-1","flag_end":"-1"}}
+}
+
+%steps (p.1: f32[2,4]) -> f32[16,4] {
+  %p.1 = f32[2,4]{1,0} parameter(0)
+  ROOT %g.1 = f32[16,4]{1,0} all-gather(%p.1), channel_id=3, \
+replica_groups=[1,8]<=[8], \
+backend_config={"async_collective_fusion_config":{"flag_start":"2","flag_end":"8"}}
+}
+
+ENTRY %main (a: f32[2,4]) -> f32[16,4] {
+  %a = f32[2,4]{1,0} parameter(0)
+  %one = f32[16,4]{1,0} fusion(%a), kind=kCustom, calls=%start
+  %two = f32[16,4]{1,0} fusion(%a), kind=kCustom, calls=%steps
+  %three = f32[16,4]{1,0} fusion(%a), kind=kCustom, calls=%start
+  ROOT %four = f32[16,4]{1,0} all-gather(%a), channel_id=3, replica_groups={}
+}
+"""
+
+
+def test_collectives_of_one_channel_count_each() -> None:
+    """An unrolled loop repeats a collective with its channel: here two that overlap,
+    of which one has steps, and one that does not, of all chips."""
+    got = costs.of_program(hlo.parse(DIVIDED)).collectives
+    assert set(got) == {
+        costs.Collective("all-gather", 256, 8, executions=2, overlaps=True),
+        costs.Collective("all-gather", 256, 8, executions=1, overlaps=False),
+    }
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ("{{0,1},{2,3}}", 2),
+        ("[2,4]<=[4,2]T(1,0)", 4),
+        ("mesh['a'=4,'b'=2] {'a'}", 4),
+        ("mesh['a'=8] {'a':(2)4}", 4),
+        ("{}", 8),
+    ],
+)
+def test_chips_of_a_group(groups: str, expected: int) -> None:
+    text = DIVIDED.replace("replica_groups={}", f"replica_groups={groups}")
+    (one,) = (
+        c for c in costs.of_program(hlo.parse(text)).collectives if not c.overlaps
+    )
+    assert one.group == expected
+
+
+MOVES = """HloModule moves
+
+%both (new: f32[1,8,8], p: f32[4,8,8], q: f32[2,8,8]) -> (f32[4,8,8], f32[8,8]) {
+  %q = f32[2,8,8]{2,1,0} parameter(2)
+  %new = f32[1,8,8]{2,1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %p = f32[4,8,8]{2,1,0} parameter(1)
+  %flat = f32[4,8,8]{2,1,0} bitcast(%p)
+  %all = f32[4,8,8]{2,1,0} dynamic-update-slice(%flat, %new, %zero, %zero, %zero)
+  %row = f32[1,8,8]{2,1,0} dynamic-slice(%q, %zero, %zero, %zero)
+  %one = f32[8,8]{1,0} bitcast(%row)
+  ROOT %t = (f32[4,8,8]{2,1,0}, f32[8,8]{1,0}) tuple(%all, %one)
+}
+
+ENTRY %main (a: f32[4,8,8], b: f32[2,8,8], w: f32[9,64], i: s32[2,1]) -> f32[9,64] {
+  %a = f32[4,8,8]{2,1,0} parameter(0)
+  %b = f32[2,8,8]{2,1,0} parameter(1)
+  %s = ((f32[4,8,8]{2,1,0}), f32[1,8,8]{2,1,0:S(1)}, s32[]{:S(2)}) slice-start(%a)
+  %d = f32[1,8,8]{2,1,0:S(1)} slice-done(%s)
+  %f = (f32[4,8,8]{2,1,0}, f32[8,8]{1,0}) fusion(%d, %a, %b), kind=kLoop, calls=%both
+  %w = f32[9,64]{1,0} parameter(2)
+  %i = s32[2,1]{1,0} parameter(3)
+  %u = f32[2,64]{1,0:S(1)} custom-call(), custom_call_target="AllocateBuffer"
+  ROOT %x = f32[9,64]{1,0} scatter(%w, %i, %u), to_apply=%add
+}
+"""
+
+
+def test_traffic_of_what_moves_a_part_of_an_array() -> None:
+    """256 bytes a part: a slice into vector memory is read once, by its start; of the
+    fusion, whose operands come in another order than their numbers, the update is
+    written and the other result read and written; the scatter reads two rows and writes
+    them."""
+    program = hlo.parse(MOVES)
+    assert costs.memory_traffic(program) == (1 + 1 + 2 + 2 * 2) * 256
+
+
 def test_a_text_without_an_entry_is_refused() -> None:
     with pytest.raises(ValueError, match="expected HLO text with an ENTRY"):
         hlo.parse("HloModule nothing")

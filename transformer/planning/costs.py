@@ -26,10 +26,13 @@ COLLECTIVES = (
 # Instructions that move no bytes of main memory.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call",
-    "conditional", "after-all", "partition-id", "replica-id", "copy-done", "iota",
-    "optimization-barrier",
+    "conditional", "after-all", "partition-id", "replica-id", "iota",
+    "optimization-barrier", "async-update",
 }  # fmt: skip
-_CHANNEL = re.compile(r"channel_id=(\d+)")
+_FREE_CALL = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast)"')
+# libtpu divides a collective into instructions of one name of its kind: a start, whose
+# flag is -1, and what goes on with it.
+_DIVISION = re.compile(r'"async_collective_fusion_config":\{"flag_start":"(-?\d+)"')
 _MESH_GROUP = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _IOTA_GROUP = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
 _LISTED_GROUP = re.compile(r"replica_groups=\{\{([\d,]*)\}")
@@ -146,21 +149,22 @@ def _valid_pairs(size: int, taps: int, outputs: int, window: dict[str, int]) -> 
 
 
 def collectives(program: Program) -> list[Collective]:
-    """Each collective once, though its start, steps and end all name it: those have one
-    channel. An all-reduce of which each chip keeps a slice is a reduce-scatter."""
+    """Each collective once, though its start, steps and end all name it. An all-reduce
+    of which each chip keeps a slice is a reduce-scatter."""
     starts = {
         called
         for computation in program.computations.values()
         for instruction in computation.values()
-        if "async" in instruction.name or instruction.opcode.endswith("-start")
+        if instruction.opcode.endswith("-start")
         for called in instruction.callees
     }
-    found: dict[str, Collective] = {}
+    found = []
     for name, instruction, count in program.instructions():
         kind = instruction.opcode.removesuffix("-start")
-        if kind not in COLLECTIVES:
+        division = _DIVISION.search(instruction.attributes)
+        if kind not in COLLECTIVES or (division and division.group(1) != "-1"):
             continue
-        divided = instruction.opcode.endswith("-start") or name in starts
+        overlaps = instruction.opcode.endswith("-start") or name in starts
         operands = [
             array
             for operand in instruction.operands
@@ -169,30 +173,27 @@ def collectives(program: Program) -> list[Collective]:
         if kind == "all-reduce" and "all-reduce-scatter" in name:
             kind = "reduce-scatter"
         size = sum(array.bytes for array in operands)
-        group = _group(instruction.attributes)
+        group = _group(instruction.attributes, program.chips)
         size *= group if kind == "all-gather" else 1
-        channel = _CHANNEL.search(instruction.attributes)
-        key = channel.group(1) if channel else f"{name}/{instruction.name}"
-        known = found.get(key)
-        if known is None:
-            found[key] = Collective(kind, size, group, count, divided)
-        else:
-            # The first call that the program makes of it has its executions.
-            found[key] = known._replace(overlaps=True)
-    return [one for one in found.values() if one.group > 1]
+        overlaps = overlaps or division is not None
+        found.append(Collective(kind, size, group, count, overlaps))
+    return [one for one in found if one.group > 1]
 
 
-def _group(attributes: str) -> int:
-    """The number of chips of a group."""
+def _group(attributes: str, chips: int) -> int:
+    """The number of chips of a group; `chips` where the groups are empty."""
     if match := _MESH_GROUP.search(attributes):
-        sizes = dict(part.split("=") for part in match.group(1).split(","))
-        axes = [a.strip() for a in match.group(2).split(",")]
-        return math.prod(int(sizes.get(axis, 1)) for axis in axes)
+        sizes = dict(part.strip().split("=") for part in match.group(1).split(","))
+        # A part of an axis is 'axis':(chips before it)chips.
+        axes = (re.split(r":\(\d+\)", a.strip()) for a in match.group(2).split(","))
+        return math.prod(
+            int(part[-1]) if part[1:] else int(sizes[part[0]]) for part in axes
+        )
     if match := _IOTA_GROUP.search(attributes):
         return int(match.group(1))
     if match := _LISTED_GROUP.search(attributes):
         return len(match.group(1).split(","))
-    return 2 if "source_target_pairs" in attributes else 1
+    return 2 if "source_target_pairs" in attributes else chips
 
 
 def memory_traffic(program: Program) -> float:
@@ -208,7 +209,8 @@ def memory_traffic(program: Program) -> float:
     }
     total = 0.0
     for name, instruction, count in program.instructions():
-        if name in inner or instruction.opcode in _FREE:
+        opcode = instruction.opcode
+        if name in inner or opcode in _FREE or opcode.endswith("-done"):
             continue
         total += count * _instruction_traffic(instruction, program, name)
     return total
@@ -219,18 +221,27 @@ def _instruction_traffic(
 ) -> float:
     computation = program.computations[name]
     arrays = [computation[o].arrays for o in instruction.operands if o in computation]
-    if instruction.opcode == "copy-start":
-        return sum(_slow(a) for a in (arrays[0][0], instruction.arrays[0]))
-    if instruction.opcode in ("dynamic-slice", "gather", "slice"):
-        return 2 * sum(map(_slow, instruction.arrays))
-    if instruction.opcode in ("dynamic-update-slice", "scatter"):
-        return 2 * sum(map(_slow, arrays[-2 if len(arrays) < 3 else 1]))
+    results, opcode = instruction.arrays, instruction.opcode.removesuffix("-start")
+    if opcode == "custom-call" and _FREE_CALL.search(instruction.attributes):
+        return 0.0
+    if opcode == "copy" and opcode != instruction.opcode:
+        results = results[:1]
+    elif opcode != instruction.opcode:
+        # A start gives its operands again, before the results.
+        results = results[sum(map(len, arrays)) :] or results
+    if opcode in ("dynamic-slice", "gather", "slice"):
+        return _slow(results[0]) + results[0].bytes * (not arrays[0][0].fast)
+    if opcode == "dynamic-update-slice":
+        return _slow(arrays[1][0]) + arrays[1][0].bytes * (not arrays[0][0].fast)
+    if opcode == "scatter":
+        # As many targets as updates, and between them the indices.
+        updates = [a for operand in arrays[len(arrays) // 2 + 1 :] for a in operand]
+        written = 2 * (not arrays[0][0].fast)
+        return sum(_slow(a) + written * a.bytes for a in updates)
     fused = next(iter(instruction.callees), "")
-    if instruction.opcode != "fusion" or fused not in program.computations:
-        return sum(map(_slow, instruction.arrays)) + sum(
-            _slow(a) for operand in arrays for a in operand
-        )
-    return _fusion_traffic(instruction, arrays, program.computations[fused])
+    if opcode == "fusion" and fused in program.computations:
+        return _fusion_traffic(instruction, arrays, program.computations[fused])
+    return sum(map(_slow, results)) + sum(_slow(a) for one in arrays for a in one)
 
 
 def _fusion_traffic(
@@ -238,29 +249,51 @@ def _fusion_traffic(
     arrays: list[tuple[Array, ...]],
     fused: dict[str, Instruction],
 ) -> float:
-    total = 0.0
-    parameters = [i for i in fused.values() if i.opcode == "parameter"]
-    by_number = {p.name: p for p in parameters}
-    users: dict[str, list[Instruction]] = {name: [] for name in by_number}
+    """Of its operands what it reads, and of its results what it writes."""
+    users: dict[str, list[tuple[int, Instruction]]] = {name: [] for name in fused}
     for one in fused.values():
-        for operand in one.operands:
-            if operand in users:
-                users[operand].append(one)
-    updated = [i for i in fused.values() if i.opcode == "dynamic-update-slice"]
-    in_place = {i.operands[0] for i in updated}
-    for parameter, operand in zip(parameters, arrays, strict=False):
-        used = users[parameter.name]
-        if parameter.name in in_place:
+        for place, operand in enumerate(one.operands):
+            if one.opcode != "bitcast" and operand in fused:
+                users[_cast_of(fused, operand)].append((place, one))
+    total = 0.0
+    for parameter in fused.values():
+        if parameter.opcode != "parameter" or int(parameter.literal) >= len(arrays):
             continue
-        if used and all(u.opcode in ("dynamic-slice", "gather") for u in used):
-            fast = any(a.fast for a in operand)
-            total += 0 if fast else sum(u.bytes for u in used)
+        slow = sum(map(_slow, arrays[int(parameter.literal)]))
+        used = [u for u in users[parameter.name] if not _is_target(*u)]
+        in_place = len(used) < len(users[parameter.name])
+        if all(_is_source(*u) for u in used) and (used or in_place):
+            total += sum(u.bytes for _, u in used) if slow else 0.0
         else:
-            total += sum(map(_slow, operand))
-    if in_place and updated:
-        updates = (fused[i.operands[1]] for i in updated)
-        return total + sum(u.bytes for u in updates)
-    return total + sum(map(_slow, instruction.arrays))
+            total += slow
+    root = next(one for one in fused.values() if one.root)
+    names = root.operands if root.opcode == "tuple" else (root.name,)
+    for array, name in zip(instruction.arrays, names, strict=False):
+        made = fused[_cast_of(fused, name)]
+        if made.opcode == "dynamic-update-slice" and (
+            fused[_cast_of(fused, made.operands[0])].opcode == "parameter"
+        ):
+            total += 0.0 if array.fast else fused[made.operands[1]].bytes
+        else:
+            total += _slow(array)
+    return total
+
+
+def _cast_of(fused: dict[str, Instruction], name: str) -> str:
+    """The name of the instruction of which `name` is a bitcast, else its own."""
+    while fused[name].opcode == "bitcast":
+        name = fused[name].operands[0]
+    return name
+
+
+def _is_target(place: int, user: Instruction) -> bool:
+    """Whether an operand at `place` of `user` is updated in place."""
+    return user.opcode == "dynamic-update-slice" and place == 0
+
+
+def _is_source(place: int, user: Instruction) -> bool:
+    """Whether `user` reads but a slice of its operand at `place`."""
+    return user.opcode in ("dynamic-slice", "gather", "slice") and place == 0
 
 
 def _slow(array: Array) -> float:

@@ -7,6 +7,7 @@ text has both, with the trip counts of loops that the compiler knows.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _METADATA = re.compile(r", metadata=\{[^}]*\}")
+_CHIPS = re.compile(r"\b(?:num_partitions|replica_count)=(\d+)")
 _TRIPS = re.compile(r"known_trip_count\D*?(\d+)")
 
 
@@ -52,7 +54,7 @@ class Array(NamedTuple):
 
 class Instruction(NamedTuple):
     """arrays: of its result, several of a tuple. attributes: the rest of its line.
-    literal: of a constant."""
+    literal: of a constant; of a parameter its number."""
 
     name: str
     opcode: str
@@ -78,12 +80,14 @@ class Instruction(NamedTuple):
 class Program(NamedTuple):
     """computations: name -> instructions in order. entry: the name of the first.
     unknown_loops: loops whose number of executions the text does not say, taken once.
+    chips: that execute it.
     """
 
     computations: dict[str, dict[str, Instruction]]
     entry: str
     executions: dict[str, int]
     unknown_loops: int
+    chips: int
 
     def instructions(self) -> Iterator[tuple[str, Instruction, int]]:
         """(computation, instruction, how often it is executed), of executed ones."""
@@ -127,7 +131,7 @@ def _instruction(line: str) -> Instruction | None:
         tuple(_OPERAND.findall(operands)),
         attributes,
         bool(root),
-        operands if opcode.group(1) == "constant" else "",
+        operands if opcode.group(1) in ("constant", "parameter") else "",
     )
 
 
@@ -161,7 +165,8 @@ def parse(text: str | None) -> Program:
     if entry not in computations:
         raise ValueError("program: expected HLO text with an ENTRY, got none")
     executions, unknown = _executions(computations, entry)
-    return Program(computations, entry, executions, unknown)
+    chips = math.prod(map(int, _CHIPS.findall(text.partition("\n")[0])))
+    return Program(computations, entry, executions, unknown, chips)
 
 
 def _executions(
@@ -180,6 +185,8 @@ def _executions(
             if instruction.opcode == "while":
                 trips = _trips(computations, computations[name], instruction)
                 unknown += trips is None
+            if instruction.opcode in ("async-update", "async-done"):
+                continue  # They name what their start executes.
             for called in instruction.callees:
                 if called in computations:
                     visit(called, times * (1 if trips is None else trips))
@@ -258,5 +265,7 @@ def _constant(
     computation: dict[str, Instruction], instruction: Instruction | None
 ) -> int | None:
     instruction = _source(computation, instruction)
-    whole = instruction is not None and re.fullmatch(r"-?\d+", instruction.literal)
-    return int(instruction.literal) if instruction is not None and whole else None
+    if instruction is None or instruction.opcode != "constant":
+        return None
+    whole = re.fullmatch(r"-?\d+", instruction.literal)
+    return int(instruction.literal) if whole else None
