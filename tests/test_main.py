@@ -53,7 +53,7 @@ BAD_FLAGS = {
     "no value": (["--depth"], "Missing value for flag --depth"),
     "bad verb": (
         ["trian"],
-        "expected one of train, evaluate, report, benchmark, sweep, generate; got",
+        "expected one of train, evaluate, report, benchmark, sweep, plan, generate; got",
     ),
     "late verb": (["--depth=1", "generate"], "expected flags --name=value"),
     "another verb's flag": (

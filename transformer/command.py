@@ -14,7 +14,7 @@ from transformer import checks, flags
 from transformer.flags import ExperimentFn
 
 # Of every experiment; others are its own.
-VERBS = ("train", "evaluate", "report", "benchmark", "sweep")
+VERBS = ("train", "evaluate", "report", "benchmark", "sweep", "plan")
 
 
 def common_flags(

@@ -263,6 +263,10 @@ def is_multiprocess() -> bool:
     return jax is not None and jax.distributed.is_initialized()
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
 def parse_mesh(text: str) -> Any:
     """The mesh of a text such as data:2,tensor:4. ValueError for another form."""
     from transformer import axes
@@ -278,7 +282,7 @@ def mesh_sizes(text: str) -> dict[str, int]:
     sizes = {}
     for part in filter(None, text.split(",")):
         axis, _, size = part.partition(":")
-        if axis not in axes.AXES or axis in sizes or not size.isdigit():
+        if axis not in axes.AXES or axis in sizes or not _is_number(size):
             raise ValueError(
                 "--mesh: expected axis:size, each axis once and among "
                 f"{', '.join(axes.AXES)}; got {part!r} in {text!r}"

@@ -11,10 +11,11 @@ import pytest
 import tiny_experiment
 from commands import exit_status, refusal
 
+from transformer import axes
 from transformer.models import decoder
 from transformer.network import masks
 from transformer.objectives import cross_entropy
-from transformer.planning import chips, plan
+from transformer.planning import chips, compilation, costs, plan, table
 from transformer.training import flops
 from transformer.training.update import init_state
 
@@ -62,6 +63,52 @@ def test_collectives_of_data_and_fully_sharded_parallelism(tiny: Any) -> None:
     assert gather.kind == "all-gather" and scatter.kind == "reduce-scatter"
     assert gather.bytes * 2 == scatter.bytes >= 4 * divided
     assert (gather.executions, scatter.executions) == (2, 1)
+
+
+def test_gradients_of_weights_that_fsdp_does_not_divide_are_reduced(tiny: Any) -> None:
+    """No dimension of the tiny model is a multiple of seven."""
+    made = tiny._replace(batch_size=14)
+    got = plan.make(made, chips.parse("h100:7"), {"fsdp": 7}, compile_it=False)
+    assert got.costs.collectives == (
+        costs.Collective("all-reduce", 4 * got.parameters, 7, 1, True, span=7),
+    )
+    assert "all-gather" not in table.lines(got)
+
+
+def test_groups_of_gpus_on_several_nodes_send_over_the_network(tiny: Any) -> None:
+    """Of data:8,fsdp:8 the weights are gathered within a node; the copies of a shard
+    are on eight nodes."""
+    made = tiny._replace(batch_size=64)
+    topology, sizes = chips.parse("h100:64"), {"data": 8, "fsdp": 8}
+    got = plan.make(made, topology, sizes, compile_it=False)
+    spans = {one.kind: (one.group, one.span) for one in got.costs.collectives}
+    assert spans["all-gather"] == spans["reduce-scatter"] == (8, 8)
+    assert spans["all-reduce"] == (8, 57)
+    seconds = sum(
+        one.traffic / (50e9 if one.kind == "all-reduce" else 450e9)
+        for one in got.costs.collectives
+    )
+    assert got.roofline.async_collectives == pytest.approx(seconds)
+
+
+def test_what_is_not_counted_is_told(tiny: Any) -> None:
+    assert counted(tiny, fsdp=8).method == "counted, not compiled"
+    text = table.lines(counted(tiny, data=2, context=2, expert=2))
+    assert "without what layers exchange over context and expert" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [
+        ("v5e:2x4", 1),
+        ("v5e:4x4", 4),
+        ("v5p:2x2x1", 1),
+        ("v5p:4x4x4", 16),
+        ("h100:12", 2),
+    ],
+)
+def test_hosts_of_a_topology(text: str, hosts: int) -> None:
+    assert chips.parse(text).hosts == hosts
 
 
 def decoder_of(length: int) -> Any:
@@ -127,8 +174,44 @@ def test_a_batch_or_a_mesh_that_does_not_divide_is_refused(capsys, monkeypatch) 
     common = ["plan", "--topology=v5e:2x4", "--method=count"]
     line = refusal([*common, "--batch_size=12"], capsys, monkeypatch)
     assert "batch_size: expected a multiple of 8" in line
-    line = refusal([*common, "--mesh=fsdp:3"], capsys, monkeypatch)
-    assert "impossible mesh: expected axes whose product" in line
+    for mesh in (["--mesh=fsdp:3"], ["--mesh", "fsdp:3"], ["-mesh=fsdp:3"]):
+        line = refusal([*common, *mesh], capsys, monkeypatch)
+        assert "impossible mesh: expected axes whose product" in line
+    line = refusal([*common, "--mesh=fsdp:²"], capsys, monkeypatch)
+    assert "--mesh: expected axis:size" in line
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_plan(
+    tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(plan, "make", None)
+    common = ["plan", "--topology=v5e:2x4", "--method=count", "--batch_size=16"]
+    for file in (tmp_path, tmp_path / "none" / "plans.json"):
+        line = refusal([*common, f"--json_file={file}"], capsys, monkeypatch)
+        assert line.startswith("error: --json_file: expected a file in a folder")
+
+
+def test_a_step_that_does_not_compile_for_its_memory_does_not_fit(
+    tiny: Any, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    """libtpu refuses it; the other meshes are planned."""
+    message = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required"
+
+    def refuse(*arguments: Any) -> None:
+        raise jax.errors.JaxRuntimeError(message)
+
+    monkeypatch.setattr(compilation, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(compilation, "_compile", refuse)
+    monkeypatch.setattr(compilation, "is_possible", lambda: True)
+    monkeypatch.setattr(compilation.importlib.metadata, "version", lambda name: "0")
+    monkeypatch.setattr(
+        compilation, "topology_mesh", lambda topology, sizes: axes.make_mesh(**sizes)
+    )
+    common = ["plan", "--topology=v5e:2x4", "--batch_size=16"]
+    assert exit_status([*common, "--mesh=fsdp:8", "--mesh=data:8"], monkeypatch) == 1
+    printed = capsys.readouterr().out
+    assert f"does not fit: v5e:2x4, fsdp:8: {message}" in printed
+    assert f"does not fit: v5e:2x4, data:8: {message}" in printed
 
 
 def test_plans_are_printed_compared_and_written(

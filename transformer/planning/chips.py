@@ -63,19 +63,22 @@ class Topology(NamedTuple):
 
     @property
     def hosts(self) -> int:
-        return -(-self.size // self.chip.host)
+        """Those of a TPU slice with more chips than one host has have four each."""
+        several = self.size > self.chip.host
+        return -(-self.size // (4 if several and self.chip.is_tpu else self.chip.host))
 
     def __str__(self) -> str:
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
-    def send_rate(self, group: int) -> float:
+    def send_rate(self, group: int, span: int = 0) -> float:
         """Bytes a second that a chip sends in a collective of `group` chips.
 
         Of a torus, both links of each axis that the group spans, taken as the fewest
-        axes, longest first, that hold it. GPUs of several nodes: the network.
+        axes, longest first, that hold it. GPUs of several nodes, as a group of a larger
+        span is: the network. span: as of `costs.Collective`.
         """
         if not self.chip.is_tpu:
-            within = group <= self.chip.host
+            within = max(group, span) <= self.chip.host
             return self.chip.links if within else self.chip.network
         held, spanned = 1, 0
         for length in sorted(self.shape, reverse=True):

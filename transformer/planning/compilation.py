@@ -49,6 +49,10 @@ class Compilation(NamedTuple):
     method: str
 
 
+class DoesNotFitError(Exception):
+    """The step needs more memory than a chip has."""
+
+
 def is_possible() -> bool:
     """Whether libtpu is installed. Does not load it."""
     return importlib.util.find_spec("libtpu") is not None
@@ -74,7 +78,8 @@ def topology_mesh(topology: Topology, sizes: Mapping[str, int]) -> Mesh:
 def compile_step(
     experiment: Experiment, state: State, batch: Any, mesh: Mesh, topology: Topology
 ) -> Compilation:
-    """The step's costs as compiled, from the cache where the same program was."""
+    """The step's costs as compiled, from the cache where the same program was.
+    DoesNotFitError where the compiler finds too little memory."""
     with jax.set_mesh(mesh):
         traced = jit_update(experiment, mesh).trace(state, batch)
         lowered = traced.lower()
@@ -88,9 +93,14 @@ def compile_step(
             "time",
             flush=True,
         )
-        storage.commit(
-            path, gzip.compress(json.dumps(_compile(lowered, mesh)).encode())
-        )
+        try:
+            compiled = _compile(lowered, mesh)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            message = str(error).partition("\n")[0]
+            raise DoesNotFitError(f"{topology}, {_form(mesh)}: {message}") from None
+        storage.commit(path, gzip.compress(json.dumps(compiled).encode()))
     kept = json.loads(gzip.decompress(path.read_bytes()))
     costs = costs_.of_program(hlo.parse(kept["text"]))
     kernels = flops.matmul_flops(traced.jaxpr.jaxpr, kernels_alone=True)
@@ -117,4 +127,5 @@ def _compile(lowered: Any, mesh: Mesh) -> dict[str, Any]:
 
 
 def _form(mesh: Mesh) -> str:
-    return ",".join(f"{axis}:{n}" for axis, n in mesh.shape.items() if n > 1)
+    sizes = (f"{axis}:{n}" for axis, n in mesh.shape.items() if n > 1)
+    return ",".join(sizes) or "one chip"

@@ -43,7 +43,8 @@ class Collective(NamedTuple):
     """A collective of one chip with `group` chips, itself included.
 
     bytes: of the whole array, that is the result of an all-gather, else the operand.
-    executions: a step. overlaps: with computation.
+    executions: a step. overlaps: with computation. span: chips of the mesh from the
+    first of the group to its last; 0 where the group has all between them.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Collective(NamedTuple):
     group: int
     executions: int
     overlaps: bool
+    span: int = 0
 
     @property
     def traffic(self) -> float:

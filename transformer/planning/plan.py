@@ -123,7 +123,7 @@ def make(
         costs = theory.costs(experiment, state, batch, mesh)
         kept = theory.activation_bytes(experiment, state, batch, mesh)
         gradients = parameters * theory.GRADIENT_BYTES / 4
-        temporaries, method = kept + gradients, "counted, not compiled"
+        temporaries, method = kept + gradients, theory.method(mesh)
     whole = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(state))
     count = sum(math.prod(a.shape) for a in jax.tree.leaves(state.params))
     rows = experiment.batch_size

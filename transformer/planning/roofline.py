@@ -49,7 +49,7 @@ def of_costs(costs: Costs, topology: Topology) -> Roofline:
     chip = topology.chip
     seconds = {True: 0.0, False: 0.0}
     for one in costs.collectives:
-        seconds[one.overlaps] += one.traffic / topology.send_rate(one.group)
+        seconds[one.overlaps] += one.traffic / topology.send_rate(one.group, one.span)
     return Roofline(
         costs.flops / chip.flops,
         costs.traffic / chip.bandwidth,

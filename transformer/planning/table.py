@@ -26,7 +26,7 @@ def lines(plan: Plan) -> str:
          f"gradients and activations {_gib(memory.temporaries)}"),
         ("state a chip", f"{plan.share:.2f} of an even share"),
         ("FLOPs a step and chip", f"model {plan.model_flops:.3g}, program "
-         f"{plan.costs.flops:.3g} ({plan.costs.flops / plan.model_flops:.2f} times)"),
+         f"{plan.costs.flops:.3g}{_ratio(plan)}"),
         ("memory traffic", f"{plan.costs.traffic / 1e9:.1f} GB a step and chip"),
         *_collectives(plan),
         ("seconds", f"compute {line.compute:.4g}, memory {line.memory:.4g}, "
@@ -120,6 +120,8 @@ def _collectives(plan: Plan) -> list[tuple[str, str]]:
     overlaps."""
     kinds: dict[tuple[str, int], list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
     for one in plan.costs.collectives:
+        if not one.traffic:
+            continue
         sums = kinds[one.kind, one.group]
         sums[0] += one.executions
         sums[1] += one.traffic
@@ -132,6 +134,13 @@ def _collectives(plan: Plan) -> list[tuple[str, str]]:
         )
         for (kind, group), (number, sent, hidden) in sorted(kinds.items())
     ]
+
+
+def _ratio(plan: Plan) -> str:
+    """Of the program's products to those of a model, if it has any."""
+    if not plan.model_flops:
+        return ""
+    return f" ({plan.costs.flops / plan.model_flops:.2f} times)"
 
 
 def _mesh(plan: Plan) -> str:

@@ -7,6 +7,8 @@ arXiv 1909.08053).
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Set
 from functools import partial
 from typing import Any
 
@@ -54,7 +56,7 @@ def activation_bytes(
     experiment: Experiment, state: State, batch: Any, mesh: Mesh
 ) -> float:
     """Bytes on one chip of what the backward pass of a microbatch needs of the forward
-    pass, parameters apart, divided over the axes of a batch."""
+    pass, parameters apart, divided over the axes of rows and positions."""
     rows = experiment.batch_size // experiment.accumulate
     part = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), batch
@@ -73,15 +75,25 @@ def activation_bytes(
         for leaf in residuals
         if leaf.shape not in weights
     )
-    return size / axes.batch_shards(mesh)
+    return size / axes.batch_shards(mesh) / mesh.shape["context"]
+
+
+def method(mesh: Mesh) -> str:
+    """How this module finds the costs, and what it leaves out."""
+    left_out = [axis for axis in ("context", "expert") if mesh.shape[axis] > 1]
+    text = "counted, not compiled"
+    if left_out:
+        text += f", without what layers exchange over {' and '.join(left_out)}"
+    return text
 
 
 def collectives(
     experiment: Experiment, state: State, batch: Any, mesh: Mesh
 ) -> list[Collective]:
     """fsdp: the weights gathered for the forward and for the backward pass of each
-    microbatch, gradients reduce-scattered; data: gradients all-reduced; tensor: the
-    output of each sublayer all-reduced in both passes. All overlap but the last."""
+    microbatch, gradients reduce-scattered; gradients all-reduced over the axes of rows
+    and positions that do not divide their weight; tensor: the output of each sublayer
+    all-reduced in both passes. All overlap but the last."""
     sizes = dict(mesh.shape)
     leaves = jax.tree_util.tree_flatten_with_path(state.params)[0]
     numbers = [(path, leaf, _mesh_axes(leaf)) for path, leaf in leaves]
@@ -92,18 +104,26 @@ def collectives(
         if "fsdp" in claimed
     )
     fsdp, passes = sizes["fsdp"], experiment.accumulate
-    if fsdp > 1:
+    if fsdp > 1 and divided:
         whole = COMPUTE_BYTES * divided, GRADIENT_BYTES * divided
-        found += [Collective("all-gather", whole[0], fsdp, 2 * passes, True)]
-        found += [Collective("reduce-scatter", whole[1], fsdp, passes, True)]
-    data = sizes["data"]
-    if data > 1:
-        own = state_bytes(state.params) // 4 * GRADIENT_BYTES
-        found.append(Collective("all-reduce", own, data, 1, True))
+        span = _span(sizes, {"fsdp"})
+        found += [Collective("all-gather", whole[0], fsdp, 2 * passes, True, span)]
+        found += [Collective("reduce-scatter", whole[1], fsdp, passes, True, span)]
+    reduced: dict[frozenset[str], float] = defaultdict(float)
+    for _, leaf, claimed in numbers:
+        over = {*axes.ALPHABET["B"].activation, *axes.ALPHABET["L"].activation}
+        shard = math.prod(leaf.sharding.shard_shape(leaf.shape))
+        reduced[frozenset(over - claimed)] += GRADIENT_BYTES * shard
+    for over, size in reduced.items():
+        group = math.prod(sizes[axis] for axis in over)
+        if group > 1:
+            span = _span(sizes, over)
+            found.append(Collective("all-reduce", size, group, 1, True, span))
     tensor = sizes["tensor"]
     if tensor > 1:
+        span = _span(sizes, {"tensor"})
         tokens = experiment.batch_size * experiment.tokens_per_row
-        tokens /= axes.batch_shards(mesh) * passes
+        tokens /= axes.batch_shards(mesh) * sizes["context"] * passes
         for path, leaf, claimed in numbers:
             if "tensor" not in claimed:
                 continue
@@ -113,10 +133,18 @@ def collectives(
                 continue
             layers = math.prod(leaf.shape[: len(leaf.shape) - len(letters)])
             size = tokens * leaf.shape[-1] * COMPUTE_BYTES
-            found.append(
-                Collective("all-reduce", size, tensor, 2 * layers * passes, False)
-            )
+            times = 2 * layers * passes
+            found.append(Collective("all-reduce", size, tensor, times, False, span))
     return found
+
+
+def _span(sizes: dict[str, int], over: Set[str]) -> int:
+    """Chips of a mesh from the first of a group over these axes to its last."""
+    distance, stride = 0, 1
+    for axis in reversed(axes.AXES):
+        distance += (sizes[axis] - 1) * stride if axis in over else 0
+        stride *= sizes[axis]
+    return distance + 1
 
 
 def _mesh_axes(leaf: Any) -> set[str]:

@@ -34,11 +34,15 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
     ValueError for bad flags, axes that do not fill the topology, and a method that is
     not to be had.
     """
-    meshes = [a.partition("=")[2] for a in argv if a.startswith("--mesh=")]
-    rest = [a for a in argv if not a.startswith("--mesh=")]
+    meshes, rest = _meshes(argv)
     parsed = command.parse(["plan", *rest], make, {"plan": plan})
     found = parse(parsed.verb_flags["topology"])
     compiles = _compiles(parsed.verb_flags["method"], found)
+    file = parsed.verb_flags["json_file"]
+    if file is not None and (file.is_dir() or not file.parent.is_dir()):
+        raise ValueError(
+            f"--json_file: expected a file in a folder that exists, got {file}"
+        )
     os.environ.update(compilation.ENVIRONMENT if compiles else {"JAX_PLATFORMS": "cpu"})
     from transformer.planning import plan as plans
     from transformer.planning import table
@@ -52,14 +56,35 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
     made = []
     with compilation.exclusive() if compiles else contextlib.nullcontext():
         for one in sizes:
-            made.append(plans.make(experiment, found, one, compile_it=compiles))
-            print(table.lines(made[-1]), flush=True)
+            try:
+                made.append(plans.make(experiment, found, one, compile_it=compiles))
+            except compilation.DoesNotFitError as error:
+                print(f"does not fit: {error}; it is in no table", flush=True)
+            else:
+                print(table.lines(made[-1]), flush=True)
     if len(made) > 1:
         print(table.comparison(made))
-    file = parsed.verb_flags["json_file"]
     if file is not None:
-        storage.commit(file, table.to_json(made).encode())
+        try:
+            storage.commit(file, table.to_json(made).encode())
+        except OSError as error:
+            raise ValueError(
+                f"--json_file: expected to write it, got {error}"
+            ) from None
     return 0 if any(one.fits for one in made) else 1
+
+
+def _meshes(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The values of --mesh, in each form that a flag has, and the other arguments."""
+    meshes, rest = [], []
+    arguments = iter(argv)
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in ("--mesh", "-mesh"):
+            meshes.append(value if equals else next(arguments, ""))
+        else:
+            rest.append(argument)
+    return meshes, rest
 
 
 def _compiles(method: str, topology: Topology) -> bool:

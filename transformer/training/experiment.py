@@ -58,7 +58,7 @@ Optimizer = Callable[..., optax.GradientTransformation]
 
 
 # What every experiment that trains can do; `Experiment.verbs` adds others.
-TRAINING_VERBS = ("train", "evaluate", "report", "benchmark", "sweep")
+TRAINING_VERBS = ("train", "evaluate", "report", "benchmark", "sweep", "plan")
 
 
 def no_loss(params: Params, batch: Any, key: jax.Array) -> Any:
