@@ -53,7 +53,7 @@ BAD_FLAGS = {
     "no value": (["--depth"], "Missing value for flag --depth"),
     "bad verb": (
         ["trian"],
-        "expected one of train, evaluate, report, benchmark, sweep, plan, generate; got",
+        "expected one of train, evaluate, report, benchmark, sweep, plan, generate;",
     ),
     "late verb": (["--depth=1", "generate"], "expected flags --name=value"),
     "another verb's flag": (
@@ -340,6 +340,6 @@ def test_a_verb_of_its_own_has_its_flags(finished_run, capsys, monkeypatch):
     assert commands.exit_status(argv[:2], monkeypatch, run=run) == 0
     assert capsys.readouterr().out == "A wide run\n"
     line = commands.refusal(["sing", argv[1]], capsys, monkeypatch, run=run)
-    assert "sweep, generate, shout, which" in line and "got sing" in line
+    assert "sweep, plan, generate, shout, which" in line and "got sing" in line
     assert commands.exit_status(["--help"], monkeypatch, run=run) in (0, None)
     assert "Flags of the verb shout:\n\n  --words=str" in capsys.readouterr().out
