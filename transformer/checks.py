@@ -6,6 +6,7 @@ number from 1 to 128 that stays as it is for the life of a run. `flags.py` check
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -79,6 +80,13 @@ def at_least(name: str, value: Any, minimum: Any) -> Any:
     if value < minimum:
         raise ValueError(f"{name}: expected at least {minimum}, got {value}")
     return value
+
+
+def output_file(name: str, path: Path | None) -> None:
+    """ValueError for the path of a file that cannot be written, as it is a folder or in
+    none: before the work of which it is the result."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise ValueError(f"{name}: expected a file in a folder that exists, got {path}")
 
 
 def utf8(name: str, text: str) -> str:

@@ -73,6 +73,7 @@ def lm_eval(
     """
     from transformer.evaluation import harness
 
+    checks.output_file("--output", output)
     harness.library()
     if not tasks:
         raise ValueError("--tasks: expected names of tasks, got none")

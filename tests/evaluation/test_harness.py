@@ -113,6 +113,12 @@ def test_a_missing_package_is_named(monkeypatch) -> None:
         language_scores.lm_eval(Path("x"), tasks="arc_easy")
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_the_tasks(tmp_path) -> None:
+    for file in (tmp_path, tmp_path / "none" / "scores.json"):
+        with pytest.raises(ValueError, match="--output: expected a file in a folder"):
+            language_scores.lm_eval(tmp_path, tasks="arc_easy", output=file)
+
+
 @missing
 @pytest.mark.filterwarnings("default")
 def test_a_task_of_a_local_file_has_the_accuracy_by_hand(

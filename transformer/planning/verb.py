@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from transformer import command, launch, storage
+from transformer import checks, command, launch, storage
 from transformer.flags import ExperimentFn
 from transformer.planning import compilation
 from transformer.planning.chips import Topology, parse
@@ -39,10 +39,7 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
     found = parse(parsed.verb_flags["topology"])
     compiles = _compiles(parsed.verb_flags["method"], found)
     file = parsed.verb_flags["json_file"]
-    if file is not None and (file.is_dir() or not file.parent.is_dir()):
-        raise ValueError(
-            f"--json_file: expected a file in a folder that exists, got {file}"
-        )
+    checks.output_file("--json_file", file)
     os.environ.update(compilation.ENVIRONMENT if compiles else {"JAX_PLATFORMS": "cpu"})
     from transformer.planning import plan as plans
     from transformer.planning import table
