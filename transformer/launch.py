@@ -145,7 +145,7 @@ def check_cluster(
             f"got {[coordinator, processes, process]}"
         )
     host, _, port = coordinator.rpartition(":")
-    if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+    if not (host and _is_number(port) and 0 < int(port) < 1 << 16):
         raise ValueError(
             "--coordinator: expected address:port with a port from 1 to 65535, got "
             f"{coordinator!r}"
