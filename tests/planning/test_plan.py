@@ -15,7 +15,7 @@ from transformer import axes
 from transformer.models import decoder
 from transformer.network import masks
 from transformer.objectives import cross_entropy
-from transformer.planning import chips, compilation, costs, plan, table
+from transformer.planning import chips, compilation, costs, plan, table, theory
 from transformer.training import flops
 from transformer.training.update import init_state
 
@@ -143,6 +143,23 @@ def test_at_equal_tokens_longer_rows_cost_more() -> None:
     assert short.tokens == long.tokens
     assert long.costs.flops > short.costs.flops
     assert long.model_flops > short.model_flops
+
+
+def test_auto_prefers_meshes_that_fit_and_then_the_shorter_step(
+    tiny: Any, monkeypatch
+) -> None:
+    found = plan.candidates(tiny, V5E, theory.work_of(tiny))
+    steps = [one.roofline.serial for one in found]
+    assert len(found) > 5 and steps == sorted(steps)
+    # Between what the most and the least divided plan needs.
+    peaks = sorted(one.memory.peak for one in found)
+    short = V5E.chip._replace(memory=(peaks[0] + peaks[-1]) / 2)
+    found = plan.candidates(tiny, V5E._replace(chip=short), theory.work_of(tiny))
+    fits = [one.fits for one in found]
+    assert fits == sorted(fits, reverse=True) and len(set(fits)) == 2
+    with pytest.raises(ValueError, match="batch_size: expected a multiple"):
+        odd = tiny._replace(batch_size=7)
+        plan.candidates(odd, chips.parse("v5e:4x8"), theory.work_of(tiny))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from transformer import axes
 from transformer.planning import compilation, roofline, theory
 from transformer.planning.chips import Topology
 from transformer.planning.costs import Costs
-from transformer.training import batching, flops
+from transformer.training import batching
 from transformer.training.experiment import Experiment
 from transformer.training.update import abstract_state
 
@@ -103,12 +103,15 @@ def make(
     sizes: Mapping[str, int],
     *,
     compile_it: bool,
+    work: theory.Work | None = None,
 ) -> Plan:
     """The plan of `experiment` on a mesh of these sizes.
 
-    compile_it: compile the step for the topology with libtpu; else count. ValueError
-    for axes that do not fill the topology and for a batch that does not divide.
+    compile_it: compile the step for the topology with libtpu; else count. work:
+    `theory.work_of(experiment)`, where it is known already. ValueError for axes that do
+    not fill the topology and for a batch that does not divide.
     """
+    work = work or theory.work_of(experiment)
     mesh: Any = abstract_mesh(topology, sizes)
     batching.check(experiment.batch_size, experiment.accumulate, mesh)
     if compile_it:
@@ -120,8 +123,8 @@ def make(
         found = compilation.compile_step(experiment, state, batch, mesh, topology)
         costs, temporaries, method = found.costs, found.temporaries, found.method
     else:
-        costs = theory.costs(experiment, state, batch, mesh)
-        kept = theory.activation_bytes(experiment, state, batch, mesh)
+        costs = theory.costs(work, experiment, state, mesh)
+        kept = theory.activation_share(work, mesh)
         gradients = parameters * theory.GRADIENT_BYTES / 4
         temporaries, method = kept + gradients, theory.method(mesh)
     whole = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(state))
@@ -133,7 +136,7 @@ def make(
         method,
         count,
         Memory(parameters, rest, temporaries),
-        rows * flops.per_row(experiment) / topology.size,
+        work.model_flops / topology.size,
         costs,
         roofline.of_costs(costs, topology),
         experiment.steps,
@@ -141,6 +144,33 @@ def make(
         sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(batch)),
         whole,
         _share(theory.state_bytes(state), whole, mesh),
+    )
+
+
+def candidates(
+    experiment: Experiment, topology: Topology, work: theory.Work
+) -> list[Plan]:
+    """Counted plans on the sensible meshes, the best first: tensor up to eight chips of
+    a host, the rest fsdp, or fsdp within data. Those that fit come first, then those of
+    the shorter step as scheduled, then those of fewer axes. ValueError where the batch
+    divides over none."""
+    found, refusal = [], ValueError(f"--mesh: expected chips, got {topology}")
+    for tensor in (1, 2, 4, 8):
+        rest, remainder = divmod(topology.size, tensor)
+        for data in (1, 2, 4, 8, 16, 32, 64) if not remainder else ():
+            if rest % data or (rest > 1 and rest // data == 1):
+                continue
+            sizes = {"data": data, "fsdp": rest // data, "tensor": tensor}
+            try:
+                found.append(
+                    make(experiment, topology, sizes, compile_it=False, work=work)
+                )
+            except ValueError as error:
+                refusal = error
+    if not found:
+        raise refusal from None
+    return sorted(
+        found, key=lambda plan: (not plan.fits, plan.roofline.serial, len(plan.mesh))
     )
 
 

@@ -10,38 +10,88 @@ import math
 from collections import defaultdict
 from collections.abc import Set
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from transformer import axes
 from transformer.planning.costs import Collective, Costs
 from transformer.training import flops
 from transformer.training.experiment import Experiment
-from transformer.training.update import State, update
+from transformer.training.update import State, init_state, update
 
 # Of weights and activations in collectives, and of gradients.
 COMPUTE_BYTES, GRADIENT_BYTES = 2, 4
 
 
-def costs(experiment: Experiment, state: State, batch: Any, mesh: Mesh) -> Costs:
+class Work(NamedTuple):
+    """Of one step on all chips together, whatever the mesh. flops: of the products of
+    the whole update; model_flops: of the model alone. activations: bytes that the
+    backward pass of a microbatch needs of its forward pass, parameters apart."""
+
+    flops: float
+    model_flops: float
+    activations: float
+
+
+def work_of(experiment: Experiment) -> Work:
+    """Counted in the jaxpr of the update and in the residuals of the backward pass."""
+    state = jax.eval_shape(lambda: init_state(experiment))
+    row = jax.tree.map(np.asarray, experiment.batch(0, [0]))
+
+    def abstract(rows: int) -> Any:
+        return jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), row
+        )
+
+    rows = experiment.batch_size
+    program = jax.make_jaxpr(partial(update, experiment))(state, abstract(rows))
+    return Work(
+        flops.matmul_flops(program.jaxpr),
+        rows * flops.per_row(experiment),
+        _activation_bytes(experiment, state, abstract(rows // experiment.accumulate)),
+    )
+
+
+def _activation_bytes(experiment: Experiment, state: State, batch: Any) -> float:
+    def backward(params: Any, batch: Any) -> Any:
+        def total(params: Any) -> Any:
+            return experiment.loss(params, batch, jax.random.key(0)).total
+
+        return jax.vjp(total, params)[1]
+
+    residuals = jax.tree.leaves(jax.eval_shape(backward, state.params, batch))
+    weights = {leaf.shape for leaf in jax.tree.leaves(state.params)}
+    return sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize
+        for leaf in residuals
+        if leaf.shape not in weights
+    )
+
+
+def costs(work: Work, experiment: Experiment, state: State, mesh: Mesh) -> Costs:
     """Of one step on one chip, were the products divided evenly over all chips. Memory:
     the state and the activations are written and read once, the weights, gathered over
     fsdp, are read in the forward pass and for both gradients."""
-    program = jax.make_jaxpr(partial(update, experiment))(state, batch)
-    kept = activation_bytes(experiment, state, batch, mesh)
+    kept = activation_share(work, mesh)
     numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
     sizes = dict(mesh.shape)
     read = 3 * COMPUTE_BYTES * numbers / sizes["tensor"] / sizes["expert"]
     traffic = 2 * state_bytes(state) + experiment.accumulate * (2 * kept + read)
     return Costs(
-        flops.matmul_flops(program.jaxpr) / mesh.size,
+        work.flops / mesh.size,
         traffic,
-        tuple(collectives(experiment, state, batch, mesh)),
+        tuple(collectives(experiment, state, mesh)),
         kernels=0,
         unknown_loops=0,
     )
+
+
+def activation_share(work: Work, mesh: Mesh) -> float:
+    """Bytes of the activations on one chip, divided over rows and positions."""
+    return work.activations / axes.batch_shards(mesh) / mesh.shape["context"]
 
 
 def state_bytes(tree: Any) -> int:
@@ -50,32 +100,6 @@ def state_bytes(tree: Any) -> int:
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
     )
-
-
-def activation_bytes(
-    experiment: Experiment, state: State, batch: Any, mesh: Mesh
-) -> float:
-    """Bytes on one chip of what the backward pass of a microbatch needs of the forward
-    pass, parameters apart, divided over the axes of rows and positions."""
-    rows = experiment.batch_size // experiment.accumulate
-    part = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), batch
-    )
-
-    def backward(params: Any, part: Any) -> Any:
-        key = jax.random.key(0)
-        return jax.vjp(lambda params: experiment.loss(params, part, key).total, params)[
-            1
-        ]
-
-    residuals = jax.tree.leaves(jax.eval_shape(backward, state.params, part))
-    weights = {leaf.shape for leaf in jax.tree.leaves(state.params)}
-    size = sum(
-        math.prod(leaf.shape) * leaf.dtype.itemsize
-        for leaf in residuals
-        if leaf.shape not in weights
-    )
-    return size / axes.batch_shards(mesh) / mesh.shape["context"]
 
 
 def method(mesh: Mesh) -> str:
@@ -87,9 +111,7 @@ def method(mesh: Mesh) -> str:
     return text
 
 
-def collectives(
-    experiment: Experiment, state: State, batch: Any, mesh: Mesh
-) -> list[Collective]:
+def collectives(experiment: Experiment, state: State, mesh: Mesh) -> list[Collective]:
     """fsdp: the weights gathered for the forward and for the backward pass of each
     microbatch, gradients reduce-scattered; gradients all-reduced over the axes of rows
     and positions that do not divide their weight; tensor: the output of each sublayer

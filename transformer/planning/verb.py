@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from transformer import checks, command, launch, storage
 from transformer.flags import ExperimentFn
@@ -19,7 +19,8 @@ def plan(
     method: Literal["auto", "compile", "count"] = "auto",
     json_file: Path | None = None,
 ) -> None:
-    """What a run needs on chips that are not here; --mesh may be given several times.
+    """What a run needs on chips that are not here. --mesh may be given several times;
+    auto is the best of the sensible meshes, as counted.
 
     Args:
         topology: chips, as v5e:16x16, v5p:8x8x8, v6e:16x16 or h100:64.
@@ -42,19 +43,27 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
     checks.output_file("--json_file", file)
     os.environ.update(compilation.ENVIRONMENT if compiles else {"JAX_PLATFORMS": "cpu"})
     from transformer.planning import plan as plans
-    from transformer.planning import table
+    from transformer.planning import table, theory
 
     chosen = parsed.experiment_flags
     if chosen.get("dtype") == "auto":
         chosen["dtype"] = "bfloat16"
     experiment = command.make_experiment(make, chosen, parsed.workdir)
     experiment.require_verb("train")
-    sizes = [launch.mesh_sizes(text) for text in meshes or [f"fsdp:{found.size}"]]
+    work = theory.work_of(experiment)
+    texts = meshes or [f"fsdp:{found.size}"]
+    if texts == ["auto"]:
+        ranked = plans.candidates(experiment, found, work)
+        print(f"meshes as counted, the best first:\n{table.comparison(ranked)}\n")
+        sizes = [dict(ranked[0].mesh)]
+    else:
+        sizes = [launch.mesh_sizes(text) for text in texts]
+    how: Any = {"compile_it": compiles, "work": work}
     made = []
     with compilation.exclusive() if compiles else contextlib.nullcontext():
         for one in sizes:
             try:
-                made.append(plans.make(experiment, found, one, compile_it=compiles))
+                made.append(plans.make(experiment, found, one, **how))
             except compilation.DoesNotFitError as error:
                 print(f"does not fit: {error}; it is in no table", flush=True)
             else:
