@@ -25,7 +25,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setattr(cpu_tuning, "_cpu_features", lambda: {"avx2", "avx512f"})
+    monkeypatch.setattr(cpu_tuning, "cpu_features", lambda: {"avx2", "avx512f"})
     # This process runs other tests too: its allocator is left alone.
     monkeypatch.setattr(cpu_tuning, "_keep_memory", lambda: (ALL, ()))
 
@@ -40,7 +40,7 @@ def test_cpu_run_is_tuned() -> None:
 def test_vectors_are_wide_on_recent_cpus_and_jaxlibs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cpu_tuning, "_cpu_features", lambda: {"avx512_bf16"})
+    monkeypatch.setattr(cpu_tuning, "cpu_features", lambda: {"avx512_bf16"})
     monkeypatch.setattr(cpu_tuning, "_jaxlib_version", lambda: (0, 12))
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
     assert cpu_tuning.tune().flags == (cpu_tuning.WIDE_VECTORS,)
@@ -118,7 +118,7 @@ def test_unknown_flags_are_recognized() -> None:
 
 
 def test_compute_dtype_follows_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_tuning, "_cpu_features", lambda: {"avx2", "avx512f"})
+    monkeypatch.setattr(cpu_tuning, "cpu_features", lambda: {"avx2", "avx512f"})
     assert cpu_tuning.compute_dtype() == "float32"
-    monkeypatch.setattr(cpu_tuning, "_cpu_features", lambda: {"avx512_bf16"})
+    monkeypatch.setattr(cpu_tuning, "cpu_features", lambda: {"avx512_bf16"})
     assert cpu_tuning.compute_dtype() == "bfloat16"

@@ -105,7 +105,7 @@ def compute_dtype() -> str:
     multiply it (AVX-512 BF16, AMX), elsewhere "float32"."""
     if not on_cpu():
         return "bfloat16"
-    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & _cpu_features() else "float32"
+    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & cpu_features() else "float32"
 
 
 @functools.cache
@@ -143,7 +143,7 @@ def _keep_memory() -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _default_flags() -> list[str]:
     """The flags that make this code faster on this CPU, with this jaxlib."""
     recent = _jaxlib_version() >= WIDE_VECTORS_SINCE
-    return [WIDE_VECTORS] if recent and "avx512_bf16" in _cpu_features() else []
+    return [WIDE_VECTORS] if recent and "avx512_bf16" in cpu_features() else []
 
 
 def _jaxlib_version() -> tuple[int, int]:
@@ -168,7 +168,8 @@ def _add_flags(flags: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(added), tuple(refused)
 
 
-def _cpu_features() -> set[str]:
+def cpu_features() -> set[str]:
+    """The instruction sets of this CPU as Linux names them; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -56,6 +56,8 @@ def operands(subscripts: str, dtype: str) -> list[jax.Array]:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("subscripts", SUBSCRIPTS)
 def test_products_equal_xla(subscripts: str, dtype: str) -> None:
+    if dtype == "bfloat16" and not onednn.multiplies_bfloat16():
+        pytest.skip("a CPU without AVX-512")
     a, b = operands(subscripts, dtype)
     expected = jnp.einsum(
         subscripts, a.astype(jnp.float32), b.astype(jnp.float32), precision="highest"
@@ -66,6 +68,14 @@ def test_products_equal_xla(subscripts: str, dtype: str) -> None:
     narrow = jax.jit(partial(onednn.einsum, subscripts, dtype=a.dtype))(a, b)
     assert narrow.dtype == a.dtype
     close(expected, narrow.astype(jnp.float32), DTYPES[dtype])
+
+
+def test_bfloat16_is_refused_where_onednn_has_no_product(monkeypatch) -> None:
+    """XLA would end the process."""
+    monkeypatch.setattr(onednn, "multiplies_bfloat16", lambda: False)
+    a, b = operands("BLD,DF->BLF", "bfloat16")
+    with pytest.raises(ValueError, match="expected float32 on a CPU without AVX-512"):
+        onednn.einsum("BLD,DF->BLF", a, b)
 
 
 def test_vmap_equals_one_batched_product() -> None:

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer import cpu_tuning
 from transformer.network.precision import Einsum
 
 TARGET = "__onednn$matmul"
@@ -31,7 +32,15 @@ def einsum(
 ) -> jax.Array:
     """`precision.einsum_f32` of two operands: accumulated in float32, returned in
     `dtype`. Each letter must stand in two or three of the three parts of `subscripts`.
+
+    ValueError for bfloat16 on a CPU without AVX-512, where oneDNN has no such product
+    and XLA ends the process.
     """
+    if jnp.bfloat16 in (a.dtype, b.dtype, dtype) and not multiplies_bfloat16():
+        raise ValueError(
+            "products by oneDNN: expected float32 on a CPU without AVX-512, got "
+            "bfloat16; use XLA's instead"
+        )
     operands, result = subscripts.split("->")
     first, second = operands.split(",")
     sizes = dict(zip(first + second, a.shape + b.shape, strict=True))
@@ -52,6 +61,11 @@ def einsum(
     letters = batch + rows + columns
     y = y.reshape([sizes[c] for c in letters])
     return y.transpose([letters.index(c) for c in result])
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether oneDNN has products of bfloat16 on this CPU."""
+    return "avx512bw" in cpu_tuning.cpu_features()
 
 
 def _matrices(
