@@ -24,8 +24,10 @@ V5E = chips.parse("v5e:2x4")
 
 @pytest.fixture(autouse=True)
 def keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The verb chooses the platform of its process."""
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    """The verb changes the environment of its process, which child processes of later
+    tests would inherit."""
+    for name, value in compilation.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="module")
