@@ -239,3 +239,8 @@ def test_traffic_of_what_moves_a_part_of_an_array() -> None:
 def test_a_text_without_an_entry_is_refused() -> None:
     with pytest.raises(ValueError, match="expected HLO text with an ENTRY"):
         hlo.parse("HloModule nothing")
+
+
+def test_an_element_type_of_unknown_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="program: expected elements of .* got f6e3"):
+        hlo.arrays("(f32[2,3]{1,0}, f6e3[4])")

@@ -17,7 +17,7 @@ from typing import NamedTuple
 ELEMENT_BYTES = {
     "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4,
     "u32": 4, "s64": 8, "u64": 8, "f16": 2, "bf16": 2, "f32": 4, "f64": 8, "c64": 8,
-    "c128": 16, "f8e4m3fn": 1, "f8e5m2": 1, "token": 0, "opaque": 0,
+    "c128": 16, "f8e4m3fn": 1, "f8e4m3": 1, "f8e5m2": 1, "token": 0, "opaque": 0,
 }  # fmt: skip
 
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
@@ -46,7 +46,7 @@ class Array(NamedTuple):
 
     @property
     def bytes(self) -> float:
-        size = ELEMENT_BYTES.get(self.dtype, 4)
+        size = ELEMENT_BYTES[self.dtype]
         for length in self.shape:
             size *= length
         return size
@@ -99,13 +99,16 @@ class Program(NamedTuple):
 def arrays(text: str) -> tuple[Array, ...]:
     """The arrays in the text of a shape such as (f32[2,3]{1,0}, s32[]).
 
-    A memory space S(1) or above is not the main memory.
+    A memory space S(1) or above is not the main memory. ValueError for an element type
+    of unknown size, whose bytes would be missing in every sum.
     """
     found = []
     for dtype, lengths, layout in _ARRAY.findall(text):
-        if dtype in ELEMENT_BYTES:
-            shape = tuple(int(n) for n in lengths.split(",") if n)
-            found.append(Array(dtype, shape, "S(" in layout))
+        if dtype not in ELEMENT_BYTES:
+            known = ", ".join(ELEMENT_BYTES)
+            raise ValueError(f"program: expected elements of {known}; got {dtype}")
+        shape = tuple(int(n) for n in lengths.split(",") if n)
+        found.append(Array(dtype, shape, "S(" in layout))
     return tuple(found)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from transformer.interchange.architectures import decoders
+from transformer.interchange.architectures import decoders, encoders
 from transformer.interchange.config import Reader
 from transformer.interchange.table import Rule
 from transformer.models import defaults
@@ -111,27 +111,12 @@ def stack_rules(side: str, ours: str, *, key_bias: bool) -> list[Rule]:
     theirs, ours = f"model.{side}.layers.{{N}}", f"{ours}/layers_{{N}}"
     rules = []
     for name, own in SUBLAYERS[side].items():
-        made = _attention_rules(f"{theirs}.{name}", f"{ours}/{own}")
+        maps = (f"{theirs}.{name}.{one}_proj" for one in ("q", "k", "v", "out"))
+        made = encoders.attention_rules(*maps, ours=f"{ours}/{own}")
         rules += [rule for rule in made if key_bias or "k_proj.bias" not in rule.theirs]
         rules += decoders.affine(f"{theirs}.{name}_layer_norm", f"{ours}/{own}_norm")
     return [
         *rules,
         *decoders.affine(f"{theirs}.final_layer_norm", f"{ours}/mlp_norm"),
-        Rule(f"{theirs}.fc1.weight", f"{ours}/mlp/w_in_DF", "F D"),
-        Rule(f"{theirs}.fc1.bias", f"{ours}/mlp/b_in_F", "F"),
-        Rule(f"{theirs}.fc2.weight", f"{ours}/mlp/w_out_FD", "D F"),
-        Rule(f"{theirs}.fc2.bias", f"{ours}/mlp/b_out_D", "D"),
-    ]
-
-
-def _attention_rules(theirs: str, ours: str) -> list[Rule]:
-    return [
-        Rule(f"{theirs}.q_proj.weight", f"{ours}/w_q_DHK", "(H K) D"),
-        Rule(f"{theirs}.q_proj.bias", f"{ours}/b_q_HK", "(H K)"),
-        Rule(f"{theirs}.k_proj.weight", f"{ours}/w_k_DGK", "(G K) D"),
-        Rule(f"{theirs}.k_proj.bias", f"{ours}/b_k_GK", "(G K)"),
-        Rule(f"{theirs}.v_proj.weight", f"{ours}/w_v_DGK", "(G K) D"),
-        Rule(f"{theirs}.v_proj.bias", f"{ours}/b_v_GK", "(G K)"),
-        Rule(f"{theirs}.out_proj.weight", f"{ours}/w_o_HKD", "D (H K)"),
-        Rule(f"{theirs}.out_proj.bias", f"{ours}/b_o_D", "D"),
+        *encoders.mlp_rules(f"{theirs}.fc1", f"{theirs}.fc2", ours=f"{ours}/mlp"),
     ]
