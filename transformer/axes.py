@@ -180,6 +180,16 @@ def _partition(
     return PartitionSpec(*entries)
 
 
+def mesh_axes(path: Sequence[Any], shape: tuple[int, ...]) -> list[tuple[str, ...]]:
+    """Of the mesh of `jax.set_mesh`, the axes that divide each dimension of the
+    parameter on a pytree path; none where no mesh is set."""
+    letters = dimensions(leaf_name(path))
+    letters = letters if len(letters) <= len(shape) else ""
+    sizes = dict(jax.sharding.get_abstract_mesh().shape)
+    entries = _partition(shape, letters, "parameter", sizes)
+    return [(e,) if isinstance(e, str) else tuple(e or ()) for e in entries]
+
+
 def shardings(mesh: Mesh, tree: Any, *, role: str = "parameter") -> Any:
     """A NamedSharding for every leaf of `tree`, from the leaf's own name.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,23 @@ def test_products_in_a_loop_count_as_often_as_it_runs() -> None:
     assert got.flops == 5 * 2 * 16 * 64 * 64
     assert got.unknown_loops == 0
     assert got.collectives == ()
+
+
+def test_a_counter_may_rise_by_more_than_one() -> None:
+    """0, 2, 4, 6 are below 7. libtpu's loops do not say how often they run."""
+
+    def loop(x_BD: jax.Array, w_DD: jax.Array) -> jax.Array:
+        def body(carry: tuple) -> tuple:
+            number, x_BD = carry
+            return number + 2, jnp.tanh(x_BD @ w_DD)
+
+        return jax.lax.while_loop(lambda c: c[0] < 7, body, (jnp.int32(0), x_BD))[1]
+
+    arguments = abstract((16, 64)), abstract((64, 64))
+    text = jax.jit(loop).lower(*arguments).compile().as_text() or ""
+    got = costs.of_program(hlo.parse(re.sub(r'"known_trip_count":{[^}]*},?', "", text)))
+    assert got.flops == 4 * 2 * 16 * 64 * 64
+    assert got.unknown_loops == 0
 
 
 def test_padding_of_a_convolution_is_not_multiplied() -> None:

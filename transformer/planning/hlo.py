@@ -204,7 +204,8 @@ def _trips(
     loop: Instruction,
 ) -> int | None:
     """How often a loop's body is executed: as the compiler says, else by its counter,
-    which `lax.scan` raises by one from a constant to below another."""
+    which rises by a constant from another to below a third: by one in `lax.scan`, by
+    two in a product of which the chips exchange the parts."""
     known = _TRIPS.search(loop.attributes)
     if known:
         return int(known.group(1))
@@ -222,7 +223,10 @@ def _trips(
         return None
     left, right = (_source(body, body[name]) for name in after.operands)
     same = left is not None and _tuple_place(left) == place
-    return max(0, end - initial) if same and _constant(body, right) == 1 else None
+    by = _constant(body, right)
+    if not same or by is None or by < 1:
+        return None
+    return max(0, math.ceil((end - initial) / by))
 
 
 def _tuple_place(instruction: Instruction) -> int | None:

@@ -19,6 +19,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from transformer import checks
 from transformer.axes import dimensions, leaf_name
+from transformer.training import muon as muon_
 
 # Input and output dimensions of each linear map; one in neither (experts) counts maps.
 INPUTS_OUTPUTS = {
@@ -118,14 +119,22 @@ def muon(
     A weight is orthogonalized as the matrix inputs x outputs of its linear map, each
     scanned layer by itself.
     """
-    return optax.contrib.muon(
-        muon_learning_rate,
-        adam_learning_rate=adam_learning_rate,
-        adam_b2=0.95,
-        weight_decay=weight_decay,
-        weight_decay_mask=is_decayed,
-        muon_weight_dimension_numbers=matrix_dimensions,
+
+    def labels(params: Any) -> Any:
+        numbers = matrix_dimensions(params)
+        is_one = lambda x: x is None or isinstance(x, MuonDimensionNumbers)  # noqa: E731
+        return jax.tree.map(
+            lambda x: "adam" if x is None else "muon", numbers, is_leaf=is_one
+        )
+
+    by_muon = optax.chain(
+        muon_.scale_by_muon(matrix_dimensions),
+        muon_.scale_by_shape(matrix_dimensions),
+        optax.add_decayed_weights(weight_decay, is_decayed),
+        optax.scale_by_learning_rate(muon_learning_rate),
     )
+    by_adam = optax.adamw(adam_learning_rate, b2=0.95, weight_decay=0.0, nesterov=True)
+    return optax.partition({"muon": by_muon, "adam": by_adam}, labels)
 
 
 class ScheduledOptimizer(optax.GradientTransformation):
