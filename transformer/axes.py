@@ -180,7 +180,9 @@ def _partition(
     return PartitionSpec(*entries)
 
 
-def mesh_axes(path: Sequence[Any], shape: tuple[int, ...]) -> list[tuple[str, ...]]:
+def parameter_axes(
+    path: Sequence[Any], shape: tuple[int, ...]
+) -> list[tuple[str, ...]]:
     """Of the mesh of `jax.set_mesh`, the axes that divide each dimension of the
     parameter on a pytree path; none where no mesh is set."""
     letters = dimensions(leaf_name(path))
@@ -232,13 +234,18 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in ALPHABET["B"].activation)
 
 
+def is_one_device() -> bool:
+    """Whether no mesh is set by `jax.set_mesh`, or one of a single device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or mesh.size == 1
+
+
 def constrain(x: jax.Array, letters: str) -> jax.Array:
     """`x` with the sharding constraint of its letters on the mesh of `jax.set_mesh`.
 
     The identity where no mesh is set, as in a notebook on one device.
     """
-    abstract = jax.sharding.get_abstract_mesh()
-    if abstract.empty or abstract.size == 1:
+    if is_one_device():
         return x
     return jax.lax.with_sharding_constraint(x, activation_spec(x.shape, letters))
 
@@ -262,7 +269,6 @@ def replicate(x: jax.Array) -> jax.Array:
     For an embedding table before its lookup: a gather from a sharded table makes the
     partitioner rematerialize the whole activation instead.
     """
-    abstract = jax.sharding.get_abstract_mesh()
-    if abstract.empty or abstract.size == 1:
+    if is_one_device():
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec())

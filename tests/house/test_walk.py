@@ -18,11 +18,11 @@ MAX_OPENED_FILES = 15
 
 @pytest.fixture(scope="module")
 def walk() -> dict[str, list[str]]:
-    """The output of walk.py, in a fresh process."""
+    """The output of walk.py, in a fresh process on one device, as by default."""
     result = subprocess.run(
         [sys.executable, str(ROOT / "tests/house/walk.py")],
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
         capture_output=True,
         text=True,
     )

@@ -17,9 +17,8 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers
 
-from transformer import checks
+from transformer import axes, checks
 from transformer.axes import dimensions, leaf_name
-from transformer.training import muon as muon_
 
 # Input and output dimensions of each linear map; one in neither (experts) counts maps.
 INPUTS_OUTPUTS = {
@@ -117,24 +116,32 @@ def muon(
     al. 2024; Liu et al. 2025, arXiv 2502.16982).
 
     A weight is orthogonalized as the matrix inputs x outputs of its linear map, each
-    scanned layer by itself.
+    scanned layer by itself. On a mesh these products are divided over the devices.
     """
-
-    def labels(params: Any) -> Any:
-        numbers = matrix_dimensions(params)
-        is_one = lambda x: x is None or isinstance(x, MuonDimensionNumbers)  # noqa: E731
-        return jax.tree.map(
-            lambda x: "adam" if x is None else "muon", numbers, is_leaf=is_one
-        )
-
-    by_muon = optax.chain(
-        muon_.scale_by_muon(matrix_dimensions),
-        muon_.scale_by_shape(matrix_dimensions),
-        optax.add_decayed_weights(weight_decay, is_decayed),
-        optax.scale_by_learning_rate(muon_learning_rate),
+    alone = optax.contrib.muon(
+        muon_learning_rate,
+        adam_learning_rate=adam_learning_rate,
+        adam_b2=0.95,
+        weight_decay=weight_decay,
+        weight_decay_mask=is_decayed,
+        muon_weight_dimension_numbers=matrix_dimensions,
     )
-    by_adam = optax.adamw(adam_learning_rate, b2=0.95, weight_decay=0.0, nesterov=True)
-    return optax.partition({"muon": by_muon, "adam": by_adam}, labels)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if axes.is_one_device():
+            return alone.update(updates, state, params)
+        from transformer.training import sharded_muon
+
+        sharded = sharded_muon.muon(
+            muon_learning_rate,
+            adam_learning_rate,
+            matrix_dimensions,
+            weight_decay=weight_decay,
+            is_decayed=is_decayed,
+        )
+        return sharded.update(updates, state, params)
+
+    return optax.GradientTransformation(alone.init, update)
 
 
 class ScheduledOptimizer(optax.GradientTransformation):
