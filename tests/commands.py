@@ -14,6 +14,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
+import fake_store
 import pytest
 import tiny_experiment
 
@@ -134,7 +135,7 @@ def start_processes(
     *argv: str,
     processes: int = 2,
     env: dict[str, str] | None = None,
-    workdirs: list[Path] | None = None,
+    workdirs: list[Any] | None = None,
 ) -> list[Child]:
     """Processes of two devices each, which train one run in `folder`, or each in one of
     `workdirs`."""
@@ -167,6 +168,8 @@ def _run(output: str, argv: list[str], env: dict[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     _lose(os.environ.pop("LOSE", None))
+    if store := os.environ.pop("FAKE_STORE", None):
+        fake_store.install(Path(store))
     limit = os.environ.pop("LIMIT_BYTES", None)
     if limit is not None:
         _limit(int(limit))

@@ -71,11 +71,13 @@ def test_a_path_that_is_too_long_is_refused(capsys, monkeypatch):
     assert message.startswith("error: --workdir: expected a path of a folder, got")
 
 
-def test_a_run_folder_on_object_storage_is_refused(capsys, monkeypatch, tmp_path):
-    """It would become a folder called gs: on each host."""
+def test_a_run_folder_in_another_store_is_refused(capsys, monkeypatch, tmp_path):
+    """It would become a folder called s3: on each host."""
     monkeypatch.chdir(tmp_path)
-    message = refusal([*RUN, "--workdir=gs://bucket/run"], capsys, monkeypatch)
-    assert "--workdir: expected a folder of a file system, got gs:/bucket" in message
+    message = refusal([*RUN, "--workdir=s3://bucket/run"], capsys, monkeypatch)
+    assert (
+        "expected a folder of a file system or gs://bucket/folder, got s3:" in message
+    )
     assert not list(tmp_path.iterdir())
 
 

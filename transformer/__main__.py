@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from transformer import flags, language_scores
+from transformer import checks, flags, language_scores
 
 # One process, with the flags of a CPU.
 SETUP = {
@@ -38,7 +38,7 @@ def compare(folders: list[str]) -> None:
     seeds; write compare.png. Without folders, all runs below runs/."""
     from transformer.training import comparison, metrics
 
-    found = [Path(f).expanduser() for f in folders] or comparison.find_runs(
+    found = [checks.parse_path(f) for f in folders] or comparison.find_runs(
         Path("runs")
     )
     if not found:
@@ -67,7 +67,7 @@ def score(verb: str, argv: list[str]) -> None:
         raise ValueError(f"{USAGE}, got {len(folders)} folders")
     chosen = flags.arguments(values, function, {})
     launch.setup(SETUP)
-    function(Path(folders[0]).expanduser(), **chosen)
+    function(checks.parse_path(folders[0]), **chosen)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the annotation of a flag says of its values: ranges and roles.
+"""What the annotation of a flag says of its values: ranges, roles and paths.
 
 `depth: Depth = 3`, where `Depth = Annotated[int, Range(1, 128), FIXED]`, is a whole
 number from 1 to 128 that stays as it is for the life of a run. `flags.py` checks both.
@@ -6,8 +6,9 @@ number from 1 to 128 that stays as it is for the life of a run. `flags.py` check
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+import re
+from pathlib import Path, PurePath
+from typing import Annotated, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -66,6 +67,10 @@ PositiveScale = Annotated[float, Range(0, 1000, open_low=True)]
 # 0 is the most likely choice; colder than the least is the same, and rounding.
 Temperature = Annotated[float, Range(0.001, 1000, or_zero=True)]
 
+# Scheme of an object store -> the library by which fsspec reads it, of PyPI.
+LIBRARIES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs", "hf": "huggingface_hub"}
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/")
+
 
 def check_indices(name: str, values: Any, count: int) -> None:
     """ValueError for whole numbers that are not from 0 to `count` - 1. JAX would take
@@ -80,6 +85,49 @@ def at_least(name: str, value: Any, minimum: Any) -> Any:
     if value < minimum:
         raise ValueError(f"{name}: expected at least {minimum}, got {value}")
     return value
+
+
+def parse_path(text: PurePath | str) -> Path:
+    """The path of `text`, `~` expanded: a pathlib.Path, or an
+    `object_store.ObjectPath`, which has the same methods.
+
+    Raises ValueError for a scheme that is not in `LIBRARIES`, and without a bucket.
+    """
+    if not isinstance(text, str):
+        is_local = isinstance(text, Path)
+        return text.expanduser() if is_local else cast(Path, text)
+    found = _SCHEME.match(text)
+    if found is None or not text.startswith(f"{found[1]}://"):
+        return Path(text).expanduser()
+    if found[1] not in LIBRARIES or not text.removeprefix(found[0]).strip("/"):
+        schemes = ", ".join(f"{name}://" for name in LIBRARIES)
+        raise ValueError(
+            f"expected a path of a file system, or of a bucket at {schemes}, got {text}"
+        )
+    from transformer import object_store
+
+    made: Any = object_store.ObjectPath(text)
+    return made
+
+
+def is_remote(path: PurePath) -> bool:
+    """Whether `path` is in an object store."""
+    return not isinstance(path, Path)
+
+
+def run_folder(flag: str, path: Path) -> None:
+    """Raise ValueError for a path at which no run can be: of a store to which Orbax
+    writes no arrays, or without a folder in its bucket."""
+    text = str(path)
+    found = _SCHEME.match(text)
+    if found is None:
+        return
+    is_folder = is_remote(path) and text.startswith("gs://")
+    if not is_folder or "/" not in text.removeprefix("gs://").strip("/"):
+        raise ValueError(
+            f"{flag}: expected a folder of a file system or gs://bucket/folder, got "
+            f"{text}"
+        )
 
 
 def output_file(name: str, path: Path | None) -> None:

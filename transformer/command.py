@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -127,17 +126,17 @@ def _verb(argv: list[str], names: tuple[str, ...]) -> tuple[str, list[str]]:
 def recorded_flags(workdir: Path, make: ExperimentFn) -> dict[str, Any]:
     """The flags in the run's record. ValueError for the record of another experiment,
     for a flag that this one does not have, and for a value that it does not accept."""
-    if re.match(r"[a-z][a-z0-9+.-]*:/", str(workdir)):
-        raise ValueError(
-            f"--workdir: expected a folder of a file system, got {workdir}; mount one "
-            "that all hosts see, such as NFS: object storage has no lock and no append"
-        )
+    checks.run_folder("--workdir", workdir)
+    if checks.is_remote(workdir):
+        from transformer import object_store
+
+        object_store.check_access("--workdir", workdir)
     try:
         begun = (workdir / "run.json").exists()
     except OSError as error:
         raise ValueError(
             f"--workdir: expected a path of a folder, got one with the error "
-            f"{error.strerror}"
+            f"{error.strerror or error}"
         ) from None
     if not begun:
         return {}
@@ -178,7 +177,7 @@ def inherited_flags(init_from: Path | str | None, make: ExperimentFn) -> dict[st
         return {}
     from transformer.training.workdir import read_record
 
-    folder = Path(init_from).expanduser()
+    folder = checks.parse_path(init_from)
     record = read_record(folder)
     if record is None and is_pretrained(folder):
         if not vars(make).get("imports"):

@@ -9,12 +9,13 @@ import sys
 import typing
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple
 
 from absl import flags
 
+from transformer import checks
 from transformer.checks import FIXED, Range, Role
 
 # Makes a `training.experiment.Experiment`; its keyword-only parameters are flags.
@@ -82,7 +83,9 @@ class Kind(NamedTuple):
     def __contains__(self, value: Any) -> bool:
         if value is None:
             return self.optional
-        expected = {float: (int, float), Path: (str, Path)}.get(self.type, self.type)
+        expected = {float: (int, float), Path: (str, PurePath)}.get(
+            self.type, self.type
+        )
         if not isinstance(value, expected) or (
             isinstance(value, bool) and self.type is not bool
         ):
@@ -181,7 +184,7 @@ def define(values: flags.FlagValues, function: Callable[..., Any]) -> None:
         if kind.type is bool:
             flags.DEFINE_bool(name, default, help_, flag_values=values)
             continue
-        text = str(default) if isinstance(default, Path) else default
+        text = str(default) if isinstance(default, PurePath) else default
         serializer = flags.ArgumentSerializer()
         flags.DEFINE(_Parser(kind), name, text, help_, values, serializer)
 
@@ -224,18 +227,26 @@ def arguments(
 
 def to_json(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments as JSON holds them: paths as text."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()}
+    return {k: str(v) if isinstance(v, PurePath) else v for k, v in arguments.items()}
 
 
 def from_json(
     function: Callable[..., Any], recorded: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The inverse of `to_json` for `function`'s flags."""
-    paths = {n for n, p in parameters(function).items() if kind_of(p).type is Path}
+    """The inverse of `to_json` for `function`'s flags. ValueError for a path that is
+    none."""
+    of_paths = {n for n, p in parameters(function).items() if kind_of(p).type is Path}
     return {
-        name: Path(value).expanduser() if name in paths and value is not None else value
+        name: _path(name, value) if name in of_paths and value is not None else value
         for name, value in recorded.items()
     }
+
+
+def _path(name: str, value: Any) -> Path:
+    try:
+        return checks.parse_path(value)
+    except ValueError as error:
+        raise ValueError(f"--{name}: {error}") from None
 
 
 def help_text(function: Callable[..., Any]) -> str:

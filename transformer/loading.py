@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformer import command, flags, other_data
+from transformer import checks, command, flags, other_data
 
 
 class LoadedRun(NamedTuple):
@@ -80,7 +80,7 @@ def load(folder: Path | str, *, checkpoint: str = "newest", **slots: Any) -> Any
     from transformer import axes
     from transformer.training import declaration, loop, workdir
 
-    folder = Path(folder).expanduser()
+    folder = checks.parse_path(folder)
     record = workdir.read_record(folder)
     if record is None and command.is_pretrained(folder):
         from transformer.interchange import pretrained

@@ -77,7 +77,7 @@ def run(
     from transformer import axes, other_data
     from transformer.training import declaration, loop, signals
 
-    workdir, mesh = Path(workdir).expanduser(), mesh or axes.make_mesh()
+    workdir, mesh = checks.parse_path(workdir), mesh or axes.make_mesh()
     slots = {k: arguments.pop(k) for k in declaration.slots(make) if k in arguments}
     make = declaration.fill(make, **slots)
     flags.check_values(make, arguments)

@@ -1,7 +1,8 @@
-"""Files and folders on disk: atomic commit, SHA-256, exclusive claim, cached folders.
+"""Files and folders: atomic commit, SHA-256, exclusive claim, cached folders.
 
-The interface is that of an object store: a name is committed with all of its content or
-not at all, and claimed by one process at a time. Only this module renames and locks.
+A name is committed with all of its content or not at all, and claimed by one process at
+a time: on a file system by a rename and a lock, in an object store by one request and a
+lease. Only this module knows which (with `checkpoint`, where Orbax writes).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from transformer import checks
 
 # In a cached folder: the digests of its other files. A folder that differs from them is
 # incomplete or damaged, and is built again.
@@ -43,6 +46,9 @@ def commit(path: Path, content: bytes) -> None:
     A full disk or a signal leaves the earlier file, and nothing beside it. Raises
     OSError with the path.
     """
+    if checks.is_remote(path):
+        path.write_bytes(content)
+        return
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with name_os_errors(path):
@@ -82,8 +88,14 @@ def claim_or_refuse(path: Path, what: str) -> Iterator[None]:
     that has it, where another one does.
 
     The file says who holds it (process, host, since when) and is left behind; a claim
-    ends with its process, however that ends.
+    ends with its process, however that ends. In an object store it is a lease.
     """
+    if checks.is_remote(path):
+        from transformer import leases
+
+        with leases.hold(path, what):
+            yield
+        return
     with open(path, "a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,8 +117,30 @@ def sha256(content: bytes | Path) -> str:
     """SHA-256 of bytes or of a file's content, 64 hexadecimal digits."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
-    with open(content, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore
+
+
+MD5 = "md5:"
+
+
+def digest(path: Path) -> str:
+    """The digest to record of a file: its SHA-256, or "md5:" and the MD5 that an object
+    store has computed, so that its content need not be read."""
+    known: Any = path
+    found = known.md5() if checks.is_remote(path) else None
+    return f"{MD5}{found}" if found else sha256(path)
+
+
+def _digest_like(expected: str, path: Path) -> str:
+    """The digest of `path` of the kind of `expected`; a run folder may have been copied
+    from an object store or to one."""
+    if not expected.startswith(MD5):
+        return sha256(path)
+    if checks.is_remote(path):
+        return digest(path)
+    with path.open("rb") as file:
+        return MD5 + hashlib.file_digest(file, "md5").hexdigest()
 
 
 def read_json(file: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,14 +214,34 @@ def sampled_sha256(path: Path) -> str:
 
 def files(folder: Path) -> list[Path]:
     """All files below `folder`, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    found = folder.rglob("*")
+    return sorted(found if checks.is_remote(folder) else filter(Path.is_file, found))
+
+
+def move(path: Path, target: Path, *, last: str = "") -> None:
+    """Move a file or folder to `target`, which is not there.
+
+    In an object store, which has no rename, the files are copied, then removed; the
+    file `last` in a folder is copied last and removed first, so that it is there only
+    with all others.
+    """
+    if not checks.is_remote(path):
+        shutil.move(path, target)
+        return
+    moved = [path] if path.is_file() else files(path)
+    moved.sort(key=lambda file: file == path / last)
+    source: Any
+    for source in moved:
+        source.copy(target / source.relative_to(path), overwrite=True)
+    for source in reversed(moved):
+        source.unlink()
 
 
 def write_digests(
     folder: Path,
     name: str,
     paths: Iterable[Path],
-    digest: Callable[[Path], str] = sha256,
+    digest: Callable[[Path], str] = digest,
 ) -> None:
     """Commit folder/name: JSON of the digest of each of `paths`, which are below."""
     digests = {path.relative_to(folder).as_posix(): digest(path) for path in paths}
@@ -195,7 +249,7 @@ def write_digests(
 
 
 def first_mismatch(
-    folder: Path, name: str, digest: Callable[[Path], str] = sha256
+    folder: Path, name: str, digest: Callable[[Path], str] | None = None
 ) -> str | None:
     """The first file whose digest is not that in folder/name, and why; None if all
     agree. Files that folder/name does not list are not compared."""
@@ -203,12 +257,14 @@ def first_mismatch(
         content = json.loads((folder / name).read_bytes())
         digests = sorted((str(path), str(value)) for path, value in content.items())
     except OSError as error:
-        return f"{name}: {error.strerror}"
+        return f"{name}: {error.strerror or error}"
     except (ValueError, AttributeError):
         return f"{name}: expected JSON of digests, got something else"
     for path, expected in digests:
         try:
-            if digest(folder / path) != expected:
+            file = folder / path
+            found = digest(file) if digest else _digest_like(expected, file)
+            if found != expected:
                 return f"{path}: expected the digest in {name}, got another"
         except (OSError, ValueError) as error:
             cause = getattr(error, "strerror", None) or error

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from transformer import checks, command, flags
+from transformer import checks, command, flags, storage
 from transformer.flags import ExperimentFn
 
 
@@ -50,8 +50,9 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
     """
     given = [a for a in argv if a.startswith("--workdir=")]
     name = flags.name_of(make)
-    root = Path(given[-1].partition("=")[2] if given else f"runs/{name}-sweep")
-    root = root.expanduser()
+    root = checks.parse_path(
+        given[-1].partition("=")[2] if given else f"runs/{name}-sweep"
+    )
     runs = expand([a for a in argv if a not in given], make)
     for folder, arguments in runs.items():
         command.parse([*arguments, f"--workdir={root / folder}"], make, {})
@@ -82,6 +83,6 @@ def _compare(root: Path, folders: list[Path]) -> None:
     means = comparison.seeds_table(folders)
     text = f"{table}\n\nmean ± standard deviation over seeds\n{means}\n"
     text = text if means else f"{table}\n"
-    (root / "sweep.txt").write_text(text)
+    storage.commit(root / "sweep.txt", text.encode())
     comparison.plot(folders, root / "sweep.png")
     print(f"{text}\ncurves: {root / 'sweep.png'}", flush=True)

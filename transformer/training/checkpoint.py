@@ -4,7 +4,8 @@
     folder/<step>/meta                        step, key, leaves, checksums, identity
     folder/<step>/digests.json, seal.json     SHA-256 of the files
 
-A step's folder gets its name only when everything in it is written. Orbax does not
+A step's folder gets its name only when everything in it is written; in an object store,
+which cannot rename, Orbax writes commit_success.txt into it last. Orbax does not
 detect a changed bit in an array file. So the checksum of each leaf, computed before it
 is saved, is compared after it is restored; the digests name the corrupt file, and cover
 files whose corruption changes no array.
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import multihost_utils
 
-from transformer import axes, storage
+from transformer import axes, checks, storage
 from transformer.training import checkpoint_files, faults
 from transformer.training.checkpoint_files import (
     DIGESTS,
@@ -37,6 +38,8 @@ from transformer.training.update import State
 # The folder of checkpoints in a run folder, and the best step so far, beside it.
 FOLDER = "checkpoints"
 BEST = "best.json"
+# Orbax writes it last.
+COMMITTED = "commit_success.txt"
 
 
 class Identity(NamedTuple):
@@ -56,7 +59,14 @@ def steps(folder: Path) -> list[int]:
 
 
 def _is_step(path: Path) -> bool:
-    return path.name.isascii() and path.name.isdigit() and path.is_dir()
+    if not (path.name.isascii() and path.name.isdigit()):
+        return False
+    return (path / COMMITTED).exists() if checks.is_remote(path) else path.is_dir()
+
+
+def move(step: Path, target: Path) -> None:
+    """Move the folder of a step; it is never committed in part."""
+    storage.move(step, target, last=COMMITTED)
 
 
 def choose(folder: Path, which: str) -> list[int]:
@@ -181,7 +191,7 @@ class Checkpoints:
             self._saving = None
             if not self.folder.is_dir():
                 return  # Removed by somebody: the next save writes again, and says so.
-            if not folder.is_dir():
+            if not _is_step(folder):
                 raise OSError("it is not on disk")
         if primary:
             with self._raise_os_error(f"step {step} is saved, but without its {SEAL}"):
@@ -238,7 +248,7 @@ class Checkpoints:
             for step in self._corrupt:
                 number = len(list(self.folder.glob(f"{step}.corrupt*")))
                 name = f"{step}.corrupt{number or ''}"
-                (self.folder / str(step)).rename(self.folder / name)
+                move(self.folder / str(step), self.folder / name)
         self._corrupt = []
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("corrupt steps are renamed")
@@ -334,6 +344,8 @@ def _item_files(folder: Path) -> list[Path]:
 def _partial_folder(folder: Path, step: int | None) -> Path:
     """The folder of a step about to be committed; on object stores, which cannot
     rename, it has its name already."""
+    if checks.is_remote(folder):
+        return folder / str(step)
     return next(folder.glob(f"{step}.orbax-checkpoint-tmp*"), folder / str(step))
 
 

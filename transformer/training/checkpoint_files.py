@@ -66,7 +66,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         if found.pop("digest") == _json_digest(found):
             return found
     except OSError as error:
-        raise CorruptCheckpoint(f"{name}: {error.strerror}") from error
+        raise CorruptCheckpoint(f"{name}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptCheckpoint(f"{name}: not the JSON that was saved") from error
     raise CorruptCheckpoint(f"{name}: its content has changed since")

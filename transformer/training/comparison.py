@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer import storage
+from transformer import checks, storage
 from transformer.training import metrics
 
 COST = "cost.json"
@@ -32,7 +32,7 @@ def seeds_table(folders: Sequence[Path | str]) -> str:
     Of runs of one seed the last counts, because equal ones would hide the spread.
     """
     by_seed: dict[str, dict[Any, dict[str, Any]]] = {}
-    for folder in map(Path, folders):
+    for folder in map(checks.parse_path, folders):
         flags = metrics.read_flags(folder)
         seed, last = flags.pop("seed", None), metrics.last_values(folder)
         by_seed.setdefault(json.dumps(flags, sort_keys=True), {})[seed] = last
@@ -130,7 +130,7 @@ def plot(folders: Sequence[Path | str], file: Path, metric: str = "loss") -> Non
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     panels: dict[str, Any] = dict(zip(AXES, figure.subplots(2, 2).ravel(), strict=True))
-    for place, folder in enumerate(map(Path, folders)):
+    for place, folder in enumerate(map(checks.parse_path, folders)):
         found, color = curves(folder, metric), f"C{place % 10}"
         for kind, by_axis in found.items():
             style = "-" if kind == "train" else "o--"

@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import platform
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -144,10 +143,10 @@ def _archive(workdir: Path, archive: Path, steps: list[int]) -> None:
         storage.commit(archive / metrics.name, metrics.read_bytes())
     for step in steps:
         name = f"{checkpoint.FOLDER}/{step}"
-        shutil.move(workdir / name, archive / name)
+        checkpoint.move(workdir / name, archive / name)
     for file in sorted(p for p in workdir.iterdir() if p.is_file()):
         if file.name not in KEPT and not (archive / file.name).exists():
-            shutil.move(file, archive / file.name)
+            storage.move(file, archive / file.name)
 
 
 def to_json(leg: Leg) -> dict[str, Any]:

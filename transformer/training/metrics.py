@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer import storage
+from transformer import checks, storage, uploads
 
 FILE = "metrics.jsonl"
-# Between two flushes of TensorBoard's file.
+# Between two flushes of TensorBoard's file, and two uploads to an object store, which
+# take at most this fraction of the time.
 FLUSH_SECONDS = 60.0
+UPLOAD_FRACTION = 0.01
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -59,9 +61,9 @@ class _Board:
 
         made: Any = event_pb2  # Its classes are made when it is imported.
         self._event, self._scalar = made.Event, summary.scalar
-        folder.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
-        self._file = record_writer.RecordWriter(str(folder / name))
+        self._place = uploads.GrowingFile(folder / name)
+        self._file = record_writer.RecordWriter(str(self._place.local))
         self._add(self._event(file_version="brain.Event:2"))
         # TensorBoard hides what an earlier start wrote of this and later steps.
         begun = made.SessionLog(status=made.SessionLog.START)
@@ -80,8 +82,14 @@ class _Board:
             self._file.flush()
             self._flushed = time.monotonic()
 
+    def sync(self) -> None:
+        if self._place.is_remote:
+            self._file.flush()
+            self._place.sync()
+
     def close(self) -> None:
         self._file.close()
+        self._place.close()
 
 
 class Log:
@@ -91,7 +99,9 @@ class Log:
         folder.mkdir(parents=True, exist_ok=True)
         truncate(folder, first)
         self._folder = folder
-        self._lines = (folder / FILE).open("a+", buffering=1)
+        self._place = uploads.GrowingFile(folder / FILE)
+        self._lines = self._place.local.open("a+", buffering=1)
+        self._uploaded, self._pause = time.monotonic(), FLUSH_SECONDS
         self._board = _Board(folder / "tensorboard", first + 1)
         self._bar = _bar(first, steps)
 
@@ -100,10 +110,25 @@ class Log:
         of an evaluation."""
         record = {"step": step, "kind": kind, "time": round(time.time(), 3), **numbers}
         with storage.name_os_errors(self._folder):
-            if not (self._folder / FILE).exists():
+            if not self._place.is_remote and not (self._folder / FILE).exists():
                 self._write_again(step)
             self._lines.write(json.dumps(record) + "\n")
             self._board.write(step, kind, numbers)
+        if time.monotonic() - self._uploaded > self._pause:
+            try:
+                self.sync()
+            except OSError as error:
+                print(f"warning: the metrics were not uploaded: {error}", flush=True)
+
+    def sync(self) -> None:
+        """Upload the records to an object store; on a file system each is there once it
+        is written. Raises OSError."""
+        began = time.monotonic()
+        self._place.sync()
+        self._board.sync()
+        self._uploaded = time.monotonic()
+        taken = self._uploaded - began
+        self._pause = max(FLUSH_SECONDS, taken / UPLOAD_FRACTION)
 
     def _write_again(self, step: int) -> None:
         """The files were removed while they were open: their content is still there."""
@@ -132,7 +157,7 @@ class Log:
         """Flush everything to disk."""
         with storage.name_os_errors(self._folder), contextlib.ExitStack() as each:
             # Each is closed even if one before it fails.
-            for place in (self._lines, self._board, self._bar):
+            for place in (self._place, self._lines, self._board, self._bar):
                 if place is not None:
                     each.callback(place.close)
 
@@ -193,7 +218,7 @@ def table(folders: Sequence[Path | str]) -> str:
 
     Raises ValueError for a folder without metrics.
     """
-    columns = [_summary(Path(folder)) for folder in folders]
+    columns = [_summary(checks.parse_path(folder)) for folder in folders]
     keys = list(dict.fromkeys(key for column in columns for key in column))
     keys.sort(key=lambda key: not key.startswith("--"))
     rows = [["", *(str(folder) for folder in folders)]]

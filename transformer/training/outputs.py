@@ -89,6 +89,7 @@ class Outputs:
         faults.arm_watchdog(compiling=True)
         faults.check_params_finite(int(state.step), state.params)
         workdir.write_missing(self._folder, self._record_files)
+        self._logger.sync()
         self._checkpoints.save(state)
         faults.arm_watchdog()
 

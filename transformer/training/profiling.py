@@ -8,6 +8,8 @@ from pathlib import Path
 
 import jax
 
+from transformer import uploads
+
 FOLDER = "profile"
 SHOWN = 10
 # Events of the runtime, which wait for the operations or wrap them.
@@ -33,13 +35,13 @@ class Profiler:
 
     def __init__(self, folder: Path, steps: range) -> None:
         self._folder, self._steps = folder / FOLDER, steps
-        self._running = False
+        self._running: uploads.OutputFolder | None = None
 
     def begin_step(self, step: int) -> None:
         """Call before `step` is computed: begins the trace at its first step."""
         if self._steps and step == self._steps.start:
-            jax.profiler.start_trace(str(self._folder))
-            self._running = True
+            self._running = uploads.OutputFolder(self._folder)
+            jax.profiler.start_trace(str(self._running.local))
 
     def end_step(self, step: int, results: object) -> None:
         """Call with the results of `step`: ends the trace at its last step."""
@@ -51,12 +53,13 @@ class Profiler:
         """End a trace that is running, and print its slowest operations."""
         if not self._running:
             return
-        self._running = False
+        written, self._running = self._running, None
         jax.profiler.stop_trace()
         print(f"trace: {self._folder}, for xprof or TensorBoard", flush=True)
-        files = sorted(self._folder.rglob("*.xplane.pb"))
+        files = sorted(written.local.rglob("*.xplane.pb"))
         for name, seconds in slowest_operations(files[-1]) if files else []:
             print(f"{1e3 * seconds:10.2f} ms  {name}", flush=True)
+        written.upload()
 
 
 def slowest_operations(file: Path) -> list[tuple[str, float]]:

@@ -119,6 +119,12 @@ class StepLogger:
                 self._log.print_line(step, kind, values)
         self._since = time.perf_counter()
 
+    def sync(self) -> None:
+        """Upload the records where the run folder is in an object store: resuming from
+        a checkpoint needs those before it."""
+        if self._log is not None:
+            self._log.sync()
+
     def close(self) -> None:
         """Record the last step and close the files."""
         self.flush()

@@ -331,7 +331,7 @@ def load_or_train(
         folder.mkdir(parents=True, exist_ok=True)
         storage.commit(file, made.to_bytes())
     except OSError as error:
-        raise ValueError(f"cannot write {file}: {error.strerror}") from error
+        raise ValueError(f"cannot write {file}: {error.strerror or error}") from error
     return made
 
 

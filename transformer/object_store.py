@@ -1,0 +1,217 @@
+"""Objects of Cloud Storage and the like, read and written through fsspec.
+
+An object store has no folders, no rename, no append and no locks. An object is written
+in one request and seen whole or not at all; a folder is what names have in common; a
+listing sees all that was written before. Imports etils and fsspec, so it is itself
+imported by `checks.parse_path`.
+"""
+
+from __future__ import annotations
+
+import base64
+import fnmatch
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fsspec
+import fsspec.config
+from etils.epath import gpath
+
+from transformer.checks import LIBRARIES
+
+# A listing that fsspec keeps would hide what other processes write.
+for _name in (*LIBRARIES, "gcs"):
+    fsspec.config.conf.setdefault(_name, {}).setdefault("use_listings_cache", False)
+
+
+@contextmanager
+def name_errors(path: Any) -> Iterator[None]:
+    """Any failure of the store's library as an OSError in one line, or as ValueError
+    where the library is not installed."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | FileExistsError):
+            raise
+        raise OSError(f"{path}: {_cause(error)}") from error
+    except ImportError as error:
+        library = LIBRARIES[str(path).partition(":")[0]]
+        extra = " (pip install 'transformer[gcs]')" if library == "gcsfs" else ""
+        raise ValueError(
+            f"{path}: expected the library {library}{extra}, got none: {error}"
+        ) from None
+    except Exception as error:  # Of its library, its HTTP client or its credentials.
+        raise OSError(f"{path}: {_cause(error)}") from error
+
+
+def _cause(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:300]
+    return text or type(error).__name__
+
+
+class ObjectPath(gpath.PosixGPath):
+    """A name in an object store, with the methods of pathlib.Path that a run uses.
+
+    Raises OSError as `name_errors`. Folders need not be made. Etils would make the name
+    absolute on the local disk, and read no folder recursively.
+    """
+
+    @property
+    def store(self) -> Any:
+        """The file system of fsspec."""
+        with name_errors(self):
+            return fsspec.core.url_to_fs(str(self))[0]
+
+    def absolute(self) -> ObjectPath:
+        return self
+
+    def resolve(self, strict: bool = False) -> ObjectPath:
+        return self
+
+    def expanduser(self) -> ObjectPath:
+        return self
+
+    def exists(self) -> bool:
+        return self._kind() is not None
+
+    def is_file(self) -> bool:
+        return self._kind() == "file"
+
+    def is_dir(self) -> bool:
+        return self._kind() == "directory"
+
+    def _kind(self) -> str | None:
+        # The methods of fsspec answer False where access is refused, too.
+        try:
+            return self.info()["type"]
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def info(self) -> dict[str, Any]:
+        """What the store says of the object. FileNotFoundError where there is none."""
+        with name_errors(self):
+            return self.store.info(str(self))
+
+    def stat(self) -> Any:
+        """st_size, in bytes, and length, as etils calls it."""
+        found = self.info()
+        return _Status(int(found.get("size") or 0), found["type"] == "directory")
+
+    def iterdir(self) -> Iterator[ObjectPath]:
+        with name_errors(self):
+            names = self.store.ls(str(self), detail=False)
+        root = self.store._strip_protocol(str(self)).rstrip("/")
+        found = {name.rstrip("/") for name in names} - {root}  # A placeholder.
+        yield from (self / name.rpartition("/")[2] for name in sorted(found))
+
+    def glob(self, pattern: str) -> Iterator[ObjectPath]:
+        """Without `**`."""
+        first, _, rest = pattern.partition("/")
+        names = self.iterdir() if self.is_dir() else ()
+        for path in (path for path in names if fnmatch.fnmatch(path.name, first)):
+            yield from path.glob(rest) if rest else (path,)
+
+    def rglob(self, pattern: str) -> Iterator[ObjectPath]:
+        """The files below this folder: no folders."""
+        with name_errors(self):
+            names = self.store.find(str(self))
+        root = self.store._strip_protocol(str(self)).rstrip("/")
+        for name in sorted(names):
+            if fnmatch.fnmatch(name.rpartition("/")[2], pattern):
+                yield self / name.removeprefix(root).lstrip("/")
+
+    def open(self, mode: str = "r", *args: Any, **options: Any) -> Any:
+        with name_errors(self):
+            if "r" not in mode:
+                return self.store.open(str(self), mode)
+            file = self.store.open(str(self), "rb")
+            return file if "b" in mode else io.TextIOWrapper(file, encoding="utf-8")
+
+    def read_bytes(self) -> bytes:
+        with name_errors(self):
+            return self.store.cat_file(str(self))
+
+    def read_text(self, encoding: str | None = None) -> str:
+        return self.read_bytes().decode(encoding or "utf-8")
+
+    def write_bytes(self, data: bytes) -> int:
+        with name_errors(self):
+            self.store.pipe_file(str(self), data)
+        return len(data)
+
+    def write_text(self, data: str, *args: Any, **options: Any) -> int:
+        return self.write_bytes(data.encode())
+
+    def create(self, data: bytes) -> bool:
+        """Write the object unless there is one; whether there was none. Of several
+        processes that do so at once, one gets True."""
+        try:
+            with name_errors(self):
+                self.store.pipe_file(str(self), data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def copy(self, dst: Any, overwrite: bool = False) -> ObjectPath:
+        with name_errors(self):
+            self.store.cp_file(str(self), str(dst))
+        return type(self)(str(dst))
+
+    def mkdir(self, *args: Any, **options: Any) -> None:
+        """Nothing: a folder is there once something is in it."""
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        try:
+            with name_errors(self):
+                self.store.rm_file(str(self))
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def rmtree(self, missing_ok: bool = False) -> None:
+        try:
+            with name_errors(self):
+                self.store.rm(str(self), recursive=True)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def rename(self, target: Any) -> Any:
+        raise OSError(f"{self}: an object store has no rename")
+
+    replace = rename
+
+    def md5(self) -> str | None:
+        """MD5 of the content, hexadecimal, where the store knows it."""
+        known = self.info().get("md5Hash")
+        return base64.b64decode(known).hex() if known else None
+
+
+class _Status:
+    def __init__(self, size: int, is_directory: bool) -> None:
+        self.st_size = self.length = size
+        self.is_directory, self.mtime = is_directory, 0
+
+
+def check_access(flag: str, folder: Any) -> None:
+    """Raise ValueError, in one line, where the bucket of `folder` cannot be listed: no
+    library, no credentials, no such bucket."""
+    bucket = type(folder)("/".join(str(folder).split("/")[:3]))
+    try:
+        if not folder.exists():
+            bucket.info()
+    except FileNotFoundError:
+        raise ValueError(
+            f"{flag}: expected a bucket that exists, got {bucket}"
+        ) from None
+    except OSError as error:
+        raise ValueError(f"{flag}: expected access to a bucket, got {error}") from None
+
+
+def fetch(path: Any, target: Any) -> None:
+    """Copy an object to the local file `target`."""
+    with name_errors(path):
+        path.store.get_file(str(path), os.fspath(target))
