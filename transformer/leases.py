@@ -30,9 +30,9 @@ POLL_SECONDS = 1.0
 def hold(folder: Any, what: str, *, on_loss: Callable[[str], Any] | None = None) -> Any:
     """Hold the lease in `folder`, an `object_store.ObjectPath`, for this process.
 
-    on_loss: called with one line, in another thread, when another process took the lease;
-    by default it ends this process. ValueError, which names the holder, where that
-    lives; a holder that died is waited for, `DEAD_SECONDS` at most.
+    on_loss: called with one line, in another thread, when another process took the
+    lease; by default it ends this process. ValueError, which names the holder, where
+    that lives; a holder that died is waited for, `DEAD_SECONDS` at most.
     """
     number = _acquire(folder, what)
     place, stop = folder / _name(number), threading.Event()
