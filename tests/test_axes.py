@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -43,10 +45,11 @@ def test_letters_have_words_and_known_mesh_axes() -> None:
 @pytest.mark.parametrize(
     ("sizes", "shape"),
     [
-        ({}, (8, 1, 1, 1, 1)),
-        ({"tensor": 4}, (2, 1, 4, 1, 1)),
-        ({"data": 1, "fsdp": 2, "tensor": 2, "context": 2}, (1, 2, 2, 2, 1)),
-        ({"fsdp": 2, "expert": 4}, (1, 2, 1, 1, 4)),
+        ({}, (1, 8, 1, 1, 1, 1)),
+        ({"tensor": 4}, (1, 2, 1, 4, 1, 1)),
+        ({"data": 1, "fsdp": 2, "tensor": 2, "context": 2}, (1, 1, 2, 2, 2, 1)),
+        ({"fsdp": 2, "expert": 4}, (1, 1, 2, 1, 1, 4)),
+        ({"slice": 2, "fsdp": 4}, (2, 1, 4, 1, 1, 1)),
     ],
 )
 def test_data_axis_has_the_remaining_devices(
@@ -54,13 +57,42 @@ def test_data_axis_has_the_remaining_devices(
 ) -> None:
     mesh = axes.make_mesh(**sizes)
     assert mesh.axis_names == axes.AXES and mesh.devices.shape == shape
-    assert axes.batch_shards(mesh) == shape[0] * shape[1] * shape[4]
+    assert axes.batch_shards(mesh) == math.prod(shape[:3]) * shape[5]
 
 
 def test_mesh_over_a_part_of_the_devices() -> None:
     mesh = axes.make_mesh(tensor=2, devices=jax.devices()[4:])
-    assert mesh.devices.shape == (2, 1, 2, 1, 1)
+    assert mesh.devices.shape == (1, 2, 1, 2, 1, 1)
     assert mesh.devices.ravel().tolist() == jax.devices()[4:]
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeTpu:
+    """A device as `make_mesh` sees it."""
+
+    id: int
+    slice_index: int
+    platform: str = "tpu"
+
+
+def test_a_mesh_over_slices_has_them_on_the_outermost_axis() -> None:
+    """Parameters are whole in each slice: `fsdp` is within one. The devices come from
+    several hosts in any order."""
+    devices = [FakeTpu(id=i, slice_index=i % 2) for i in range(8)]
+    mesh = axes.make_mesh(devices=devices, fsdp=4)
+    assert dict(mesh.shape)["slice"] == 2
+    assert mesh.devices.shape == (2, 1, 4, 1, 1, 1)
+    for index, of_slice in enumerate(mesh.devices):
+        assert {device.slice_index for device in of_slice.ravel()} == {index}
+    placed = axes.shardings(
+        jax.sharding.AbstractMesh(mesh.devices.shape, axes.AXES),
+        {"w_up_DF": jax.ShapeDtypeStruct((8, 16), "float32")},
+    )
+    assert placed["w_up_DF"].spec == Spec("fsdp", None)
+    with pytest.raises(ValueError, match="slice: expected the number .*, 2; got 4"):
+        axes.make_mesh(devices=devices, slice=4)
+    with pytest.raises(ValueError, match=r"number of devices, 8; got slice=2, fsdp=8"):
+        axes.make_mesh(devices=devices, fsdp=8)
 
 
 @pytest.mark.parametrize(

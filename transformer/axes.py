@@ -20,7 +20,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from transformer.checks import at_least
 
-AXES = ("data", "fsdp", "tensor", "context", "expert")
+# From the outermost, whose neighbors are the farthest apart. `slice` is over the slices
+# of a TPU, which a data center network connects: only rows are divided over it.
+AXES = ("slice", "data", "fsdp", "tensor", "context", "expert")
 
 
 class Dimension(NamedTuple):
@@ -34,7 +36,7 @@ class Dimension(NamedTuple):
 
 
 ALPHABET = {
-    "B": Dimension("batch (sequences)", "–", (), ("data", "fsdp", "expert")),
+    "B": Dimension("batch (sequences)", "–", (), ("slice", "data", "fsdp", "expert")),
     "L": Dimension("positions in the sequence (queries)", "N", (), ("context",)),
     "M": Dimension("positions attended to (keys, memory)", "N"),
     "D": Dimension("width, features of a token", "D", ("fsdp",)),
@@ -128,6 +130,7 @@ def sown_arrays(collection: Any, name: str, *, within: str = "") -> list[jax.Arr
 def mesh_shape(
     devices: int,
     *,
+    slice: int = 1,
     data: int | None = None,
     fsdp: int = 1,
     tensor: int = 1,
@@ -139,28 +142,47 @@ def mesh_shape(
     data=None: as many as the other axes leave. Raises ValueError when the product of
     the axes is not the number of devices.
     """
-    others = {"fsdp": fsdp, "tensor": tensor, "context": context, "expert": expert}
+    others = {"slice": slice, "fsdp": fsdp, "tensor": tensor}
+    others |= {"context": context, "expert": expert}
     for axis, size in {**others, "data": 1 if data is None else data}.items():
         at_least(f"mesh axis {axis}", size, 1)
     rest = math.prod(others.values())
     size = rest * (max(1, devices // rest) if data is None else data)
     if size != devices:
         raise ValueError(_impossible_mesh({"data": data, **others}, size, devices))
-    return size // rest, fsdp, tensor, context, expert
+    return slice, size // rest, fsdp, tensor, context, expert
 
 
 def make_mesh(*, devices: Sequence[Any] | None = None, **sizes: int | None) -> Mesh:
     """A mesh of named axes over `devices` (default: all devices of every process).
 
-    sizes: of the axes, as `mesh_shape` takes them, with its errors.
+    sizes: of the axes, as `mesh_shape` takes them, with its errors; `slice` by default
+    the number of TPU slices that the devices are on, and ValueError for another.
     """
     devices = jax.devices() if devices is None else devices
+    slices = {_slice_of(device): [] for device in devices}
+    for device in devices:
+        slices[_slice_of(device)].append(device)
+    if len(slices) > 1:
+        asked = sizes.setdefault("slice", len(slices))
+        if asked != len(slices):
+            raise ValueError(
+                f"mesh axis slice: expected the number of TPU slices, {len(slices)}; "
+                f"got {asked}"
+            )
     shape = mesh_shape(len(devices), **sizes)  # pyright: ignore[reportArgumentType]
-    if list(devices) == jax.devices():
+    if len(slices) == 1 and list(devices) == jax.devices():
         # `make_mesh` orders the devices by the machine's interconnect.
         return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    grid = np.asarray(devices).reshape(shape)
+    ordered = [device for key in sorted(slices) for device in slices[key]]
+    grid = np.asarray(ordered).reshape(shape)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _slice_of(device: Any) -> int:
+    """The TPU slice of a device; 0 of others, whose interconnect is told otherwise."""
+    is_tpu = device.platform == "tpu"
+    return (getattr(device, "slice_index", 0) or 0) if is_tpu else 0
 
 
 def _partition(

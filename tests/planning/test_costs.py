@@ -200,21 +200,25 @@ def test_collectives_of_one_channel_count_each() -> None:
 
 
 @pytest.mark.parametrize(
-    ("groups", "expected"),
+    ("groups", "expected", "span"),
     [
-        ("{{0,1},{2,3}}", 2),
-        ("[2,4]<=[4,2]T(1,0)", 4),
-        ("mesh['a'=4,'b'=2] {'a'}", 4),
-        ("mesh['a'=8] {'a':(2)4}", 4),
-        ("{}", 8),
+        ("{{0,1},{2,3}}", 2, 0),
+        ("{{0,4},{1,5}}", 2, 5),
+        ("[2,4]<=[8]", 4, 0),
+        ("[2,4]<=[4,2]T(1,0)", 4, 7),
+        ("mesh['a'=4,'b'=2] {'a'}", 4, 7),
+        ("mesh['a'=4,'b'=2] {'a','b'}", 8, 0),
+        ("mesh['a'=8] {'a':(2)4}", 4, 0),
+        ("mesh['a'=8] {'a':(1)4}", 4, 7),
+        ("{}", 8, 0),
     ],
 )
-def test_chips_of_a_group(groups: str, expected: int) -> None:
+def test_chips_of_a_group_and_its_span(groups: str, expected: int, span: int) -> None:
     text = DIVIDED.replace("replica_groups={}", f"replica_groups={groups}")
     (one,) = (
         c for c in costs.of_program(hlo.parse(text)).collectives if not c.overlaps
     )
-    assert one.group == expected
+    assert (one.group, one.span) == (expected, span)
 
 
 MOVES = """HloModule moves

@@ -93,6 +93,21 @@ def test_groups_of_gpus_on_several_nodes_send_over_the_network(tiny: Any) -> Non
     assert got.roofline.async_collectives == pytest.approx(seconds)
 
 
+def test_gradients_are_reduced_between_slices_over_the_network(tiny: Any) -> None:
+    """Within each slice as in one alone; between two, each chip its shard."""
+    made, sizes = tiny._replace(batch_size=64), {"fsdp": 8}
+    one, two = (
+        plan.make(made, chips.parse(f"{slices}v5e:2x4"), sizes, compile_it=False)
+        for slices in ("", "2x")
+    )
+    assert two.topology.size == 16 and two.mesh == {"slice": 2, "fsdp": 8}
+    assert two.memory.parameters == one.memory.parameters
+    *within, between = two.costs.collectives
+    assert tuple(within) == one.costs.collectives
+    assert (between.kind, between.group, between.span) == ("all-reduce", 2, 9)
+    assert two.topology.send_rate(between.group, between.span) == 3.125e9
+
+
 def test_what_is_not_counted_is_told(tiny: Any) -> None:
     assert counted(tiny, fsdp=8).method == "counted, not compiled"
     text = table.lines(counted(tiny, data=2, context=2, expert=2))
@@ -173,6 +188,8 @@ def test_auto_prefers_meshes_that_fit_and_then_the_shorter_step(
         ("v5p:8x8x8", 64, 400e9),
         ("h100:64", 8, 450e9),
         ("h100:64", 64, 50e9),
+        ("2xv5e:16x16", 256, 200e9),
+        ("2xv5e:16x16", 512, 3.125e9),
     ],
 )
 def test_links_of_the_axes_that_a_group_spans(
@@ -182,7 +199,19 @@ def test_links_of_the_axes_that_a_group_spans(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "v5e", "v5e:", "v5e:16", "v5e:0x4", "v9:2x2", "h100:2x2", "v5e:٢x2"]
+    "text",
+    [
+        "",
+        "v5e",
+        "v5e:",
+        "v5e:16",
+        "v5e:0x4",
+        "v9:2x2",
+        "h100:2x2",
+        "v5e:٢x2",
+        "2xh100:8",
+        "0xv5e:2x2",
+    ],
 )
 def test_other_topologies_are_refused(text: str, capsys, monkeypatch) -> None:
     line = refusal(["plan", f"--topology={text}"], capsys, monkeypatch)

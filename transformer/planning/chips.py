@@ -1,8 +1,9 @@
 """The chips that a run can be planned for, and topologies of them.
 
 Sources: cloud.google.com/tpu/docs/v5e, v5p and v6e (peak bfloat16 FLOP/s, bandwidth of
-the main memory, bidirectional bandwidth of the interconnect of a chip); the memory that
-a program has is what their compiler, libtpu, allows. NVIDIA's data sheets of A100 80 GB
+the main memory, bidirectional bandwidth of the interconnect of a chip, bandwidth of the
+data center network of a pod or a chip); the memory that a program has is what their
+compiler, libtpu, allows. NVIDIA's data sheets of A100 80 GB
 SXM, H100 SXM and H200 SXM (dense bfloat16 FLOP/s, NVLink of both directions), with a
 network of 400 Gbit/s for each GPU.
 """
@@ -20,8 +21,8 @@ class Chip(NamedTuple):
     """One chip, in bytes, bytes a second, and FLOP/s of bfloat16 products.
 
     memory: that a program can have. links: what all links of a torus, or NVLink, send
-    together. axes: of the torus; 0 for GPUs. host: chips of one host. network: between
-    hosts, of one GPU.
+    together. axes: of the torus; 0 for GPUs. host: chips of one host. network: what one
+    chip sends to another slice, or one GPU to another host.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Chip(NamedTuple):
     links: float
     axes: int
     host: int
-    network: float = 0.0
+    network: float
 
     @property
     def is_tpu(self) -> bool:
@@ -41,9 +42,9 @@ class Chip(NamedTuple):
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v5e", 15.75 * GIB, 819e9, 197e12, 200e9, axes=2, host=8),
-        Chip("v5p", 95.74 * GIB, 2765e9, 459e12, 600e9, axes=3, host=4),
-        Chip("v6e", 31.25 * GIB, 1638e9, 918e12, 400e9, axes=2, host=8),
+        Chip("v5e", 15.75 * GIB, 819e9, 197e12, 200e9, axes=2, host=8, network=3.125e9),
+        Chip("v5p", 95.74 * GIB, 2765e9, 459e12, 600e9, axes=3, host=4, network=6.25e9),
+        Chip("v6e", 31.25 * GIB, 1638e9, 918e12, 400e9, axes=2, host=8, network=12.5e9),
         Chip("a100", 80 * GIB, 2039e9, 312e12, 300e9, 0, host=8, network=50e9),
         Chip("h100", 80 * GIB, 3350e9, 989e12, 450e9, 0, host=8, network=50e9),
         Chip("h200", 141e9, 4800e9, 989e12, 450e9, 0, host=8, network=50e9),
@@ -52,34 +53,44 @@ CHIPS = {
 
 
 class Topology(NamedTuple):
-    """Chips of one kind. shape: of the torus; of GPUs, their number."""
+    """Chips of one kind. shape: of the torus; of GPUs, their number. slices: of TPUs,
+    each of this shape, which a data center network connects."""
 
     chip: Chip
     shape: tuple[int, ...]
+    slices: int = 1
+
+    @property
+    def slice_size(self) -> int:
+        return math.prod(self.shape)
 
     @property
     def size(self) -> int:
-        return math.prod(self.shape)
+        return self.slices * self.slice_size
 
     @property
     def hosts(self) -> int:
         """Those of a TPU slice with more chips than one host has have four each."""
-        several = self.size > self.chip.host
-        return -(-self.size // (4 if several and self.chip.is_tpu else self.chip.host))
+        several = self.slice_size > self.chip.host
+        each = 4 if several and self.chip.is_tpu else self.chip.host
+        return self.slices * -(-self.slice_size // each)
 
     def __str__(self) -> str:
-        return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
+        times = f"{self.slices}x" if self.slices > 1 else ""
+        return f"{times}{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
     def send_rate(self, group: int, span: int = 0) -> float:
         """Bytes a second that a chip sends in a collective of `group` chips.
 
         Of a torus, both links of each axis that the group spans, taken as the fewest
-        axes, longest first, that hold it. GPUs of several nodes, as a group of a larger
-        span is: the network. span: as of `costs.Collective`.
+        axes, longest first, that hold it. Of a group of several slices, or of GPUs on
+        several nodes: the network. span: as of `costs.Collective`.
         """
+        near = self.slice_size if self.chip.is_tpu else self.chip.host
+        if max(group, span) > near:
+            return self.chip.network
         if not self.chip.is_tpu:
-            within = max(group, span) <= self.chip.host
-            return self.chip.links if within else self.chip.network
+            return self.chip.links
         held, spanned = 1, 0
         for length in sorted(self.shape, reverse=True):
             if held < group and length > 1:
@@ -88,14 +99,21 @@ class Topology(NamedTuple):
 
 
 def parse(text: str) -> Topology:
-    """The topology of a text such as v5e:16x16, v5p:8x8x8 or h100:64. ValueError for
-    another chip or form."""
-    name, _, lengths = text.partition(":")
-    chip = CHIPS.get(name)
-    if chip is None or not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})*", lengths):
+    """The topology of a text such as v5e:16x16, 2xv5e:16x16 (two slices), v5p:8x8x8 or
+    h100:64. ValueError for another chip or form."""
+    number = r"[1-9]\d{0,4}"
+    form = rf"(?:({number})x)?([a-z]\w*):({number}(?:x{number})*)"
+    match = re.fullmatch(form, text, re.ASCII)
+    chip = CHIPS.get(match.group(2)) if match else None
+    if match is None or chip is None:
         raise ValueError(
             f"--topology: expected CHIP:SHAPE with one of {', '.join(CHIPS)}, such as "
-            f"v5e:16x16, v5p:8x8x8 or h100:64; got {text!r}"
+            f"v5e:16x16, 2xv5e:16x16 for two slices, v5p:8x8x8 or h100:64; got {text!r}"
+        )
+    slices, name, lengths = int(match.group(1) or 1), match.group(2), match.group(3)
+    if slices > 1 and not chip.is_tpu:
+        raise ValueError(
+            f"--topology: expected slices of TPUs, got {slices} of {name} in {text!r}"
         )
     shape = tuple(map(int, lengths.split("x")))
     axes = chip.axes or 1
@@ -104,4 +122,4 @@ def parse(text: str) -> Topology:
             f"--topology: expected {axes} lengths for {name}, got {len(shape)} in "
             f"{text!r}"
         )
-    return Topology(chip, shape)
+    return Topology(chip, shape, slices)

@@ -37,6 +37,8 @@ ENVIRONMENT = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
+    # `exclusive` sees to it; libtpu's own lock stays where a process was killed.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 
@@ -71,7 +73,9 @@ def topology_mesh(topology: Topology, sizes: Mapping[str, int]) -> Mesh:
     """The mesh over a topology's devices, in the order of their coordinates."""
     from jax.experimental import topologies
 
-    described = topologies.get_topology_desc(str(topology), "tpu")
+    one = str(topology._replace(slices=1))
+    slices: Any = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    described = topologies.get_topology_desc(one, "tpu", **slices)
     return axes.make_mesh(devices=described.devices, **sizes)
 
 

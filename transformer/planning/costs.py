@@ -34,8 +34,11 @@ _FREE_CALL = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast)"')
 # flag is -1, and what goes on with it.
 _DIVISION = re.compile(r'"async_collective_fusion_config":\{"flag_start":"(-?\d+)"')
 _MESH_GROUP = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
-_IOTA_GROUP = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
+_IOTA_GROUP = re.compile(
+    r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?"
+)
 _LISTED_GROUP = re.compile(r"replica_groups=\{\{([\d,]*)\}")
+_PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
 _KERNEL = re.compile(r'custom_call_target="(tpu_custom_call|[^"]*triton[^"]*)"')
 
 
@@ -175,27 +178,61 @@ def collectives(program: Program) -> list[Collective]:
         if kind == "all-reduce" and "all-reduce-scatter" in name:
             kind = "reduce-scatter"
         size = sum(array.bytes for array in operands)
-        group = _group(instruction.attributes, program.chips)
+        group, span = _group(instruction.attributes, program.chips)
         size *= group if kind == "all-gather" else 1
         overlaps = overlaps or division is not None
-        found.append(Collective(kind, size, group, count, overlaps))
+        found.append(Collective(kind, size, group, count, overlaps, span))
     return [one for one in found if one.group > 1]
 
 
-def _group(attributes: str, chips: int) -> int:
-    """The number of chips of a group; `chips` where the groups are empty."""
+def _group(attributes: str, chips: int) -> tuple[int, int]:
+    """The number of chips of the first group, `chips` where the groups are empty, and
+    its span as of `Collective`: of a permutation the farthest that a chip sends."""
     if match := _MESH_GROUP.search(attributes):
-        sizes = dict(part.strip().split("=") for part in match.group(1).split(","))
-        # A part of an axis is 'axis':(chips before it)chips.
-        axes = (re.split(r":\(\d+\)", a.strip()) for a in match.group(2).split(","))
-        return math.prod(
-            int(part[-1]) if part[1:] else int(sizes[part[0]]) for part in axes
-        )
+        return _mesh_group(*match.groups())
     if match := _IOTA_GROUP.search(attributes):
-        return int(match.group(1))
+        groups, size, *order = match.groups()
+        lengths, places = (_numbers(text or "") for text in order)
+        ids = np.arange(math.prod(lengths)).reshape(lengths)
+        ids = ids.transpose(places or None).reshape(int(groups), int(size))
+        return int(size), _span(ids[0])
     if match := _LISTED_GROUP.search(attributes):
-        return len(match.group(1).split(","))
-    return 2 if "source_target_pairs" in attributes else chips
+        ids = np.array(_numbers(match.group(1)))
+        return len(ids), _span(ids)
+    if match := _PAIRS.search(attributes):
+        pairs = np.array(_numbers(re.sub("[{}]", "", match.group(1)))).reshape(-1, 2)
+        return 2, 1 + int(np.abs(pairs[:, 0] - pairs[:, 1]).max(initial=1))
+    return (2 if "source_target_pairs" in attributes else chips), 0
+
+
+def _mesh_group(mesh: str, over: str) -> tuple[int, int]:
+    """As `_group`, of a group over axes of a mesh such as 'a'=4,'b'=2. A part of an
+    axis is 'axis':(parts before it)parts."""
+    named = [part.strip().split("=") for part in mesh.split(",")]
+    sizes = {name: int(size) for name, size in named}
+    names, strides, stride = list(sizes), {}, 1
+    for name in reversed(names):
+        strides[name] = stride
+        stride *= sizes[name]
+    size, distance = 1, 0
+    for axis in over.split(","):
+        name, _, part = axis.strip().partition(":")
+        before, count = 1, sizes[name]
+        if part:
+            before, count = map(int, re.findall(r"\d+", part))
+        size *= count
+        distance += (count - 1) * strides[name] * sizes[name] // (before * count)
+    return size, distance + 1 if distance + 1 > size else 0
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
+
+
+def _span(ids: np.ndarray) -> int:
+    """Chips from the first of a group to its last; 0 where the group has all."""
+    span = 1 + int(ids.max() - ids.min())
+    return span if span > len(ids) else 0
 
 
 def memory_traffic(program: Program) -> float:

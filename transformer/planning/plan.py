@@ -77,7 +77,7 @@ class Plan(NamedTuple):
 
 def abstract_mesh(topology: Topology, sizes: Mapping[str, int]) -> AbstractMesh:
     """A mesh without devices. ValueError unless its axes fill the topology."""
-    shape = axes.mesh_shape(topology.size, **sizes)
+    shape = axes.mesh_shape(topology.size, **{"slice": topology.slices, **sizes})
     return AbstractMesh(shape, axes.AXES, axis_types=(AxisType.Auto,) * len(axes.AXES))
 
 
@@ -156,7 +156,7 @@ def candidates(
     divides over none."""
     found, refusal = [], ValueError(f"--mesh: expected chips, got {topology}")
     for tensor in (1, 2, 4, 8):
-        rest, remainder = divmod(topology.size, tensor)
+        rest, remainder = divmod(topology.slice_size, tensor)
         for data in (1, 2, 4, 8, 16, 32, 64) if not remainder else ():
             if rest % data or (rest > 1 and rest // data == 1):
                 continue
@@ -176,6 +176,7 @@ def candidates(
 
 def _share(own: float, whole: float, mesh: Mesh | AbstractMesh) -> float:
     """A chip's bytes of the state over its part of a state divided over all axes but
-    `data`, whose copies are by decision."""
-    parts = mesh.size // dict(mesh.shape)["data"]
+    `slice` and `data`, whose copies are by decision."""
+    sizes = dict(mesh.shape)
+    parts = mesh.size // sizes["slice"] // sizes["data"]
     return own * parts / whole

@@ -23,7 +23,7 @@ def plan(
     auto is the best of the sensible meshes, as counted.
 
     Args:
-        topology: chips, as v5e:16x16, v5p:8x8x8, v6e:16x16 or h100:64.
+        topology: chips, as v5e:16x16, 2xv5e:16x16 (two slices), v5p:8x8x8 or h100:64.
         method: compile the step with libtpu, or count; auto compiles where it can.
         json_file: where to write all numbers too.
     """
@@ -51,7 +51,7 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
     experiment = command.make_experiment(make, chosen, parsed.workdir)
     experiment.require_verb("train")
     work = theory.work_of(experiment)
-    texts = meshes or [f"fsdp:{found.size}"]
+    texts = meshes or [f"fsdp:{found.slice_size}"]
     if texts == ["auto"]:
         ranked = plans.candidates(experiment, found, work)
         print(f"meshes as counted, the best first:\n{table.comparison(ranked)}\n")
