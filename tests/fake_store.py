@@ -39,7 +39,15 @@ class FakeStore(fsspec.AbstractFileSystem):
         return file
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
-        file = self._ask("info", path)
+        return self._describe(path, self._ask("info", path))
+
+    def find(self, path: str, detail: bool = False, **options: Any) -> Any:
+        below = [file for file in self._ask("ls", path).rglob("*") if file.is_file()]
+        names = sorted(str(file.relative_to(self.root)) for file in below)
+        found = {name: self._describe(name, self.root / name) for name in names}
+        return found if detail else names
+
+    def _describe(self, path: str, file: Path) -> dict[str, Any]:
         name = self._strip_protocol(path)
         is_bucket = file.parent == self.root
         if file.is_file():
@@ -56,7 +64,7 @@ class FakeStore(fsspec.AbstractFileSystem):
         found = []
         for each in below:
             try:
-                found.append(self.info(str(each.relative_to(self.root))))
+                found.append(self._describe(str(each.relative_to(self.root)), each))
             except FileNotFoundError:
                 continue  # A folder without objects.
         if not found and file.parent != self.root:

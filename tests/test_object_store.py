@@ -1,12 +1,32 @@
 """Names in an object store behave as the paths of pathlib that a run uses."""
 
+import hashlib
 import sys
 
 import fake_store
+import gcs_emulator
 import pytest
 from fsspec.registry import _registry
 
 from transformer import checks, object_store, storage
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    """The environment of an emulator of Cloud Storage."""
+    with gcs_emulator.serve() as env:
+        yield env
+
+
+@pytest.fixture(params=["fake", "emulator"])
+def any_folder(request, tmp_path, monkeypatch):
+    """A folder in an empty store, or in the emulator."""
+    if request.param == "fake":
+        fake_store.install(tmp_path, monkeypatch)
+        return checks.parse_path("gs://bucket/a")
+    for name, value in request.getfixturevalue("emulator").items():
+        monkeypatch.setenv(name, value)
+    return checks.parse_path(f"gs://bucket/{tmp_path.name}")
 
 
 @pytest.fixture
@@ -16,7 +36,8 @@ def folder(tmp_path, monkeypatch):
     return checks.parse_path("gs://bucket/a")
 
 
-def test_an_object_is_written_whole_and_read(folder):
+def test_an_object_is_written_whole_and_read(any_folder):
+    folder = any_folder
     storage.commit_files(folder, {"b.txt": b"one", "c/d.txt": b"two"})
     assert (folder / "b.txt").read_bytes() == b"one"
     assert (folder / "c/d.txt").read_text() == "two"
@@ -25,7 +46,8 @@ def test_an_object_is_written_whole_and_read(folder):
     assert (folder / "b.txt").stat().st_size == 3
 
 
-def test_a_folder_is_what_names_have_in_common(folder):
+def test_a_folder_is_what_names_have_in_common(any_folder):
+    folder = any_folder
     assert not folder.exists() and not folder.is_dir()
     folder.mkdir(parents=True)
     assert not folder.exists() and list(folder.glob("*")) == []
@@ -33,7 +55,7 @@ def test_a_folder_is_what_names_have_in_common(folder):
     assert folder.is_dir() and (folder / "c").is_dir() and not folder.is_file()
     assert [path.name for path in folder.iterdir()] == ["b.txt", "c"]
     assert [path.name for path in (folder / "c").iterdir()] == ["c", "d.txt"]
-    assert [str(path) for path in folder.glob("c/*.txt")] == ["gs://bucket/a/c/d.txt"]
+    assert [str(path) for path in folder.glob("c/*.txt")] == [f"{folder}/c/d.txt"]
     below = [path.relative_to(folder).as_posix() for path in storage.files(folder)]
     assert below == ["b.txt", "c/c", "c/d.txt"]
     (folder / "b.txt").unlink()
@@ -76,6 +98,13 @@ def test_a_folder_is_never_moved_in_part(folder, monkeypatch):
         p.relative_to(target).as_posix(): p.read_bytes() for p in target.rglob("*")
     }
     assert moved == content
+
+
+def test_the_store_knows_the_md5_of_its_files(any_folder):
+    storage.commit_files(any_folder, {"b.txt": b"one", "c/d.txt": b"two"})
+    expected = {"b.txt": b"one", "c/d.txt": b"two"}
+    found = any_folder.md5s()
+    assert found == {k: hashlib.md5(v).hexdigest() for k, v in expected.items()}
 
 
 def test_digests_are_those_that_the_store_knows(folder, tmp_path):

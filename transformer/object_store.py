@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import fnmatch
 import io
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,11 @@ from etils.epath import gpath
 
 from transformer.checks import LIBRARIES
 
+# Else gcsfs asks for the kind of bucket at each request where it may not know it.
+# TensorStore, which writes the arrays, writes to no zonal bucket anyway.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+# Its logged tracebacks are of errors that it raises too.
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 # A listing that fsspec keeps would hide what other processes write.
 for _name in (*LIBRARIES, "gcs"):
     fsspec.config.conf.setdefault(_name, {}).setdefault("use_listings_cache", False)
@@ -116,12 +122,16 @@ class ObjectPath(gpath.PosixGPath):
 
     def rglob(self, pattern: str) -> Iterator[ObjectPath]:
         """The files below this folder: no folders."""
-        with name_errors(self):
-            names = self.store.find(str(self))
-        root = self.store._strip_protocol(str(self)).rstrip("/")
-        for name in sorted(names):
+        for name in sorted(self._below()):
             if fnmatch.fnmatch(name.rpartition("/")[2], pattern):
-                yield self / name.removeprefix(root).lstrip("/")
+                yield self / name
+
+    def _below(self) -> dict[str, dict[str, Any]]:
+        with name_errors(self):
+            found = self.store.find(str(self), detail=True)
+        root = self.store._strip_protocol(str(self)).rstrip("/")
+        names = {name.removeprefix(root).lstrip("/"): found[name] for name in found}
+        return {name: info for name, info in names.items() if name}
 
     def open(self, mode: str = "r", *args: Any, **options: Any) -> Any:
         with name_errors(self):
@@ -184,10 +194,14 @@ class ObjectPath(gpath.PosixGPath):
 
     replace = rename
 
-    def md5(self) -> str | None:
-        """MD5 of the content, hexadecimal, where the store knows it."""
-        known = self.info().get("md5Hash")
-        return base64.b64decode(known).hex() if known else None
+    def md5s(self) -> dict[str, str]:
+        """The MD5, hexadecimal, of each file below this folder of which the store knows
+        it, by its path in the folder: one listing."""
+        return {
+            name: base64.b64decode(info["md5Hash"]).hex()
+            for name, info in self._below().items()
+            if info.get("md5Hash")
+        }
 
 
 class _Status:

@@ -124,23 +124,21 @@ def sha256(content: bytes | Path) -> str:
 MD5 = "md5:"
 
 
-def digest(path: Path) -> str:
-    """The digest to record of a file: its SHA-256, or "md5:" and the MD5 that an object
-    store has computed, so that its content need not be read."""
-    known: Any = path
-    found = known.md5() if checks.is_remote(path) else None
-    return f"{MD5}{found}" if found else sha256(path)
+def _known_digests(folder: Path) -> dict[str, str]:
+    """Of the files below a folder in an object store, by their path in it, the MD5 that
+    the store computed, after "md5:": no content is read. Empty on a file system."""
+    known: Any = folder
+    found = known.md5s() if checks.is_remote(folder) else {}
+    return {name: MD5 + digest for name, digest in found.items()}
 
 
 def _digest_like(expected: str, path: Path) -> str:
-    """The digest of `path` of the kind of `expected`; a run folder may have been copied
-    from an object store or to one."""
+    """The digest of `path` of the kind of `expected`: a run folder may be a copy of one
+    in an object store."""
     if not expected.startswith(MD5):
         return sha256(path)
-    if checks.is_remote(path):
-        return digest(path)
     with path.open("rb") as file:
-        return MD5 + hashlib.file_digest(file, "md5").hexdigest()
+        return MD5 + hashlib.file_digest(file, "md5").hexdigest()  # pyright: ignore
 
 
 def read_json(file: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,10 +239,13 @@ def write_digests(
     folder: Path,
     name: str,
     paths: Iterable[Path],
-    digest: Callable[[Path], str] = digest,
+    digest: Callable[[Path], str] = sha256,
 ) -> None:
-    """Commit folder/name: JSON of the digest of each of `paths`, which are below."""
-    digests = {path.relative_to(folder).as_posix(): digest(path) for path in paths}
+    """Commit folder/name: JSON of the digest of each of `paths`, which are below. In an
+    object store it is the MD5 that the store knows."""
+    known = _known_digests(folder)
+    names = ((path.relative_to(folder).as_posix(), path) for path in paths)
+    digests = {name: known.get(name) or digest(path) for name, path in names}
     commit(folder / name, json.dumps(digests).encode())
 
 
@@ -256,14 +257,16 @@ def first_mismatch(
     try:
         content = json.loads((folder / name).read_bytes())
         digests = sorted((str(path), str(value)) for path, value in content.items())
+        known = _known_digests(folder)
     except OSError as error:
         return f"{name}: {error.strerror or error}"
     except (ValueError, AttributeError):
         return f"{name}: expected JSON of digests, got something else"
     for path, expected in digests:
         try:
-            file = folder / path
-            found = digest(file) if digest else _digest_like(expected, file)
+            file, found = folder / path, known.get(path, "")
+            if not expected.startswith(MD5) or not found:
+                found = digest(file) if digest else _digest_like(expected, file)
             if found != expected:
                 return f"{path}: expected the digest in {name}, got another"
         except (OSError, ValueError) as error:

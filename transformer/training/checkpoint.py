@@ -195,8 +195,8 @@ class Checkpoints:
                 raise OSError("it is not on disk")
         if primary:
             with self._raise_os_error(f"step {step} is saved, but without its {SEAL}"):
-                paths = [path for path in folder.iterdir() if path.is_file()]
-                storage.write_digests(folder, SEAL, paths)
+                own = [file for file in storage.files(folder) if file.parent == folder]
+                storage.write_digests(folder, SEAL, own)
 
     def close(self) -> None:
         """Wait, and end the background threads. Raises OSError if the save failed."""
