@@ -24,26 +24,19 @@ from transformer.models import decoder
 from transformer.network import masks, precision
 from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
-from transformer.training import optimizers
+from transformer.training import optimizers, scaling
 from transformer.training.declaration import declare
 from transformer.training.experiment import Evaluation, Experiment, Optimizer, Run
 
 
-def report(model: text_model.TextModel, params: Any, key: jax.Array) -> dict[str, Any]:
-    """Continuations of a few openings."""
+def study() -> Any:
+    """What is made once, at the end of a run, and imported then."""
     from experiments.reports import language_model
 
-    return {"samples.txt": language_model.samples(model, params, key)}
+    return language_model
 
 
-def benchmark_decoding(model: text_model.TextModel, params: Any) -> dict[str, float]:
-    """Tokens decoded per second, and the limit by memory bandwidth."""
-    from experiments.reports import language_model
-
-    return language_model.measure_decoding(model, params)
-
-
-@declare(steps=900, batch_size=8)
+@declare(scale=scaling.scale, earlier=scaling.earlier_flags)
 def experiment(
     run: Run,
     model: Callable[..., Any] = decoder.language_model,
@@ -55,44 +48,50 @@ def experiment(
     text_column: checks.Source = text_source.COLUMN,
     tokenizer: Annotated[Literal["bpe", "characters", "bytes"], checks.FIXED] = "bpe",
     vocab_size: checks.VocabSize = 2048,
-    sequence_length: checks.SequenceLength = 256,
+    width: checks.Width | None = None,
+    heads: checks.FixedCount | None = None,
+    kv_heads: checks.FixedCount | None = None,
+    sequence_length: checks.SequenceLength | None = None,
+    chunks: checks.Count | None = None,
+    accumulate: checks.Count | None = None,
     layers: Annotated[decoder.Layers, checks.FIXED] = "auto",
     remat: decoder.Saved = "auto",
 ) -> Experiment:
-    """A decoder language model of a text; slot `model` takes `depth`, `vocab_size`.
+    """A decoder language model of a text; the slot `model` takes the sizes of a net.
 
     Args:
-        depth: blocks, and heads; the width is 64 times as much.
+        depth: blocks; all sizes that are not given are derived from it.
         text: a shipped text, a TFDS name, a file or folder of text or tables (.jsonl,
             .csv, .tsv, .parquet, also .gz, .zst), or several, as a:0.7,b:0.3.
         text_column: of a table, its column of texts.
         tokenizer: byte-level BPE trained on the text, its characters, or bytes.
         vocab_size: tokens of the BPE.
-        sequence_length: tokens of a row.
+        accumulate: microbatches of a step; as few as a device can hold, if not given.
         layers: unrolled or scanned; auto scans from 12 blocks on.
         remat: what the backward pass computes again; auto none below 12 blocks.
     """
     documents = text_source.load(text, column=text_column)
     how: Any = {"vocab_size": vocab_size, "folder": run.workdir}
     text_tokenizer = make_tokenizer(tokenizer, documents, **how)
-    net = model(depth=depth, vocab_size=text_tokenizer.vocab_size)
+    sizes: Any = {"width": width, "heads": heads, "kv_heads": kv_heads}
+    net = model(depth=depth, vocab_size=text_tokenizer.vocab_size, **sizes)
     net = decoder.compile_layers(net, layers=layers, remat=remat)
-    sizes: Any = {"length": sequence_length, "batch_size": run.batch_size}
-    train = packing.training(documents, text_tokenizer, **sizes, seed=run.seed)
+    rows: Any = {"length": sequence_length, "batch_size": run.batch_size}
+    train = packing.training(documents, text_tokenizer, **rows, seed=run.seed)
     packing.require_text_targets(documents, text_tokenizer)
-    held_out = packing.validation(documents, text_tokenizer, **sizes)
-    dtype = run.compute_dtype
+    held_out = packing.validation(documents, text_tokenizer, **rows)
 
     def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> Loss:
         positions = masks.packed(batch["segment_BL"], batch["position_BL"])
-        weights = precision.cast_weights(params, dtype)
-        x_BLD, w_VD = net.apply({"params": weights}, batch["ids_BL"], positions)
+        weights = precision.cast_weights(params, run.compute_dtype)
+        readout = net.apply({"params": weights}, batch["ids_BL"], positions)
         targets = batch["targets_BL"], batch["weight_BL"]
-        nats = cross_entropy.fused_cross_entropy(x_BLD, w_VD, *targets, chunks=2)
+        nats = cross_entropy.fused_cross_entropy(*readout, *targets, chunks=chunks or 1)
         return cross_entropy.add_byte_count(nats, *targets, text_tokenizer.bytes_V)
 
-    rows: Any = {"sequence_length": sequence_length, "compute_dtype": dtype}
-    generator = text_model.from_net(net, text_tokenizer, **rows)
+    form: Any = {"sequence_length": sequence_length}
+    form["compute_dtype"] = run.compute_dtype
+    generator = text_model.from_net(net, text_tokenizer, **form)
     made = Experiment.from_run(
         run,
         optimizer,
@@ -101,17 +100,19 @@ def experiment(
         init=partial(decoder.init_params, net),
         loss=loss,
         metrics=cross_entropy.token_metrics,
-        report=partial(report, generator),
+        accumulate=accumulate,
+        report=lambda *run: study().report(generator, *run),
         generate=partial(text_model.generate, generator),
-        benchmarks={"decode": partial(benchmark_decoding, generator)},
+        benchmarks={"decode": lambda params: study().decoding(generator, params)},
         extra_files={"tokenizer.json": text_tokenizer.to_bytes()},
-        tokens_per_row=sequence_length,
+        tokens_per_row=form["sequence_length"],
+        derived=decoder.summary(net),
         net=net,
         tokenizer=text_tokenizer,
         data=documents,
     )
-    parts = packing.part_validations(documents, text_tokenizer, **sizes).items()
-    named = {n: Evaluation.from_split(rows, loss, made.metrics) for n, rows in parts}
+    parts = packing.part_validations(documents, text_tokenizer, **rows).items()
+    named = {n: Evaluation.from_split(split, loss, made.metrics) for n, split in parts}
     return made._replace(evaluations={**made.evaluations, **named})
 
 

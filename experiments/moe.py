@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from experiments import language_model
+from experiments.reports import moe as study
 from transformer import checks, main
 from transformer.generation import text_model
 from transformer.models import decoder
@@ -30,15 +31,15 @@ from transformer.training.experiment import Dtype, Experiment, LossFn, Run
 
 
 def forward(
-    dense_loss: LossFn, net: Any, dtype: str, params: Any, batch: Any, key: jax.Array
+    dense_loss: LossFn, made: Any, dtype: str, params: Any, batch: Any, key: jax.Array
 ) -> tuple[Loss, list[dict[str, jax.Array]]]:
     """The sum of both models' losses, and the router outputs of each layer."""
     weights = precision.cast_weights(params["moe"], dtype)
     positions = masks.packed(batch["segment_BL"], batch["position_BL"])
     inputs = {"params": weights}, batch["ids_BL"], positions
-    (x_BLD, w_VD), sown = net.apply(*inputs, mutable=["routing"])
+    (x_BLD, w_VD), sown = made.net.apply(*inputs, mutable=["routing"])
     targets_BL, weight_BL = batch["targets_BL"], batch["weight_BL"]
-    fused = partial(cross_entropy.fused_cross_entropy, chunks=2)
+    fused = partial(cross_entropy.fused_cross_entropy, chunks=made.derived["chunks"])
     moe = fused(x_BLD, w_VD, targets_BL, weight_BL)
     layers = list(load_balancing.router_outputs(sown["routing"]))
     router = load_balancing.router_losses(layers, weight_BL)
@@ -85,20 +86,19 @@ def experiment(
     """
     sizes = {"width": width, "experts": experts, "expert_width": expert_width}
     sizes["experts_per_token"] = experts_per_token
-    build = partial(language_model.experiment, depth=depth, dtype=dtype, **rest)
-    dense_mlp = moe_model.dense_equivalent(**sizes)
+    rest |= {"depth": depth, "width": width, "dtype": dtype}
+    build = partial(language_model.experiment, **rest)
     moe_mlp = moe_model.expert_mlp(**sizes, capacity_factor=capacity_factor)
-    dense: Experiment = build(partial(model, width=width, make_mlp=dense_mlp))
-    moe: Any = build(partial(model, width=width, make_mlp=moe_mlp))
+    dense_mlp = moe_model.dense_equivalent(**sizes)
+    dense: Experiment = build(partial(model, make_mlp=dense_mlp))
+    moe: Any = build(partial(model, make_mlp=moe_mlp))
     run = Run(moe.steps, moe.batch_size, dtype)
-    losses = partial(forward, dense.loss, moe.net, run.compute_dtype)
+    losses = partial(forward, dense.loss, moe, run.compute_dtype)
 
     def loss(params: Any, batch: Any, key: jax.Array) -> Loss:
         return losses(params, batch, key)[0]
 
     def report(params: Any, key: jax.Array) -> dict[str, Any]:
-        from experiments.reports import moe as study
-
         files = study.report(losses, held_out, moe.tokenizer, params, experts_per_token)
         return {**moe.report(params["moe"], key), **files}
 

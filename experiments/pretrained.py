@@ -74,7 +74,7 @@ def experiment(
     text_tokenizer = tokenizer.read_tokenizer(place)
     settings: Any = run._asdict() | {"freeze": "", "ema_decay": 0.0, "init_from": None}
     trained = language_model.experiment(
-        lambda depth, vocab_size: net,
+        lambda **sizes: net,
         optimizer,
         lambda kind, documents, **sizes: text_tokenizer,
         text=text,

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from experiments import language_model
-from transformer import checks, main
+from transformer import main
 from transformer.generation import text_model
 from transformer.interchange import export, from_net
 from transformer.training.declaration import derive
@@ -21,17 +21,12 @@ from transformer.training.experiment import Experiment
 
 
 @derive(language_model.experiment, model=from_net.language_model)
-def experiment(
-    *, sequence_length: checks.SequenceLength = 256, **rest: Any
-) -> Experiment:
-    """A decoder language model of a text, as `interchange.from_net.language_model`.
-
-    Args:
-        sequence_length: tokens of a row, and positions of the exported model.
-    """
-    made = language_model.experiment(sequence_length=sequence_length, **rest)
+def experiment(**rest: Any) -> Experiment:
+    """A decoder language model of a text, as `interchange.from_net.language_model`; the
+    exported one has as many positions as a row has tokens."""
+    made = language_model.experiment(**rest)
     model: Any = {"net": made.net, "tokenizer": made.tokenizer}
-    verb = partial(from_net.export_net, **model, length=sequence_length)
+    verb = partial(from_net.export_net, **model, length=made.tokens_per_row)
     return made._replace(verbs={"export": verb})
 
 

@@ -105,6 +105,7 @@ def parse(
     chosen = flags.arguments(values, make, defaults)
     chosen |= flags.from_json(make, {**shared, **recorded_shared})
     check_recorded(make, chosen, recorded, workdir)
+    chosen = flags.derive(make, chosen)
     names = [n for n in flags.parameters(make) if n not in shared]
     explicit = tuple(n for n in names if values[n].present)
     return Command(verb, chosen, verb_flags, common, workdir, explicit)
@@ -124,8 +125,9 @@ def _verb(argv: list[str], names: tuple[str, ...]) -> tuple[str, list[str]]:
 
 
 def recorded_flags(workdir: Path, make: ExperimentFn) -> dict[str, Any]:
-    """The flags in the run's record. ValueError for the record of another experiment,
-    for a flag that this one does not have, and for a value that it does not accept."""
+    """The flags in the run's record, with the values that newer ones had then.
+    ValueError for the record of another experiment, for a flag that this one does not
+    have, and for a value that it does not accept."""
     checks.run_folder("--workdir", workdir)
     if checks.is_remote(workdir):
         from transformer import object_store
@@ -159,7 +161,7 @@ def recorded_flags(workdir: Path, make: ExperimentFn) -> dict[str, Any]:
         flags.check_values(make, record["flags"])
     except ValueError as error:
         raise ValueError(f"{workdir}/run.json: {error}") from None
-    return record["flags"]
+    return flags.complete(make, record["flags"])
 
 
 def is_pretrained(path: Path) -> bool:
@@ -192,7 +194,8 @@ def inherited_flags(init_from: Path | str | None, make: ExperimentFn) -> dict[st
     if record["experiment"] != flags.name_of(make):
         return {}
     fixed = flags.flags_with_role(make, checks.FIXED)
-    return {name: record["flags"][name] for name in fixed if name in record["flags"]}
+    known = flags.complete(make, record["flags"])
+    return {name: known[name] for name in fixed if name in known}
 
 
 def check_recorded(

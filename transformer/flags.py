@@ -20,6 +20,8 @@ from transformer.checks import FIXED, Range, Role
 
 # Makes a `training.experiment.Experiment`; its keyword-only parameters are flags.
 ExperimentFn = Callable[..., Any]
+# From the flags of a run's record to values of those that it does not name.
+Earlier = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 _NUMBER = {
     int: re.compile(r"[+-]?[0-9]+"),
@@ -40,6 +42,37 @@ def parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 def defaults(function: Callable[..., Any]) -> dict[str, Any]:
     """The default value of each flag of `function`."""
     return {name: p.default for name, p in parameters(function).items()}
+
+
+def derived(function: ExperimentFn, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the experiment derives from the values of its flags, by
+    `declaration.declare(scale=...)`: those of its flags that are given too, and facts
+    that no flag holds. Empty where it derives nothing."""
+    scale = vars(function).get("scale")
+    if scale is None:
+        return {}
+    known = inspect.signature(scale).parameters
+    found = scale(**{n: values[n] for n in known if n in values})._asdict()
+    return {n: v for n, v in found.items() if n in values or n not in known}
+
+
+def derive(function: ExperimentFn, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with those that are None as `derived`, where they are."""
+    if None not in values.values():
+        return dict(values)
+    found = derived(function, values)
+    return {n: found.get(n) if v is None else v for n, v in values.items()}
+
+
+def complete(function: ExperimentFn, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of a run's record, with those that it does not name, as it is older
+    than they are: `declaration.declare(earlier=...)`."""
+    earlier = vars(function).get("earlier")
+    if not recorded or earlier is None:
+        return dict(recorded)
+    known = parameters(function)
+    found = {n: v for n, v in earlier(recorded).items() if n in known}
+    return {**found, **recorded}
 
 
 def arg_docs(function: Callable[..., Any]) -> dict[str, str]:
@@ -252,14 +285,17 @@ def _path(name: str, value: Any) -> Path:
 def help_text(function: Callable[..., Any]) -> str:
     """The help of a function's flags, two lines each; `fixed` are those that stay as
     they are in the folder of a run."""
-    docs = arg_docs(function)
+    docs, scale = arg_docs(function), vars(function).get("scale")
+    derives = inspect.signature(scale).parameters if scale else {}
     lines = []
     for name, parameter in parameters(function).items():
-        kind = kind_of(parameter)
+        kind, default = kind_of(parameter), parameter.default
         word = "|".join(kind.choices) or kind.type.__name__.lower()
         if kind.range is not None:
             word += f" in {kind.range}"
         role = f", {FIXED.word}" if kind.role == FIXED else ""
-        lines.append(f"  --{name}={word}  (default {parameter.default}{role})")
+        if default is None and name in derives:
+            default = "derived"
+        lines.append(f"  --{name}={word}  (default {default}{role})")
         lines.append(f"      {docs.get(name, '')}".rstrip())
     return "\n".join(lines)

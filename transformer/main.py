@@ -86,7 +86,7 @@ def run(
     defaults = flags.defaults(make)
     source = recorded or command.inherited_flags(arguments.get("init_from"), make)
     defaults |= {name: source[name] for name in defaults if name in source}
-    chosen = flags.from_json(make, {**defaults, **arguments})
+    chosen = flags.derive(make, flags.from_json(make, {**defaults, **arguments}))
     with jax.set_mesh(mesh), signals.restore_handlers():
         experiment = command.make_experiment(make, chosen, workdir)
         if _is_finished(workdir, experiment.steps):
@@ -189,10 +189,14 @@ def _run(
     options: Mapping[str, Any],
     accept_changed_data: bool,
 ) -> Any:
+    import jax
+
     from transformer.training import loop, signals
     from transformer.training import workdir as folder
 
     recorded = {k: v for k, v in arguments.items() if k != "workdir"}
+    if experiment.derived and jax.process_index() == 0:
+        print(experiment.derived_line(), flush=True)
     loop.check(experiment, workdir, **options)
     signals.request_stop()
     with folder.lock(workdir):

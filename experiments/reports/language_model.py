@@ -6,14 +6,12 @@ from typing import Any
 
 import jax
 
-from transformer.evaluation import decode_speed
 from transformer.generation import text_model
-from transformer.training import benchmark
 
 OPENINGS = ("It is a truth", "Emma ", "The ball", '"My dear Mr. Bennet,"')
 
 
-def samples(model: text_model.TextModel, params: Any, key: jax.Array) -> str:
+def report(model: text_model.TextModel, params: Any, key: jax.Array) -> dict[str, Any]:
     """Continuations of the openings that the sequence length has room for."""
     new_tokens = min(150, model.sequence_length // 2)
     room = model.sequence_length - new_tokens
@@ -22,11 +20,15 @@ def samples(model: text_model.TextModel, params: Any, key: jax.Array) -> str:
     texts = text_model.complete(
         model, params, prompts, key, choose=choose, new_tokens=new_tokens
     )
-    return "\n\n----\n\n".join(texts) + "\n"
+    return {"samples.txt": "\n\n----\n\n".join(texts) + "\n"}
 
 
-def measure_decoding(model: text_model.TextModel, params: Any) -> dict[str, float]:
+def decoding(model: text_model.TextModel, params: Any) -> dict[str, float]:
     """Tokens decoded per second, and the fraction of the memory bandwidth limit."""
+    # A run that is not measured does without the loop and its checkpoints.
+    from transformer.evaluation import decode_speed
+    from transformer.training import benchmark
+
     return decode_speed.decode_speed(
         model.fns,
         params,

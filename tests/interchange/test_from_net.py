@@ -21,7 +21,8 @@ from transformer.network import masks, mlp, norms
 from transformer.training import loop
 
 BYTES = tokenizers.bytes_()
-NET = from_net.language_model(depth=1, vocab_size=257)
+SIZES = {"depth": 1, "width": 64, "heads": 1, "kv_heads": 1}
+NET = from_net.language_model(vocab_size=257, **SIZES)
 ROWS: Any = {"length": 16}
 
 

@@ -7,7 +7,7 @@ import pydoc
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import tiny_experiment
@@ -301,3 +301,94 @@ def test_every_flag_of_every_experiment_is_documented(file: Path) -> None:
 def test_every_common_flag_is_documented() -> None:
     docs = flags.arg_docs(command.common_flags)
     assert all(docs.get(name) for name in flags.parameters(command.common_flags))
+
+
+class Sizes(NamedTuple):
+    """Of a line whose sizes follow from its depth."""
+
+    steps: int
+    learning_rate: float
+    width: int
+    area: int
+
+
+def sizes_of(
+    depth: int,
+    *,
+    steps: int | None = None,
+    learning_rate: float | None = None,
+    width: int | None = None,
+) -> Sizes:
+    """Sizes.
+
+    Args:
+        steps: ten a layer.
+        width: three a layer.
+    """
+    width = width or 3 * depth
+    return Sizes(steps or 10 * depth, learning_rate or 1 / width, width, width**2)
+
+
+@declare(scale=sizes_of, earlier=lambda recorded: {"width": 5, "up": 1}, batch_size=4)
+def scaled(
+    run: Run,
+    model: Any = linear,
+    optimizer: Any = sgd,
+    *,
+    depth: int = 2,
+    width: int | None = None,
+) -> Any:
+    """A line of a depth."""
+    made = experiment(run, width, optimizer(run.steps))
+    return made._replace(derived={"kind": "line"})
+
+
+def test_flags_that_are_not_given_are_derived() -> None:
+    """Those of the experiment, of `Run` and of the optimizer alike."""
+    made = scaled()
+    assert (made.net, made.data.steps) == (6, 20)
+    assert made.optimizer == ("sgd", 20, 1 / 6, 0.9)
+    assert made.derived == {**sizes_of(2)._asdict(), "kind": "line"}
+    given = scaled(depth=3, width=4, learning_rate=0.5)
+    assert (given.net, given.data.steps, given.derived["area"]) == (4, 30, 16)
+    assert given.optimizer == ("sgd", 30, 0.5, 0.9)
+    assert scaled(steps=7).optimizer == ("sgd", 7, 1 / 6, 0.9)
+
+
+def test_defaults_and_texts_of_derived_flags() -> None:
+    text = flags.help_text(scaled)
+    assert (
+        "--steps=int in [1, 2147483647]  (default derived)\n      ten a layer." in text
+    )
+    assert "--width=int  (default derived)\n      three a layer." in text
+    assert "--learning_rate=float  (default derived)\n      step size." in text
+    assert flags.defaults(scaled)["steps"] is None
+    flags.check_values(scaled, {"steps": None, "learning_rate": None})
+
+
+def test_what_a_slot_states_is_not_derived() -> None:
+    tuned = scaled(optimizer=partial(sgd, learning_rate=0.7))
+    assert tuned.optimizer == ("sgd", 20, 0.7, 0.9)
+    constant = scaled(optimizer=lambda steps, *, power=2: (steps, power))
+    assert constant.optimizer == (20, 2)
+    assert "learning_rate" not in constant.derived
+
+
+def test_derived_experiments_inherit_what_is_derived() -> None:
+    @derive(scaled, steps=9)
+    def child(*, depth: int = 4, **rest: Any) -> Experiment:
+        """A line of its own depth."""
+        return scaled(depth=depth, **rest)
+
+    made = child()
+    assert (made.net, made.data.steps) == (12, 9)
+    assert flags.derive(child, {"depth": 4, "width": None})["width"] == 12
+    assert flags.complete(child, {"depth": 4}) == {"width": 5, "depth": 4}
+
+
+def test_a_record_keeps_what_it_names() -> None:
+    assert flags.complete(scaled, {"depth": 1, "width": 2}) == {"depth": 1, "width": 2}
+    assert flags.complete(scaled, {"depth": 1}) == {"depth": 1, "width": 5}
+    assert flags.complete(scaled, {}) == {}
+    assert flags.complete(base, {"depth": 1}) == {"depth": 1}
+    assert flags.derive(base, {"depth": None}) == {"depth": None}

@@ -9,7 +9,7 @@ from cases import MODELS
 
 from transformer import axes
 from transformer.models import decoder
-from transformer.training import faults, memory, update
+from transformer.training import faults, loop, memory, update
 
 
 def test_needs_are_the_bytes_of_state_and_gradient():
@@ -89,3 +89,33 @@ def test_a_deep_model_is_refused_at_its_first_layer_that_does_not_fit(monkeypatc
     with pytest.raises(ValueError, match="needs more than"), memory.limit_init(1):
         jax.eval_shape(lambda x_BD: net.init(jax.random.key(0), x_BD), x_BD)
     assert len(layers) == 3
+
+
+def test_a_step_beyond_the_memory_is_divided_into_microbatches(capsys, monkeypatch):
+    """Of a run that may: as few as fit, which a line says. The gradient is theirs."""
+    mesh = axes.make_mesh(devices=jax.devices()[:1])
+    rows = {"batch_size": 4096, "width": 8}
+    made = tiny_experiment.experiment(**rows)
+    state, batch = update.init_state(made), made.batch(0, range(4096))
+
+    def needs(count: int) -> int:
+        one = made._replace(accumulate=count)
+        program = loop.jit_update(one, mesh).lower(state, batch).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    limit = needs(4) + sum(leaf.nbytes for leaf in jax.tree.leaves((state, batch)))
+    monkeypatch.setattr(memory, "device_bytes", lambda: 1.1 * limit)
+    assert needs(2) > needs(4) + 0.3 * limit
+    with pytest.raises(faults.OutOfMemory):
+        loop.compile_update(made, mesh, state, batch)
+    may = made._replace(accumulate_to_fit=True)
+    after, metrics = loop.compile_update(may, mesh, state, batch)(state, batch)
+    lines = capsys.readouterr().out.splitlines()
+    told = [line for line in lines if line.endswith("microbatches")]
+    assert [line.split()[-2] for line in told] == ["2", "4"]
+    monkeypatch.setattr(memory, "device_bytes", lambda: 1000)
+    odd = may._replace(batch_size=6)
+    few = {name: a[:6] for name, a in batch.items()}
+    with pytest.raises(faults.OutOfMemory):
+        loop.compile_update(odd, mesh, after, few)
+    assert float(metrics.loss.weight) == batch["weight_BL"].sum()

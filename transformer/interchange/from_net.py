@@ -152,10 +152,11 @@ def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
     }
 
 
-def language_model(*, depth: int, vocab_size: int) -> decoder.Decoder:
+def language_model(
+    *, depth: int, vocab_size: int, width: int, heads: int, kv_heads: int
+) -> decoder.Decoder:
     """A decoder for the slot `model` of `experiments.language_model` that is exported:
-    Qwen 3 with `depth` blocks of width 64 * depth, heads of 64 features, untied."""
-    width = 64 * depth
+    Qwen 3 of these sizes, untied."""
     return llama.net(
         llama.Sizes(
             model_type="qwen3",
@@ -163,10 +164,10 @@ def language_model(*, depth: int, vocab_size: int) -> decoder.Decoder:
             width=width,
             hidden_features=width * 8 // 3 // 32 * 32,
             depth=depth,
-            heads=depth,
-            kv_heads=depth,
-            head_features=64,
-            rotated=64,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_features=width // heads,
+            rotated=width // heads,
             length=2048,
             epsilon=1e-6,
             activation="silu",

@@ -155,6 +155,8 @@ def language_model(
     depth: int,
     vocab_size: int,
     width: int | None = None,
+    heads: int | None = None,
+    kv_heads: int | None = None,
     mask: Mask = CAUSAL_IN_DOCUMENT,
     make_attention: defaults.MakeOfWidth | None = None,
     make_mlp: defaults.MakeOfWidth | None = None,
@@ -165,15 +167,17 @@ def language_model(
     aspect ratio), RMS norms, untied embeddings.
 
     The slots are called with the keyword `width`, once for each block. make_attention:
-    if None, heads of 64 features with rotary positions and QK-norm under `mask`, by
-    default of the earlier tokens of the same document.
+    if None, `heads` (of 64 features if None) with rotary positions and QK-norm under
+    `mask`, by default of the earlier tokens of the same document, and `kv_heads` of
+    keys and values (as many if None).
     make_mlp: if None, `defaults.mlp`. make_cross_attention: to a memory; none if None.
     ValueError where the default heads do not fill the width.
     """
     width = defaults.TEXT_HEAD_FEATURES * depth if width is None else width
     make_attention = make_attention or defaults.attention(
         width=width,
-        head_features=defaults.TEXT_HEAD_FEATURES,
+        head_features=width // heads if heads else defaults.TEXT_HEAD_FEATURES,
+        kv_heads=kv_heads,
         mask=mask,
         rotate=positions.rotary(),
     )
@@ -232,3 +236,23 @@ def compile_layers(net: Any, *, layers: Layers, remat: Saved) -> Any:
     return net.clone(
         make_stack=partial(kind, **make.keywords, remat=stack.REMAT[saves])
     )
+
+
+def summary(net: Any) -> dict[str, Any]:
+    """The sizes of a `Decoder`, the form of its layers, what their backward pass saves,
+    and the kernel of their attention, by name; what a slot of another kind does not say
+    is left out."""
+    layers = net.make_stack() if isinstance(net, Decoder) else None
+    if not isinstance(layers, (stack.UnrolledStack, stack.ScannedStack)):
+        return {}
+    attention = layers.make_block(layers.block, 0).make_attention()
+    names = ("heads", "kv_heads", "head_features")
+    found = {n: getattr(attention, n) for n in names if hasattr(attention, n)}
+    policy = (name for name, known in stack.REMAT.items() if known is layers.remat)
+    return {
+        "width": net.width,
+        **found,
+        "layers": type(layers).__name__.removesuffix("Stack").lower(),
+        "remat": next(policy, "other"),
+        "attention": defaults.kernel_name(getattr(attention, "make_mixer", attention)),
+    }

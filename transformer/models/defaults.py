@@ -84,6 +84,16 @@ def _attend_by_platform(
     return splash_attention.splash_attention(*arrays, **settings, block=tpu_block)
 
 
+def kernel_name(make_mixer: attention_.MakeMixer) -> str:
+    """The name of a mixer's kernel, or of a mixer without one; of `platform_kernel`
+    those of the platforms, where the mask does not exclude them."""
+    kernel = getattr(make_mixer, "keywords", {}).get("kernel", make_mixer)
+    function = getattr(kernel, "func", kernel)
+    if function is _attend_by_platform:
+        return "splash" if axes.platform() == "tpu" else "row-blocked (TPU: splash)"
+    return function.__name__
+
+
 @functools.cache
 def _print_once(line: str) -> None:
     if jax.process_index() == 0:
@@ -113,20 +123,22 @@ def attention(
     mask: Mask,
     rotate: positions.Rotate = positions.identity,
     head_features: int = HEAD_FEATURES,
+    kv_heads: int | None = None,
     make_mixer: attention_.MakeMixer = BY_PLATFORM,
     output_init: Init = ZERO,
 ) -> Make:
     """Multi-head attention of `width` features in heads of `head_features`.
 
-    make_mixer: softmax attention by `platform_kernel`, or another function. ValueError
-    where the heads do not fill the width.
+    kv_heads: of keys and values, as many as of queries if None. make_mixer: softmax
+    attention by `platform_kernel`, or another function. ValueError where the heads do
+    not fill the width.
     """
     heads = num_heads(width, head_features)
     return partial(
         attention_.Attention,
         width=width,
         heads=heads,
-        kv_heads=heads,
+        kv_heads=kv_heads or heads,
         head_features=head_features,
         mask=mask,
         rotate=rotate,

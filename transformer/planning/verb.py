@@ -50,6 +50,8 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
         chosen["dtype"] = "bfloat16"
     experiment = command.make_experiment(make, chosen, parsed.workdir)
     experiment.require_verb("train")
+    if experiment.derived:
+        print(experiment.derived_line(), flush=True)
     work = theory.work_of(experiment)
     texts = meshes or [f"fsdp:{found.slice_size}"]
     if texts == ["auto"]:

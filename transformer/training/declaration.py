@@ -18,7 +18,7 @@ import inspect
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Optional
 
 from transformer import flags
 from transformer.flags import ExperimentFn
@@ -27,18 +27,26 @@ from transformer.training.experiment import Experiment, Run
 
 
 def declare(
-    *, imports: bool = False, **defaults: Any
+    *,
+    imports: bool = False,
+    scale: Callable[..., Any] | None = None,
+    earlier: flags.Earlier | None = None,
+    **defaults: Any,
 ) -> Callable[[ExperimentFn], ExperimentFn]:
     """Decorator of an experiment `f(run, *slots, *, flags)`, called as
     `f(*slots, *, flags, fields of Run, flags of the optimizer)`.
 
-    imports: whether `init_from` may be a folder of another library. defaults: of fields
-    of `Run` and of flags of the optimizer. TypeError for others,
-    for two flags of one name, and for a flag that is left without a default.
+    imports: whether `init_from` may be a folder of another library. scale: a function
+    of flags to a NamedTuple with values for those of them that are None; its further
+    fields are facts for `Experiment.derived`. Flags of `Run` and the optimizer that it
+    derives have the default None. earlier: of the flags in the record of a run, the
+    values of those that it does not name. defaults: of fields of `Run` and of flags of
+    the optimizer. TypeError for others, for two flags of one name, and for a flag that
+    is left without a default.
     """
 
     def decorate(function: ExperimentFn) -> ExperimentFn:
-        vars(function)["imports"] = imports
+        vars(function).update(imports=imports, scale=scale, earlier=earlier)
         experiment = _bind_slots(function, defaults, {})
         own = flags.parameters(function)
         known = {n for n in flags.parameters(experiment) if n not in own}
@@ -98,29 +106,54 @@ def _bind_slots(
     optimizer = _defaults(positional).get("optimizer")
     of_optimizer = flags.parameters(optimizer) if optimizer else {}
     _refuse_repeated([*own, *of_run, *of_optimizer], function)
-    inherited = {
-        name: parameter.replace(default=defaults.get(name, parameter.default))
-        for name, parameter in {**of_run, **of_optimizer}.items()
-    }
+    scale = vars(function).get("scale")
+    none = _defaults(flags.parameters(scale)) if scale else {}
+    none = {name: None for name, default in none.items() if default is None}
+    inherited = _with_defaults(
+        {**of_run, **of_optimizer}, {**none, **defaults}, optimizer
+    )
     _refuse_missing({**own, **inherited}, function)
 
     def make(keywords: Mapping[str, Any]) -> Experiment:
-        chosen = {**_defaults(inherited), **keywords}
+        given = {**_defaults(own), **_defaults(inherited), **keywords}
+        chosen = flags.derive(function, given)
         values = _defaults(positional)
         if optimizer:
             tuned = {name: chosen[name] for name in of_optimizer}
             values["optimizer"] = functools.partial(optimizer, **tuned)
         run = Run(**{name: chosen[name] for name in of_run})
-        arguments = {**values, **{k: chosen[k] for k in keywords if k in own}}
-        return _apply(run, function(run, **arguments))
+        values |= {name: chosen[name] for name in own}
+        made = _apply(run, function(run, **values))
+        facts = flags.derived(function, chosen)
+        return made._replace(derived={**facts, **made.derived}) if facts else made
 
+    docs = (function, scale, Run, optimizer)
     return _experiment(
         function,
         make,
         {**positional, **own, **inherited},
-        docs=[function, Run, *([optimizer] if optimizer else [])],
+        docs=[source for source in docs if source],
         refill=lambda values: _bind_slots(function, defaults, {**filled, **values}),
     )
+
+
+def _with_defaults(
+    parameters: Mapping[str, inspect.Parameter],
+    defaults: Mapping[str, Any],
+    optimizer: Any,
+) -> dict[str, inspect.Parameter]:
+    """The parameters with these defaults. None, for what is derived, is a value of
+    theirs then, and gives way to what a `partial` of an optimizer states."""
+    changed = dict(parameters)
+    for name, default in defaults.items():
+        if name not in parameters:
+            continue
+        if default is None and name in getattr(optimizer, "keywords", {}):
+            continue
+        kind = parameters[name].annotation
+        annotation = Optional[kind] if default is None else kind  # noqa: UP045
+        changed[name] = parameters[name].replace(default=default, annotation=annotation)
+    return changed
 
 
 def _apply(run: Run, experiment: Experiment) -> Experiment:
@@ -145,6 +178,8 @@ def _inherit(
     filled: Mapping[str, Any],
 ) -> ExperimentFn:
     refilled = fill(base, **filled)
+    names = ("scale", "earlier")
+    vars(function).update({name: vars(refilled).get(name) for name in names})
     own, inherited = flags.parameters(function), flags.parameters(refilled)
     defaults = {k: v for k, v in defaults.items() if k in inherited}
     rest = {

@@ -95,6 +95,9 @@ class Experiment(NamedTuple):
     loss(params, batch, key) -> Loss(total, weight, sums).
     batch(step, rows) -> those rows of the step's global batch, 0 .. batch_size - 1.
     optimizer: an optax pair. steps: of training. accumulate: microbatches per step.
+    accumulate_to_fit: more of them where a device cannot hold the step.
+    derived: sizes that the experiment chose, by name, printed at the start of a run and
+    kept in its record.
     seed: of the parameters and the steps' keys. metrics(Loss) -> named numbers.
     evaluations: name -> Evaluation.
     report(params, key) -> file name to content (text, bytes, image array, figure, or
@@ -118,6 +121,8 @@ class Experiment(NamedTuple):
     metrics: Metrics
     name: str = ""
     accumulate: int = 1
+    accumulate_to_fit: bool = False
+    derived: Mapping[str, Any] = {}
     seed: int = 0
     evaluations: Mapping[str, Evaluation] = {}
     report: Callable[[Params, jax.Array], Mapping[str, Any]] = lambda params, key: {}
@@ -136,6 +141,14 @@ class Experiment(NamedTuple):
         """The last step whose state does not depend on `steps`, if the optimizer says
         so (`optimizers.ScheduledOptimizer`)."""
         return getattr(self.optimizer, "decay_step", None)
+
+    def derived_line(self) -> str:
+        """`derived` as a line: name value, name value, ..."""
+        facts = (
+            f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}"
+            for name, value in self.derived.items()
+        )
+        return f"sizes: {', '.join(facts)}"
 
     @property
     def data_fingerprint(self) -> str:
@@ -188,16 +201,23 @@ class Experiment(NamedTuple):
         loss: LossFn,
         metrics: Metrics,
         validation_loss: LossFn | None = None,
+        accumulate: int | None = 1,
         **fields: Any,
     ) -> Experiment:
         """The experiment of `run` on the pair `splits`: training rows, and held-out
         rows for the evaluation `validation`.
 
-        validation_loss: `loss` if None. fields: the other fields of an Experiment.
+        validation_loss: `loss` if None. accumulate: None for as few microbatches as a
+        device can hold. fields: the other fields of an Experiment.
         """
         train, held_out = splits
         evaluation = Evaluation.from_split(held_out, validation_loss or loss, metrics)
+        if fields.get("derived") and train.rows_per_epoch:
+            epochs = run.steps * run.batch_size / train.rows_per_epoch
+            fields["derived"] = {**fields["derived"], "epochs": float(f"{epochs:.2g}")}
         return cls(
+            accumulate=accumulate or 1,
+            accumulate_to_fit=accumulate is None,
             batch=train.batch,
             batch_size=run.batch_size,
             optimizer=optimizer(run.steps),

@@ -56,12 +56,19 @@ def one_line(error: BaseException) -> str | None:
         return text if error.errno is None or error.errno in STORAGE else None
     if isinstance(error, (NonFinite, OutOfMemory)):
         return text
-    exhausted = "RESOURCE_EXHAUSTED" in text or "Out of memory" in text
-    if isinstance(error, MemoryError) or (_of_runtime(error) and exhausted):
+    if is_out_of_memory(error):
         return f"{' '.join(text.split())[:200] or 'out of memory'}; {SMALLER}"
     if is_peer_lost(error):
         return runtime_messages.PEER_LOST.removeprefix("error: ").rstrip()
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a program needs, or needed, more memory than there is."""
+    text = str(error)
+    exhausted = "RESOURCE_EXHAUSTED" in text or "Out of memory" in text
+    known = isinstance(error, (MemoryError, OutOfMemory))
+    return known or (_of_runtime(error) and exhausted)
 
 
 def is_peer_lost(error: BaseException) -> bool:

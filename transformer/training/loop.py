@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from transformer import storage
+from transformer import axes, storage
 from transformer.checks import at_least
 from transformer.training import (
     batching,
@@ -164,6 +164,30 @@ def jit_update(experiment: Experiment, mesh: Mesh) -> Any:
     )
 
 
+def compile_update(experiment: Experiment, mesh: Mesh, state: State, batch: Any) -> Any:
+    """The program of `jit_update`, compiled; with `accumulate_to_fit` of twice as many
+    microbatches until a device can hold it, which a line says.
+
+    Raises faults.OutOfMemory, or the compiler's error, where it cannot.
+    """
+    try:
+        update = jit_update(experiment, mesh)
+        program = faults.compile_program(update, state, batch)
+        memory.check_program(program)
+        return program
+    except Exception as error:
+        count = 2 * experiment.accumulate
+        divides = experiment.batch_size % (count * axes.batch_shards(mesh)) == 0
+        if not (experiment.accumulate_to_fit and divides):
+            raise
+        if not faults.is_out_of_memory(error):
+            raise
+    if jax.process_index() == 0:
+        print(f"a device cannot hold the step: {count} microbatches", flush=True)
+    more = experiment._replace(accumulate=count)
+    return compile_update(more, mesh, state, batch)
+
+
 def train(
     experiment: Experiment,
     folder: Path,
@@ -208,10 +232,7 @@ def train(
                 if signals.stop_requested():
                     raise signals.Termination
                 if program is None:
-                    program = faults.compile_program(
-                        jit_update(experiment, mesh), state, batch
-                    )
-                    memory.check_program(program)
+                    program = compile_update(experiment, mesh, state, batch)
                 outputs.begin_step(step)
                 with jax.transfer_guard("disallow"):
                     state, metrics = program(state, batch)

@@ -84,7 +84,8 @@ def write_record(
                 leg = legs.describe(experiment, flags, 0)
                 if not accept_changed_data:
                     legs.check_data(workdir, record["legs"][-1], leg, data_flags)
-                _begin_leg(workdir, record, leg)
+                derived = {"derived": dict(experiment.derived)}
+                _begin_leg(workdir, {**record, **derived}, leg)
     except OSError as error:
         raise ValueError(
             f"run folder {workdir}: expected a folder that can be written, got {error}"
@@ -126,6 +127,7 @@ def _begin(
             "labels": list(getattr(experiment.data, "labels", ())),
             "fingerprint": experiment.fingerprint,
             "flags": dict(flags),
+            "derived": dict(experiment.derived),
             "legs": [legs.to_json(leg)],
         },
     )
