@@ -79,23 +79,23 @@ def experiment(
     rows: Any = {"length": sequence_length, "batch_size": run.batch_size}
     train = packing.training(documents, text_tokenizer, **rows, seed=run.seed)
     packing.require_text_targets(documents, text_tokenizer)
-    held_out = packing.validation(documents, text_tokenizer, **rows)
+    fused: Any = partial(cross_entropy.fused_cross_entropy, chunks=chunks)
+    dtype = run.compute_dtype
 
     def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> Loss:
         positions = masks.packed(batch["segment_BL"], batch["position_BL"])
-        weights = precision.cast_weights(params, run.compute_dtype)
-        readout = net.apply({"params": weights}, batch["ids_BL"], positions)
+        weights = precision.cast_weights(params, dtype)
+        x_BLD, w_VD = net.apply({"params": weights}, batch["ids_BL"], positions)
         targets = batch["targets_BL"], batch["weight_BL"]
-        nats = cross_entropy.fused_cross_entropy(*readout, *targets, chunks=chunks or 1)
+        nats = fused(x_BLD, w_VD, *targets)
         return cross_entropy.add_byte_count(nats, *targets, text_tokenizer.bytes_V)
 
-    form: Any = {"sequence_length": sequence_length}
-    form["compute_dtype"] = run.compute_dtype
+    form: Any = {"sequence_length": sequence_length, "compute_dtype": dtype}
     generator = text_model.from_net(net, text_tokenizer, **form)
     made = Experiment.from_run(
         run,
         optimizer,
-        (train, held_out),
+        (train, packing.validation(documents, text_tokenizer, **rows)),
         fingerprint=f"decoder of depth {depth}, {text_tokenizer.vocab_size} tokens",
         init=partial(decoder.init_params, net),
         loss=loss,

@@ -31,15 +31,15 @@ from transformer.training.experiment import Dtype, Experiment, LossFn, Run
 
 
 def forward(
-    dense_loss: LossFn, made: Any, dtype: str, params: Any, batch: Any, key: jax.Array
+    dense_loss: LossFn, mixture: Any, dtype: str, params: Any, batch: Any, key: Any
 ) -> tuple[Loss, list[dict[str, jax.Array]]]:
     """The sum of both models' losses, and the router outputs of each layer."""
     weights = precision.cast_weights(params["moe"], dtype)
     positions = masks.packed(batch["segment_BL"], batch["position_BL"])
     inputs = {"params": weights}, batch["ids_BL"], positions
-    (x_BLD, w_VD), sown = made.net.apply(*inputs, mutable=["routing"])
+    (x_BLD, w_VD), sown = mixture.net.apply(*inputs, mutable=["routing"])
     targets_BL, weight_BL = batch["targets_BL"], batch["weight_BL"]
-    fused = partial(cross_entropy.fused_cross_entropy, chunks=made.derived["chunks"])
+    fused = partial(cross_entropy.fused_cross_entropy, chunks=mixture.derived["chunks"])
     moe = fused(x_BLD, w_VD, targets_BL, weight_BL)
     layers = list(load_balancing.router_outputs(sown["routing"]))
     router = load_balancing.router_losses(layers, weight_BL)

@@ -44,7 +44,7 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any]:
     return {name: p.default for name, p in parameters(function).items()}
 
 
-def derived(function: ExperimentFn, values: Mapping[str, Any]) -> dict[str, Any]:
+def derived_values(function: ExperimentFn, values: Mapping[str, Any]) -> dict[str, Any]:
     """What the experiment derives from the values of its flags, by
     `declaration.declare(scale=...)`: those of its flags that are given too, and facts
     that no flag holds. Empty where it derives nothing."""
@@ -57,10 +57,10 @@ def derived(function: ExperimentFn, values: Mapping[str, Any]) -> dict[str, Any]
 
 
 def derive(function: ExperimentFn, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with those that are None as `derived`, where they are."""
+    """`values` with those that are None as `derived_values`, where they are."""
     if None not in values.values():
         return dict(values)
-    found = derived(function, values)
+    found = derived_values(function, values)
     return {n: found.get(n) if v is None else v for n, v in values.items()}
 
 

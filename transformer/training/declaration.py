@@ -124,7 +124,7 @@ def _bind_slots(
         run = Run(**{name: chosen[name] for name in of_run})
         values |= {name: chosen[name] for name in own}
         made = _apply(run, function(run, **values))
-        facts = flags.derived(function, chosen)
+        facts = flags.derived_values(function, chosen)
         return made._replace(derived={**facts, **made.derived}) if facts else made
 
     docs = (function, scale, Run, optimizer)

@@ -102,13 +102,13 @@ def scale(
     width, heads, kv_heads = _attention_sizes(depth, width, heads, kv_heads)
     parameters = depth * width**2 * (10 * heads + 2 * kv_heads) // heads
     deeper = max(depth, BASE_DEPTH) / BASE_DEPTH
-    length = sequence_length or BASE.sequence_length * 2 ** int(math.log2(deeper))
+    length = sequence_length or BASE.sequence_length << int(math.log2(deeper))
     share = min(TOKENS_PER_PARAMETER, BASE.tokens / BASE.parameters * deeper**2)
     tokens = max(share * parameters, BASE.tokens)
     compute = max(parameters / BASE.parameters, 1) * tokens / BASE.tokens
-    if batch_size is None:
-        base = BASE.batch_size * BASE.sequence_length
-        batch_size = max(_power_of_two(base * compute**BATCH_EXPONENT) // length, 1)
+    base = BASE.batch_size * BASE.sequence_length
+    rows = max(_power_of_two(base * compute**BATCH_EXPONENT) // length, 1)
+    batch_size = batch_size or rows
     steps = steps or max(round(tokens / (batch_size * length)), 1)
     if adam_learning_rate is None:
         wider = max(width / BASE.width, 1)
@@ -173,4 +173,4 @@ def _attention_sizes(
 
 def _power_of_two(number: float) -> int:
     """The nearest to `number`, by its ratio; at least 1."""
-    return 2 ** max(round(math.log2(number)), 0)
+    return 1 << max(round(math.log2(number)), 0)
