@@ -3,8 +3,8 @@
 Every formula passes through `BASE`, the default run, which was tuned by hand on two CPU
 cores (experiments/LOG.md), and holds from there up: below it, of the run's sizes, those
 of `BASE` stay. Where a source gives an exponent, the value is that of `BASE` times a
-ratio to this power; where it gives a value, the formula ends in it. docs/plan.md has
-the table of all depths and what is a choice of this project.
+ratio to this power; where it gives a value, the formula ends in it. docs/scaling.md has
+a table of depths, and says what is a choice of this project.
 """
 
 from __future__ import annotations
@@ -46,8 +46,11 @@ BASE = Scale(
     parameters=3 * 12 * 192**2,
     tokens=900 * 8 * 256,
 )
+# Features of a block, for each block.
 ASPECT = 64
+# Of a head, and of one in nets of the width WIDE on.
 HEAD_FEATURES, WIDE_HEAD_FEATURES, WIDE = 64, 128, 2048
+# The least number of heads of keys and values, where there are as many.
 GROUPS = 8
 TOKENS_PER_PARAMETER = 20.0
 BATCH_EXPONENT = 0.3271
