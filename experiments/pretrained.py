@@ -89,7 +89,8 @@ def experiment(
         compute_dtype=run.compute_dtype,
     )
     generate = partial(chat.generate, place, generator)
-    return trained._replace(**fields, generate=generate)
+    facts = decoder.summary(net)
+    return trained._replace(**fields, generate=generate, derived=facts)
 
 
 if __name__ == "__main__":

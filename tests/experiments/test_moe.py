@@ -88,7 +88,8 @@ def test_report_counts_two_experts_for_each_weighted_token(
 ) -> None:
     tokenizer, params = tiny.tokenizer, tiny.init(jax.random.key(0))
     held_out = tiny.evaluations["validation"]
-    forward = partial(moe.forward, dense.loss, tiny.net["moe"], "float32")
+    mixture = tiny._replace(net=tiny.net["moe"])
+    forward = partial(moe.forward, dense.loss, mixture, "float32")
     # The first batch, and the last one, some of whose targets do not count.
     numbers = (0, held_out.batches - 1)
     few = held_out._replace(

@@ -114,6 +114,30 @@ def test_what_is_not_counted_is_told(tiny: Any) -> None:
     assert "without what layers exchange over context and expert" in text
 
 
+def test_a_step_that_does_not_fit_is_divided_where_it_may_be(tiny: Any) -> None:
+    """Into the fewest microbatches whose activations fit; the state, gradients, FLOPs
+    and tokens stay."""
+    made = tiny._replace(batch_size=64, accumulate_to_fit=True)
+    work, sizes = theory.work_of(made), {"data": 8}
+    whole = plan.make(made, V5E, sizes, compile_it=False, work=work)
+    kept = work.activations / 8
+
+    def divide(experiment: Any, there: float) -> Any:
+        chip = V5E.chip._replace(memory=there)
+        return plan.divide_to_fit(experiment, V5E._replace(chip=chip), sizes, work)
+
+    assert divide(made, whole.memory.peak) == (made, work)
+    some = whole.memory.peak - 0.6 * kept
+    divided, counted = divide(made, some)
+    assert divided.accumulate == 4 and counted.activations == work.activations / 4
+    got = plan.make(divided, V5E, sizes, compile_it=False, work=counted)
+    assert got.memory.peak == pytest.approx(whole.memory.peak - 0.75 * kept)
+    assert got.costs.flops == whole.costs.flops and got.tokens == whole.tokens
+    assert divide(made, whole.memory.peak - kept) == (made, work)
+    fixed = made._replace(accumulate_to_fit=False)
+    assert divide(fixed, some) == (fixed, work)
+
+
 @pytest.mark.parametrize(
     ("text", "hosts"),
     [

@@ -33,7 +33,9 @@ def batch_tokens(found: scaling.Scale) -> int:
 
 def test_the_default_depth_has_the_sizes_that_were_tuned_by_hand() -> None:
     assert scale(3) == BASE
+    assert BASE.parameters == 1_327_104
     assert scale(3)._asdict() == {
+        "depth": 3,
         "width": 192,
         "heads": 3,
         "kv_heads": 3,
@@ -43,16 +45,15 @@ def test_the_default_depth_has_the_sizes_that_were_tuned_by_hand() -> None:
         "muon_learning_rate": 0.02,
         "adam_learning_rate": 0.01,
         "chunks": 2,
-        "parameters": 1_327_104,
         "tokens": 1_843_200,
     }
 
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_below_it_only_the_net_is_smaller(depth: int) -> None:
-    net = {"width": 64 * depth, "heads": depth, "kv_heads": depth}
-    parameters = depth * 12 * (64 * depth) ** 2
-    assert scale(depth) == BASE._replace(**net, parameters=parameters)
+    net = {"depth": depth, "width": 64 * depth, "heads": depth, "kv_heads": depth}
+    assert scale(depth) == BASE._replace(**net)
+    assert scale(depth).parameters == depth * 12 * (64 * depth) ** 2
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_below_it_only_the_net_is_smaller(depth: int) -> None:
     ],
 )
 def test_sizes_of_depths_at_scale(depth: int, expected: tuple[float, ...]) -> None:
-    assert scale(depth, vocab_size=2**15)[:9] == expected
+    assert scale(depth, vocab_size=2**15)[1:10] == expected
 
 
 def test_nothing_shrinks_with_depth_but_the_learning_rate() -> None:

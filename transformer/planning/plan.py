@@ -147,6 +147,29 @@ def make(
     )
 
 
+def divide_to_fit(
+    experiment: Experiment,
+    topology: Topology,
+    sizes: Mapping[str, int],
+    work: theory.Work,
+) -> tuple[Experiment, theory.Work]:
+    """`experiment` and its work in as few microbatches as fit as counted, where it may
+    be divided (`accumulate_to_fit`); as they are where no number fits. ValueError for a
+    batch that does not divide over the mesh."""
+    mesh: Any = abstract_mesh(topology, sizes)
+    found = experiment, work
+    while experiment.accumulate_to_fit:
+        if make(found[0], topology, sizes, compile_it=False, work=found[1]).fits:
+            return found
+        count = 2 * found[0].accumulate
+        if experiment.batch_size % (count * axes.batch_shards(mesh)):
+            break
+        activations = work.activations * experiment.accumulate / count
+        divided = work._replace(activations=activations)
+        found = experiment._replace(accumulate=count), divided
+    return experiment, work
+
+
 def candidates(
     experiment: Experiment, topology: Topology, work: theory.Work
 ) -> list[Plan]:

@@ -60,12 +60,15 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
         sizes = [dict(ranked[0].mesh)]
     else:
         sizes = [launch.mesh_sizes(text) for text in texts]
-    how: Any = {"compile_it": compiles, "work": work}
     made = []
     with compilation.exclusive() if compiles else contextlib.nullcontext():
         for one in sizes:
+            divided, counted = plans.divide_to_fit(experiment, found, one, work)
+            if divided.accumulate > experiment.accumulate:
+                print(f"as counted, {divided.accumulate} microbatches fit", flush=True)
+            how: Any = {"compile_it": compiles, "work": counted}
             try:
-                made.append(plans.make(experiment, found, one, **how))
+                made.append(plans.make(divided, found, one, **how))
             except compilation.DoesNotFitError as error:
                 print(f"does not fit: {error}; it is in no table", flush=True)
             else:

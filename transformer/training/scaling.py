@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 
 class Scale(NamedTuple):
-    """The sizes of a run. parameters: of the blocks, without the tables of the
-    vocabulary (N of Kaplan et al. 2020, arXiv 2001.08361, equation 2.1). tokens: of
-    the whole run, repeated ones counted each time. Other fields as in `scale`."""
+    """The sizes of a run. depth: blocks. tokens: of the whole run, repeated ones
+    counted each time. Other fields as in `scale`."""
 
+    depth: int
     width: int
     heads: int
     kv_heads: int
@@ -28,12 +28,22 @@ class Scale(NamedTuple):
     muon_learning_rate: float
     adam_learning_rate: float
     chunks: int
-    parameters: int
     tokens: int
 
+    @property
+    def parameters(self) -> int:
+        """Of the matrices of the default net's blocks, without the tables of the
+        vocabulary (N of Kaplan et al. 2020, arXiv 2001.08361, equation 2.1)."""
+        return _parameters(self.depth, self.width, self.heads, self.kv_heads)
 
-BASE_DEPTH, BASE_VOCABULARY = 3, 2048
+
+def _parameters(depth: int, width: int, heads: int, kv_heads: int) -> int:
+    return depth * width**2 * (10 * heads + 2 * kv_heads) // heads
+
+
+BASE_VOCABULARY = 2048
 BASE = Scale(
+    depth=3,
     width=192,
     heads=3,
     kv_heads=3,
@@ -43,7 +53,6 @@ BASE = Scale(
     muon_learning_rate=0.02,
     adam_learning_rate=0.01,
     chunks=2,
-    parameters=3 * 12 * 192**2,
     tokens=900 * 8 * 256,
 )
 # Features of a block, for each block.
@@ -103,8 +112,8 @@ def scale(
             at 3 blocks, with vocabulary over width, to the nearest power of two.
     """
     width, heads, kv_heads = _attention_sizes(depth, width, heads, kv_heads)
-    parameters = depth * width**2 * (10 * heads + 2 * kv_heads) // heads
-    deeper = max(depth, BASE_DEPTH) / BASE_DEPTH
+    parameters = _parameters(depth, width, heads, kv_heads)
+    deeper = max(depth, BASE.depth) / BASE.depth
     length = sequence_length or BASE.sequence_length << int(math.log2(deeper))
     share = min(TOKENS_PER_PARAMETER, BASE.tokens / BASE.parameters * deeper**2)
     tokens = max(share * parameters, BASE.tokens)
@@ -120,6 +129,7 @@ def scale(
         larger = vocab_size / BASE_VOCABULARY / max(width / BASE.width, 1)
         chunks = min(_power_of_two(BASE.chunks * larger), length & -length)
     return Scale(
+        depth=depth,
         width=width,
         heads=heads,
         kv_heads=kv_heads,
@@ -129,7 +139,6 @@ def scale(
         muon_learning_rate=muon_learning_rate or BASE.muon_learning_rate,
         adam_learning_rate=adam_learning_rate,
         chunks=chunks,
-        parameters=parameters,
         tokens=steps * batch_size * length,
     )
 
