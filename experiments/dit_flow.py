@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from transformer import checks, main
@@ -52,7 +51,7 @@ def experiment(
     width: checks.Width = 128,
     guidance: checks.Scale = 3.0,
     eta: checks.Fraction = 1.0,
-    classifier: Path | None = None,
+    classifier: checks.Folder | None = None,
 ) -> Experiment:
     """Flow matching of images conditioned on their class; `model` as `dit.patch_dit`.
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -55,7 +54,7 @@ def experiment(
     gray_levels: checks.GrayLevels = 4,
     depth: checks.Depth = 4,
     width: checks.Width = 128,
-    classifier: Path | None = None,
+    classifier: checks.Folder | None = None,
 ) -> Experiment:
     """An autoregressive model of small images, conditioned on their class.
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from transformer import checks, main
@@ -55,7 +54,7 @@ def experiment(
     guidance: checks.Scale = 2.0,
     temperature: checks.Temperature = 0.7,
     choice_temperature: checks.Scale = 20.0,
-    classifier: Path | None = None,
+    classifier: checks.Folder | None = None,
 ) -> Experiment:
     """Masked generation of images; the slot `model` is called as `dit.token_dit`.
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
@@ -56,7 +55,7 @@ def experiment(
     guidance: checks.Scale = 3.0,
     report_sampling_steps: checks.Count = 16,
     augment: checks.Scale = 0.3,
-    scorer: Path | None = None,
+    scorer: checks.Folder | None = None,
 ) -> Experiment:
     """Flow matching of images conditioned on names; slot `model`: as its default.
 

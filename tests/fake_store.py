@@ -105,6 +105,9 @@ class FakeStore(fsspec.AbstractFileSystem):
         for name in [path] if not recursive else self.find(path):
             self.rm_file(name)
 
+    def put_file(self, lpath: str, rpath: str, *args: Any, **options: Any) -> None:
+        self.pipe_file(rpath, Path(lpath).read_bytes())
+
     def get_file(self, rpath: str, lpath: str, *args: Any, **options: Any) -> None:
         Path(lpath).write_bytes(self.cat_file(rpath))
 

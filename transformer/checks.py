@@ -44,6 +44,8 @@ class Role(NamedTuple):
 FIXED = Role("fixed")
 # The data: `evaluate` measures a run on other data by this flag.
 DATA = Role("data")
+# A folder that may be in an object store; other paths are of a file system.
+FOLDER = Role("folder")
 
 # JAX counts in int32, and seeds in uint32.
 Count = Annotated[int, Range(1, 2**31 - 1)]
@@ -57,6 +59,7 @@ GrayLevels = Annotated[int, Range(2, 256), FIXED]
 ImageSize = Annotated[int, Range(1, 4096), FIXED]
 PatchSize = Annotated[int, Range(1, 1024), FIXED]
 Source = Annotated[str, DATA]
+Folder = Annotated[Path, FOLDER]
 FixedCount = Annotated[int, Range(1, 2**31 - 1), FIXED]
 LearningRate = Annotated[float, Range(0, 10, open_low=True)]
 Fraction = Annotated[float, Range(0, 1)]
@@ -110,8 +113,11 @@ def parse_path(text: PurePath | str) -> Path:
     return made
 
 
-def is_remote(path: PurePath) -> bool:
-    """Whether `path` is in an object store."""
+def is_remote(path: PurePath | str) -> bool:
+    """Whether a path, or the text of one, is in an object store."""
+    if isinstance(path, str):
+        scheme, separator, _ = path.partition("://")
+        return bool(separator) and scheme in LIBRARIES
     return not isinstance(path, Path)
 
 

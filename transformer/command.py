@@ -18,7 +18,7 @@ VERBS = ("train", "evaluate", "report", "benchmark", "sweep", "plan")
 
 def common_flags(
     *,
-    workdir: Path | None = None,
+    workdir: checks.Folder | None = None,
     mesh: str = "",
     log_every: checks.Count = 10,
     evaluate_every: checks.Count = 500,
@@ -35,7 +35,7 @@ def common_flags(
     """The flags of every experiment.
 
     Args:
-        workdir: run folder; default runs/NAME.
+        workdir: run folder, also gs://bucket/folder; default runs/NAME.
         mesh: axes of devices, as data:2,tensor:4; the axis data takes the rest.
         log_every: steps between two logs.
         evaluate_every: steps between two evaluations.
@@ -221,6 +221,11 @@ def make_experiment(
     the run has begun. Before, it is `init_from` if that has a tokenizer, else None: a
     new tokenizer is not written, so that a refused run leaves nothing behind."""
     arguments = dict(arguments)
+    start = arguments.get("init_from")
+    if start is not None and checks.is_remote(start) and is_pretrained(start):
+        from transformer import remote_data
+
+        arguments["init_from"] = remote_data.model_copy(start)
     if "workdir" in arguments:
         source = arguments.get("init_from")
         if source is not None and not (source / "tokenizer.json").exists():

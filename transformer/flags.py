@@ -268,18 +268,24 @@ def from_json(
 ) -> dict[str, Any]:
     """The inverse of `to_json` for `function`'s flags. ValueError for a path that is
     none."""
-    of_paths = {n for n, p in parameters(function).items() if kind_of(p).type is Path}
+    kinds = {name: kind_of(p) for name, p in parameters(function).items()}
+    of_paths = {name: kind for name, kind in kinds.items() if kind.type is Path}
     return {
-        name: _path(name, value) if name in of_paths and value is not None else value
+        name: value
+        if name not in of_paths or value is None
+        else _path(name, of_paths[name], value)
         for name, value in recorded.items()
     }
 
 
-def _path(name: str, value: Any) -> Path:
+def _path(name: str, kind: Kind, value: Any) -> Path:
     try:
-        return checks.parse_path(value)
+        path = checks.parse_path(value)
     except ValueError as error:
         raise ValueError(f"--{name}: {error}") from None
+    if checks.is_remote(path) and kind.role != checks.FOLDER:
+        raise ValueError(f"--{name}: expected a path of a file system, got {path}")
+    return path
 
 
 def help_text(function: Callable[..., Any]) -> str:

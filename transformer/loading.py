@@ -83,9 +83,10 @@ def load(folder: Path | str, *, checkpoint: str = "newest", **slots: Any) -> Any
     folder = checks.parse_path(folder)
     record = workdir.read_record(folder)
     if record is None and command.is_pretrained(folder):
+        from transformer import remote_data
         from transformer.interchange import pretrained
 
-        return pretrained.load(folder)
+        return pretrained.load(remote_data.model_copy(folder))
     if record is None:
         raise ValueError(f"{folder}: expected the folder of a run, got none")
     make = declaration.fill(_experiment_of(folder, record), **slots)

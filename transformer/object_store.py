@@ -13,9 +13,9 @@ import fnmatch
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import fsspec.config
@@ -165,6 +165,11 @@ class ObjectPath(gpath.PosixGPath):
             return False
         return True
 
+    def put(self, file: Any) -> None:
+        """Write the object from a local file."""
+        with name_errors(self):
+            self.store.put_file(os.fspath(file), str(self))
+
     def copy(self, dst: Any, overwrite: bool = False) -> ObjectPath:
         with name_errors(self):
             self.store.cp_file(str(self), str(dst))
@@ -197,11 +202,32 @@ class ObjectPath(gpath.PosixGPath):
     def md5s(self) -> dict[str, str]:
         """The MD5, hexadecimal, of each file below this folder of which the store knows
         it, by its path in the folder: one listing."""
-        return {
-            name: base64.b64decode(info["md5Hash"]).hex()
-            for name, info in self._below().items()
-            if info.get("md5Hash")
-        }
+        known = {name: _facts(info).md5 for name, info in self._below().items()}
+        return {name: md5 for name, md5 in known.items() if md5}
+
+    def facts(self) -> dict[str, Facts]:
+        """The facts of each file below this folder, by its path in it, from one
+        listing; of a file, its own, by an empty path."""
+        own = self.info() if self.exists() else {}
+        below = {"": own} if own.get("type") == "file" else self._below()
+        return {name: _facts(info) for name, info in below.items()}
+
+    def fetch(self, target: Any, names: Sequence[str]) -> None:
+        """Copy files below this folder, or this file, whose name is empty, to the local
+        folder, or file, `target`."""
+        places = [os.path.join(target, name) if name else str(target) for name in names]
+        for place in {os.path.dirname(place) for place in places}:
+            os.makedirs(place, exist_ok=True)
+        with name_errors(self):
+            self.store.get([str(self / name) for name in names], places)
+
+
+class Facts(NamedTuple):
+    """What a listing says of an object. identity: changes with its content."""
+
+    size: int
+    md5: str | None
+    identity: str
 
 
 class _Status:
@@ -225,7 +251,12 @@ def check_access(flag: str, folder: Any) -> None:
         raise ValueError(f"{flag}: expected access to a bucket, got {error}") from None
 
 
-def fetch(path: Any, target: Any) -> None:
-    """Copy an object to the local file `target`."""
-    with name_errors(path):
-        path.store.get_file(str(path), os.fspath(target))
+def _facts(info: dict[str, Any]) -> Facts:
+    md5 = info.get("md5Hash")
+    size, known = (
+        int(info.get("size") or 0),
+        md5 or info.get("ETag") or info.get("etag"),
+    )
+    identity = known or info.get("generation") or info.get("mtime")
+    md5 = base64.b64decode(md5).hex() if md5 else None
+    return Facts(size, md5, f"{size} {identity}")

@@ -37,7 +37,7 @@ def _is_one_text(text: str) -> bool:
     from transformer.data import sources as data_sources
     from transformer.data.sources import text as text_source
 
-    is_path = data_sources.exists(Path(text).expanduser())
+    is_path = data_sources.exists(text)
     return is_path or bool(text_source.mixture_parts(text))
 
 
@@ -55,7 +55,7 @@ def make_without_data(
         flag, defaults = _source_flag(make), flags.defaults(make)
         if flag is None or arguments[flag] == defaults[flag]:
             raise
-        if data_sources.exists(Path(arguments[flag]).expanduser()):
+        if data_sources.exists(arguments[flag]):
             raise
         roles = flags.flags_with_role(make, checks.DATA)
         others = {name: defaults[name] for name in roles}

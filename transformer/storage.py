@@ -113,6 +113,13 @@ def claim_or_refuse(path: Path, what: str) -> Iterator[None]:
         yield
 
 
+def upload(file: Path, path: Path) -> None:
+    """Write the object `path` of a store from a local file, which memory need not hold;
+    all of it, or nothing."""
+    target: Any = path
+    target.put(file)
+
+
 def sha256(content: bytes | Path) -> str:
     """SHA-256 of bytes or of a file's content, 64 hexadecimal digits."""
     if isinstance(content, bytes):

@@ -62,5 +62,5 @@ class OutputFolder:
             return
         for file in storage.files(self.local):
             name = file.relative_to(self.local).as_posix()
-            storage.commit(self.path / name, file.read_bytes())
+            storage.upload(file, self.path / name)
         self._folder.cleanup()

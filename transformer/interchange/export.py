@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import transformer
-from transformer import checks
+from transformer import checks, uploads
 from transformer.interchange import folder as folder_
 from transformer.interchange import (
     gguf_writer,
@@ -41,7 +41,7 @@ def export(
     params: Any,
     workdir: Path,
     *,
-    folder: Path | None = None,
+    folder: checks.Folder | None = None,
     format: Literal[
         "huggingface", "gguf", "stablehlo", "onnx", "savedmodel"
     ] = "huggingface",
@@ -65,6 +65,7 @@ def export(
     """
     if folder is None:
         folder = workdir / ("gguf" if format == "gguf" else "huggingface")
+    place = uploads.OutputFolder(folder)
     if format in FORMATS:
         FORMATS[format].require()
         if export_dtype != "float32":
@@ -80,7 +81,7 @@ def export(
     files = {**model.companions, folder_.CARD: card.encode()}
     write = gguf_writer.write_folder if format == "gguf" else folder_.write_folder
     counts = write(
-        folder,
+        place.local,
         model.architecture,
         model.sizes,
         params,
@@ -90,8 +91,9 @@ def export(
     )
     print(f"{folder}: {counts.describe(export_dtype)}")
     if format in FORMATS:
-        opened = folder_.open_folder(folder)
+        opened = folder_.open_folder(place.local)
         write_programs(opened, format, prompt=prompt_tokens, new=new_tokens)
+    place.upload()
     return folder
 
 

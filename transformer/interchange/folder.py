@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from transformer import axes, storage
+from transformer import axes, checks, remote_data, storage
 from transformer.interchange import (
     architecture,
     gguf_folder,
@@ -109,7 +109,7 @@ def open_folder(folder: Path | str, **changes: Any) -> PretrainedFolder:
     ValueError, in one line, for a configuration that the net does not express, and
     unless the tensors are exactly those of the architecture.
     """
-    folder = Path(folder).expanduser()
+    folder = remote_data.model_copy(checks.parse_path(folder))
     made, sizes = read_config(folder)
     sizes = sizes._replace(**changes)
     net, rules = made.net(sizes), made.table(sizes)

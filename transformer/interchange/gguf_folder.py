@@ -7,7 +7,7 @@ import functools
 import json
 from pathlib import Path
 
-from transformer import storage
+from transformer import remote_data, storage
 from transformer.interchange import gguf_file, gguf_model, gguf_tokenizer
 from transformer.interchange.config import Reader
 from transformer.interchange.gguf_file import GgufHeader, GgufTensor
@@ -38,7 +38,9 @@ def find(path: Path) -> Path | None:
 
 def resolve(path: Path) -> Path:
     """The folder of a model's small files: `path`, or that made from a GGUF file, in
-    the cache. ValueError as `gguf_model.config_of` and for an unknown tokenizer."""
+    the cache; of one in an object store a local copy. ValueError as
+    `gguf_model.config_of` and for an unknown tokenizer."""
+    path = remote_data.model_copy(path)
     file = find(path)
     if file is None:
         return path

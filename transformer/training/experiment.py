@@ -41,8 +41,8 @@ class Run(NamedTuple):
     batch_size: checks.Count
     dtype: Dtype = "auto"
     seed: checks.Seed = 0
-    workdir: Path | None = None
-    init_from: Path | None = None
+    workdir: checks.Folder | None = None
+    init_from: checks.Folder | None = None
     init_partial: bool = False
     freeze: str = ""
     ema_decay: Annotated[float, checks.Range(0, 1), checks.FIXED] = 0.0

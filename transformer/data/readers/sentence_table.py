@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transformer import storage
+from transformer import remote_data, storage
 from transformer.data import sources
 from transformer.data.readers import compression, table
 from transformer.data.readers import files as own_files
@@ -53,10 +53,11 @@ def _read(path: Path, columns: tuple[str, ...]) -> tuple[Arrays, tuple[str, ...]
 
 def line_files(source: str) -> tuple[Path, Path] | None:
     """The two existing files of a source `a.en.txt,b.pt.txt`, or None."""
-    paths = [Path(part).expanduser() for part in source.split(",")]
-    if len(paths) != 2 or not all(map(sources.exists, paths)):
+    parts = source.split(",")
+    if len(parts) != 2 or not all(map(sources.exists, parts)):
         return None
-    return paths[0], paths[1]
+    first, second = map(remote_data.local_copy, parts)
+    return first, second
 
 
 def _language(path: Path) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformer import storage
+from transformer import remote_data, storage
 from transformer.data.notices import print_once
 from transformer.data.readers import compression, table, text_tables
 from transformer.data.text import documents
@@ -135,7 +135,10 @@ def fingerprint(spans: list[Span]) -> str:
     spans: all bytes of each, as they are stored."""
     if sum(span.stop for span in spans) <= HASHED_BYTES:
         return storage.short_hash(*(storage.sha256(span.path) for span in spans))
-    facts = [(str(s.path.resolve()), s.stop, s.path.stat().st_mtime_ns) for s in spans]
+    facts = [
+        (remote_data.portable_name(s.path), s.stop, s.path.stat().st_mtime_ns)
+        for s in spans
+    ]
     return storage.short_hash(repr(facts))
 
 

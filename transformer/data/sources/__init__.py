@@ -1,10 +1,11 @@
 """One module for each kind of data, with one function `load(source)`.
 
-A source is the name of a shipped data set, else a path that exists, else a TFDS name (a
-folder called digits is given as ./digits). The shipped data sets are TFDS builders and
-take the same path as any other name. `held_out` is the fraction that becomes validation
-where the source has no such split. `load` raises ValueError, in one line, for a source
-that is missing, empty, unknown or malformed; it imports only the reader it needs.
+A source is the name of a shipped data set, else a path that exists, in an object store
+too (gs://bucket/a.txt), else a TFDS name (a folder called digits is given as ./digits).
+The shipped data sets are TFDS builders and take the same path as any other name.
+`held_out` is the fraction that becomes validation where the source has no such split.
+`load` raises ValueError, in one line, for a source that is missing, empty, unknown or
+malformed; it imports only the reader it needs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from transformer import checks
 from transformer.data.shipped import BUILDERS
 
 HELD_OUT = 0.05
@@ -30,21 +32,26 @@ def held_out_fraction(source: str | Path, fraction: float) -> float:
     return ALL if isinstance(source, EvaluationOnly) else fraction
 
 
-def exists(path: Path) -> bool:
+def exists(path: Path | str) -> bool:
     """Whether there is a file or folder; False for a name that can be none, as one that
     is too long or has a null character."""
     try:
-        return path.exists()
+        return checks.parse_path(path).exists()
     except (OSError, ValueError):
         return False
 
 
 def own_path(source: str | Path, what: str, held_out: float) -> Path | None:
-    """The path of the user's own data, or None if `source` is a name."""
+    """The path of the user's own data, of its local copy where it is in an object
+    store, or None if `source` is a name."""
     if not 0 < held_out < 1:
         raise ValueError(
             f"held_out: expected a fraction between 0 and 1, got {held_out}"
         )
+    if checks.is_remote(source):
+        from transformer import remote_data
+
+        return remote_data.local_copy(source)
     path = Path(source).expanduser()
     if source not in ("", *BUILDERS) and exists(path):
         return path

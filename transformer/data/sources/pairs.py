@@ -26,7 +26,7 @@ def load(
     of two text files. A TFDS data set needs exactly two text features.
     """
     names = column_names(columns, 2) if columns else ()
-    is_file_pair = "," in str(source) and not exists(Path(source).expanduser())
+    is_file_pair = "," in str(source) and not exists(source)
     if is_file_pair:
         from transformer.data.readers import sentence_table
 

@@ -40,11 +40,7 @@ def load(
 def mixture_parts(source: str | Path) -> list[tuple[str, float]]:
     """The sources and weights of `a:0.7,b:0.3`; none where `source` is one source, such
     as a path with a comma. ValueError for a part without a weight above 0."""
-    if (
-        isinstance(source, Path)
-        or "," not in source
-        or exists(Path(source).expanduser())
-    ):
+    if isinstance(source, Path) or "," not in source or exists(source):
         return []
     names = source.split(",")
     matches = [WEIGHT.fullmatch(name.strip()) for name in names]
