@@ -3,9 +3,9 @@
     ray job submit --working-dir=. -- python clusters/ray_nodes.py --nodes=2 --gpus=8 \\
         experiments.language_model --workdir=/mnt/share/runs/a
 
-The run folder is on a file system that all nodes see. Where a process ends, all start
-again with the same command, which goes on from the last checkpoint, up to --restarts
-times; not where the command line is wrong (exit status 2).
+The run folder is on a file system that all nodes see, or in a bucket. Where a process
+ends, all start again with the same command, which goes on from the last checkpoint, up
+to --restarts times; not where the command line is wrong (exit status 2).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 # A run on the hosts of a TPU slice, requested from the queue of Cloud TPU.
 #
 #   PROJECT=... ZONE=us-west4-a NAME=pod ACCELERATOR=v5litepod-16 \
-#     RUNTIME=v2-alpha-tpuv5-lite NFS=10.0.0.2:/share SPOT=1 \
-#     clusters/tpu_vm.sh experiments.language_model --workdir=/mnt/share/runs/a
+#     RUNTIME=v2-alpha-tpuv5-lite SPOT=1 \
+#     clusters/tpu_vm.sh experiments.language_model --workdir=gs://bucket/runs/a
 #
 # --dry-run before the module prints the commands and starts nothing. Start it from the
 # project's folder, in tmux on a small machine: the run ends, saved, with the connection.
@@ -12,8 +12,9 @@
 # up to RESTARTS times; not where the command line is wrong (exit status 2). At the end
 # of the run the slice is deleted (KEEP=1 keeps it).
 #
-# NFS: server:/folder that all hosts mount as /mnt/share, for the run folder and data;
-# locks stay on their host, since NFS 3 would keep that of a host that vanished.
+# NFS: server:/folder that all hosts mount as /mnt/share, for a run folder and data there
+# (--workdir=/mnt/share/runs/a); locks stay on their host, since NFS 3 would keep that of
+# a host that vanished. A run folder in a bucket needs none.
 # NETWORK: of the hosts; default "default". RUNTIME by TPU: v2-alpha-tpuv6e (v6e),
 # v2-alpha-tpuv5 (v5p), v2-alpha-tpuv5-lite (v5e), tpu-ubuntu2204-base (v4).
 
@@ -23,7 +24,7 @@ ZONE=${ZONE:-MY-ZONE}
 NAME=${NAME:-MY-NAME}
 ACCELERATOR=${ACCELERATOR:-MY-ACCELERATOR}
 RUNTIME=${RUNTIME:-MY-RUNTIME}
-NFS=${NFS:-MY-SERVER:/MY-FOLDER}
+NFS=${NFS:-}
 NETWORK=${NETWORK:-default}
 RESTARTS=${RESTARTS:-10}
 WAIT_SECONDS=${WAIT_SECONDS:-60}
@@ -37,7 +38,11 @@ if (($# == 0)); then
   echo "expected a module such as experiments.language_model, and its flags" >&2
   exit 2
 fi
-for name in PROJECT ZONE NAME ACCELERATOR RUNTIME NFS; do
+if [[ -z $NFS && " $*" != *" --workdir=gs://"* ]]; then
+  echo "NFS: expected a value in the environment, or --workdir=gs://..., got nothing" >&2
+  exit 2
+fi
+for name in PROJECT ZONE NAME ACCELERATOR RUNTIME ${NFS:+NFS}; do
   if [[ ${!name} == *MY-* || -z ${!name} ]]; then
     echo "$name: expected a value in the environment, got ${!name:-nothing}" >&2
     exit 2
@@ -96,7 +101,7 @@ install() {
   run gcloud compute tpus tpu-vm scp "$archive" "$NAME:transformer.tar.gz" \
     --project="$PROJECT" --zone="$ZONE" --worker=all || return 1
   on_hosts all "set -e
-    mountpoint -q /mnt/share || {
+    test -z $(printf %q "$NFS") || mountpoint -q /mnt/share || {
       sudo apt-get -qq install -y nfs-common
       sudo mkdir -p /mnt/share
       sudo mount -o local_lock=flock $(printf %q "$NFS") /mnt/share
@@ -105,7 +110,7 @@ install() {
     cd transformer
     python3 -m pip install -q --user uv
     test -d .venv || python3 -m uv venv -q --python 3.12 .venv
-    python3 -m uv pip install -q --python .venv/bin/python -e '.[tpu]'"
+    python3 -m uv pip install -q --python .venv/bin/python -e '.[tpu,gcs]'"
 }
 
 archive=$(mktemp --suffix=.tar.gz)

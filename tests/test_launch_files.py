@@ -87,6 +87,13 @@ def test_a_dry_run_prints_the_commands_for_a_tpu_slice():
     assert lines[5:] == [f"{queued} delete {where} --force --quiet"]
 
 
+def test_a_run_folder_in_a_bucket_needs_no_file_system():
+    done = tpu_vm("--dry-run", MODULE, "--workdir=gs://bucket/runs/a", NFS="")
+    assert done.returncode == 0
+    install = next(line for line in done.stderr.splitlines() if "mountpoint" in line)
+    assert "test -z \\'\\' ||" in install and "[tpu,gcs]" in install
+
+
 @pytest.mark.parametrize("name", ["PROJECT", "ZONE", "NAME", "ACCELERATOR", "NFS"])
 def test_a_value_that_was_not_given_is_refused(name):
     for value in ("", "MY-VALUE"):
