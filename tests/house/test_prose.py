@@ -104,7 +104,7 @@ def test_messages_of_the_page_on_pods_are_those_of_the_code():
         fragment
         for row in rows
         for message in re.findall(r"`([^`]*)`", row)
-        for fragment in re.split(r"\.\.\.|\d+|--\w+=|\bnan\b|s3:", message)
+        for fragment in re.split(r"\.\.\.|\d+|--\w+=|\bnan\b|gs:|s3:", message)
         if len(fragment) > 8 and not fragment.startswith(others)
     ]
     assert len(fragments) > 15
