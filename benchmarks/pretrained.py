@@ -1,13 +1,15 @@
 """A language model of a folder of Hugging Face, ours beside transformers', alternating.
 
-    pip install -e '.[reference]'
+    pip install -e '.[reference,narrow]'
     python -m benchmarks.pretrained FOLDER [--dtype=float32] [--rounds=5]
+    python -m benchmarks.pretrained FOLDER --contenders=ours,ours-bfloat16,ours-int8
 
 Each is one process: it loads the model, passes prompts of 128 tokens (prefill), and
 decodes 32 more tokens greedily with a cache, of 1 and of 8 texts. Compilation is not
 timed. In float32 both must decode the same tokens. The memory-bandwidth limit of
 decoding one text: a token must read every weight and the cache once. transformers
-decodes by calling its model with its own cache, without the costs of `generate`.
+decodes by calling its model with its own cache, without the costs of `generate`. With
+ours-bfloat16 and ours-int8 the weights are narrow and the rest is float32.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ import numpy as np
 from benchmarks.contender import Contender, answer, bandwidth
 
 OURS, THEIRS = "ours", "transformers"
+# Contender: dtype of the weights.
+NARROW = {"ours-bfloat16": "bfloat16", "ours-int8": "int8"}
 PROMPT, NEW_TOKENS, ROWS = 128, 32, (1, 8)
 
 
@@ -45,7 +49,7 @@ def prompts(rows: int, vocab_size: int) -> np.ndarray:
     return np.random.default_rng(rows).integers(3, vocab_size, (rows, PROMPT))
 
 
-def load_ours(folder: Path, dtype: str) -> Generate:
+def load_ours(folder: Path, dtype: str, weights_dtype: str | None = None) -> Generate:
     from transformer import cpu_tuning
 
     cpu_tuning.tune()
@@ -59,6 +63,7 @@ def load_ours(folder: Path, dtype: str) -> Generate:
     model = transformer.load(folder)
     jax.block_until_ready(model.params)
     fns = decoding.decode_fns(model.net, dtype)
+    fns = decoding.narrow(fns, weights_dtype) if weights_dtype else fns
     weights = decoding.cast_weights(fns, model.params)
     prefill = jax.jit(partial(decoding.prefill, fns, new_tokens=NEW_TOKENS))
     unrolled = fns.unroll() if fns.unroll else fns
@@ -117,7 +122,10 @@ def work(name: str, folder: Path, dtype: str) -> None:
     All answers have the peak of memory until then."""
     sys.stdin.readline()
     start = time.perf_counter()
-    generate = (load_ours if name == OURS else load_theirs)(folder, dtype)
+    if name == THEIRS:
+        generate = load_theirs(folder, dtype)
+    else:
+        generate = load_ours(folder, dtype, NARROW.get(name))
     answer(seconds=time.perf_counter() - start, mebibytes=peak_mebibytes())
     for line in sys.stdin:
         found = generate(int(line))._asdict() if int(line) else {"ids": np.array(0)}
@@ -151,11 +159,25 @@ def race(contenders: list[Contender], rounds: int) -> dict[Any, np.ndarray]:
                 for part, tokens in (("prefill", PROMPT), ("decode", NEW_TOKENS)):
                     rate = rows * tokens / timing[part]
                     found.setdefault((contender.name, rows, part), []).append(rate)
-            same = np.mean(np.array(ids[0]) == np.array(ids[-1]))
-            if turn == 0:
-                print(f"{rows} texts: {same:.0%} of the tokens are equal", flush=True)
+            for contender, other in zip(contenders, ids, strict=True):
+                if turn == 0 and contender is not contenders[0]:
+                    same = np.mean(np.array(ids[0]) == np.array(other))
+                    pair = f"{contenders[0].name} and {contender.name}"
+                    print(f"{rows} texts, {pair}: {same:.0%} equal tokens", flush=True)
     # The first round compiles.
     return {key: np.array(rates[1:]) for key, rates in found.items()}
+
+
+def report(rows: int, part: str, rates: dict[str, np.ndarray]) -> None:
+    """Print the median rates, and the ratios of the others and the first one."""
+    (first, baseline), *others = rates.items()
+    medians = [f"{name} {np.median(rate):.1f}" for name, rate in rates.items()]
+    print(f"{rows} texts, {part}, tokens/s: {', '.join(medians)}")
+    for name, rate in others:
+        faster, slower = (rate, baseline) if name in NARROW else (baseline, rate)
+        pair = f"{name} / {first}" if name in NARROW else f"{first} / {name}"
+        low, middle, high = np.percentile(faster / slower, [25, 50, 75])
+        print(f"    {pair} {middle:.2f} ({low:.2f} - {high:.2f})")
 
 
 def main() -> None:
@@ -163,13 +185,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--contenders", default=f"{OURS},{THEIRS}")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     folder, dtype = arguments.folder, arguments.dtype
     if arguments.worker:
         return work(arguments.worker, folder, dtype)
     flags = [str(folder), f"--dtype={dtype}"]
-    contenders = [Contender("pretrained", name, flags) for name in (OURS, THEIRS)]
+    names = arguments.contenders.split(",")
+    if unknown := set(names) - {OURS, THEIRS, *NARROW}:
+        parser.error(f"--contenders: got {', '.join(sorted(unknown))}")
+    contenders = [Contender("pretrained", name, flags) for name in names]
     try:
         for contender in contenders:
             loaded = contender.ask("load")
@@ -187,13 +213,7 @@ def main() -> None:
     print(f"memory-bandwidth limit of one text: {limit:.1f} tokens/s")
     for rows in ROWS:
         for part in ("prefill", "decode"):
-            ours, theirs = (found[name, rows, part] for name in (OURS, THEIRS))
-            low, middle, high = np.percentile(ours / theirs, [25, 50, 75])
-            print(
-                f"{rows} texts, {part:7}: ours {np.median(ours):8.1f} tokens/s, "
-                f"transformers {np.median(theirs):8.1f}; ours / theirs {middle:.2f} "
-                f"({low:.2f} - {high:.2f})"
-            )
+            report(rows, part, {name: found[name, rows, part] for name in names})
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from transformer.checks import check_indices
 from transformer.generation.logit_filters import Choose
 from transformer.network import precision, stack
 from transformer.network.masks import TokenPositions
-from transformer.network.precision import unembed
+from transformer.network.precision import DecodeDtype, unembed
 
 
 class DecodeFns(NamedTuple):
@@ -64,6 +64,21 @@ def decode_fns(net: Any, dtype: Any) -> DecodeFns:
         empty_cache=lambda *sizes: net.empty_cache(*sizes, dtype),
         cast_weights=lambda params: precision.cast_weights(params, dtype),
         unroll=partial(decode_fns, unrolled, dtype) if unrolled is not None else None,
+    )
+
+
+def narrow(fns: DecodeFns, dtype: DecodeDtype) -> DecodeFns:
+    """The same functions for weights of `dtype`; float32 is what `decode_dtype` says
+    for a CPU. ValueError where `narrow_weights.require` says so."""
+    from transformer.network import narrow_weights
+
+    narrow_weights.require(dtype)
+    if dtype == "float32":
+        return fns
+    return fns._replace(
+        cast_weights=lambda params: narrow_weights.narrow(
+            fns.cast_weights(params), dtype
+        )
     )
 
 

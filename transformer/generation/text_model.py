@@ -13,6 +13,7 @@ from transformer import checks
 from transformer.checks import at_least
 from transformer.generation import decoding, logit_filters
 from transformer.generation.logit_filters import Choose
+from transformer.network.precision import DecodeDtype
 
 TEMPERATURES = get_args(checks.Temperature)[1]
 
@@ -122,6 +123,17 @@ def from_net(
     return TextModel(fns, tokenizer, sequence_length, starts=starts)
 
 
+def narrow(model: TextModel, params: Any, dtype: DecodeDtype) -> TextModel:
+    """The same model decoding with weights of `dtype`; prints what they are. ValueError
+    where `decoding.narrow` has one."""
+    from transformer.network import narrow_weights
+
+    fns = decoding.narrow(model.fns, dtype)
+    weights = jax.eval_shape(fns.cast_weights, params)
+    print(narrow_weights.describe(weights, dtype), flush=True)
+    return model._replace(fns=fns)
+
+
 def sampler_from_flags(
     *,
     temperature: float = 1.0,
@@ -228,6 +240,7 @@ def generate(
     top_p: checks.PositiveFraction | None = 0.95,
     min_p: checks.Fraction | None = None,
     sample_seed: checks.Seed = 0,
+    decode_dtype: DecodeDtype | None = None,
 ) -> str:
     """Continue a prompt: print the text token by token, and return it.
 
@@ -239,7 +252,10 @@ def generate(
         top_p: sample from the fewest tokens of this total probability.
         min_p: sample from tokens at least this fraction as likely as the most likely.
         sample_seed: another number gives another text.
+        decode_dtype: of the weights on a CPU; bfloat16 and int8 decode faster and round
+            them (pip install -e '.[narrow]'). Float32 unless given.
     """
+    model = model if decode_dtype is None else narrow(model, params, decode_dtype)
     if top_k is not None and top_k > model.tokenizer.vocab_size:
         raise ValueError(
             f"top_k: expected at most {model.tokenizer.vocab_size}, the tokens of the "

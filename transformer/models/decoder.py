@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.axes import constrain, replicate
+from transformer.axes import constrain
 from transformer.models import defaults
 from transformer.network import masks, norms, positions, precision, stack
 from transformer.network.block import UNCONDITIONED, Conditioning, Make
@@ -143,7 +143,7 @@ class Decoder(nn.Module):
         return self.stack.cache_memory(memory)
 
     def _embedding(self, ids_BL: jax.Array, tokens: TokenPositions) -> jax.Array:
-        x_BLD = constrain(replicate(self.embedding_VD)[ids_BL], "BLD")
+        x_BLD = constrain(precision.embed(self.embedding_VD, ids_BL), "BLD")
         if self.embedding_scale != 1.0:
             x_BLD = x_BLD * jnp.asarray(self.embedding_scale, x_BLD.dtype)
         x_BLD = self.embedding_norm(self.position(x_BLD, tokens.position_BL))

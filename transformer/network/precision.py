@@ -6,7 +6,7 @@
 | linear maps and the residual stream | the experiment's compute dtype |
 | norm statistics, gains and biases, attention scores and softmax | float32 |
 | final logits, loss | float32 |
-| decoding on a CPU | float32 |
+| decoding on a CPU | float32, or weights of `narrow_weights` |
 
 A model computes in the dtype of its weights, so one cast of the parameter tree at the
 start of the loss is the whole policy; gradients come back float32 through that cast.
@@ -23,16 +23,34 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from transformer.axes import leaf_name
+from transformer.axes import leaf_name, replicate
 
 # (subscripts, a, b, dtype=float32): `einsum_f32`, or another library's.
 Einsum = Callable[..., jax.Array]
+
+# Of the weights, asked for by flag.
+DecodeDtype = Literal["float32", "bfloat16", "int8"]
+
+
+@runtime_checkable
+class Weight(Protocol):
+    """A weight that is no array and multiplies itself (`narrow_weights`), in the place
+    of one that `linear`, `unembed` or `embed` takes."""
+
+    def einsum(self, subscripts: str, x: jax.Array) -> jax.Array:
+        """`einsum_f32(subscripts, x, weight)`."""
+        ...
+
+    def rows(self, ids: jax.Array) -> jax.Array:
+        """Rows of a table, float32."""
+        ...
+
 
 # The name of every linear map's output, for remat policies.
 LINEAR_OUTPUT = "linear_output"
@@ -91,15 +109,21 @@ def einsum_f32(
 
 
 def linear(
-    subscripts: str, x: jax.Array, w: jax.Array, *, einsum: Einsum = einsum_f32
+    subscripts: str,
+    x: jax.Array,
+    w: jax.Array | Weight,
+    *,
+    einsum: Einsum = einsum_f32,
 ) -> jax.Array:
     """A linear map: `jnp.einsum` of activations and weights, accumulated in float32, in
     x's dtype. Every linear map of the network is a call of this function.
 
     Each letter must stand in two of the three parts of the subscripts, so that both
     gradients are einsums of the same letters; `einsum` computes all three. The result
-    has the checkpoint name `LINEAR_OUTPUT`.
+    has the checkpoint name `LINEAR_OUTPUT`. A `Weight` has no gradient.
     """
+    if isinstance(w, Weight):
+        return w.einsum(subscripts, x).astype(x.dtype)
     return checkpoint_name(_linear(einsum, subscripts, x, w), LINEAR_OUTPUT)
 
 
@@ -184,10 +208,10 @@ class Unembedding:
 
 
 # What a model returns beside its features.
-Table = jax.Array | Unembedding
+Table = jax.Array | Weight | Unembedding
 
 
-def unembedding_parts(table: Table) -> tuple[jax.Array, Transform]:
+def unembedding_parts(table: Table) -> tuple[Any, Transform]:
     """(w_VD, transform) of either."""
     if isinstance(table, Unembedding):
         return table.w_VD, table.transform
@@ -200,4 +224,13 @@ def unembed(
     """The logits of features, float32: subscripts are those of the product, such as
     "BLD,VD->BLV"."""
     w_VD, transform = unembedding_parts(table)
+    if isinstance(w_VD, Weight):
+        return transform(w_VD.einsum(subscripts, x))
     return transform(einsum(subscripts, x, w_VD))
+
+
+def embed(table_VD: jax.Array | Weight, ids: jax.Array) -> jax.Array:
+    """Rows of a table of embeddings, for ids of any shape."""
+    if isinstance(table_VD, Weight):
+        return table_VD.rows(ids)
+    return replicate(table_VD)[ids]
