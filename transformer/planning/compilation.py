@@ -25,7 +25,7 @@ from transformer import axes, storage
 from transformer.planning import costs as costs_
 from transformer.planning import hlo
 from transformer.planning.chips import Topology
-from transformer.training import flops
+from transformer.training import compiler_options, flops
 from transformer.training.experiment import Experiment
 from transformer.training.loop import jit_update
 from transformer.training.update import State
@@ -88,7 +88,9 @@ def compile_step(
         traced = jit_update(experiment, mesh).trace(state, batch)
         lowered = traced.lower()
     versions = f"jax {jax.__version__}, libtpu {importlib.metadata.version('libtpu')}"
-    content = "\n".join((lowered.as_text(), str(topology), str(mesh.shape), versions))
+    options = str(compiler_options.for_mesh(mesh))
+    program = lowered.as_text(), str(topology), str(mesh.shape), options, versions
+    content = "\n".join(program)
     name = hashlib.sha256(content.encode()).hexdigest()[:32]
     path = _folder() / f"{name}.json.gz"
     if not path.exists():

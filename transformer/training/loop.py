@@ -14,6 +14,7 @@ from transformer.checks import at_least
 from transformer.training import (
     batching,
     checkpoint,
+    compiler_options,
     faults,
     memory,
     optimizers,
@@ -161,6 +162,7 @@ def jit_update(experiment: Experiment, mesh: Mesh) -> Any:
         partial(update, experiment),
         donate_argnums=0,
         out_shardings=(state_shardings(experiment, mesh), None),
+        compiler_options=compiler_options.for_mesh(mesh),
     )
 
 
