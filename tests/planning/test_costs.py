@@ -199,6 +199,21 @@ def test_collectives_of_one_channel_count_each() -> None:
     }
 
 
+@pytest.mark.parametrize(("slices", "number"), [("1,2", 2), ("0:3", 4)])
+def test_what_hosts_send_to_other_slices_is_a_collective(
+    slices: str, number: int
+) -> None:
+    send = f"""
+  %t = token[] after-all()
+  %s = (f32[2,4]{{1,0}}, u32[], token[]) send(%a, %t), is_host_transfer=true,\
+ frontend_attributes={{_xla_megascale_target="{{{slices}}}x{{0:7}}",\
+_xla_megascale_transfer_type="ALL_REDUCE"}}
+  ROOT"""
+    before, _, after = DIVIDED.rpartition("\n  ROOT")
+    got = costs.of_program(hlo.parse(before + send + after)).collectives
+    assert costs.Collective("all-reduce", 32, number, 1, True, span=8) in got
+
+
 @pytest.mark.parametrize(
     ("groups", "expected", "span"),
     [

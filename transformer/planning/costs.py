@@ -39,6 +39,11 @@ _IOTA_GROUP = re.compile(
 )
 _LISTED_GROUP = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
+# What hosts send for their chips to those of other slices: first the slices, as 1,2 or
+# 0:3, then the chips of each.
+_BETWEEN_SLICES = re.compile(
+    r'_xla_megascale_target="\{([\d,:]+)\}.*_xla_megascale_transfer_type="(\w+)"'
+)
 _KERNEL = re.compile(r'custom_call_target="(tpu_custom_call|[^"]*triton[^"]*)"')
 
 
@@ -167,6 +172,8 @@ def collectives(program: Program) -> list[Collective]:
     for name, instruction, count in program.instructions():
         kind = instruction.opcode.removesuffix("-start")
         division = _DIVISION.search(instruction.attributes)
+        if kind == "send":
+            found += _between_slices(instruction, program, name, count)
         if kind not in COLLECTIVES or (division and division.group(1) != "-1"):
             continue
         overlaps = instruction.opcode.endswith("-start") or name in starts
@@ -183,6 +190,25 @@ def collectives(program: Program) -> list[Collective]:
         overlaps = overlaps or division is not None
         found.append(Collective(kind, size, group, count, overlaps, span))
     return [one for one in found if one.group > 1]
+
+
+def _between_slices(
+    send: Instruction, program: Program, name: str, count: int
+) -> list[Collective]:
+    """The collective of which a host sends the part of its chip; it overlaps."""
+    match = _BETWEEN_SLICES.search(send.attributes)
+    if match is None:
+        return []
+    listed, kind = match.groups()
+    slices = 0
+    for part in listed.split(","):
+        first, _, last = part.partition(":")
+        slices += int(last or first) - int(first) + 1
+    kind = kind.lower().replace("_", "-")
+    size = sum(
+        array.bytes for array in program.computations[name][send.operands[0]].arrays
+    )
+    return [Collective(kind, size, slices, count, overlaps=True, span=program.chips)]
 
 
 def _group(attributes: str, chips: int) -> tuple[int, int]:

@@ -30,11 +30,11 @@ def for_mesh(mesh: Mesh) -> dict[str, str]:
     """The options for a program on this mesh; those that its compiler does not know
     are left out, which a line tells."""
     device = mesh.devices.flat[0]
-    return dict(_supported(device)) if device.platform == "tpu" else {}
+    return dict(_options_of(device)) if device.platform == "tpu" else {}
 
 
 @cache
-def _supported(device: Any) -> tuple[tuple[str, str], ...]:
+def _options_of(device: Any) -> tuple[tuple[str, str], ...]:
     supported = {name: value for name, value in TPU.items() if _compiles(device, name)}
     if missing := [name for name in TPU if name not in supported]:
         print(f"compiler: does not know {', '.join(missing)}; compiling without")
@@ -42,9 +42,11 @@ def _supported(device: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _compiles(device: Any, name: str) -> bool:
-    place = NamedSharding(Mesh([device], "x"), PartitionSpec())
+    mesh = Mesh([device], "x")
+    place = NamedSharding(mesh, PartitionSpec())
     argument = jax.ShapeDtypeStruct((), jnp.float32, sharding=place)
-    lowered = jax.jit(jnp.sin).lower(argument)
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(jnp.sin).lower(argument)
     try:
         lowered.compile(compiler_options={name: TPU[name]})
     except jax.errors.JaxRuntimeError as error:
