@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,9 +48,26 @@ def open_at(path: Path, offset: int) -> Iterator[Any]:
         yield file
 
 
-def chunks(span: Span) -> Iterator[str]:
-    """The text of a span; ValueError names the file and the byte that is not UTF-8."""
+def _decode(path: Path, blocks: Iterable[bytes], offset: int) -> Iterator[str]:
+    """The text of blocks of bytes that begin at `offset`; ValueError names the file and
+    the byte that is not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")()
+    # An empty block ends the text: what is left of a character is at fault then.
+    for data in itertools.chain(blocks, [b""]):
+        begins = offset - len(decoder.getstate()[0])
+        offset += len(data)
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            got = error.object[error.start]
+            raise ValueError(
+                f"{path}: expected UTF-8, got byte 0x{got:02x} "
+                f"at offset {begins + error.start} ({error.reason})"
+            ) from None
+        yield text
+
+
+def _blocks(span: Span) -> Iterator[bytes]:
     path, offset, stop = span
     with open_at(path, offset) as file:
         while offset < stop:
@@ -58,17 +76,20 @@ def chunks(span: Span) -> Iterator[str]:
                 raise ValueError(
                     f"{path}: expected {stop} bytes, got {offset}: it shrank"
                 )
-            begins = offset - len(decoder.getstate()[0])
             offset += len(data)
-            try:
-                text = decoder.decode(data, final=offset >= stop)
-            except UnicodeDecodeError as error:
-                got = error.object[error.start]
-                raise ValueError(
-                    f"{path}: expected UTF-8, got byte 0x{got:02x} "
-                    f"at offset {begins + error.start} ({error.reason})"
-                ) from None
-            yield text
+            yield data
+
+
+def chunks(span: Span) -> Iterator[str]:
+    """The text of a span; ValueError names the file and the byte that is not UTF-8."""
+    return _decode(span.path, _blocks(span), span.start)
+
+
+def text_of(path: Path) -> Iterator[str]:
+    """The text of a file, decompressed, in chunks; errors as `chunks`."""
+    with compression.open_bytes(path) as file:
+        blocks = iter(lambda: file.read(READ_BYTES), b"")
+        yield from _decode(path, blocks, 0)
 
 
 def size_of(path: Path) -> int:
@@ -147,25 +168,35 @@ def _stamp(files: Iterable[Path]) -> str:
     return fingerprint([span for span in spans if span.stop])
 
 
+def given_splits(names: Sequence[str]) -> dict[str, list[str]] | None:
+    """The files of each split, by their names in a folder, where it is divided: into
+    folders `train` and `validation`, or by tables called so. None where it is not."""
+    found = {s: [n for n in names if n.startswith(f"{s}/")] for s in documents.SPLITS}
+    if not all(found.values()):
+        found = {
+            split: [
+                name
+                for name in names
+                if Path(name).name.startswith((f"{split}.", f"{split}-"))
+                and table.is_table(Path(name))
+            ]
+            for split in documents.SPLITS
+        }
+    return found if all(found.values()) else None
+
+
 def _given_splits(folder: Path) -> dict[str, list[Path]] | None:
     """The files of each split, where the folder has both."""
     if all((folder / split).is_dir() for split in documents.SPLITS):
         return {split: listing(folder / split) for split in documents.SPLITS}
     files = listing(folder)
-    found = {
-        split: [
-            path
-            for path in files
-            if path.name.startswith((f"{split}.", f"{split}-")) and table.is_table(path)
-        ]
-        for split in documents.SPLITS
-    }
-    if not all(found.values()):
+    names = given_splits([path.relative_to(folder).as_posix() for path in files])
+    if names is None:
         return None
-    others = len(files) - sum(map(len, found.values()))
+    others = len(files) - sum(map(len, names.values()))
     if others:
         print_once(f"{folder}: tables of train and validation; {others} others unread")
-    return found
+    return {split: [folder / name for name in names[split]] for split in names}
 
 
 class _Documents(NamedTuple):

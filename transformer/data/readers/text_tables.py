@@ -37,9 +37,14 @@ class TableStatistics(NamedTuple):
     highest: float
 
 
+def fraction_of(digest: bytes) -> float:
+    """A sha256 as a fraction of the largest, [0, 1]."""
+    return int.from_bytes(digest[:8]) / 2**64
+
+
 def hash_fraction(text: str) -> float:
-    """The sha256 of a text as a fraction of the largest, [0, 1]."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
+    """`fraction_of` the sha256 of a text."""
+    return fraction_of(hashlib.sha256(text.encode()).digest())
 
 
 def texts(path: Path, column: str) -> Iterator[str]:
