@@ -221,6 +221,11 @@ class ObjectPath(gpath.PosixGPath):
         with name_errors(self):
             self.store.get([str(self / name) for name in names], places)
 
+    def upload(self, source: Any) -> None:
+        """Write the object from the local file `source`: whole, or not at all."""
+        with name_errors(self):
+            self.store.put_file(os.fspath(source), str(self))
+
 
 class Facts(NamedTuple):
     """What a listing says of an object. identity: changes with its content."""

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -25,6 +26,8 @@ from transformer import checks
 # In a cached folder: the digests of its other files. A folder that differs from them is
 # incomplete or damaged, and is built again.
 SEAL = "seal.json"
+# The names of scratch folders begin so; those of a killed process stay.
+SCRATCH = "scratch-"
 _BLOCK_BYTES = 1 << 20
 _BLOCKS = 64
 
@@ -67,6 +70,29 @@ def commit_files(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         commit(folder / name, content)
+
+
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder on this machine, removed afterwards: within `folder`, which is
+    made, or elsewhere where that is in an object store."""
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = None if checks.is_remote(folder) else folder
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=beside) as made:
+        yield Path(made)
+
+
+def commit_file(path: Path, local: Path) -> None:
+    """Move `local`, a finished file of a `scratch_folder`, to `path`: all of it, or no
+    change. Raises OSError with the path."""
+    if checks.is_remote(path):
+        remote: Any = path
+        remote.upload(local)
+        return
+    with name_os_errors(path):
+        with open(local, "rb") as file:
+            os.fsync(file.fileno())
+        local.replace(path)
 
 
 @contextmanager
