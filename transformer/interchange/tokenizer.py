@@ -167,6 +167,14 @@ def decoder_bytes(content: Mapping[str, Any], where: str) -> Callable[[str], byt
     )
 
 
+def from_bytes(content: bytes) -> Tokenizer:
+    """The tokenizer of `Tokenizer.to_bytes`, in another process."""
+    fields = json.loads(content)
+    text, ends = fields["text"], tuple(fields["ends"])
+    library = tokenizers.library().Tokenizer.from_str(text)
+    return make(library, json.loads(text), text, ends, where=FILE)
+
+
 def fingerprint(tokenizer: Tokenizer) -> str:
     """16 hexadecimal digits that change with the file and the ends."""
     return storage.short_hash(tokenizer.data["text"], str(tokenizer.data["ends"]))

@@ -8,7 +8,7 @@ the tokens of the pieces are the tokens of the document (test_tokenizers.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class TextDataset(NamedTuple):
     pieces: split -> the pieces of its documents, in a fixed order, read lazily.
     parts: of a mixture, each part and its share of the training rows.
     evaluation_only: both splits are the whole text, and no training row is needed.
+    tokens: of prepared text (`token_shards.py`), its own tokens.
     """
 
     name: str
@@ -43,6 +44,19 @@ class TextDataset(NamedTuple):
     pieces: Callable[[str], Iterator[Piece]]
     parts: tuple[tuple[TextDataset, float], ...] = ()
     evaluation_only: bool = False
+    tokens: PreparedTokens | None = None
+
+
+class PreparedTokens(NamedTuple):
+    """Text that was encoded before the run.
+
+    split: split -> a `packing.TokenizedSplit`. hash: of the tokenizer. tokenizer: reads
+    it.
+    """
+
+    split: Callable[[str], Any]
+    hash: str
+    tokenizer: Callable[[], Any]
 
 
 def mix(name: str, parts: Sequence[tuple[TextDataset, float]]) -> TextDataset:

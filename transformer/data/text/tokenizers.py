@@ -193,10 +193,13 @@ def byte_letters() -> dict[str, int]:
     return letters | {chr(0x100 + place): value for place, value in enumerate(others)}
 
 
-def _from_model(model: dict[str, Any], target_vocab_size: int) -> Tokenizer:
+def _from_model(
+    model: dict[str, Any], target_vocab_size: int, threads: int = _THREADS
+) -> Tokenizer:
     """The tokenizer of a `tokenizers` model, given as JSON.
 
     target_vocab_size: what it was trained for; its text may have given fewer tokens.
+    threads: that encode.
     """
     made = library().Tokenizer.from_str(json.dumps(model))
     letters = byte_letters()
@@ -215,7 +218,9 @@ def _from_model(model: dict[str, Any], target_vocab_size: int) -> Tokenizer:
             return encode_group(pieces)
         starts = range(0, len(pieces), _GROUP)
         groups = [pieces[start : start + _GROUP] for start in starts]
-        with ThreadPoolExecutor(_THREADS) as pool:
+        if threads == 1:
+            return [array for group in groups for array in encode_group(group)]
+        with ThreadPoolExecutor(threads) as pool:
             return [
                 array for group in pool.map(encode_group, groups) for array in group
             ]
@@ -251,8 +256,11 @@ def _train_bpe(library: Any, text: documents.TextDataset, vocab_size: int) -> To
     return _from_model(json.loads(model.to_str()), vocab_size)
 
 
-def from_bytes(content: bytes, *, name: str = FILE) -> Tokenizer:
-    """The tokenizer of `to_bytes`; ValueError if its content or hash is wrong."""
+def from_bytes(
+    content: bytes, *, name: str = FILE, threads: int = _THREADS
+) -> Tokenizer:
+    """The tokenizer of `to_bytes`; ValueError if its content or hash is wrong. threads:
+    that encode with a BPE."""
     try:
         body = json.loads(content)
         stored = body.pop("hash")
@@ -267,7 +275,8 @@ def from_bytes(content: bytes, *, name: str = FILE) -> Tokenizer:
         raise ValueError(f"{name}: expected bytes, characters or bpe, got {kind!r}")
     try:
         if kind == "bpe":
-            made = _from_model(body["model"], body.get("target_vocab_size", vocab_size))
+            trained_for = body.get("target_vocab_size", vocab_size)
+            made = _from_model(body["model"], trained_for, threads)
         else:
             made = _from_alphabet(body["alphabet"]) if "alphabet" in body else bytes_()
     except Exception as error:  # The library raises bare exceptions.
@@ -343,7 +352,15 @@ def for_text(
     folder: Path | None = None,
 ) -> Tokenizer:
     """The tokenizer in `folder`, or one of `kind` for `text`: "bpe" of `vocab_size`
-    tokens, its "characters", or "bytes". Errors as `load_or_train`."""
+    tokens, its "characters", or "bytes". Errors as `load_or_train`.
+
+    Prepared text has its own, which is used. ValueError where that is not the one in
+    `folder`, or is of another kind than one that was asked for, with both hashes.
+    """
+    if text.tokens is not None or any(part.tokens for part, _ in text.parts):
+        from transformer.data.text import prepared_tokenizer
+
+        return prepared_tokenizer.read(kind, text, folder)
     make = {
         "bpe": partial(bpe, text, vocab_size=vocab_size),
         "characters": partial(characters, text),
