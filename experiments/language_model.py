@@ -61,8 +61,8 @@ def experiment(
 
     Args:
         depth: blocks; all sizes that are not given are derived from it.
-        text: a shipped text, a TFDS name, a file or folder of text or tables (.jsonl,
-            .csv, .tsv, .parquet, also .gz, .zst), or several, as a:0.7,b:0.3.
+        text: a shipped, prepared or TFDS text, a file or folder of text or tables
+            (.jsonl, .csv, .tsv, .parquet, also .gz), or several, as a:0.7,b:0.3.
         text_column: of a table, its column of texts.
         tokenizer: byte-level BPE trained on the text, its characters, or bytes.
         vocab_size: tokens of the BPE.

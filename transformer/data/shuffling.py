@@ -74,6 +74,48 @@ def shuffled_order(rows: int, address: Callable[[int, int], Any], *, seed: int) 
     return numbers.map_with_index(lambda i, row: address(i // rows, int(row)))
 
 
+def grouped_order(
+    rows: int,
+    address: Callable[[int, int], Any],
+    *,
+    groups: int,
+    seed: int,
+    batch_size: int,
+) -> Any:
+    """As `shuffled_order`, but each place of a batch takes its rows from one of at most
+    `groups` parts of all rows, of adjacent rows: hosts that make other places of the
+    batch read other parts of the data.
+
+    The parts are as many as the largest divisor of `batch_size` allows; one part is
+    `shuffled_order`. Each part is permuted anew each time that it was gone through.
+    """
+    import grain
+
+    most = max(1, min(groups, batch_size, rows))
+    count = next(n for n in range(most, 0, -1) if batch_size % n == 0)
+    if count == 1:
+        return shuffled_order(rows, address, seed=seed)
+    places = batch_size // count
+    edges = [number * rows // count for number in range(count + 1)]
+
+    @functools.cache
+    def part(number: int) -> Any:
+        first = edges[number]
+
+        def place_in_part(epoch: int, row: int) -> Any:
+            return address(epoch, first + row)
+
+        mixed = seed_from("part", seed, number)
+        return shuffled_order(edges[number + 1] - first, place_in_part, seed=mixed)
+
+    def element(i: int, _: int) -> Any:
+        step, place = divmod(i, batch_size)
+        number, within = divmod(place, places)
+        return part(number)[step * places + within]
+
+    return grain.MapDataset.range(rows).repeat().map_with_index(element)
+
+
 def training_split(
     order: Any,
     read: Callable[[Sequence[Any]], Batch],

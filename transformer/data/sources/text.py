@@ -1,11 +1,12 @@
 """Text: load("austen"), load("letters.txt"), load("posts.jsonl.zst"), load("folder/"),
-load(any TFDS name), load("austen:0.7,letters.txt:0.3")."""
+load(any TFDS name), load("austen:0.7,letters.txt:0.3"), load("prepared/")."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from transformer.data.shipped import BUILDERS
 from transformer.data.sources import ALL, HELD_OUT, exists, held_out_fraction, own_path
 from transformer.data.text import documents
 
@@ -63,8 +64,13 @@ def mixture_parts(source: str | Path) -> list[tuple[str, float]]:
 def _load_one(
     source: str | Path, column: str, held_out: float
 ) -> documents.TextDataset:
-    path = own_path(source, "text", held_out)
     # Imported here, so that a run imports only the reader of its own data.
+    from transformer.data.text import token_shards
+
+    folder = None if source in BUILDERS else token_shards.find(source)
+    if folder is not None:
+        return token_shards.read(folder)
+    path = own_path(source, "text", held_out)
     if path is not None:
         from transformer.data.readers import text_files
 

@@ -16,9 +16,9 @@ import array
 import functools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from transformer import storage
 from transformer.data import shuffling
 from transformer.data.shuffling import Batch, EvaluationSplit, TrainingSplit
 from transformer.data.text import documents, tokenizers
+
+if TYPE_CHECKING:
+    from transformer.data.text.joint_array import JointArray
 
 VERSION = "1"
 BATCH_CHARACTERS = 1 << 21
@@ -35,14 +38,21 @@ class TokenizedSplit(NamedTuple):
     """The token ids of a split.
 
     tokens: uint16 or uint32 [tokens], memory-mapped; every document ends in `end`.
-    offsets: int64 [documents + 1], the first token of each document, and the total.
+    read_offsets: reads `offsets`. key: changes with the tokens.
+    groups: training rows are shuffled within so many parts of the tokens, or fewer.
     """
 
-    tokens: np.ndarray
-    offsets: np.ndarray
+    tokens: np.ndarray | JointArray
+    read_offsets: Callable[[], np.ndarray]
     end: int
     name: str
     key: str
+    groups: int = 1
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """int64 [documents + 1], the first token of each document, and the total."""
+        return self.read_offsets()
 
 
 def _batches(pieces: Iterator[documents.Piece]) -> Iterator[list[documents.Piece]]:
@@ -99,11 +109,36 @@ def _write_tokens(
     (folder / "facts.json").write_text(json.dumps(facts))
 
 
+def _join(name: str, parts: Sequence[TokenizedSplit]) -> TokenizedSplit:
+    """The documents of several splits, one after the other."""
+    from transformer.data.text import joint_array
+
+    tokens = [part.tokens for part in parts]
+
+    def offsets() -> np.ndarray:
+        return joint_array.join_offsets([part.offsets for part in parts])
+
+    sizes = [len(one) for one in tokens]
+    joint = joint_array.JointArray(sizes, tokens.__getitem__, tokens[0].dtype)
+    key = storage.short_hash(*(part.key for part in parts))
+    return TokenizedSplit(joint, offsets, parts[0].end, name, key)
+
+
 def tokenize_split(
     text: documents.TextDataset, tokenizer: tokenizers.Tokenizer, *, split: str
 ) -> TokenizedSplit:
-    """The `TokenizedSplit` of `split`, from the cache or encoded now."""
+    """The `TokenizedSplit` of `split`, from the cache or encoded now; that of prepared
+    text, and of a mixture with such, is in its shards. ValueError where these are of
+    another tokenizer."""
     documents.check_split(split)
+    if text.tokens is not None:
+        from transformer.data.text import prepared_tokenizer  # As of mixing, below.
+
+        prepared_tokenizer.require_hash(text.name, text.tokens.hash, tokenizer)
+        return text.tokens.split(split)
+    if any(part.tokens is not None for part, _ in text.parts):
+        parts = [tokenize_split(p, tokenizer, split=split) for p, _ in text.parts]
+        return _join(f"{text.name} ({split})", parts)
     key = storage.short_hash(VERSION, text.fingerprint, tokenizer.hash, split)
     folder = storage.cached_folder(
         f"tokens/{key}", lambda empty: _write_tokens(empty, text, tokenizer, split)
@@ -113,7 +148,7 @@ def tokenize_split(
         raise ValueError(f"{text.name}: expected text in split {split}, got none")
     return TokenizedSplit(
         tokens=np.memmap(folder / "tokens.bin", facts["dtype"], "r"),
-        offsets=np.load(folder / "offsets.npy"),
+        read_offsets=functools.partial(np.load, folder / "offsets.npy"),
         end=tokenizer.end,
         name=f"{text.name} ({split})",
         key=key,
@@ -218,7 +253,8 @@ def training(
         place = np.asarray(starts, np.int64).reshape(-1, 1) + np.arange(length + 1)
         return shift_targets(split.tokens[place], end=split.end)
 
-    order = shuffling.shuffled_order(rows, address, seed=seed)
+    groups = {"groups": split.groups, "batch_size": batch_size}
+    order = shuffling.grouped_order(rows, address, seed=seed, **groups)
     return shuffling.training_split(
         order, read, batch_size=batch_size, rows_per_epoch=rows
     )

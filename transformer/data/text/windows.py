@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from transformer.data.shuffling import Batch, EvaluationSplit, TrainingSplit
 from transformer.data.text import documents, mixing, packing
 from transformer.data.text.tokenizers import Tokenizer
 
+if TYPE_CHECKING:
+    from transformer.data.text.joint_array import JointArray
+
 EVALUATION_ROWS = 64
 # (token ids of a window, rng) -> a row of the batch; the ids of a tail are fewer.
 PrepareWindow = Callable[[np.ndarray, np.random.Generator], Batch]
@@ -28,10 +31,11 @@ PrepareWindow = Callable[[np.ndarray, np.random.Generator], Batch]
 class TokenizedDocuments(NamedTuple):
     """Documents as tokens: document n is ids[starts[n] : stops[n]].
 
-    ids: of all documents, memory-mapped or an array. starts, stops: int64 [documents].
+    ids: of all documents, an array, memory-mapped, or shards as one.
+    starts, stops: int64 [documents].
     """
 
-    ids: np.ndarray
+    ids: np.ndarray | JointArray
     starts: np.ndarray
     stops: np.ndarray
 
@@ -55,7 +59,7 @@ class Windows(NamedTuple):
     `size`, and the `last` start that a window of its size and document can have.
     """
 
-    ids: np.ndarray
+    ids: np.ndarray | JointArray
     rows: Arrays
     length: int
 
@@ -164,7 +168,8 @@ def _tokenize(
 ) -> TokenizedDocuments:
     """The documents of a split, from the cache or encoded now, without `end`."""
     found = packing.tokenize_split(text, tokenizer, split=split)
-    return TokenizedDocuments(found.tokens, found.offsets[:-1], found.offsets[1:] - 1)
+    offsets = found.offsets
+    return TokenizedDocuments(found.tokens, offsets[:-1], offsets[1:] - 1)
 
 
 def _divide(
