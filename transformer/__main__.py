@@ -1,8 +1,9 @@
-"""Commands about folders of any model: python -m transformer VERB FOLDER [--flag=value]
+"""Commands about folders of models and data: python -m transformer VERB FOLDER ...
 
 compare [FOLDER ...]: the flags and last metrics of runs, in a table.
 lm_eval FOLDER --tasks=NAMES: tasks of lm-evaluation-harness (pip install lm-eval).
 minimal_pairs FOLDER --pairs=FILES: how often the acceptable sentence is more likely.
+prepare CORPUS --folder=FOLDER: a corpus as shuffled shards of tokens, for --text.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from transformer import checks, flags, language_scores
+from transformer import checks, flags, language_scores, preparation
 
 # One process, with the flags of a CPU.
 SETUP = {
@@ -29,7 +30,8 @@ SCORES: dict[str, Callable[..., Any]] = {
 }
 USAGE = (
     "expected: python -m transformer compare [RUN_FOLDER ...], or "
-    f"{' or '.join(SCORES)} FOLDER [--flag=value ...]"
+    f"{' or '.join(SCORES)} FOLDER [--flag=value ...], or prepare CORPUS "
+    "--folder=FOLDER [--flag=value ...] [-- OPTIONS OF BEAM]"
 )
 
 
@@ -51,23 +53,42 @@ def compare(folders: list[str]) -> None:
     print("\ncurves: compare.png")
 
 
-def score(verb: str, argv: list[str]) -> None:
-    """Carry out a verb of `SCORES`. ValueError without one folder, and for an unknown
-    flag."""
-    from transformer import launch
-
-    function = SCORES[verb]
+def parse(
+    verb: str, function: Callable[..., Any], argv: list[str]
+) -> tuple[str, dict[str, Any]] | None:
+    """The one place on the command line of a verb, and its flags; None where help was
+    asked for, and printed. ValueError without one place, and for an unknown flag."""
     if "--help" in argv:
         print(f"{USAGE}\n\n{flags.help_text(function)}")
-        return
+        return None
     values = absl_flags.FlagValues()
     flags.define(values, function)
-    folders = flags.parse(values, [verb, *argv])[1:]
-    if len(folders) != 1:
-        raise ValueError(f"{USAGE}, got {len(folders)} folders")
-    chosen = flags.arguments(values, function, {})
+    places = flags.parse(values, [verb, *argv])[1:]
+    if len(places) != 1:
+        raise ValueError(f"{USAGE}, got {len(places)} folders")
+    return places[0], flags.arguments(values, function, {})
+
+
+def score(verb: str, argv: list[str]) -> None:
+    """Carry out a verb of `SCORES`. Errors as `parse`."""
+    from transformer import launch
+
+    parsed = parse(verb, SCORES[verb], argv)
+    if parsed is None:
+        return
+    folder, chosen = parsed
     launch.setup(SETUP)
-    function(checks.parse_path(folders[0]), **chosen)
+    SCORES[verb](checks.parse_path(folder), **chosen)
+
+
+def prepare(argv: list[str]) -> None:
+    """Carry out `prepare`; what stands after `--` are options of Beam. Errors as
+    `parse`."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    parsed = parse("prepare", preparation.prepare, argv[:end])
+    if parsed is not None:
+        corpus, chosen = parsed
+        preparation.prepare(corpus, argv[end + 1 :], **chosen)
 
 
 def main() -> None:
@@ -76,6 +97,8 @@ def main() -> None:
     try:
         if verb in SCORES:
             score(verb, rest)
+        elif verb == "prepare":
+            prepare(rest)
         elif verb == "compare" and not any(a.startswith("-") for a in rest):
             compare(rest)
         else:
@@ -83,6 +106,8 @@ def main() -> None:
     except (ValueError, OSError, absl_flags.Error) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":
