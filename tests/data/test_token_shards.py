@@ -306,13 +306,13 @@ def test_an_object_store_is_read_as_a_disk(folder, prepared, tmp_path, monkeypat
     shutil.copytree(folder, bucket / "prepared")
     options = {"length": 16, "batch_size": 8, "seed": 3}
     expected = packing.training(prepared, BYTES, **options)
-    fetch, names = object_store.fetch, []
+    fetch, names = object_store.ObjectPath.fetch, []
 
-    def record(path, target):
+    def record(path, target, below):
         names.append(path.name)
-        fetch(path, target)
+        fetch(path, target, below)
 
-    monkeypatch.setattr(object_store, "fetch", record)
+    monkeypatch.setattr(object_store.ObjectPath, "fetch", record)
     for _ in range(2):
         remote = text_source.load("gs://bucket/prepared")
         assert remote.fingerprint == prepared.fingerprint
@@ -322,8 +322,9 @@ def test_an_object_store_is_read_as_a_disk(folder, prepared, tmp_path, monkeypat
     assert 0 < len(names) <= 3 and len(set(names)) == len(names)
     tokenizer = tokenizers.for_text("bytes", remote, vocab_size=257)
     assert tokenizer.hash == BYTES.hash
-    with pytest.raises(ValueError, match="gs://bucket/other: expected shards.json of"):
-        text_source.load("gs://bucket/other")
+    (bucket / "prepared" / shard_index.FILE).unlink()
+    with pytest.raises(ValueError, match="the same command goes on"):
+        text_source.load("gs://bucket/prepared")
     damaged = bucket / "prepared" / "train-00007-of-00008.tokens"
     damaged.write_bytes(damaged.read_bytes()[::-1])
     place = "gs://bucket/prepared/train-00007-of-00008.tokens"

@@ -23,8 +23,6 @@ from transformer.data.text import documents
 # at most so many units, and a corpus beyond their product has larger ones.
 UNIT_BYTES = 16 << 20
 UNITS = 4096
-# What changes with an object, as fsspec's libraries call it.
-STAMPS = "generation", "md5Hash", "etag", "ETag", "content_md5", "mtime"
 
 
 class Source(NamedTuple):
@@ -61,14 +59,7 @@ def find_sources(corpus: str) -> list[Source]:
     the order of their names. Hidden files are left out. ValueError where there is none,
     or nothing in them."""
     root, files = _list(corpus)
-    found = []
-    for name, path in sorted(files):
-        try:
-            size, stamp = _status(path)
-        except OSError as error:
-            cause = error.strerror or error
-            raise ValueError(f"{path}: expected a file, got {cause}") from None
-        found.append(Source(name, str(path), size, stamp))
+    found = [Source(name, str(path), *_status(path)) for name, path in sorted(files)]
     if not sum(source.size for source in found):
         raise ValueError(
             f"{corpus}: expected files of text or tables, got {len(found)} files of 0 "
@@ -104,22 +95,23 @@ def _list(corpus: str) -> tuple[Path, list[tuple[str, Path]]]:
 def _below(folder: Path) -> list[Path]:
     if not checks.is_remote(folder):
         return text_files.listing(folder)
-    files = storage.files(folder)
-    return [
-        file
-        for file in files
-        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    ]
+    remote: Any = folder
+    names = sorted(remote.facts())
+    return [folder / n for n in names if not n.startswith(".") and "/." not in n]
 
 
 def _status(path: Path) -> tuple[int, str]:
-    """Size and stamp of a file."""
-    if checks.is_remote(path):
+    """Size and stamp of a file. ValueError where it cannot be looked at."""
+    try:
+        if not checks.is_remote(path):
+            status = path.stat()
+            return status.st_size, f"time {status.st_mtime_ns}"
         remote: Any = path
-        facts = remote.info()
-        return facts["size"], repr([facts.get(name) for name in STAMPS])
-    status = path.stat()
-    return status.st_size, f"time {status.st_mtime_ns}"
+        (facts,) = remote.facts().values()
+        return facts.size, facts.identity
+    except OSError as error:
+        cause = error.strerror or error
+        raise ValueError(f"{path}: expected a file, got {cause}") from None
 
 
 def units(sources: Sequence[Source]) -> list[Unit]:
@@ -145,13 +137,11 @@ def local_copy(source: Source) -> Iterator[Path]:
     if not checks.is_remote(path):
         yield path
         return
-    from transformer import object_store
-
     remote: Any = path
     with tempfile.TemporaryDirectory(prefix="transformer-") as folder:
         copy = Path(folder) / path.name
         try:
-            object_store.fetch(remote, copy)
+            remote.fetch(copy, [""])
             yield copy
         except OSError as error:
             raise ValueError(

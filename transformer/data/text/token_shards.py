@@ -29,40 +29,24 @@ AGAIN = "prepare it again"
 
 def find(source: str | Path) -> Path | None:
     """The folder at `source`, where it has prepared text; None where it has none.
-    ValueError where its preparation was interrupted, and for any other text in an
-    object store."""
+    ValueError where its preparation was interrupted."""
     if not source:
         return None
     try:
         folder = checks.parse_path(source)
     except ValueError:
         return None  # No path.
-    if checks.is_remote(folder):
-        return _find_remote(folder)
     try:
         if (folder / shard_index.FILE).is_file():
             return folder
     except (OSError, ValueError):
-        return None  # Too long a name.
+        return None  # Too long a name, or no access, which the readers of text tell.
     if any(folder.glob("train-*-of-*.tokens")):
         raise ValueError(
             f"{folder}: expected {shard_index.FILE}, got shards without it: their "
             "preparation was interrupted; the same command goes on"
         )
     return None
-
-
-def _find_remote(folder: Path) -> Path:
-    try:
-        if (folder / shard_index.FILE).is_file():
-            return folder
-        got = "none"
-    except OSError as error:
-        got = str(error)
-    raise ValueError(
-        f"{folder}: expected {shard_index.FILE} of prepared text, got {got}; python -m "
-        "transformer prepare makes it from files there"
-    )
 
 
 def _check_sizes(folder: Path, index: Index) -> None:
@@ -95,12 +79,10 @@ def _local_file(file: Path, sha256: str) -> Path:
     if not checks.is_remote(file):
         check(file)
         return file
-    from transformer import object_store
-
     remote: Any = file
 
     def copy(folder: Path) -> None:
-        object_store.fetch(remote, folder / file.name)
+        remote.fetch(folder / file.name, [""])
         check(folder / file.name)
 
     return storage.cached_folder(f"shards/{sha256}", copy) / file.name
