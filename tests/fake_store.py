@@ -111,9 +111,6 @@ class FakeStore(fsspec.AbstractFileSystem):
     def get_file(self, rpath: str, lpath: str, *args: Any, **options: Any) -> None:
         Path(lpath).write_bytes(self.cat_file(rpath))
 
-    def put_file(self, lpath: str, rpath: str, *args: Any, **options: Any) -> None:
-        self.pipe_file(rpath, Path(lpath).read_bytes())
-
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         if mode == "rb":
             return io.BytesIO(self.cat_file(path))

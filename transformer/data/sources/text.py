@@ -65,11 +65,12 @@ def _load_one(
     source: str | Path, column: str, held_out: float
 ) -> documents.TextDataset:
     # Imported here, so that a run imports only the reader of its own data.
-    from transformer.data.text import token_shards
+    if source not in BUILDERS:
+        from transformer.data.text import token_shards
 
-    folder = None if source in BUILDERS else token_shards.find(source)
-    if folder is not None:
-        return token_shards.read(folder)
+        folder = token_shards.find(source)
+        if folder is not None:
+            return token_shards.read(folder)
     path = own_path(source, "text", held_out)
     if path is not None:
         from transformer.data.readers import text_files
