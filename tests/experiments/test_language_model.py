@@ -122,8 +122,9 @@ def test_sizes_are_printed_and_recorded(
 ) -> None:
     """The folder, without the newer flags, is that of an old run: it is resumed, and
     goes on to the same bits."""
-    new, old = tmp_path / "new", tmp_path / "old"
-    argv = [f"--{name}={value}" for name, value in TINY.items()]
+    new, old, text = tmp_path / "new", tmp_path / "old", tmp_path / "text.txt"
+    text.write_text("".join(f"{i} is less than {i + 1}.\n\n" for i in range(400)))
+    argv = [f"--{name}={value}" for name, value in {**TINY, "text": text}.items()]
     assert commands.exit_status([*argv, f"--workdir={new}"], monkeypatch, run=RUN) == 0
     (line,) = (n for n in capsys.readouterr().out.splitlines() if "sizes:" in n)
     assert "width 64, heads 1" in line and "steps 2" in line
