@@ -374,6 +374,12 @@ def test_what_a_slot_states_is_not_derived() -> None:
     assert "learning_rate" not in constant.derived
 
 
+def test_a_size_that_a_model_states_is_refused() -> None:
+    """It would be called with another."""
+    with pytest.raises(TypeError, match="expected depth as flags, got .* slot model"):
+        scaled(partial(linear, depth=9))
+
+
 def test_derived_experiments_inherit_what_is_derived() -> None:
     @derive(scaled, steps=9)
     def child(*, depth: int = 4, **rest: Any) -> Experiment:

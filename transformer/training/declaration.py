@@ -113,6 +113,7 @@ def _bind_slots(
         {**of_run, **of_optimizer}, {**none, **defaults}, optimizer
     )
     _refuse_missing({**own, **inherited}, function)
+    _refuse_stated(_defaults(positional), scale, function)
 
     def make(keywords: Mapping[str, Any]) -> Experiment:
         given = {**_defaults(own), **_defaults(inherited), **keywords}
@@ -269,6 +270,22 @@ def _refuse_repeated(names: list[str], function: ExperimentFn) -> None:
             f"{flags.name_of(function)}: expected flags of different names in the "
             f"experiment, Run and the optimizer; got {', '.join(repeated)} twice"
         )
+
+
+def _refuse_stated(
+    values: Mapping[str, Any], scale: Any, function: ExperimentFn
+) -> None:
+    """TypeError for a `partial` in a slot that states a size which is derived: the
+    experiment would call it with another."""
+    derives = {*inspect.signature(scale).parameters} if scale else set()
+    for slot, value in values.items():
+        is_partial = isinstance(value, functools.partial) and slot != "optimizer"
+        stated = sorted(derives & set(value.keywords)) if is_partial else []
+        if stated:
+            raise TypeError(
+                f"{flags.name_of(function)}: expected {', '.join(stated)} as flags, "
+                f"got a partial with them in the slot {slot}"
+            )
 
 
 def _refuse_missing(
