@@ -39,7 +39,7 @@ ALPHABET = {
     "B": Dimension("batch (sequences)", "–", (), ("slice", "data", "fsdp", "expert")),
     "L": Dimension("positions in the sequence (queries)", "N", (), ("context",)),
     "M": Dimension("positions attended to (keys, memory)", "N"),
-    "D": Dimension("width, features of a token", "D", ("fsdp",)),
+    "D": Dimension("width, features of a token", "D", ("fsdp", "context", "expert")),
     "H": Dimension("query heads", "H", ("tensor",), ("tensor",)),
     "G": Dimension("key/value heads (groups)", "–", ("tensor",), ("tensor",)),
     "R": Dimension("query heads of one group (H = G R)", "–"),
@@ -188,7 +188,7 @@ def _slice_of(device: Any) -> int:
 def _partition(
     shape: tuple[int, ...], letters: str, role: str, sizes: dict[str, int]
 ) -> PartitionSpec:
-    """The mesh axes of each dimension; none where they do not divide it evenly."""
+    """The mesh axes of each dimension: the first of its own that divide it evenly."""
     claimed = [getattr(ALPHABET[letter], role) for letter in letters]
     entries: list[Any] = [None] * (len(shape) - len(letters))
     named = shape[len(shape) - len(letters) :]
@@ -197,8 +197,9 @@ def _partition(
         others = {a for j, c in enumerate(claimed) if j != i and len(c) == 1 for a in c}
         axes = tuple(a for a in axes if a not in others or len(axes) == 1)
         axes = tuple(a for a in axes if sizes.get(a, 1) > 1)
-        divides = size % math.prod(sizes[a] for a in axes) == 0
-        entries.append(axes if axes and divides else None)
+        while axes and size % math.prod(sizes[a] for a in axes):
+            axes = axes[:-1]
+        entries.append(axes or None)
     return PartitionSpec(*entries)
 
 
