@@ -23,7 +23,7 @@ GIVEN: dict[str, Any] = {
     "steps": 7,
     "muon_learning_rate": 0.5,
     "adam_learning_rate": 0.25,
-    "chunks": 5,
+    "chunks": 4,
 }
 
 
@@ -159,6 +159,7 @@ def test_all_that_is_given_stays() -> None:
         ({"width": 2112}, "--width: expected a multiple of 128, .* got 2112"),
         ({"width": 192, "heads": 5}, "--heads: expected heads of an even number .* 5"),
         ({"heads": 64}, "--heads: .* got 64 for a width of 192"),
+        ({"chunks": 3}, "--chunks: expected a divisor .*, 256, got 3"),
         ({"kv_heads": 2}, "--kv_heads: expected a divisor of the heads, 3, got 2"),
     ],
 )

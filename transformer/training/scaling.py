@@ -82,8 +82,8 @@ def scale(
     """The sizes of a run of `depth` blocks. Each that is None is derived, in this
     order, from the depth and from those before it; the others are as given.
 
-    ValueError for a width that whole heads do not fill, and for groups that do not
-    divide the heads.
+    ValueError for a width that whole heads do not fill, for groups that do not divide
+    the heads, and for chunks that do not divide a row.
 
     Args:
         width: features of a token; derived: 64 a block (the aspect ratio of nanochat,
@@ -128,6 +128,11 @@ def scale(
     if chunks is None:
         larger = vocab_size / BASE_VOCABULARY / max(width / BASE.width, 1)
         chunks = min(_power_of_two(BASE.chunks * larger), length & -length)
+    elif length % chunks:
+        raise ValueError(
+            f"--chunks: expected a divisor of the sequence length, {length}, got "
+            f"{chunks}"
+        )
     return Scale(
         depth=depth,
         width=width,
