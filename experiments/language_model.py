@@ -79,7 +79,7 @@ def experiment(
     rows: Any = {"length": sequence_length, "batch_size": run.batch_size}
     train = packing.training(documents, text_tokenizer, **rows, seed=run.seed)
     packing.require_text_targets(documents, text_tokenizer)
-    fused: Any = partial(cross_entropy.fused_cross_entropy, chunks=chunks)
+    readout: Any = {"chunks": chunks}
     dtype = run.compute_dtype
 
     def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> Loss:
@@ -87,7 +87,7 @@ def experiment(
         weights = precision.cast_weights(params, dtype)
         x_BLD, w_VD = net.apply({"params": weights}, batch["ids_BL"], positions)
         targets = batch["targets_BL"], batch["weight_BL"]
-        nats = fused(x_BLD, w_VD, *targets)
+        nats = cross_entropy.fused_cross_entropy(x_BLD, w_VD, *targets, **readout)
         return cross_entropy.add_byte_count(nats, *targets, text_tokenizer.bytes_V)
 
     form: Any = {"sequence_length": sequence_length, "compute_dtype": dtype}
