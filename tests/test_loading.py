@@ -4,11 +4,13 @@ import json
 import re
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
 import commands
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_experiment
@@ -80,6 +82,29 @@ def test_a_profile_names_operations(finished):
     seconds = [seconds for _, seconds in operations]
     assert seconds == sorted(seconds, reverse=True) and seconds[-1] > 0
     assert not any("::" in name or name.startswith("$") for name, _ in operations)
+
+
+def test_a_profile_counts_operations_of_every_thread(tmp_path):
+    """Those that do not wait for each other run on threads of a pool."""
+
+    @jax.jit
+    def layers(x, w):
+        rows = [x + number for number in range(8)]
+        for _ in range(4):
+            rows = [jnp.tanh(row @ w) for row in rows]
+        return rows
+
+    ones = jnp.ones((512, 512))
+    jax.block_until_ready(layers(ones, ones))
+    profiler = profiling.Profiler(tmp_path, range(1, 2))
+    profiler.begin_step(1)
+    start = time.perf_counter()
+    results = jax.block_until_ready(layers(ones, ones))
+    seconds = time.perf_counter() - start
+    profiler.end_step(1, results)
+    (trace,) = tmp_path.rglob("*.xplane.pb")
+    shown = sum(each for _, each in profiling.slowest_operations(trace))
+    assert shown > seconds / 4
 
 
 @pytest.mark.parametrize("text", ["5", "0:3", "4:3", "a:b", "1:2:3", "-1:2"])

@@ -15,6 +15,10 @@ SHOWN = 10
 # Events of the runtime, which wait for the operations or wrap them.
 _RUNTIME = re.compile(r"^(\$|end: |Thread|Thunk|Pjit|Slinky|.*::)")
 
+# Threads that execute operations on a CPU: that of the client, and the pool to which a
+# program with operations that do not wait for each other passes them.
+_CPU_THREADS = re.compile("XLAPjRtCpuClient|XLAEigen")
+
 
 def parse_steps(text: str) -> range:
     """The steps of a text such as 10:15, from 1, the last included; none for an empty
@@ -71,7 +75,7 @@ def slowest_operations(file: Path) -> list[tuple[str, float]]:
         for line in plane.lines:
             if line.name != ("XLA Ops" if on_device else line.name):
                 continue
-            if not on_device and "XLAPjRtCpuClient" not in line.name:
+            if not on_device and not _CPU_THREADS.search(line.name):
                 continue
             for event in line.events:
                 if not _RUNTIME.match(event.name):
