@@ -81,17 +81,16 @@ def leaf_name(path: Sequence[Any]) -> str:
     return ""
 
 
-def _impossible_mesh(axes: dict[str, int | None], size: int, devices: int) -> str:
-    """The message for axes whose product is not the number of devices."""
-    got = ", ".join(f"{axis}={n}" for axis, n in axes.items() if n not in (None, 1))
-    message = (
-        f"impossible mesh: expected axes whose product is the number of devices, "
-        f"{devices}; got {got or 'no axes'} (product {size})"
-    )
-    if size > devices:
-        flag = f"--xla_force_host_platform_device_count={size}"
-        message += f"; to simulate {size} devices on a CPU set XLA_FLAGS={flag}"
-    return message
+class ImpossibleMeshError(ValueError):
+    """The product of the axes, `size`, is not the number of devices."""
+
+    def __init__(self, axes: dict[str, int | None], size: int, devices: int) -> None:
+        got = ", ".join(f"{axis}={n}" for axis, n in axes.items() if n not in (None, 1))
+        super().__init__(
+            f"impossible mesh: expected axes whose product is the number of devices, "
+            f"{devices}; got {got or 'no axes'} (product {size})"
+        )
+        self.size = size
 
 
 def _natural(text: str) -> tuple[tuple[int, str], ...]:
@@ -139,8 +138,8 @@ def mesh_shape(
 ) -> tuple[int, ...]:
     """The sizes of `AXES` over a number of devices.
 
-    data=None: as many as the other axes leave. Raises ValueError when the product of
-    the axes is not the number of devices.
+    data=None: as many as the other axes leave. Raises ImpossibleMeshError when the
+    product of the axes is not the number of devices.
     """
     others = {"slice": slice, "fsdp": fsdp, "tensor": tensor}
     others |= {"context": context, "expert": expert}
@@ -149,8 +148,21 @@ def mesh_shape(
     rest = math.prod(others.values())
     size = rest * (max(1, devices // rest) if data is None else data)
     if size != devices:
-        raise ValueError(_impossible_mesh({"data": data, **others}, size, devices))
+        raise ImpossibleMeshError({"data": data, **others}, size, devices)
     return slice, size // rest, fsdp, tensor, context, expert
+
+
+def _shape_of_devices(devices: int, sizes: dict[str, Any]) -> tuple[int, ...]:
+    """`mesh_shape`, whose error says how more devices can be simulated."""
+    try:
+        return mesh_shape(devices, **sizes)
+    except ImpossibleMeshError as error:
+        if error.size < devices:
+            raise
+        flag = f"--xla_force_host_platform_device_count={error.size}"
+        raise ValueError(
+            f"{error}; to simulate {error.size} devices on a CPU set XLA_FLAGS={flag}"
+        ) from None
 
 
 def make_mesh(*, devices: Sequence[Any] | None = None, **sizes: int | None) -> Mesh:
@@ -170,7 +182,7 @@ def make_mesh(*, devices: Sequence[Any] | None = None, **sizes: int | None) -> M
                 f"mesh axis slice: expected the number of TPU slices, {len(slices)}; "
                 f"got {asked}"
             )
-    shape = mesh_shape(len(devices), **sizes)  # pyright: ignore[reportArgumentType]
+    shape = _shape_of_devices(len(devices), sizes)
     if len(slices) == 1 and list(devices) == jax.devices():
         # `make_mesh` orders the devices by the machine's interconnect.
         return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -210,8 +222,16 @@ def parameter_axes(
     parameter on a pytree path; none where no mesh is set."""
     letters = dimensions(leaf_name(path))
     letters = letters if len(letters) <= len(shape) else ""
+    return dimension_axes(shape, letters, "parameter")
+
+
+def dimension_axes(
+    shape: tuple[int, ...], letters: str, role: str
+) -> list[tuple[str, ...]]:
+    """Of the mesh of `jax.set_mesh`, the axes that divide each dimension of an array;
+    none where no mesh is set. role: parameter or activation."""
     sizes = dict(jax.sharding.get_abstract_mesh().shape)
-    entries = _partition(shape, letters, "parameter", sizes)
+    entries = _partition(shape, letters, role, sizes)
     return [(e,) if isinstance(e, str) else tuple(e or ()) for e in entries]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,8 @@ def test_a_batch_or_a_mesh_that_does_not_divide_is_refused(capsys, monkeypatch) 
     for mesh in (["--mesh=fsdp:3"], ["--mesh", "fsdp:3"], ["-mesh=fsdp:3"]):
         line = refusal([*common, *mesh], capsys, monkeypatch)
         assert "impossible mesh: expected axes whose product" in line
+    line = refusal([*common, "--mesh=fsdp:16"], capsys, monkeypatch)
+    assert line.endswith("devices, 8; got fsdp=16 (product 16)")
     line = refusal([*common, "--mesh=fsdp:²"], capsys, monkeypatch)
     assert "--mesh: expected axis:size" in line
 
@@ -266,10 +269,13 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_plan(
 def test_a_step_that_does_not_compile_for_its_memory_does_not_fit(
     tiny: Any, tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    """libtpu refuses it; the other meshes are planned."""
+    """libtpu refuses it; the other meshes are planned, the table and the JSON file have
+    it, and the answer is kept."""
+    calls, file = [], tmp_path / "plans.json"
     message = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required"
 
     def refuse(*arguments: Any) -> None:
+        calls.append(arguments)
         raise jax.errors.JaxRuntimeError(message)
 
     monkeypatch.setattr(compilation, "_folder", lambda: tmp_path)
@@ -279,11 +285,18 @@ def test_a_step_that_does_not_compile_for_its_memory_does_not_fit(
     monkeypatch.setattr(
         compilation, "topology_mesh", lambda topology, sizes: axes.make_mesh(**sizes)
     )
-    common = ["plan", "--topology=v5e:2x4", "--batch_size=16"]
-    assert exit_status([*common, "--mesh=fsdp:8", "--mesh=data:8"], monkeypatch) == 1
-    printed = capsys.readouterr().out
-    assert f"does not fit: v5e:2x4, fsdp:8: {message}" in printed
-    assert f"does not fit: v5e:2x4, data:8: {message}" in printed
+    common = ["plan", "--topology=v5e:2x4", "--batch_size=16", f"--json_file={file}"]
+    for _ in range(2):
+        meshes = "--mesh=fsdp:8", "--mesh=data:8"
+        assert exit_status([*common, *meshes], monkeypatch) == 1
+        printed = capsys.readouterr().out
+        assert f"does not fit: v5e:2x4, fsdp:8: {message}" in printed
+        assert f"does not fit: v5e:2x4, data:8: {message}" in printed
+        assert re.search(r"^fsdp:8 +- +no ", printed, re.MULTILINE)
+        first, second = json.loads(file.read_text())
+        assert first["mesh"] == {"fsdp": 8} and second["mesh"] == {"data": 8}
+        assert first["message"] == message and not first["fits"]
+    assert len(calls) == 2
 
 
 def test_plans_are_printed_compared_and_written(

@@ -2,7 +2,8 @@
 
 libtpu compiles without a TPU; only the process of the verb `plan` loads it, one at a
 time, because two refuse each other. Compiling takes minutes, so what it found
-is kept in the cache folder, by the program and the versions of the compiler.
+is kept in the cache folder, by the program and the versions of the compiler; that it
+refused a program for its memory too.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Compilation(NamedTuple):
 
 
 class DoesNotFitError(Exception):
-    """The step needs more memory than a chip has."""
+    """The step needs more memory than a chip has, as the compiler's message says."""
 
 
 def is_possible() -> bool:
@@ -99,15 +100,11 @@ def compile_step(
             "time",
             flush=True,
         )
-        try:
-            compiled = _compile(lowered, mesh)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            message = str(error).partition("\n")[0]
-            raise DoesNotFitError(f"{topology}, {_form(mesh)}: {message}") from None
+        compiled = _compile_or_refuse(lowered, mesh)
         storage.commit(path, gzip.compress(json.dumps(compiled).encode()))
     kept = json.loads(gzip.decompress(path.read_bytes()))
+    if "refusal" in kept:
+        raise DoesNotFitError(kept["refusal"])
     costs = costs_.of_program(hlo.parse(kept["text"]))
     kernels = flops.matmul_flops(traced.jaxpr.jaxpr, kernels_alone=True)
     return Compilation(
@@ -115,6 +112,16 @@ def compile_step(
         kept["temporaries"],
         f"compiled by {versions} in {kept['seconds']:.0f} s",
     )
+
+
+def _compile_or_refuse(lowered: Any, mesh: Mesh) -> dict[str, Any]:
+    """What is kept of a program, or of a refusal for its memory: its first line."""
+    try:
+        return _compile(lowered, mesh)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return {"refusal": str(error).partition("\n")[0]}
 
 
 def _compile(lowered: Any, mesh: Mesh) -> dict[str, Any]:

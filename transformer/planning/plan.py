@@ -75,10 +75,33 @@ class Plan(NamedTuple):
         return (self.checkpoint_bytes + 2 * self.batch_bytes) / self.topology.hosts
 
 
+class Refusal(NamedTuple):
+    """Instead of a plan: the compiler's message where the step needs more memory than a
+    chip has."""
+
+    topology: Topology
+    mesh: Mapping[str, int]
+    message: str
+
+    @property
+    def fits(self) -> bool:
+        return False
+
+
 def abstract_mesh(topology: Topology, sizes: Mapping[str, int]) -> AbstractMesh:
     """A mesh without devices. ValueError unless its axes fill the topology."""
     shape = axes.mesh_shape(topology.size, **{"slice": topology.slices, **sizes})
     return AbstractMesh(shape, axes.AXES, axis_types=(AxisType.Auto,) * len(axes.AXES))
+
+
+def refusal(topology: Topology, sizes: Mapping[str, int], message: str) -> Refusal:
+    """For a mesh of these sizes."""
+    shape = dict(abstract_mesh(topology, sizes).shape)
+    return Refusal(topology, _large_axes(shape), message)
+
+
+def _large_axes(shape: Mapping[str, int]) -> dict[str, int]:
+    return {axis: n for axis, n in shape.items() if n > 1}
 
 
 def abstract_batch(experiment: Experiment, mesh: Any) -> Any:
@@ -132,7 +155,7 @@ def make(
     rows = experiment.batch_size
     return Plan(
         topology,
-        {name: n for name, n in dict(mesh.shape).items() if n > 1},
+        _large_axes(dict(mesh.shape)),
         method,
         count,
         Memory(parameters, rest, temporaries),

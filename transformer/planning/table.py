@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from transformer.planning.chips import GIB
-from transformer.planning.plan import IDEAL_SHARE, Plan
+from transformer.planning.plan import IDEAL_SHARE, Plan, Refusal
 
 
 def lines(plan: Plan) -> str:
@@ -55,8 +55,13 @@ def lines(plan: Plan) -> str:
     return "\n".join(f"{name:22} {text}" for name, text in found)
 
 
-def verdict(plan: Plan) -> str:
+def verdict(plan: Plan | Refusal) -> str:
     """Whether the run fits, and what to change if it does not."""
+    if isinstance(plan, Refusal):
+        return (
+            f"does not fit: {plan.topology}, {_mesh(plan)}: {plan.message}; more "
+            "microbatches (--accumulate), a smaller --batch_size, or more chips"
+        )
     memory, there = plan.memory, plan.topology.chip.memory
     if plan.fits:
         spare = f"fits: {1 - memory.peak / there:.0%} of the memory is free"
@@ -69,10 +74,13 @@ def verdict(plan: Plan) -> str:
     return missing + "a smaller --batch_size or --sequence_length, for activations"
 
 
-def comparison(plans: Sequence[Plan]) -> str:
+def comparison(plans: Sequence[Plan | Refusal]) -> str:
     """One row a plan."""
     rows = [("mesh", "GiB a chip", "fits", "utilization", "tokens/s", "bound by")]
     for plan in plans:
+        if isinstance(plan, Refusal):
+            rows.append((_mesh(plan), "-", "no", "-", "-", "-"))
+            continue
         line = plan.roofline
         both = plan.utilization(line.best), plan.utilization(line.serial)
         rows.append(
@@ -92,12 +100,16 @@ def comparison(plans: Sequence[Plan]) -> str:
     )
 
 
-def to_json(plans: Sequence[Plan]) -> str:
-    """All numbers of the plans, in bytes, seconds and FLOPs."""
+def to_json(plans: Sequence[Plan | Refusal]) -> str:
+    """All numbers of the plans, in bytes, seconds and FLOPs; of a refusal the mesh and
+    the message, and that it does not fit."""
     return json.dumps([_as_dict(plan) for plan in plans], indent=2)
 
 
-def _as_dict(plan: Plan) -> dict[str, Any]:
+def _as_dict(plan: Plan | Refusal) -> dict[str, Any]:
+    if isinstance(plan, Refusal):
+        names = {"topology": str(plan.topology), "mesh": dict(plan.mesh)}
+        return {**names, "message": plan.message, "fits": plan.fits}
     line = plan.roofline
     return {
         **plan._asdict(),
@@ -143,7 +155,7 @@ def _ratio(plan: Plan) -> str:
     return f" ({plan.costs.flops / plan.model_flops:.2f} times)"
 
 
-def _mesh(plan: Plan) -> str:
+def _mesh(plan: Plan | Refusal) -> str:
     return ",".join(f"{axis}:{n}" for axis, n in plan.mesh.items()) or "one chip"
 
 

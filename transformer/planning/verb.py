@@ -69,10 +69,10 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
             how: Any = {"compile_it": compiles, "work": counted}
             try:
                 made.append(plans.make(divided, found, one, **how))
-            except compilation.DoesNotFitError as error:
-                print(f"does not fit: {error}; it is in no table", flush=True)
-            else:
                 print(table.lines(made[-1]), flush=True)
+            except compilation.DoesNotFitError as error:
+                made.append(plans.refusal(found, one, str(error)))
+                print(table.verdict(made[-1]), flush=True)
     if len(made) > 1:
         print(table.comparison(made))
     if file is not None:
