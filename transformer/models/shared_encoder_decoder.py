@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.axes import constrain, replicate
+from transformer.axes import constrain
 from transformer.models.decoder import Readout, tied_unembedding, with_bias
 from transformer.network import biases, norms, positions, precision
 from transformer.network.block import Conditioning, Make
@@ -87,7 +87,7 @@ class SharedEncoderDecoder(nn.Module):
         return with_bias(x_BLD, table, bias_BLV[0, 0])
 
     def _embedding(self, ids_BL: jax.Array, tokens: TokenPositions) -> jax.Array:
-        x_BLD = constrain(replicate(self.embedding_VD)[ids_BL], "BLD")
+        x_BLD = constrain(precision.embed(self.embedding_VD, ids_BL), "BLD")
         if self.embedding_scale != 1.0:
             x_BLD = x_BLD * jnp.asarray(self.embedding_scale, x_BLD.dtype)
         return constrain(self.position(x_BLD, tokens.position_BL), "BLD")

@@ -21,7 +21,7 @@ from transformer.axes import constrain, replicate
 from transformer.network import biases, norms, positions
 from transformer.network.block import Make
 from transformer.network.masks import TokenPositions
-from transformer.network.precision import linear
+from transformer.network.precision import embed, linear
 
 SMALL = nn.initializers.normal(0.02)
 # Of a convolution's kernel.
@@ -41,7 +41,7 @@ class TokenEmbedding(nn.Module):
     def __call__(self, ids_BL: jax.Array, tokens: TokenPositions) -> jax.Array:
         shape = self.vocab_size, self.width
         embedding_VD = self.param("embedding_VD", self.weight_init, shape)
-        x_BLD = constrain(replicate(embedding_VD)[ids_BL], "BLD")
+        x_BLD = constrain(embed(embedding_VD, ids_BL), "BLD")
         x_BLD = self.make_position()(x_BLD, tokens.position_BL)
         return constrain(self.make_norm()(x_BLD), "BLD")
 
@@ -154,7 +154,7 @@ class AdditiveEmbedding(nn.Module):
     ) -> jax.Array:
         if not isinstance(inputs, TypedTokens):
             inputs = TypedTokens(inputs, jnp.zeros_like(inputs))
-        x_BLD = replicate(self.embedding_VD)[inputs.ids_BL]
+        x_BLD = embed(self.embedding_VD, inputs.ids_BL)
         if self.kinds:
             x_BLD = x_BLD + replicate(self.kind_AD)[inputs.kind_BL]
         return constrain(x_BLD, "BLD")

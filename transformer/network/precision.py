@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from transformer.axes import leaf_name, replicate
+from transformer.axes import is_one_device, leaf_name
 
 # (subscripts, a, b, dtype=float32): `einsum_f32`, or another library's.
 Einsum = Callable[..., jax.Array]
@@ -233,4 +233,8 @@ def embed(table_VD: jax.Array | Weight, ids: jax.Array) -> jax.Array:
     """Rows of a table of embeddings, for ids of any shape."""
     if isinstance(table_VD, Weight):
         return table_VD.rows(ids)
-    return replicate(table_VD)[ids]
+    if is_one_device():
+        return table_VD[ids]
+    from transformer.network import lookup
+
+    return lookup.rows(table_VD, ids)
