@@ -22,7 +22,7 @@ from transformer.training import metrics
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 # Each has require(), which refuses where its packages are missing, write(folder,
-# program), and LEFT_OUT, the programs that it cannot write, with the reason.
+# program), and left_out(program), why it cannot write one.
 FORMATS = {"stablehlo": stablehlo, "onnx": onnx, "savedmodel": savedmodel}
 
 
@@ -104,7 +104,7 @@ def write_programs(
     the net. prompt, new: tokens of generation, at most."""
     module = FORMATS[format]
     for program in model_programs.programs(opened, prompt=prompt, new=new):
-        reason = module.LEFT_OUT.get(program.name)
+        reason = module.left_out(program)
         if reason is not None:
             print(f"{program.name}: left out, for {reason}")
             continue

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from transformer.generation import beam_search, decoding, logit_filters
 from transformer.interchange import text_to_text, tokenizer
 from transformer.interchange.folder import PretrainedFolder
-from transformer.interchange.programs import Input, Program
+from transformer.interchange.programs import GreedyLoop, Input, Program
 from transformer.models import decoder
-from transformer.network import masks
+from transformer.network import masks, stack
 from transformer.network.kv_cache import KVCache
 from transformer.network.masks import TokenPositions
 
@@ -24,34 +24,22 @@ KINDS = "key", "value"
 GENERATED = "sequences", "new_lengths"
 
 
-def decoder_generation(opened: PretrainedFolder, prompt: int, new: int) -> Program:
-    """input_ids: prompts, padded on the right to `prompt` tokens; lengths: how many of
-    them are there. sequences: with the new tokens, 0 beyond; new_lengths: of those."""
-    _check_length(prompt, new, opened.sizes.length)
-    fns = decoding.decode_fns(opened.net, "float32")
-    stop = tokenizer.configured_ends(opened.folder)
-
-    def apply(
-        params: Any, ids_BL: jax.Array, length_B: jax.Array
-    ) -> tuple[jax.Array, ...]:
-        return _greedy(fns, params, ids_BL, length_B, new=new, stop=stop)
-
-    inputs = _prompt("input_ids", prompt, opened.sizes.vocab_size)
-    return Program("generate", apply, inputs, GENERATED)
-
-
-def decoder_steps(opened: PretrainedFolder, prompt: int, new: int) -> list[Program]:
+def decoder_step(opened: PretrainedFolder, prompt: int, new: int) -> Program:
     """The logits after one more token of rows that have `past_length` each. The cache
     goes in and comes out, as in `decoder_with_past` of other exporters, with room for
-    `prompt` + `new` tokens. None of scanned layers, whose cache is one array."""
-    net, room = opened.net, prompt + new
+    `prompt` + `new` tokens."""
+    _check_length(prompt, new, opened.sizes.length)
+    # The cache of scanned layers is one array.
+    unrolled, room = opened.net.unroll(), prompt + new
+    net = opened.net if unrolled is None else unrolled
     shapes = jax.eval_shape(lambda: net.empty_cache(1, room, 1, jnp.float32))
-    if not isinstance(shapes, list):
-        return []
 
     def apply(
         params: Any, ids_BL: jax.Array, past: jax.Array, *arrays: jax.Array
     ) -> tuple[jax.Array, ...]:
+        if unrolled is not None:
+            layers = stack.unstack_layer_params(params["stack"])
+            params = {**params, "stack": layers}
         pairs = zip(arrays[::2], arrays[1::2], strict=True)
         caches = [_cache(k_BGMK, v_BGMK, past) for k_BGMK, v_BGMK in pairs]
         index_BL = past[None, None]
@@ -72,7 +60,25 @@ def decoder_steps(opened: PretrainedFolder, prompt: int, new: int) -> list[Progr
         ),
     )
     outputs = "logits", *(f"present.{name}" for name in names)
-    return [Program("step", apply, inputs, outputs)]
+    return Program("step", apply, inputs, outputs)
+
+
+def decoder_generation(opened: PretrainedFolder, step: Program, new: int) -> Program:
+    """input_ids: prompts, padded on the right to what the cache of `step` holds beside
+    `new` tokens; lengths: how many of them are there. sequences: with the new tokens, 0
+    beyond; new_lengths: of those."""
+    prompt = step.inputs[1].below - new
+    fns = decoding.decode_fns(opened.net, "float32")
+    stop = tokenizer.configured_ends(opened.folder)
+
+    def apply(
+        params: Any, ids_BL: jax.Array, length_B: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        return _greedy(fns, params, ids_BL, length_B, new=new, stop=stop)
+
+    inputs = _prompt("input_ids", prompt, opened.sizes.vocab_size)
+    loop = GreedyLoop(step, new, tuple(stop))
+    return Program("generate", apply, inputs, GENERATED, loop=loop)
 
 
 def _cache(k_BGMK: jax.Array, v_BGMK: jax.Array, past: jax.Array) -> KVCache:

@@ -39,9 +39,9 @@ def programs(opened: PretrainedFolder, *, prompt: int, new: int) -> list[Program
     ValueError for another net."""
     net, sizes = opened.net, opened.sizes
     if isinstance(net, decoder.Decoder):
-        generation = generation_programs.decoder_generation(opened, prompt, new)
-        steps = generation_programs.decoder_steps(opened, prompt, new)
-        return [_logits(opened), generation, *steps]
+        step = generation_programs.decoder_step(opened, prompt, new)
+        generation = generation_programs.decoder_generation(opened, step, new)
+        return [_logits(opened), generation, step]
     if isinstance(net, SharedEncoderDecoder):
         return [_text_logits(opened), generation_programs.text_generation(opened, new)]
     if isinstance(net, EncoderDecoder):

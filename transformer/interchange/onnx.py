@@ -1,6 +1,7 @@
 """Programs as ONNX, by jax2onnx, for ONNX Runtime: the parameters are in the file, and
-rows and tokens are open as in StableHLO. Greedy generation is one step: jax2onnx 0.17
-converts no loop that reads a cache; mixtures of experts are refused.
+rows and tokens are open as in StableHLO. jax2onnx 0.17 converts no loop that reads a
+cache, so greedy generation is a loop around the step that it converts
+(`onnx_loop.py`). Mixtures of experts are refused.
 
 jax2onnx 0.17 pins orbax-checkpoint below 0.11.37, so an environment that trains takes
 it without its dependencies, or another one converts a folder that is exported already.
@@ -10,28 +11,40 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.export
 
-from transformer.interchange import programs
+from transformer.interchange import onnx_loop, programs
 from transformer.interchange.folder import PretrainedFolder
 from transformer.interchange.programs import Program, WrittenProgram
 
 SUFFIX = ".onnx"
-LEFT_OUT = {"generate": "jax2onnx converts no loop that reads a cache"}
 PACKAGES = ("jax2onnx", "onnxruntime")
 INSTALL = (
     "pip install onnxruntime onnx onnx-ir; pip install --no-deps jax2onnx; or both in "
     "an environment of their own"
 )
+# They warn of each size that is not known, and, with a traceback, of each library that
+# is not there.
+LOGGERS = "onnx_ir", "jax2onnx.plugins.plugin_system"
+
+
+def left_out(program: Program) -> str | None:
+    """Why this program is not written; None where it is."""
+    is_loop = program.name == "generate" and program.loop is None
+    return "jax2onnx converts no loop that reads a cache" if is_loop else None
 
 
 def require() -> tuple[Any, Any]:
     """jax2onnx and onnxruntime. ValueError where one is missing."""
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         jax2onnx, runtime = map(importlib.import_module, PACKAGES)
     except ImportError as error:
@@ -39,8 +52,6 @@ def require() -> tuple[Any, Any]:
             f"--format=onnx: expected the packages {' and '.join(PACKAGES)}, got "
             f"none ({error}); {INSTALL}"
         ) from None
-    # It warns of each size that it does not know.
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     return jax2onnx, runtime
 
 
@@ -48,30 +59,15 @@ def write(opened: PretrainedFolder, program: Program) -> WrittenProgram:
     """Write the program with its parameters, and call it in ONNX Runtime. RuntimeError
     where it differs from the net by more than rounding."""
     jax2onnx, runtime = require()
-    letters = programs.open_letters(program)
-    symbols = jax.export.symbolic_shape(", ".join(letters), constraints=program.limits)
-    sizes = dict(zip(letters, symbols, strict=True))
     names = [one.name for one in program.inputs]
     params = opened.read_params()
     file = opened.folder / f"{program.name}{SUFFIX}"
-    shapes = [
-        jax.ShapeDtypeStruct(one.sizes(**sizes), one.dtype) for one in program.inputs
-    ]
-    try:
-        jax2onnx.to_onnx(
-            partial(program.apply, params),
-            shapes,
-            input_names=names,
-            output_names=list(program.outputs),
-            return_mode="file",
-            output_path=str(file),
-        )
-    except Exception as error:  # Of any kind, where a converter meets what it lacks.
-        cause = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"{file}: expected a program that jax2onnx {version('jax2onnx')} "
-            f"converts, got {type(error).__name__}: {cause}"
-        ) from None
+    if program.loop is None:
+        _convert(jax2onnx, program, params, file, names, program.outputs)
+    else:
+        step = program.loop.step
+        _convert(jax2onnx, step, params, file, *onnx_loop.step_names(step))
+        onnx_loop.wrap(file, program, program.loop)
     session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
     def call(*inputs: Any) -> list[Any]:
@@ -84,3 +80,36 @@ def write(opened: PretrainedFolder, program: Program) -> WrittenProgram:
             part.unlink()
         raise
     return WrittenProgram(file, difference, "any " + program.open_sizes())
+
+
+def _convert(
+    jax2onnx: Any,
+    program: Program,
+    params: Any,
+    file: Path,
+    names: Sequence[str],
+    outputs: Sequence[str],
+) -> None:
+    """Write the program, with these names of its inputs and outputs. ValueError where
+    jax2onnx cannot."""
+    letters = programs.open_letters(program)
+    symbols = jax.export.symbolic_shape(", ".join(letters), constraints=program.limits)
+    sizes = dict(zip(letters, symbols, strict=True))
+    shapes = [
+        jax.ShapeDtypeStruct(one.sizes(**sizes), one.dtype) for one in program.inputs
+    ]
+    try:
+        jax2onnx.to_onnx(
+            partial(program.apply, params),
+            shapes,
+            input_names=list(names),
+            output_names=list(outputs),
+            return_mode="file",
+            output_path=str(file),
+        )
+    except Exception as error:  # Of any kind, where a converter meets what it lacks.
+        cause = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{file}: expected a program that jax2onnx {version('jax2onnx')} "
+            f"converts, got {type(error).__name__}: {cause}"
+        ) from None

@@ -44,13 +44,14 @@ class Input(NamedTuple):
 
 class Program(NamedTuple):
     """apply(params, *inputs) -> a tuple of `outputs`. limits: of open sizes, such as
-    "L <= 64"."""
+    "L <= 64". loop: the same program for formats that convert no loop."""
 
     name: str
     apply: Callable[..., tuple[jax.Array, ...]]
     inputs: tuple[Input, ...]
     outputs: tuple[str, ...]
     limits: tuple[str, ...] = ()
+    loop: GreedyLoop | None = None
 
     def open_sizes(self) -> str:
         """The open sizes in words."""
@@ -79,6 +80,16 @@ class Program(NamedTuple):
                 array = rng.standard_normal(shape)
             arrays.append(array.astype(one.dtype))
         return arrays
+
+
+class GreedyLoop(NamedTuple):
+    """Greedy generation by a step: ids (B, 1), the number of tokens before and a cache,
+    which is zeros at first, to logits and the new cache. new: tokens of a row, at most;
+    stop: ids that end it."""
+
+    step: Program
+    new: int
+    stop: tuple[int, ...]
 
 
 class WrittenProgram(NamedTuple):
