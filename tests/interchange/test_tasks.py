@@ -218,6 +218,46 @@ def test_an_image_file_is_classified(tmp_path: Path) -> None:
         model.classify([tmp_path / "a.png", tmp_path / "b.png"])
 
 
+def test_conversions_of_images_are_counted_in_one_line(
+    tmp_path: Path, capsys: Any
+) -> None:
+    """Transparency becomes white, not what lies under it."""
+    from PIL import Image
+
+    path, rng = tmp_path / "model", np.random.default_rng(0)
+    shutil.copytree(FIXTURES / "vit_classifier", path)
+    says = json.loads((FIXTURES / "preprocessing.json").read_text())["vit"]
+    (path / image_rows.FILE).write_text(json.dumps(says))
+    color = Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8))
+    clear, white = color.copy(), color.copy()
+    opaque = np.repeat(np.array([[0, 255]], np.uint8), 12, 0).repeat(6, 1)
+    clear.putalpha(Image.fromarray(opaque))
+    white.paste("white", (0, 0, 6, 12))
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    deep = Image.fromarray(rng.integers(0, 65536, (12, 12), np.uint16))
+    made = {"white.png": white, "clear.png": clear, "gray.png": color.convert("L")}
+    made |= {"palette.png": color.quantize(8), "deep.png": deep}
+    for name, image in made.items():
+        image.save(tmp_path / name)
+    color.save(tmp_path / "turned.png", exif=turned)
+    model = transformer.load(path)
+    capsys.readouterr()
+    files = [tmp_path / name for name in (*made, "turned.png")]
+    found = model.classify(files)
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1 and printed.startswith("images: 5 of 6 images: ")
+    for words in (
+        *("1 alpha composited on white", "2 gray to RGB", "1 palette to RGB"),
+        *("1 16 bits rounded to 8", "1 rotated by EXIF"),
+    ):
+        assert words in printed
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
+    assert found[0] != pytest.approx(found[5], abs=1e-6)
+    model.classify(files[:1])
+    assert not capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_labels_of_images_have_the_scores_of_transformers(name: str) -> None:
     """From its pixels and ids: a softmax over labels (CLIP), a sigmoid of each."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from transformer.data.images import patches
-from transformer.data.readers import image_files
+from transformer.data.readers import image_arrays, image_files
 from transformer.interchange import tensor_files
 from transformer.interchange.architectures.encoders import ImageSizes
 from transformer.interchange.config import Reader
@@ -152,16 +152,20 @@ def _center(pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
 def read_patches(
     paths: Sequence[Path], image: ImageSizes, how: Preprocessing
 ) -> np.ndarray:
-    """Raw patches [N, L, P] of image files. ValueError, naming the file, for what is no
-    image, and where it is not of the model's size when it is prepared."""
-    rows = []
+    """Raw patches [N, L, P] of image files; prints in one line what was converted on
+    the way to 8-bit RGB, or gray. ValueError, naming the file, for what is no image,
+    and where it is not of the model's size when it is prepared."""
+    gray, rows, headers = image.channels == 1, [], []
     for path in paths:
         file = image_files.ImageFile(path, path.name)
-        gray = image.channels == 1
+        headers.append(image_files.read_header(file))
         pixels = image_files.pixels(file, gray=gray, image_size=None)
         rows.append(to_patches(pixels, image, how, str(path)))
     if not rows:
         raise ValueError("expected images, got none")
+    line = image_arrays.describe("images", headers, gray=gray, image_size=None)
+    if line:
+        print(line, flush=True)
     return np.stack(rows)
 
 

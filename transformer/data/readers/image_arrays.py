@@ -110,7 +110,7 @@ def _check_sizes(files: Sequence[ImageFile], headers: Sequence[ImageHeader]) -> 
         )
 
 
-def _describe(
+def describe(
     source: str, headers: Sequence[ImageHeader], *, gray: bool, image_size: int | None
 ) -> str:
     """What was converted, counted, in one line; empty where that is nothing."""
@@ -120,6 +120,8 @@ def _describe(
         words = [*found.conversions]
         if found.gray and not gray:
             words.append("gray to RGB")
+        if gray and not found.gray:
+            words.append("RGB to gray")
         if image_size and (found.rows, found.columns) != (image_size, image_size):
             words.append(f"resized and cropped to {image_size} x {image_size}")
         counts.update(words)
@@ -136,7 +138,7 @@ def _read(
     image_size: int | None,
     allocate: Callable[[tuple[int, ...]], np.ndarray | Path],
 ) -> tuple[np.ndarray | Path, str]:
-    """All images into what `allocate` makes for their shape, and `_describe`."""
+    """All images into what `allocate` makes for their shape, and `describe`."""
     headers = [
         found
         for batch in _over_batches(_headers, files, what="image headers")
@@ -150,7 +152,7 @@ def _read(
     decode = partial(_decode, target, gray, image_size)
     for _ in _over_batches(decode, files, what="images"):
         pass
-    return target, _describe(source, headers, gray=gray, image_size=image_size)
+    return target, describe(source, headers, gray=gray, image_size=image_size)
 
 
 def _reserve(path: Path) -> None:
