@@ -81,6 +81,11 @@ def test_a_text_follows_from_a_prompt(tmp_path: Path, capsys: Any) -> None:
     assert "num_beams = 4: not followed" in beams and printed == text
     with pytest.raises(ValueError, match="--chat: expected a decoder, got MarianMTMod"):
         generate(None, tmp_path, chat=True, **flags)
+    narrow: Any = {"decode_dtype": "int8"}
+    with pytest.raises(ValueError, match="--decode_dtype: expected a decoder, got Mar"):
+        generate(None, tmp_path, chat=False, **flags, **narrow)
+    with pytest.raises(ValueError, match="decode_dtype: expected a decoder, got Mar"):
+        transformer.load(path).generate("The capital", **narrow)
 
 
 def test_a_command_and_a_notebook_generate_the_same(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from experiments import pretrained
 from transformer import main
 from transformer.interchange import folder, tokenizer
 from transformer.models import decoder
-from transformer.network import masks
+from transformer.network import masks, narrow_weights
 from transformer.training import loop
 from transformer.training.checksum import leaf_paths
 
@@ -87,6 +88,29 @@ def test_a_folder_is_loaded_in_a_notebook(source: Path) -> None:
 def louder(model: Any) -> Any:
     """With larger weights, so that each token matters."""
     return model._replace(params=jax.tree.map(lambda a: 5 * a, model.params))
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("numba") is None, reason="numba is not installed"
+)
+def test_a_notebook_decodes_with_narrow_weights(tmp_path: Path, capsys: Any) -> None:
+    """As with the rounded weights; values and errors are those of the flag."""
+    source = pretrained_folder.write(tmp_path / "llama")
+    model = louder(transformer.load(source))
+    rounded = narrow_weights.dequantize(narrow_weights.narrow(model.params, "int8"))
+    say = {"role": "user", "content": "the hen"}
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    (source / "chat_template.jinja").write_text(template)
+    for call in (
+        lambda m, **k: m.generate("the hen", **k),
+        lambda m, **k: m.chat([say], **k),
+    ):
+        expected = call(model._replace(params=rounded), new_tokens=12)
+        capsys.readouterr()
+        assert call(model, new_tokens=12, decode_dtype="int8") == expected
+        assert "decoding with int8 weights" in capsys.readouterr().out
+        with pytest.raises(ValueError, match="decode_dtype: expected one of float32, "):
+            call(model, decode_dtype="int4")
 
 
 def test_a_prompt_begins_with_the_tokens_of_the_template(tmp_path: Path) -> None:

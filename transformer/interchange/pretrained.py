@@ -26,6 +26,7 @@ from transformer.interchange.architecture import Architecture
 from transformer.interchange.folder import open_folder, read_config
 from transformer.models import decoder
 from transformer.models.shared_encoder_decoder import SharedEncoderDecoder
+from transformer.network.precision import DecodeDtype
 
 
 class PretrainedModel(NamedTuple):
@@ -43,12 +44,21 @@ class PretrainedModel(NamedTuple):
     tokenizer: Any
 
     def generate(
-        self, prompt: str, *, new_tokens: int = 100, seed: int = 0, **sampling: Any
+        self,
+        prompt: str,
+        *,
+        new_tokens: int = 100,
+        seed: int = 0,
+        decode_dtype: DecodeDtype | None = None,
+        **sampling: Any,
     ) -> str:
         """The prompt and its continuation; by an encoder-decoder, the text that follows
-        from it. sampling: as the flags of the verb `generate`; by default greedy.
-        ValueError for a folder without tokenizer."""
+        from it. decode_dtype and sampling: as the flags of the verb `generate`; by
+        default greedy. ValueError for a folder without tokenizer."""
         if isinstance(self.net, SharedEncoderDecoder):
+            if decode_dtype is not None:
+                name = self.architecture.name(self.sizes)
+                raise ValueError(f"decode_dtype: expected a decoder, got {name}")
             made = text_to_text.read(gguf_folder.resolve(self.folder), self.sizes)
             options = _sampling(new_tokens, seed, sampling)
             texts = [prompt]
@@ -56,7 +66,7 @@ class PretrainedModel(NamedTuple):
                 self.net, self.params, made, texts, **options
             )[0]
         model = self._text_model(prompt, new_tokens)
-        return self._complete(model, prompt, new_tokens, seed, sampling)
+        return self._complete(model, prompt, new_tokens, seed, decode_dtype, sampling)
 
     def chat(
         self,
@@ -64,15 +74,17 @@ class PretrainedModel(NamedTuple):
         *,
         new_tokens: int = 100,
         seed: int = 0,
+        decode_dtype: DecodeDtype | None = None,
         **sampling: Any,
     ) -> str:
         """The reply to messages, each with a `role` (system, user, assistant) and a
-        `content`, by the chat template of the folder. sampling: as of `generate`.
-        ValueError as `chat_template.render_chat`."""
+        `content`, by the chat template of the folder. decode_dtype, sampling: as of
+        `generate`. ValueError as `chat_template.render_chat`."""
         self._text_model("", new_tokens)
         prompt = chat_template.render_chat(self.folder, messages)
         model = self._text_model(prompt, new_tokens)._replace(refused=(), starts=())
-        return self._complete(model, prompt, new_tokens, seed, sampling)[len(prompt) :]
+        options = new_tokens, seed, decode_dtype, sampling
+        return self._complete(model, prompt, *options)[len(prompt) :]
 
     def _text_model(self, prompt: str, new_tokens: int) -> text_model.TextModel:
         if not isinstance(self.net, decoder.Decoder):
@@ -92,8 +104,11 @@ class PretrainedModel(NamedTuple):
         prompt: str,
         new_tokens: int,
         seed: int,
+        decode_dtype: DecodeDtype | None,
         sampling: Mapping[str, Any],
     ) -> str:
+        if decode_dtype is not None:
+            model = text_model.narrow(model, self.params, decode_dtype)
         # Says what is not followed.
         generation_settings.read(gguf_folder.resolve(self.folder))
         options = _sampling(new_tokens, seed, sampling)

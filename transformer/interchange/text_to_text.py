@@ -21,6 +21,7 @@ from transformer.interchange import (
 )
 from transformer.interchange.text_rows import TextRows
 from transformer.network import masks
+from transformer.network.precision import DecodeDtype
 
 # Tokens of a source and of a target, where no file says how many there may be.
 LENGTH = 4096
@@ -166,15 +167,18 @@ def generate(
     new_tokens: int,
     temperature: float | None,
     sample_seed: int,
+    decode_dtype: DecodeDtype | None = None,
     **filters: Any,
 ) -> str:
     """Print the text that follows from a text, and return it. The flags are those of
     `chat.generate`; by default the most likely token is chosen each time.
 
-    ValueError for a chat, which an encoder-decoder has not.
+    ValueError for a chat and for weights of another dtype, which an encoder-decoder has
+    not.
     """
-    if chat:
-        raise ValueError(f"--chat: expected a decoder, got {model.name}")
+    for flag, value in (("chat", chat), ("decode_dtype", decode_dtype)):
+        if value:
+            raise ValueError(f"--{flag}: expected a decoder, got {model.name}")
     temperature = 0.0 if temperature is None else temperature
     (text,) = generate_texts(
         model.net,

@@ -185,9 +185,12 @@ def describe(weights: Any, dtype: DecodeDtype) -> str:
 
 
 def require(dtype: DecodeDtype) -> None:
-    """ValueError where this machine cannot decode in that dtype by choice: it needs a
-    CPU, one device, and for narrow weights numba."""
+    """ValueError for another dtype, and where this machine cannot decode in that one by
+    choice: it needs a CPU, one device, and for narrow weights numba."""
     asked = f"--decode_dtype={dtype}"
+    if dtype not in get_args(DecodeDtype):
+        known = ", ".join(get_args(DecodeDtype))
+        raise ValueError(f"--decode_dtype: expected one of {known}, got {dtype!r}")
     if not cpu_tuning.on_cpu():
         raise ValueError(
             f"{asked}: expected a CPU, got {jax.default_backend()}, which decodes in "
