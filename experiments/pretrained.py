@@ -72,7 +72,9 @@ def experiment(
         init = partial(made.init, net)
         return Experiment.without_training(run, init=init, net=net, **fields)
     text_tokenizer = tokenizer.read_tokenizer(place)
-    settings: Any = run._asdict() | {"freeze": "", "ema_decay": 0.0, "init_from": None}
+    # What `declare` adds to every experiment is added to this one.
+    own = ("freeze", "ema_decay", "state_dtype", "gradient_dtype", "init_from")
+    settings: Any = {n: v for n, v in run._asdict().items() if n not in own}
     trained = language_model.experiment(
         lambda **sizes: net,
         optimizer,

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import jax
@@ -64,6 +66,9 @@ ALPHABET = {
 # Modules of a scanned stack (`network/stack.py`).
 _SCAN = re.compile(r"layers|sections_\d+")
 _SUFFIX = re.compile(rf"(?:^|_)([{''.join(ALPHABET)}]+)$")
+
+
+_gradient_dtype = ContextVar("gradient_dtype", default="float32")
 
 
 def dimensions(name: str) -> str:
@@ -275,6 +280,23 @@ def batch_shardings(mesh: Mesh, batch: Any) -> Any:
 def batch_shards(mesh: Mesh) -> int:
     """The number of parts into which the mesh divides the rows of a batch."""
     return math.prod(mesh.shape[axis] for axis in ALPHABET["B"].activation)
+
+
+@contextmanager
+def add_gradients_in(dtype: str) -> Iterator[None]:
+    """Within it, what is traced adds the gradients of weights over devices in `dtype`,
+    where their products are of it (`gradient_dtype`)."""
+    token = _gradient_dtype.set(dtype)
+    try:
+        yield
+    finally:
+        _gradient_dtype.reset(token)
+
+
+def gradient_dtype() -> str:
+    """Of the trace in progress, as `add_gradients_in` says: the dtype of the product,
+    on one device, that is a part of a weight's gradient."""
+    return _gradient_dtype.get()
 
 
 def is_one_device() -> bool:

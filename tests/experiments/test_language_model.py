@@ -11,11 +11,12 @@ import commands
 import jax
 import numpy as np
 import pytest
+import short_training
 
 from experiments import language_model, moe
 from transformer import command, flags, main
 from transformer.generation import text_model
-from transformer.training import update
+from transformer.training import flops, optimizers, update
 
 RUN = SimpleNamespace(
     experiment=language_model.experiment, generate=text_model.generate
@@ -175,3 +176,57 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
 def test_a_net_without_accumulation_begins_with_one_microbatch() -> None:
     made = language_model.experiment(**TINY)
     assert made.accumulate == 1 and made.accumulate_to_fit
+
+
+def products(program: Any) -> list[Any]:
+    """Shape and dtype of the result of each product in a jaxpr."""
+    found = []
+    for equation in program.eqns:
+        if equation.primitive.name == "dot_general":
+            found.append(equation.outvars[0].aval)
+        for inner in flops.programs_in(equation.params):
+            found += products(inner)
+    return found
+
+
+def test_gradients_of_weights_are_products_of_the_stated_dtype() -> None:
+    """What devices add up, also of scanned layers that are computed again, and of the
+    unembedding; all else is as it was."""
+    how: Any = {**TINY, "dtype": "bfloat16", "layers": "scanned", "remat": "all"}
+
+    def dtypes(**more: Any) -> tuple[set[str], list[Any]]:
+        made = language_model.experiment(**how, **more)
+        params = jax.eval_shape(made.init, jax.random.key(0))
+        batch, key = made.batch(0, range(8)), jax.random.key(0)
+        program = jax.make_jaxpr(
+            lambda params: update.loss_and_grad(made, params, batch, key)[1]
+        )(params)
+        layer = params["stack"]["layers"]["block"]["mlp"]
+        shapes = {leaf.shape[1:] for leaf in jax.tree.leaves(layer) if leaf.ndim == 3}
+        shapes |= {params["unembedding_VD"].shape}
+        found = products(program.jaxpr)
+        weights = [a for a in found if {a.shape, a.shape[::-1]} & shapes]
+        assert len(weights) >= 3
+        rest = [str(a) for a in found if not any(a is w for w in weights)]
+        return {a.dtype.name for a in weights}, rest
+
+    wide, others = dtypes()
+    narrow, same = dtypes(gradient_dtype="bfloat16")
+    assert (wide, narrow) == ({"float32"}, {"bfloat16"})
+    assert len(others) == len(same)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_bfloat16_state_and_gradients_learn_as_float32_ones(optimizer: str) -> None:
+    slot = {"adamw": {"optimizer": optimizers.adamw}}.get(optimizer, {})
+    how: Any = {**TINY, **slot, "dtype": "bfloat16", "steps": 25, "accumulate": 2}
+    wide, narrow = (
+        short_training.train(language_model.experiment(**how, **more)).losses
+        for more in (
+            {},
+            {"state_dtype": "bfloat16", "gradient_dtype": "bfloat16"},
+        )
+    )
+    assert wide[0] == pytest.approx(narrow[0], rel=1e-3)
+    assert np.mean(wide[-5:]) < 0.9 * wide[0]
+    assert np.mean(narrow[-5:]) == pytest.approx(np.mean(wide[-5:]), rel=0.02)

@@ -56,7 +56,7 @@ def test_a_plan_counts_the_parameters_and_bytes_of_the_state(tiny: Any) -> None:
 
 def test_collectives_of_data_and_fully_sharded_parallelism(tiny: Any) -> None:
     """data: one all-reduce of all gradients; fsdp: what is divided is gathered twice
-    in bfloat16 and scattered once in float32."""
+    in bfloat16 and scattered once in float32, or as `--gradient_dtype` says."""
     params = jax.eval_shape(tiny.init, jax.random.key(0))
     numbers = sum(a.size for a in jax.tree.leaves(params))
     (one,) = counted(tiny, data=8).costs.collectives
@@ -66,6 +66,12 @@ def test_collectives_of_data_and_fully_sharded_parallelism(tiny: Any) -> None:
     assert gather.kind == "all-gather" and scatter.kind == "reduce-scatter"
     assert gather.bytes * 2 == scatter.bytes >= 4 * divided
     assert (gather.executions, scatter.executions) == (2, 1)
+    narrow = counted(tiny._replace(gradient_dtype="bfloat16"), fsdp=8)
+    same, half = narrow.costs.collectives
+    assert same == gather and half == scatter._replace(bytes=scatter.bytes / 2)
+    temporaries = counted(tiny, fsdp=8).memory.temporaries
+    gradients = narrow.memory.parameters / 2
+    assert temporaries - narrow.memory.temporaries == gradients
 
 
 def test_gradients_of_weights_that_fsdp_does_not_divide_are_reduced(tiny: Any) -> None:

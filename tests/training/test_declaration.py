@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import pydoc
 import re
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import tiny_experiment
 
-import experiments
-from transformer import command, flags
+from transformer import flags
 from transformer.training.declaration import declare, derive, fill
 from transformer.training.experiment import Experiment, Run
 
@@ -107,6 +104,10 @@ HELP = """\
       regular expression of the paths of parameters that are not trained.
   --ema_decay=float in [0, 1]  (default 0.0, fixed)
       per step, of a moving average of the parameters; 0 keeps none.
+  --state_dtype=float32|bfloat16  (default float32, fixed)
+      of the optimizer's moments; bfloat16 rounds them stochastically.
+  --gradient_dtype=float32|bfloat16  (default float32)
+      in which gradients are added over devices and microbatches.
   --learning_rate=float  (default 0.2)
       step size.
   --momentum=float  (default 0.9)
@@ -203,9 +204,9 @@ def test_derived_experiment_has_the_slots() -> None:
 
 
 KNOWN = (
-    "expected parameters among batch_size, depth, dtype, ema_decay, freeze, init_from, "
-    "init_partial, learning_rate, model, "
-    "momentum, optimizer, seed, steps, workdir; got dpeth"
+    "expected parameters among batch_size, depth, dtype, ema_decay, freeze, "
+    "gradient_dtype, init_from, init_partial, learning_rate, model, momentum, "
+    "optimizer, seed, state_dtype, steps, workdir; got dpeth"
 )
 UNKNOWN = {
     "flag": (lambda: base(dpeth=3), KNOWN),
@@ -276,31 +277,6 @@ def test_compute_dtype_resolves_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformer.cpu_tuning.compute_dtype", lambda: "bfloat16")
     assert base().data.compute_dtype == "bfloat16"
     assert base(dtype="float32").data.compute_dtype == "float32"
-
-
-FILES = sorted(Path(experiments.__path__[0]).glob("[a-z]*.py"))
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_flag_of_every_experiment_is_documented(file: Path) -> None:
-    """Of the experiment, and of the verbs `generate` and `export`, whose names are
-    others."""
-    module = importlib.import_module(f"experiments.{file.stem}")
-    functions = [module.experiment]
-    _, call = re.split(r"main\.main\(\s*experiment", file.read_text())
-    for verb in re.findall(r"(?:generate|export)=([\w.]+)", call):
-        functions.append(eval(verb, vars(module)))
-    for function in functions:
-        docs = flags.arg_docs(function)
-        missing = [n for n in flags.parameters(function) if not docs.get(n)]
-        assert not missing, (function.__name__, missing)
-    own, *verbs = (set(flags.parameters(function)) for function in functions)
-    assert not any(own & names for names in verbs), "a flag of both is ambiguous"
-
-
-def test_every_common_flag_is_documented() -> None:
-    docs = flags.arg_docs(command.common_flags)
-    assert all(docs.get(name) for name in flags.parameters(command.common_flags))
 
 
 class Sizes(NamedTuple):

@@ -21,6 +21,8 @@ def test_needs_are_the_bytes_of_state_and_gradient():
     rest = memory.state_bytes(state) - 4 * 4 * parameters
     assert rest == 4 * (2 + 1 + 2)
     memory.check(state)
+    narrow = memory.state_bytes(state, "bfloat16")
+    assert memory.state_bytes(state) - narrow == 2 * parameters
 
 
 def test_a_model_beyond_the_memory_is_refused_before_it_is_made(tmp_path):
@@ -63,12 +65,13 @@ def test_the_limit_counts_all_parameters_while_they_are_made(case, monkeypatch):
     params = jax.eval_shape(lambda: decoder.init_params(net, jax.random.key(0)))
     needs = 2 * sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(params))
 
-    def init(there: int) -> None:
+    def init(there: int, gradients: str = "float32") -> None:
         monkeypatch.setattr(memory, "device_bytes", lambda: there)
-        with memory.limit_init(devices=1):
+        with memory.limit_init(1, gradients):
             jax.eval_shape(lambda: decoder.init_params(net, jax.random.key(0)))
 
     init(needs)
+    init(3 * needs // 4, "bfloat16")
     with pytest.raises(ValueError, match="needs more than .* without activations"):
         init(needs - 1)
 

@@ -121,6 +121,24 @@ def test_accumulation_equals_the_full_batch(expected, microbatches):
     assert_close(train(experiment, single_device()), expected)
 
 
+def test_microbatches_are_added_in_the_stated_dtype(expected):
+    """In float32 unless it is said; parameters and metrics are float32 all the same."""
+    batch = EXPERIMENT.batch(0, range(8))
+    key, params = jax.random.key(0), first_state().params
+    narrow = EXPERIMENT._replace(accumulate=4, gradient_dtype="bfloat16")
+    for made, name in ((EXPERIMENT, "float32"), (narrow, "bfloat16")):
+        of = jax.eval_shape(lambda m=made: update.loss_and_grad(m, params, batch, key))
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(of[1])} == {name}
+        assert of[0].total.dtype == jnp.float32
+    state = train(narrow, single_device())
+    assert state.params["w_up_DF"].dtype == jnp.float32
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=0.02),
+        state.params,
+        expected.params,
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "microbatches"), [*((n, 1) for n in MESHES), ("all", 2)]
 )

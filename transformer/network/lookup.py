@@ -5,7 +5,7 @@ size. Here N devices with D / N features each are p groups, and a group gathers 
 features, a piece of the table. A device looks up the tokens of p devices, one of each
 group, in its piece; an all-to-all takes the features to the devices of their tokens.
 The gradient goes the same way back: all-to-all, sum over the tokens in float32,
-reduce-scatter in the group.
+reduce-scatter in the group, in float32 or `axes.gradient_dtype`.
 
 With T tokens a device and w bytes a number, a device sends V D (w + 4) bytes in the
 plain way and V D (w + 4) / p + 2 T D w + 4 T p here: less, where w is 2, up to about
@@ -109,6 +109,7 @@ def _rows_forward(division: _Division, table_VD: jax.Array, ids_BL: jax.Array) -
 def _rows_backward(division: _Division, residuals: Any, grad_BLD: jax.Array) -> Any:
     ids_BL, like = residuals
     others = tuple(axis for axis in division.token_axes if axis not in division.over)
+    added = like.dtype if like.dtype == axes.gradient_dtype() else jnp.float32
 
     def of_device(ids_BL: jax.Array, grad_BLD: jax.Array) -> jax.Array:
         grad_CBLD = _exchange(division, grad_BLD[None], 3, 0)
@@ -119,6 +120,7 @@ def _rows_backward(division: _Division, residuals: Any, grad_BLD: jax.Array) -> 
             count = jax.lax.axis_size(division.rows)
             first = jax.lax.axis_index(division.rows) * (len(sum_VD) // count)
             sum_VD = jax.lax.dynamic_slice_in_dim(sum_VD, first, len(sum_VD) // count)
+        sum_VD = sum_VD.astype(added)
         sum_VD = jax.lax.psum_scatter(
             sum_VD,
             division.over,

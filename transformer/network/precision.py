@@ -2,7 +2,9 @@
 
 | what | dtype |
 |---|---|
-| parameters, gradients, optimizer state | float32 |
+| parameters and their moving average | float32 |
+| moments of the optimizer | float32, or `--state_dtype` |
+| gradients, added over microbatches and devices | float32, or `--gradient_dtype` |
 | linear maps and the residual stream | the experiment's compute dtype |
 | norm statistics, gains and biases, attention scores and softmax | float32 |
 | final logits, loss | float32 |
@@ -29,6 +31,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from transformer import axes
 from transformer.axes import is_one_device, leaf_name
 
 # (subscripts, a, b, dtype=float32): `einsum_f32`, or another library's.
@@ -108,6 +111,22 @@ def einsum_f32(
     return wide.astype(dtype)
 
 
+def _narrow_einsum(
+    subscripts: str, *operands: jax.Array, dtype: Any = None
+) -> jax.Array:
+    """`jnp.einsum` in the dtype of the operands. A device rounds its part of the sum,
+    and the parts are added in that dtype."""
+    return jnp.einsum(subscripts, *operands, preferred_element_type=operands[0].dtype)
+
+
+def weight_gradient(einsum: Einsum, *dtypes: Any) -> Einsum:
+    """`einsum` for the product that is the gradient of a weight, from features and a
+    weight of these dtypes. `einsum_f32` adds what devices have of it in float32, and
+    rounds the sum; where `axes.gradient_dtype` is the dtype of both, in that."""
+    narrow = all(dtype == axes.gradient_dtype() != "float32" for dtype in dtypes)
+    return _narrow_einsum if narrow and einsum is einsum_f32 else einsum
+
+
 def linear(
     subscripts: str,
     x: jax.Array,
@@ -145,7 +164,8 @@ def _linear_backward(
     operands, result = subscripts.split("->")
     first, second = operands.split(",")
     x_grad = einsum(f"{result},{second}->{first}", grad, w, dtype=x.dtype)
-    w_grad = einsum(f"{first},{result}->{second}", x, grad, dtype=w.dtype)
+    of_weight = weight_gradient(einsum, x.dtype, w.dtype)
+    w_grad = of_weight(f"{first},{result}->{second}", x, grad, dtype=w.dtype)
     return x_grad, w_grad
 
 

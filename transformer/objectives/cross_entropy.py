@@ -196,8 +196,8 @@ def _fused_sums(einsum, transform, chunks, x_BLD, w_VD, targets_BL, weight_BL):
 
 
 def _fused_forward(einsum, transform, chunks, x_BLD, w_VD, targets_BL, weight_BL):
-    totals, corrects, nats, x_grads = [], [], [], []
-    w_grad_VD = jnp.zeros(w_VD.shape, jnp.float32)
+    totals, corrects, nats, x_grads, w_grads = [], [], [], [], []
+    of_weight = precision.weight_gradient(einsum, x_BLD.dtype, w_VD.dtype)
     for x_BCD, targets_BC, weight_BC in _slices(chunks, x_BLD, targets_BL, weight_BL):
         total, correct, nats_BC, grad_BCV = _chunk_sums(
             einsum, transform, x_BCD, w_VD, targets_BC, weight_BC
@@ -206,8 +206,9 @@ def _fused_forward(einsum, transform, chunks, x_BLD, w_VD, targets_BL, weight_BL
         corrects.append(correct)
         nats.append(nats_BC)
         x_grads.append(einsum("BCV,VD->BCD", grad_BCV, w_VD).astype(x_BLD.dtype))
-        w_grad_VD = w_grad_VD + einsum("BCV,BCD->VD", grad_BCV, x_BCD)
+        w_grads.append(of_weight("BCV,BCD->VD", grad_BCV, x_BCD))
     x_grad_BLD = jnp.concatenate(x_grads, axis=1)
+    w_grad_VD: Any = sum(w_grads)
     residuals = x_grad_BLD, w_grad_VD.astype(w_VD.dtype), jnp.concatenate(nats, axis=1)
     return (sum(totals), sum(corrects)), residuals
 

@@ -148,7 +148,7 @@ def make(
     else:
         costs = theory.costs(work, experiment, state, mesh)
         kept = theory.activation_share(work, mesh)
-        gradients = parameters * theory.GRADIENT_BYTES / 4
+        gradients = parameters * theory.gradient_bytes(experiment) / 4
         temporaries, method = kept + gradients, theory.method(mesh)
     whole = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(state))
     count = sum(math.prod(a.shape) for a in jax.tree.leaves(state.params))

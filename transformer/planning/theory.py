@@ -22,8 +22,8 @@ from transformer.training import flops
 from transformer.training.experiment import Experiment
 from transformer.training.update import State, init_state, update
 
-# Of weights and activations in collectives, and of gradients.
-COMPUTE_BYTES, GRADIENT_BYTES = 2, 4
+# Of weights and activations in collectives.
+COMPUTE_BYTES = 2
 
 
 class Work(NamedTuple):
@@ -102,6 +102,11 @@ def state_bytes(tree: Any) -> int:
     )
 
 
+def gradient_bytes(experiment: Experiment) -> int:
+    """Bytes of a number of a gradient, as it is added over devices."""
+    return np.dtype(experiment.gradient_dtype).itemsize
+
+
 def method(mesh: Mesh) -> str:
     """How this module finds the costs, and what it leaves out."""
     left_out = [axis for axis in ("context", "expert") if mesh.shape[axis] > 1]
@@ -127,7 +132,7 @@ def collectives(experiment: Experiment, state: State, mesh: Mesh) -> list[Collec
     )
     fsdp, passes = sizes["fsdp"], experiment.accumulate
     if fsdp > 1 and divided:
-        whole = COMPUTE_BYTES * divided, GRADIENT_BYTES * divided
+        whole = COMPUTE_BYTES * divided, gradient_bytes(experiment) * divided
         span = _span(sizes, {"fsdp"})
         found += [Collective("all-gather", whole[0], fsdp, 2 * passes, True, span)]
         found += [Collective("reduce-scatter", whole[1], fsdp, passes, True, span)]
@@ -135,7 +140,7 @@ def collectives(experiment: Experiment, state: State, mesh: Mesh) -> list[Collec
     for _, leaf, claimed in numbers:
         over = {*axes.ALPHABET["B"].activation, *axes.ALPHABET["L"].activation}
         shard = math.prod(leaf.sharding.shard_shape(leaf.shape))
-        reduced[frozenset(over - claimed)] += GRADIENT_BYTES * shard
+        reduced[frozenset(over - claimed)] += gradient_bytes(experiment) * shard
     for over, size in reduced.items():
         group = math.prod(sizes[axis] for axis in over)
         if group > 1:

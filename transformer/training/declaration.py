@@ -159,11 +159,17 @@ def _with_defaults(
 
 def _apply(run: Run, experiment: Experiment) -> Experiment:
     """`experiment` with the settings of `run` that are the same in every one."""
-    if run.freeze or run.ema_decay:
+    if run.freeze or run.ema_decay or run.state_dtype != "float32":
         wrapped = optimizers.wrap(
-            experiment.optimizer, freeze=run.freeze, ema_decay=run.ema_decay
+            experiment.optimizer,
+            freeze=run.freeze,
+            ema_decay=run.ema_decay,
+            state_dtype=run.state_dtype,
+            seed=run.seed,
         )
         experiment = experiment._replace(optimizer=wrapped)
+    if run.gradient_dtype != "float32":
+        experiment = experiment._replace(gradient_dtype=run.gradient_dtype)
     if run.init_from is not None and experiment.warm_start is None:
         from transformer.training import warm_start
 

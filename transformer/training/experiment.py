@@ -18,6 +18,7 @@ LossFn = Callable[[Params, Any, jax.Array], Any]
 BatchFn = Callable[[int, Sequence[int]], Batch]
 Metrics = Callable[[Any], dict[str, float]]
 Dtype = Literal["auto", "float32", "bfloat16"]
+StoredDtype = Literal["float32", "bfloat16"]
 
 
 class Run(NamedTuple):
@@ -35,6 +36,8 @@ class Run(NamedTuple):
         init_partial: accept parameters that are new, left over or of another shape.
         freeze: regular expression of the paths of parameters that are not trained.
         ema_decay: per step, of a moving average of the parameters; 0 keeps none.
+        state_dtype: of the optimizer's moments; bfloat16 rounds them stochastically.
+        gradient_dtype: in which gradients are added over devices and microbatches.
     """
 
     steps: checks.Count
@@ -46,6 +49,8 @@ class Run(NamedTuple):
     init_partial: bool = False
     freeze: str = ""
     ema_decay: Annotated[float, checks.Range(0, 1), checks.FIXED] = 0.0
+    state_dtype: Annotated[StoredDtype, checks.FIXED] = "float32"
+    gradient_dtype: StoredDtype = "float32"
 
     @property
     def compute_dtype(self) -> str:
@@ -96,6 +101,7 @@ class Experiment(NamedTuple):
     batch(step, rows) -> those rows of the step's global batch, 0 .. batch_size - 1.
     optimizer: an optax pair. steps: of training. accumulate: microbatches per step.
     accumulate_to_fit: more of them where a device cannot hold the step.
+    gradient_dtype: in which gradients are added over devices and microbatches.
     derived: sizes that the experiment chose, by name, printed at the start of a run and
     kept in its record.
     seed: of the parameters and the steps' keys. metrics(Loss) -> named numbers.
@@ -122,6 +128,7 @@ class Experiment(NamedTuple):
     name: str = ""
     accumulate: int = 1
     accumulate_to_fit: bool = False
+    gradient_dtype: str = "float32"
     derived: Mapping[str, Any] = {}
     seed: int = 0
     evaluations: Mapping[str, Evaluation] = {}

@@ -58,7 +58,7 @@ def matmul_flops(
         alone = kernels_alone and name != "pallas_call"
         inner = [
             matmul_flops(part, kernels_alone=alone, blocks=inherited)
-            for part in _programs(settings)
+            for part in programs_in(settings)
         ]
         own = 0.0 if kernels_alone else _product_flops(equation)
         inside = max(inner, default=0.0) if name == "cond" else sum(inner)
@@ -89,7 +89,8 @@ def _product_flops(equation: Any) -> float:
     return 0.0
 
 
-def _programs(settings: dict[str, Any]) -> Iterator[Any]:
+def programs_in(settings: dict[str, Any]) -> Iterator[Any]:
+    """The jaxprs among the parameters of an equation."""
     for value in settings.values():
         for one in value if isinstance(value, (tuple, list)) else (value,):
             # Its place among the public names differs between versions of JAX.

@@ -106,9 +106,9 @@ def check(
     batching.check(experiment.batch_size, experiment.accumulate, mesh)
     for held_out in experiment.evaluations.values():
         batching.check(held_out.batch_size, 1, mesh)
-    with memory.limit_init(mesh.size):
+    with memory.limit_init(mesh.size, experiment.gradient_dtype):
         abstract = abstract_state(experiment, mesh)
-    memory.check(abstract)
+    memory.check(abstract, experiment.gradient_dtype)
     if experiment.warm_start and not checkpoint.steps(folder / checkpoint.FOLDER):
         experiment.warm_start.check(abstract.params)
     if (folder / checkpoint.FOLDER).exists():

@@ -10,19 +10,21 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from transformer.training import faults
 
 
-def state_bytes(abstract_state: Any) -> int:
+def state_bytes(abstract_state: Any, gradient_dtype: str = "float32") -> int:
     """Bytes on the fullest device of a state and of one gradient, activations apart."""
     leaves = jax.tree.leaves(abstract_state)
-    gradients = jax.tree.leaves(abstract_state.params)
-    return sum(_shard_bytes(leaf) for leaf in [*leaves, *gradients])
+    gradient = sum(map(_shard_size, jax.tree.leaves(abstract_state.params)))
+    whole = sum(_shard_size(leaf) * leaf.dtype.itemsize for leaf in leaves)
+    return whole + gradient * np.dtype(gradient_dtype).itemsize
 
 
-def _shard_bytes(leaf: Any) -> int:
-    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+def _shard_size(leaf: Any) -> int:
+    return math.prod(leaf.sharding.shard_shape(leaf.shape))
 
 
 def device_bytes() -> int | None:
@@ -38,9 +40,9 @@ def device_bytes() -> int | None:
     return total // len(devices)
 
 
-def check(abstract_state: Any) -> None:
+def check(abstract_state: Any, gradient_dtype: str = "float32") -> None:
     """Raise ValueError where the state and a gradient cannot fit on a device."""
-    needs, there = state_bytes(abstract_state), device_bytes()
+    needs, there = state_bytes(abstract_state, gradient_dtype), device_bytes()
     if there is not None and needs > there:
         raise _too_large(_gib(needs), there)
 
@@ -54,7 +56,7 @@ def _too_large(needs: str, there: int) -> ValueError:
 
 
 @contextmanager
-def limit_init(devices: int) -> Iterator[None]:
+def limit_init(devices: int, gradient_dtype: str = "float32") -> Iterator[None]:
     """Within it, the initialization of a Linen module raises the ValueError of `check`
     at the first layer beyond the memory of `devices` devices: tracing all of a deep
     model takes tens of seconds.
@@ -72,7 +74,9 @@ def limit_init(devices: int) -> Iterator[None]:
         leaves = module.variables.get("params", {}).values()
         own = sum(a.size * a.dtype.itemsize for a in leaves if isinstance(a, jax.Array))
         bytes_of[id(module.scope.root), module.path] = own
-        needs = 2 * sum(bytes_of.values()) // devices
+        parameters = sum(bytes_of.values())
+        gradient = parameters * np.dtype(gradient_dtype).itemsize // 4
+        needs = (parameters + gradient) // devices
         if own and needs > there:
             raise _too_large(f"more than {_gib(needs)}", there)
         return result

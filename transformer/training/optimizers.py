@@ -163,11 +163,23 @@ def set_decay_step(
     return made
 
 
-def wrap(optimizer: Any, *, freeze: str = "", ema_decay: float = 0.0) -> Any:
+def wrap(
+    optimizer: Any,
+    *,
+    freeze: str = "",
+    ema_decay: float = 0.0,
+    state_dtype: str = "float32",
+    seed: int = 0,
+) -> Any:
     """`optimizer` that leaves the parameters alone whose path `freeze` matches (a
-    regular expression, empty for none), and averages all where `ema_decay` is not 0."""
+    regular expression, empty for none), averages all where `ema_decay` is not 0, and
+    has its moments, but not the average, in `state_dtype`."""
     step = getattr(optimizer, "decay_step", None)
     pair = optax.GradientTransformation(optimizer.init, optimizer.update)
+    if state_dtype == "bfloat16":
+        from transformer.training import narrow_state
+
+        pair = narrow_state.keep_in_bfloat16(pair, seed=seed)
     if freeze:
         pair = _freeze(pair, freeze)
     if ema_decay:

@@ -89,7 +89,8 @@ def update(
     again and again."""
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     loss, gradient = loss_and_grad(experiment, state.params, batch, key)
-    # Sums until here; this is the one division, by the weight of the global batch.
+    # Sums until here; this is the one division, by the weight of the global batch,
+    # which is float32, and so is the quotient.
     gradient = jax.tree.map(lambda g: g / loss.weight, gradient)
     change, optimizer_state = experiment.optimizer.update(
         gradient, state.optimizer_state, state.params
@@ -103,10 +104,17 @@ def _norm(x: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32))))
 
 
+def _round_gradient(experiment: Experiment, gradient: Any) -> Any:
+    if experiment.gradient_dtype == "float32":
+        return gradient
+    return jax.tree.map(lambda g: g.astype(experiment.gradient_dtype), gradient)
+
+
 def loss_and_grad(
     experiment: Experiment, params: Any, batch: Any, key: jax.Array
 ) -> tuple[Any, Any]:
-    """Loss and gradient of its total, summed over `experiment.accumulate` microbatches.
+    """Loss and gradient of its total, summed over `experiment.accumulate` microbatches
+    in `experiment.gradient_dtype`.
 
     Microbatch i has the rows i, i + accumulate, ...: each device keeps its own rows.
     """
@@ -117,8 +125,9 @@ def loss_and_grad(
             loss = experiment.loss(params, microbatch, key)
             return loss.total, loss
 
-        (_, loss), gradient = jax.value_and_grad(total, has_aux=True)(params)
-        return loss, gradient
+        with axes.add_gradients_in(experiment.gradient_dtype):
+            (_, loss), gradient = jax.value_and_grad(total, has_aux=True)(params)
+        return loss, _round_gradient(experiment, gradient)
 
     if count == 1:
         return of_microbatch(batch, key)
