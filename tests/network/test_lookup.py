@@ -95,3 +95,17 @@ def test_gradients_of_frequent_tokens_add_up_in_float32() -> None:
     compiled, places = compile_over(axes.make_mesh(fsdp=8), given)
     grad_VD = np.asarray(compiled(*map(jax.device_put, given, places))[1], np.float32)
     assert set(np.unique(grad_VD[0])) == {4096.0} and not grad_VD[1:].any()
+
+
+def test_devices_add_up_gradients_in_the_stated_dtype() -> None:
+    """Each sums its own tokens in float32 all the same."""
+    ids_BL, grad_BLD = jnp.zeros((8, 512), jnp.int32), jnp.ones((8, 512, D), "bfloat16")
+    given = jnp.zeros((2 * V, D), jnp.bfloat16), ids_BL, grad_BLD
+    mesh = axes.make_mesh(fsdp=8)
+
+    def scatters(dtype: str) -> list[str]:
+        with axes.add_gradients_in(dtype), jax.set_mesh(mesh):
+            text = str(jax.make_jaxpr(lambda *g: program(*g))(*given))
+        return re.findall(r":(\w+)\[[\d,]*\] = reduce_scatter", text)
+
+    assert scatters("float32") == ["f32"] and scatters("bfloat16") == ["bf16"]
