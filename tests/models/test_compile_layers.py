@@ -7,8 +7,13 @@ from typing import Any
 import jax
 import pytest
 
+from experiments import language_model
+from transformer import axes
 from transformer.models import decoder
 from transformer.network import stack
+from transformer.planning import plan
+from transformer.training import loop
+from transformer.training.update import abstract_state
 
 
 def net_of(depth: int, **how: Any) -> Any:
@@ -48,3 +53,22 @@ def test_another_stack_is_left_alone_or_refused() -> None:
     assert decoder.compile_layers(other, **auto) is other
     with pytest.raises(ValueError, match="--layers, --remat: expected auto"):
         decoder.compile_layers(other, layers="scanned", remat="auto")
+
+
+def test_the_step_of_scanned_layers_does_not_grow_with_the_depth() -> None:
+    """Its program on a mesh, the optimizer included: so deep nets compile as fast as
+    shallow ones."""
+    mesh = axes.make_mesh(fsdp=8)
+
+    def length(depth: int, layers: str) -> int:
+        made = language_model.experiment(
+            **{"depth": depth, "width": 64, "vocab_size": 300, "layers": layers},
+            **{"sequence_length": 16, "batch_size": 8, "accumulate": 1, "steps": 9},
+        )
+        arguments = abstract_state(made, mesh), plan.abstract_batch(made, mesh)
+        with jax.set_mesh(mesh):
+            lowered = loop.jit_update(made, mesh).trace(*arguments).lower()
+        return len(lowered.as_text().splitlines())
+
+    assert length(2, "scanned") == length(8, "scanned")
+    assert length(2, "unrolled") < length(3, "unrolled")

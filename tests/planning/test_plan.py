@@ -16,7 +16,15 @@ from transformer import axes
 from transformer.models import decoder
 from transformer.network import masks
 from transformer.objectives import cross_entropy
-from transformer.planning import chips, compilation, costs, plan, table, theory
+from transformer.planning import (
+    chips,
+    compilation,
+    costs,
+    plan,
+    roofline,
+    table,
+    theory,
+)
 from transformer.training import flops
 from transformer.training.update import init_state
 
@@ -227,6 +235,30 @@ def test_links_of_the_axes_that_a_group_spans(
     text: str, group: int, rate: float
 ) -> None:
     assert chips.parse(text).send_rate(group) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("text", "group", "span", "hops"),
+    [
+        ("v5e:16x16", 256, 0, 8),
+        ("v5e:16x16", 16, 0, 4),
+        ("v5e:16x16", 16, 241, 4),
+        ("v5e:16x16", 8, 0, 2),
+        ("v5e:16x16", 32, 249, 8),
+        ("v5p:8x8x8", 512, 0, 6),
+        ("v5e:2x4", 2, 0, 1),
+        ("h100:8", 8, 0, 1),
+    ],
+)
+def test_an_all_to_all_crosses_the_links_between_its_chips(
+    text: str, group: int, span: int, hops: float
+) -> None:
+    """A byte crosses a quarter of a ring in the mean; all its links carry it on."""
+    topology = chips.parse(text)
+    one = costs.Collective("all-to-all", 1e9, group, 1, True, span)
+    made = roofline.of_costs(costs.Costs(0, 0, (one,), 0, 0), topology)
+    seconds = one.traffic * hops / topology.send_rate(group, span)
+    assert made.async_collectives == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(

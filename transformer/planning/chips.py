@@ -86,16 +86,38 @@ class Topology(NamedTuple):
         axes, longest first, that hold it. Of a group of several slices, or of GPUs on
         several nodes: the network. span: as of `costs.Collective`.
         """
-        near = self.slice_size if self.chip.is_tpu else self.chip.host
-        if max(group, span) > near:
+        if self._is_far(group, span):
             return self.chip.network
         if not self.chip.is_tpu:
             return self.chip.links
-        held, spanned = 1, 0
+        spanned = max(len(self._lengths(group)), 1)
+        return self.chip.links * spanned / self.chip.axes
+
+    def hops(self, group: int, span: int = 0) -> float:
+        """Links that a byte crosses in an all-to-all of `group` chips, in the mean: a
+        quarter of each axis that the group spans, a ring; one where there is a switch.
+        Arguments as of `send_rate`."""
+        if self._is_far(group, span) or not self.chip.is_tpu:
+            return 1.0
+        total, left = 0.0, group
+        for length in self._lengths(group):
+            # Neighbors in one axis, or chips with others between them.
+            total += (length if span > group else min(length, left)) / 4
+            left = -(-left // length)
+        return max(total, 1.0)
+
+    def _is_far(self, group: int, span: int) -> bool:
+        near = self.slice_size if self.chip.is_tpu else self.chip.host
+        return max(group, span) > near
+
+    def _lengths(self, group: int) -> list[int]:
+        """Of the axes of the torus that a group spans."""
+        held, spanned = 1, []
         for length in sorted(self.shape, reverse=True):
             if held < group and length > 1:
-                held, spanned = held * length, spanned + 1
-        return self.chip.links * max(spanned, 1) / self.chip.axes
+                held *= length
+                spanned.append(length)
+        return spanned
 
 
 def parse(text: str) -> Topology:

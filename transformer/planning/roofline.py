@@ -45,11 +45,15 @@ class Roofline(NamedTuple):
 
 def of_costs(costs: Costs, topology: Topology) -> Roofline:
     """Of products in bfloat16. No resource is as fast as its data sheet says, so these
-    are bounds, not predictions."""
+    are bounds, not predictions. Rings send to neighbors; what an all-to-all sends to
+    others, the chips between them send on."""
     chip = topology.chip
     seconds = {True: 0.0, False: 0.0}
     for one in costs.collectives:
-        seconds[one.overlaps] += one.traffic / topology.send_rate(one.group, one.span)
+        sent = one.traffic
+        if one.kind in ("all-to-all", "ragged-all-to-all"):
+            sent *= topology.hops(one.group, one.span)
+        seconds[one.overlaps] += sent / topology.send_rate(one.group, one.span)
     return Roofline(
         costs.flops / chip.flops,
         costs.traffic / chip.bandwidth,
