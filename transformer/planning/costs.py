@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transformer.planning.hlo import Array, Instruction, Program
+from transformer.planning.hlo import Instruction, Program
+from transformer.planning.traffic import DIVISION, memory_traffic
 
 COLLECTIVES = (
     "all-gather",
@@ -23,16 +24,6 @@ COLLECTIVES = (
     "collective-permute",
     "ragged-all-to-all",
 )
-# Instructions that move no bytes of main memory.
-_FREE = {
-    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call",
-    "conditional", "after-all", "partition-id", "replica-id", "iota",
-    "optimization-barrier", "async-update",
-}  # fmt: skip
-_FREE_CALL = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast)"')
-# libtpu divides a collective into instructions of one name of its kind: a start, whose
-# flag is -1, and what goes on with it.
-_DIVISION = re.compile(r'"async_collective_fusion_config":\{"flag_start":"(-?\d+)"')
 _MESH_GROUP = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _IOTA_GROUP = re.compile(
     r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?"
@@ -171,7 +162,7 @@ def collectives(program: Program) -> list[Collective]:
     found = []
     for name, instruction, count in program.instructions():
         kind = instruction.opcode.removesuffix("-start")
-        division = _DIVISION.search(instruction.attributes)
+        division = DIVISION.search(instruction.attributes)
         if kind == "send":
             found += _between_slices(instruction, program, name, count)
         if kind not in COLLECTIVES or (division and division.group(1) != "-1"):
@@ -259,107 +250,3 @@ def _span(ids: np.ndarray) -> int:
     """Chips from the first of a group to its last; 0 where the group has all."""
     span = 1 + int(ids.max() - ids.min())
     return span if span > len(ids) else 0
-
-
-def memory_traffic(program: Program) -> float:
-    """Bytes that the executed instructions read from and write to main memory; a fusion
-    is one instruction. Of an array that a fusion only slices, the slice counts, and of
-    one that it updates in place, the update."""
-    inner = {
-        called
-        for computation in program.computations.values()
-        for instruction in computation.values()
-        if instruction.opcode not in ("while", "conditional", "call")
-        for called in instruction.callees
-    }
-    total = 0.0
-    for name, instruction, count in program.instructions():
-        opcode = instruction.opcode
-        if name in inner or opcode in _FREE or opcode.endswith("-done"):
-            continue
-        total += count * _instruction_traffic(instruction, program, name)
-    return total
-
-
-def _instruction_traffic(
-    instruction: Instruction, program: Program, name: str
-) -> float:
-    computation = program.computations[name]
-    arrays = [computation[o].arrays for o in instruction.operands if o in computation]
-    results, opcode = instruction.arrays, instruction.opcode.removesuffix("-start")
-    if opcode == "custom-call" and _FREE_CALL.search(instruction.attributes):
-        return 0.0
-    if opcode == "copy" and opcode != instruction.opcode:
-        results = results[:1]
-    elif opcode != instruction.opcode:
-        # A start gives its operands again, before the results.
-        results = results[sum(map(len, arrays)) :] or results
-    if opcode in ("dynamic-slice", "gather", "slice"):
-        return _slow(results[0]) + results[0].bytes * (not arrays[0][0].fast)
-    if opcode == "dynamic-update-slice":
-        return _slow(arrays[1][0]) + arrays[1][0].bytes * (not arrays[0][0].fast)
-    if opcode == "scatter":
-        # As many targets as updates, and between them the indices.
-        updates = [a for operand in arrays[len(arrays) // 2 + 1 :] for a in operand]
-        written = 2 * (not arrays[0][0].fast)
-        return sum(_slow(a) + written * a.bytes for a in updates)
-    fused = next(iter(instruction.callees), "")
-    if opcode == "fusion" and fused in program.computations:
-        return _fusion_traffic(instruction, arrays, program.computations[fused])
-    return sum(map(_slow, results)) + sum(_slow(a) for one in arrays for a in one)
-
-
-def _fusion_traffic(
-    instruction: Instruction,
-    arrays: list[tuple[Array, ...]],
-    fused: dict[str, Instruction],
-) -> float:
-    """Of its operands what it reads, and of its results what it writes."""
-    users: dict[str, list[tuple[int, Instruction]]] = {name: [] for name in fused}
-    for one in fused.values():
-        for place, operand in enumerate(one.operands):
-            if one.opcode != "bitcast" and operand in fused:
-                users[_cast_of(fused, operand)].append((place, one))
-    total = 0.0
-    for parameter in fused.values():
-        if parameter.opcode != "parameter" or int(parameter.literal) >= len(arrays):
-            continue
-        slow = sum(map(_slow, arrays[int(parameter.literal)]))
-        used = [u for u in users[parameter.name] if not _is_target(*u)]
-        in_place = len(used) < len(users[parameter.name])
-        if all(_is_source(*u) for u in used) and (used or in_place):
-            total += sum(u.bytes for _, u in used) if slow else 0.0
-        else:
-            total += slow
-    root = next(one for one in fused.values() if one.root)
-    names = root.operands if root.opcode == "tuple" else (root.name,)
-    for array, name in zip(instruction.arrays, names, strict=False):
-        made = fused[_cast_of(fused, name)]
-        if made.opcode == "dynamic-update-slice" and (
-            fused[_cast_of(fused, made.operands[0])].opcode == "parameter"
-        ):
-            total += 0.0 if array.fast else fused[made.operands[1]].bytes
-        else:
-            total += _slow(array)
-    return total
-
-
-def _cast_of(fused: dict[str, Instruction], name: str) -> str:
-    """The name of the instruction of which `name` is a bitcast, else its own."""
-    while fused[name].opcode == "bitcast":
-        name = fused[name].operands[0]
-    return name
-
-
-def _is_target(place: int, user: Instruction) -> bool:
-    """Whether an operand at `place` of `user` is updated in place."""
-    return user.opcode == "dynamic-update-slice" and place == 0
-
-
-def _is_source(place: int, user: Instruction) -> bool:
-    """Whether `user` reads but a slice of its operand at `place`."""
-    return user.opcode in ("dynamic-slice", "gather", "slice") and place == 0
-
-
-def _slow(array: Array) -> float:
-    return 0.0 if array.fast else array.bytes
