@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import jax
+import marian_folder
 import numpy as np
 import optax
 import pretrained_folder
@@ -33,6 +34,7 @@ def needed_flags(name, folder):
     writers = {
         "pretrained": pretrained_folder.write,
         "pretrained_classifier": pretrained_folder.write_vit,
+        "pretrained_text_to_text": marian_folder.write,
     }
     if name not in writers:
         return {}

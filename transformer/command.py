@@ -186,7 +186,8 @@ def inherited_flags(init_from: Path | str | None, make: ExperimentFn) -> dict[st
             raise ValueError(
                 f"--init_from: expected a run folder, got {init_from} of another "
                 "library: experiments.pretrained takes language models, "
-                "experiments.pretrained_classifier encoders of text and images"
+                "experiments.pretrained_classifier encoders of text and images, "
+                "experiments.pretrained_text_to_text T5 and Marian"
             )
         return {}
     if record is None:

@@ -164,7 +164,8 @@ def word_piece(folder: Path) -> list[list[int]]:
 
 def marian(folder: Path) -> list[list[int]]:
     """Two models, of which the target's has pieces that the source's has not, and ids
-    in an order of their own; texts of ids in `texts.json`."""
+    in an order of their own; texts of ids in `texts.json`, and ids of targets in
+    `target_ids.json`."""
     target = [text[::-1] for text in HARD] * 20
     sentence_piece(folder, "unigram", vocab_size=110, character_coverage=0.98)
     (folder / "tokenizer.model").rename(folder / "source.spm")
@@ -191,6 +192,8 @@ def marian(folder: Path) -> list[list[int]]:
     rows += [list(range(len(tokens))), [len(tokens) - 1, *range(20, 60, 3), 0]]
     texts = [made.decode(ids, skip_special_tokens=True) for ids in rows]
     (folder / "texts.json").write_text(json.dumps(texts) + "\n")
+    targets = [made(text_target=text)["input_ids"] for text in HARD]
+    (folder / "target_ids.json").write_text(json.dumps(targets) + "\n")
     return rows
 
 

@@ -34,11 +34,13 @@ LIMITS: Any = {"vocab_size": SIZE, "length": 512}
 
 
 def test_hard_texts_have_the_ids_and_texts_of_transformers() -> None:
-    """And language codes, special tokens, and pieces of the target only."""
+    """And language codes, special tokens, pieces of the target only, and targets."""
     made = marian_tokenizer.read(TOKENIZER, **LIMITS)
     expected = json.loads((TOKENIZER / "ids.json").read_text())
     for text, ids in zip([*HARD, *MARKED], expected, strict=False):
         assert made.encode([text])[0].tolist() == ids, repr(text)
+    targets = json.loads((TOKENIZER / "target_ids.json").read_text())
+    assert [ids.tolist() for ids in made.encode_targets(HARD)] == targets
     texts = json.loads((TOKENIZER / "texts.json").read_text())
     assert [made.decode(ids) for ids in expected] == texts
 
@@ -59,7 +61,9 @@ def test_targets_begin_and_end_as_those_of_transformers() -> None:
     targets = text_to_text.read_targets(FIXTURES / "marian", opened.sizes.vocab_size)
     assert targets == (0, (2,), (0,), 2)
     expected = reference["ended_BL"][:, 1:]
-    made = text_to_text.TextCodec(rows, str, targets, opened.sizes.length)
+    made = text_to_text.TextCodec(
+        rows, rows.encode_pieces, str, targets, opened.sizes.length
+    )
     params, options = opened.read_params(), {"new_tokens": expected.shape[1]}
     found = text_to_text.generate_ids(opened.net, params, made, ["0", "1"], **options)
     assert found == expected[:, :-1].tolist()

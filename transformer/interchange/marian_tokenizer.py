@@ -31,26 +31,34 @@ SPECIAL = {"unk": "<unk>", "eos": "</s>", "pad": "<pad>"}
 
 
 class MarianTokenizer(NamedTuple):
-    """library: of the source's model, with ids of its own. vocab: the ids of pieces.
-    special: those that are no text, by their names in tokenizer_config.json. length:
-    tokens of a text, at most."""
+    """library, target_library: of both models, with ids of their own. vocab: the ids
+    of pieces. special: those that are no text, by their names in tokenizer_config.json.
+    length: tokens of a text, at most."""
 
     library: Any
+    target_library: Any
     vocab: dict[str, int]
     special: dict[str, int]
     length: int
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text, its end included, `length` at most."""
-        found = [self._encode(utf8("text", text)) for text in texts]
+        """The ids of each source, its end included, `length` at most."""
+        return self._encode_texts(self.library, texts)
+
+    def encode_targets(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """As `encode`, of targets."""
+        return self._encode_texts(self.target_library, texts)
+
+    def _encode_texts(self, library: Any, texts: Sequence[str]) -> list[np.ndarray]:
+        found = [self._encode(library, utf8("text", text)) for text in texts]
         room, end = self.length - 1, self.special["eos"]
         cut = sum(len(ids) > room for ids in found)
         text_rows.report_cut(cut, of=len(texts), length=self.length)
         return [np.array([*ids[:room], end], np.int32) for ids in found]
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, library: Any, text: str) -> list[int]:
         code, text = _cut_language_code(text)
-        pieces = self.library.encode(text, add_special_tokens=False).tokens
+        pieces = library.encode(text, add_special_tokens=False).tokens
         unknown = self.special["unk"]
         return [self.vocab.get(piece, unknown) for piece in (*code, *pieces)]
 
@@ -105,8 +113,8 @@ def read(folder: Path, *, vocab_size: int, length: int) -> MarianTokenizer:
     limit = settings.get("model_max_length")
     if isinstance(limit, int) and limit > 1:
         length = min(length, limit)
-    library = _read_library(folder / SOURCE, tokens)
-    return MarianTokenizer(library, vocab, special, length)
+    source, target = (_read_library(folder / name, tokens) for name in (SOURCE, TARGET))
+    return MarianTokenizer(source, target, vocab, special, length)
 
 
 def _content(settings: dict[str, Any], name: str) -> str:

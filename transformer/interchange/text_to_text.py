@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from transformer import checks
 from transformer.generation import beam_search, decoding, logit_filters, text_model
@@ -38,10 +39,12 @@ class TargetTokens(NamedTuple):
 
 
 class TextCodec(NamedTuple):
-    """What a folder says beside its net. rows: of sources. decode(ids): the text of a
-    target, without special tokens. length: of a target with its start, at most."""
+    """What a folder says beside its net. rows: of sources. encode_targets(texts): the
+    ids of each, its end included where the tokenizer adds one. decode(ids): the text of
+    a target, without special tokens. length: of a target with its start, at most."""
 
     rows: TextRows
+    encode_targets: Callable[[Sequence[str]], list[np.ndarray]]
     decode: Callable[[Sequence[int]], str]
     targets: TargetTokens
     length: int
@@ -90,10 +93,14 @@ def read(folder: Path, sizes: Any) -> TextCodec:
         made = marian_tokenizer.read(folder, **limits)
         padding, decode = made.special["pad"], made.decode
         rows = TextRows(made.encode, made.length, padding)
+        encode = made.encode_targets
     else:
         rows = text_rows.read_text_rows(folder, **limits, padding=0)
+        encode = rows.encode_pieces
         decode = tokenizer.read_library(folder)[0].decode
-    return TextCodec(rows, decode, read_targets(folder, sizes.vocab_size), length)
+    return TextCodec(
+        rows, encode, decode, read_targets(folder, sizes.vocab_size), length
+    )
 
 
 def generate_ids(

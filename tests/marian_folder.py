@@ -14,7 +14,7 @@ import numpy as np
 from transformer.interchange import folder, marian_tokenizer
 from transformer.interchange.architectures.encoder_decoders import SIDES
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parent / "interchange" / "fixtures"
 TOKENIZER = FIXTURES / "tokenizers" / "marian"
 NAMES = (
     *(marian_tokenizer.SOURCE, marian_tokenizer.TARGET, marian_tokenizer.VOCAB),
