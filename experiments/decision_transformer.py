@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     source: checks.Source = "apples",
-    episodes: checks.Count = 20000,
+    episodes: Annotated[int, checks.Range(1, 200_000)] = 20000,
     return_scale: checks.ReturnScale = 10.0,
     depth: checks.Depth = 3,
     width: checks.Width = 128,

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
@@ -47,7 +47,7 @@ def experiment(
     source: checks.Source = "winds",
     depth: checks.Depth = 2,
     width: checks.Width = 64,
-    members: checks.Count = 8,
+    members: Annotated[int, checks.Range(1, 4096)] = 8,
 ) -> Experiment:
     """Forecasts of fields on the sphere, one and three steps (months) ahead.
 

@@ -1,5 +1,6 @@
 """Bad flags, records and files of a run: one line, before any computation."""
 
+import errno
 import json
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import commands
 import pytest
 
 from experiments import language_model
+from transformer import checks
 from transformer.generation import text_model
 
 LANGUAGE_MODEL = SimpleNamespace(
@@ -55,6 +57,17 @@ FLAGS = {
     "--freeze=(": "--freeze: expected a regular expression",
     "--init_from=/no/such": "--init_from: expected a run folder, got /no/such",
     "--profile=5": "--profile: expected the first and the last step",
+    "--freeze=.*": "--freeze: expected a parameter that is trained, got '.*', which",
+    "--workdir=": "--workdir: expected a path, got none",
+    "--workdir=~nobody-here/x": "--workdir: expected a user who has a home",
+    "--workdir=a\udcff": "--workdir: expected text in UTF-8",
+    "--workdir=/dev/null/x": "--workdir: expected a folder that can be written, got",
+    "--text=~nobody-here/x": "expected a user who has a home, got ~nobody-here/x",
+    "--text=/dev/zero": "expected a file or folder of text, got a pipe or device at",
+    "--mesh=,": "--mesh: expected axis:size",
+    "--evaluate_on=,": "--evaluate_on: expected different sources, at least one",
+    "--evaluate_on=a,a": "--evaluate_on: expected different sources, at least one",
+    "--checkpoint=best": "--checkpoint: expected the verb one that reads parameters",
     "--foo=1": "--foo: there is no such flag; --help lists them",
 }
 
@@ -95,6 +108,8 @@ GENERATE = {
     "--new_tokens=0": f"--new_tokens: expected {COUNT}",
     "--checkpoint=last": "--checkpoint: expected newest, best or one of the steps",
     "--checkpoint=5": "--checkpoint: expected newest, best or one of the steps",
+    "--evaluate_on=a.txt": "--evaluate_on: expected the verb train, got generate",
+    "--profile=1:2": "--profile: expected the verb train, got generate",
 }
 
 
@@ -178,3 +193,62 @@ def test_a_damaged_file_of_a_run_is_named(case, finished, capsys, monkeypatch):
         assert file.read_bytes() == damaged
     finally:
         file.write_bytes(content)
+
+
+def test_other_flags_of_a_finished_run_are_refused(finished, capsys, monkeypatch):
+    """They would change nothing without more steps."""
+    argv = [f"--workdir={finished}", "--batch_size=4"]
+    message = refusal(argv, capsys, monkeypatch)
+    assert "is finished: expected a larger --steps" in message
+    assert message.endswith("got --batch_size: 8 -> 4")
+    same = [f"--workdir={finished}", "--batch_size=8"]
+    assert commands.exit_status(same, monkeypatch, run=LANGUAGE_MODEL) == 0
+
+
+def test_a_damaged_record_of_a_finished_run_is_named(finished, capsys, monkeypatch):
+    file = finished / "metrics.jsonl"
+    content = file.read_bytes()
+    file.write_bytes(insert(b"3")(content))
+    try:
+        message = refusal([f"--workdir={finished}"], capsys, monkeypatch)
+        assert "metrics.jsonl, line 2: expected" in message
+    finally:
+        file.write_bytes(content)
+
+
+SWEEPS = {
+    "--seed=0,0": "sweep: expected --seed once, with different values",
+    "--seed=0,1 --seed=2,3": "sweep: expected --seed once, with different values",
+    "--seed=0,1 --workdir=/dev/null": "--workdir: expected a folder that can be wri",
+}
+
+
+@pytest.mark.parametrize("flag_text", SWEEPS)
+def test_a_sweep_that_would_lose_a_value_is_refused(flag_text, capsys, monkeypatch):
+    message = refusal(["sweep", *flag_text.split()], capsys, monkeypatch)
+    assert SWEEPS[flag_text] in message
+
+
+def test_help_of_a_sweep_is_no_fault(capsys, monkeypatch):
+    assert commands.exit_status(["sweep", "--help"], monkeypatch) == 0
+    assert "--workdir=" in capsys.readouterr().out
+
+
+def test_the_shortest_row_is_trained_and_reported(tmp_path, monkeypatch):
+    """No opening fits in it: the report begins with a letter."""
+    (tmp_path / "text.txt").write_text("It is a truth.\n" * 400)
+    argv = [*RUN, f"--text={tmp_path / 'text.txt'}", f"--workdir={tmp_path / 'run'}"]
+    argv += ["--sequence_length=2", "--steps=1"]
+    assert commands.exit_status(argv, monkeypatch, run=LANGUAGE_MODEL) == 0
+    assert (tmp_path / "run/samples.txt").read_text().startswith("I")
+
+
+def test_a_path_that_cannot_be_read_is_refused(monkeypatch, tmp_path):
+    """Whatever the reader: here a loop of links beneath a folder that exists."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(ValueError, match="loop/a: expected a file or folder that can"):
+        with checks.refuse_unreadable():
+            (tmp_path / "loop/a").read_bytes()
+    with pytest.raises(OSError, match="full"):
+        with checks.refuse_unreadable():
+            raise OSError(errno.ENOSPC, "full", "a")

@@ -28,6 +28,7 @@ SCORES: dict[str, Callable[..., Any]] = {
     "lm_eval": language_scores.lm_eval,
     "minimal_pairs": language_scores.minimal_pairs,
 }
+HELP = ("--help", "-h", "-help", "help")
 USAGE = (
     "expected: python -m transformer compare [RUN_FOLDER ...], or "
     f"{' or '.join(SCORES)} FOLDER [--flag=value ...], or prepare CORPUS "
@@ -58,7 +59,7 @@ def parse(
 ) -> tuple[str, dict[str, Any]] | None:
     """The one place on the command line of a verb, and its flags; None where help was
     asked for, and printed. ValueError without one place, and for an unknown flag."""
-    if "--help" in argv:
+    if set(argv) & set(HELP[:-1]):
         print(f"{USAGE}\n\n{flags.help_text(function)}")
         return None
     values = absl_flags.FlagValues()
@@ -95,7 +96,9 @@ def main() -> None:
     """Carry out the command line."""
     verb, *rest = sys.argv[1:] or [""]
     try:
-        if verb in SCORES:
+        if verb in HELP or (verb == "compare" and set(rest) & set(HELP)):
+            print(f"{__doc__}\n{USAGE}")
+        elif verb in SCORES:
             score(verb, rest)
         elif verb == "prepare":
             prepare(rest)

@@ -6,7 +6,11 @@ number from 1 to 128 that stays as it is for the life of a run. `flags.py` check
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Annotated, Any, NamedTuple, cast
 
@@ -73,6 +77,17 @@ Temperature = Annotated[float, Range(0.001, 1000, or_zero=True)]
 # Scheme of an object store -> the library by which fsspec reads it, of PyPI.
 LIBRARIES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs", "hf": "huggingface_hub"}
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/")
+# Errors of a path that the user gave, not of the disk or of the program.
+_OF_PATHS = (
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENXIO,
+)
 
 
 def check_indices(name: str, values: Any, count: int) -> None:
@@ -90,18 +105,45 @@ def at_least(name: str, value: Any, minimum: Any) -> Any:
     return value
 
 
+def expand_home(path: Path) -> Path:
+    """`path` with its `~` or `~user` as that user's home; ValueError where there is
+    none."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"expected a user who has a home, got {path}") from None
+
+
+@contextmanager
+def refuse_unreadable() -> Iterator[None]:
+    """ValueError, which names the path, for an OSError of a path of the user's: it is
+    not there, a folder, or may not be read."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or error.errno not in _OF_PATHS:
+            raise
+        raise ValueError(
+            f"{error.filename}: expected a file or folder that can be read, got "
+            f"{error.strerror}"
+        ) from None
+
+
 def parse_path(text: PurePath | str) -> Path:
     """The path of `text`, `~` expanded: a pathlib.Path, or an
     `object_store.ObjectPath`, which has the same methods.
 
-    Raises ValueError for a scheme that is not in `LIBRARIES`, and without a bucket.
+    Raises ValueError for no text, a home that is not known, a scheme that is not in
+    `LIBRARIES`, and without a bucket.
     """
     if not isinstance(text, str):
         is_local = isinstance(text, Path)
-        return text.expanduser() if is_local else cast(Path, text)
+        return expand_home(text) if is_local else cast(Path, text)
+    if not text:
+        raise ValueError("expected a path, got none")
     found = _SCHEME.match(text)
     if found is None or not text.startswith(f"{found[1]}://"):
-        return Path(text).expanduser()
+        return expand_home(Path(text))
     if found[1] not in LIBRARIES or not text.removeprefix(found[0]).strip("/"):
         schemes = ", ".join(f"{name}://" for name in LIBRARIES)
         raise ValueError(
@@ -123,8 +165,8 @@ def is_remote(path: PurePath | str) -> bool:
 
 def run_folder(flag: str, path: Path) -> None:
     """Raise ValueError for a path at which no run can be: of a store to which Orbax
-    writes no arrays, or without a folder in its bucket."""
-    text = str(path)
+    writes no arrays, or without a folder in its bucket, or not in UTF-8."""
+    text = utf8(flag, str(path))
     found = _SCHEME.match(text)
     if found is None:
         return
@@ -133,6 +175,31 @@ def run_folder(flag: str, path: Path) -> None:
         raise ValueError(
             f"{flag}: expected a folder of a file system or gs://bucket/folder, got "
             f"{text}"
+        )
+
+
+def writable_folder(flag: str, path: Path) -> None:
+    """ValueError for the local path of a folder that cannot be made or written, as what
+    is there is a file, or does not belong to the user."""
+    if is_remote(path):
+        return
+    there = next((p for p in (path, *path.absolute().parents) if p.exists()), path)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        got = "cannot be written" if there.is_dir() else "is no folder"
+        raise ValueError(
+            f"{flag}: expected a folder that can be written, got {path}: {there} {got}"
+        )
+
+
+def fits_memory(what: str, size: int) -> None:
+    """ValueError where `size` bytes are more than the memory of this machine."""
+    if not hasattr(os, "sysconf"):
+        return
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > there:
+        raise ValueError(
+            f"{what}: expected at most {there / 2**30:.1f} GiB, the memory of this "
+            f"machine, got {size / 2**30:.1f} GiB"
         )
 
 

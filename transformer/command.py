@@ -14,6 +14,15 @@ from transformer.flags import ExperimentFn
 
 # Of every experiment; others are its own.
 VERBS = ("train", "evaluate", "report", "benchmark", "sweep", "plan")
+# Flags of `common_flags` that other verbs would ignore.
+OF_TRAINING = (
+    "log_every",
+    "evaluate_every",
+    "evaluate_on",
+    "checkpoint_every",
+    "accept_changed_data",
+    "profile",
+)
 
 
 def common_flags(
@@ -93,6 +102,13 @@ def parse(
     extra = flags.parse(values, [name, *rest])[1:]
     if extra:
         raise ValueError(f"expected flags --name=value, got {' '.join(extra)!r}")
+    unused = () if verb in ("train", "plan") else OF_TRAINING
+    if verb in ("train", "benchmark"):
+        unused = (*unused, "checkpoint")
+    for flag in unused:
+        if values[flag].present:
+            user = "one that reads parameters" if flag == "checkpoint" else "train"
+            raise ValueError(f"--{flag}: expected the verb {user}, got {verb}")
     common = flags.arguments(values, common_flags, {})
     workdir = common["workdir"] or Path("runs") / name
     recorded = recorded_flags(workdir, make)
@@ -233,7 +249,8 @@ def make_experiment(
             source = None
         begun = (workdir / "run.json").exists()
         arguments["workdir"] = workdir if begun else source
-    return make(**arguments)
+    with checks.refuse_unreadable():
+        return make(**arguments)
 
 
 def _help(make: ExperimentFn, verbs: Mapping[str, Callable[..., Any]]) -> str:

@@ -280,7 +280,7 @@ def mesh_sizes(text: str) -> dict[str, int]:
     from transformer import axes
 
     sizes = {}
-    for part in filter(None, text.split(",")):
+    for part in text.split(",") if text else ():
         axis, _, size = part.partition(":")
         if axis not in axes.AXES or axis in sizes or not _is_number(size):
             raise ValueError(

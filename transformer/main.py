@@ -123,6 +123,21 @@ def _finished_line(workdir: Path, steps: int) -> str:
     )
 
 
+def _is_done(parsed: Command) -> bool:
+    """Whether the run is finished, which is printed. ValueError as
+    `workdir.check_finished`, and where no run can be in the folder."""
+    from transformer.training import workdir as folder
+
+    steps = parsed.experiment_flags.get("steps", 0)
+    if not _is_finished(parsed.workdir, steps):
+        checks.writable_folder("--workdir", parsed.workdir)
+        return False
+    given = {name: parsed.experiment_flags[name] for name in parsed.explicit}
+    folder.check_finished(parsed.workdir, flags.to_json(given))
+    print(_finished_line(parsed.workdir, steps))
+    return True
+
+
 def _execute(parsed: Command, make: ExperimentFn) -> int:
     import jax
 
@@ -131,9 +146,7 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
     from transformer.training import workdir as folder
 
     begun = folder.read_record(parsed.workdir) is not None
-    steps = parsed.experiment_flags.get("steps", 0)
-    if parsed.verb == "train" and _is_finished(parsed.workdir, steps):
-        print(_finished_line(parsed.workdir, steps))
+    if parsed.verb == "train" and _is_done(parsed):
         return 0
     # A report is written into the folder of a run; verbs but these need parameters.
     starts = parsed.experiment_flags.get("init_from") is not None
@@ -257,7 +270,8 @@ def _execute_own(
 ) -> None:
     params = _params(parsed, experiment, mesh)
     verb = experiment.offered_verbs[parsed.verb]
-    verb(params, parsed.workdir, **parsed.verb_flags)
+    with checks.refuse_unreadable():
+        verb(params, parsed.workdir, **parsed.verb_flags)
 
 
 def _report(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:

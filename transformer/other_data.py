@@ -79,7 +79,8 @@ def _make_on(
     arguments = {**arguments, str(_source_flag(make)): EvaluationOnly(source)}
     if "workdir" in arguments:
         arguments["workdir"] = folder
-    experiment = make(**arguments)
+    with checks.refuse_unreadable():
+        experiment = make(**arguments)
     experiment.require_verb("evaluate")
     got = list(getattr(experiment.data, "labels", ()))
     if labels and got != list(labels):
@@ -113,12 +114,16 @@ def add_evaluations(
             f"--evaluate_on: expected an experiment with a flag for its data, got "
             f"{experiment.name}"
         )
-    added = {}
+    found, added = _divide(flag, text), {}
+    if len(set(found)) < max(1, len(found)):
+        raise ValueError(
+            f"--evaluate_on: expected different sources, at least one, got {text!r}"
+        )
     labels = getattr(experiment.data, "labels", ())
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         storage.commit_files(folder, experiment.extra_files)
-        for source in _divide(flag, text):
+        for source in found:
             other = _make_on(source, make, arguments, folder=folder, labels=labels)
             one = len(other.evaluations) == 1
             for name, evaluation in other.evaluations.items():

@@ -21,11 +21,17 @@ def expand(argv: list[str], make: ExperimentFn) -> dict[str, list[str]]:
     known = flags.parameters(make)
     lists: dict[str, list[str]] = {}
     common = []
+    given = [a.partition("=")[0] for a in argv if "=" in a]
     for argument in argv:
         name, separator, value = argument.removeprefix("--").partition("=")
         splits = name in known and separator and "," in value
         if splits and flags.kind_of(known[name]).role != checks.DATA:
             lists[name] = value.split(",")
+            if given.count(f"--{name}") > 1 or len(set(lists[name])) < len(lists[name]):
+                raise ValueError(
+                    f"sweep: expected --{name} once, with different values, got "
+                    f"{' '.join(argv)}"
+                )
         else:
             common.append(argument)
     if not lists:
@@ -48,11 +54,14 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
 
     All flags are checked before the first run.
     """
+    if any(a in ("--help", "-h", "-help") for a in argv):
+        command.parse(["--help"], make, {})
     given = [a for a in argv if a.startswith("--workdir=")]
     name = flags.name_of(make)
     root = checks.parse_path(
         given[-1].partition("=")[2] if given else f"runs/{name}-sweep"
     )
+    checks.writable_folder("--workdir", root)
     runs = expand([a for a in argv if a not in given], make)
     for folder, arguments in runs.items():
         command.parse([*arguments, f"--workdir={root / folder}"], make, {})

@@ -12,10 +12,12 @@ OPENINGS = ("It is a truth", "Emma ", "The ball", '"My dear Mr. Bennet,"')
 
 
 def report(model: text_model.TextModel, params: Any, key: jax.Array) -> dict[str, Any]:
-    """Continuations of the openings that the sequence length has room for."""
+    """Continuations of the openings that the sequence length has room for, or of the
+    first letter of one."""
     new_tokens = min(150, model.sequence_length // 2)
     room = model.sequence_length - new_tokens
     prompts = [o for o in OPENINGS if len(model.tokenizer.encode(o)) <= room]
+    prompts = prompts or [OPENINGS[0][0]]
     choose = text_model.sampler_from_flags(temperature=0.8, top_p=0.95)
     texts = text_model.complete(
         model, params, prompts, key, choose=choose, new_tokens=new_tokens

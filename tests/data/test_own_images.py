@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -322,12 +323,37 @@ def test_tar_files_are_read_by_the_names_of_webdataset(tmp_path: Path) -> None:
     shard = tmp_path / "shards/0.tar"
     for files, message in (
         ({"1.png": png(1)}, "0.tar: 1: expected .cls or .json or .txt, got .png"),
-        ({"1.cls": b"0"}, "0.tar: 1: expected an image, got .cls"),
+        ({"1.cls": b"0"}, "0.tar: 1: expected one image, got .cls"),
         ({"1.png": png(1), "1.cls": b"\xff"}, "0.tar: 1.cls: expected UTF-8 text"),
         ({"1.png": png(1), "1.json": b"{"}, "0.tar: 1.json: expected UTF-8 text"),
-        ({"1.png": b"no", "1.cls": b"0"}, "0.tar: 0.tar/1.png: expected an image"),
+        ({"1.png": b"no", "1.cls": b"0"}, "1.png: expected an image, got another kind"),
+        ({"1.png": png(1), "1.jpg": png(1)}, "1: expected one image, got .png, .jpg"),
     ):
         write_shard(shard, files)
         refused(lambda: image_source.load(tmp_path / "shards"), message)
     shard.write_bytes(b"something")
     refused(lambda: image_source.load(shard), "0.tar: expected a tar file, got")
+
+
+def test_images_that_are_not_read_are_counted(tmp_path: Path, capsys: Any) -> None:
+    """Those beside class folders, and those that no row of a table names."""
+    in_classes(tmp_path / "classes", {f"{n}.png": Image.new("L", (2, 2)) for n in "ab"})
+    Image.new("L", (2, 2)).save(tmp_path / "classes/c.png")
+    image_source.load(tmp_path / "classes", held_out=0.5)
+    assert "classes: 1 files beside the class folders" in capsys.readouterr().out
+    table = tmp_path / "classes/a/labels.csv"
+    for number in range(5):
+        Image.new("L", (2, 2)).save(table.parent / f"{number}.png")
+    rows = [f"{number}.png,{number % 2}" for number in range(4)]
+    table.write_text("\n".join(["path,label", *rows]))
+    image_source.load(table, held_out=0.5)
+    assert "3 images beside those of its rows are not" in capsys.readouterr().out
+
+
+def test_images_beyond_the_memory_are_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    """Before any is decoded."""
+    in_classes(tmp_path, {f"{n}.png": Image.new("L", (2, 2)) for n in "ab"})
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 15}.get)
+    refused(lambda: image_source.load(tmp_path), "images: expected at most", "memory")
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 16}.get)
+    assert len(by_class(image_source.load(tmp_path))) == 4

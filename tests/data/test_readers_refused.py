@@ -273,7 +273,7 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
         ({"observations": np.zeros(4)}, "expected observations [T, O]"),
         (episode(0), "at least 1, got {'observations': 0, 'actions': 0"),
         ({"actions": np.zeros(4)}, "got actions of float64 [4]"),
-        ({"actions": np.array([0, 1, 2, -1])}, "2147483647, got -1 at step 3"),
+        ({"actions": np.array([0, 1, 2, -1])}, "1048575, got -1 at step 3"),
         ({"actions": np.array([0, 2**40, 1, 1])}, "got 1099511627776 at step 1"),
         ({"rewards": np.array([0, 0, np.nan, 0])}, "finite rewards, got nan at step 2"),
         ({"observations": np.full((4, 3), 1e39)}, "observations, got 1e+39 at step 0"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import lzma
+import os
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -135,6 +136,20 @@ def test_existing_text_splits_are_used(tmp_path):
     ]
 
 
+def test_files_called_train_and_validation_are_used(tmp_path, capsys):
+    """But no code, where such a name says nothing of a split."""
+    for name in ("train.txt", "validation.txt", "readme.md"):
+        (tmp_path / name).write_text(name)
+    text = text_source.load(str(tmp_path))
+    assert [read(text, s) for s in documents.SPLITS] == [
+        ["train.txt"],
+        ["validation.txt"],
+    ]
+    assert "files of train and validation; 1 others unread" in capsys.readouterr().out
+    names = ["train.py", "validation.py"]
+    assert text_files.given_splits(names) is None
+
+
 def test_the_identity_changes_with_the_bytes(tmp_path):
     file = tmp_path / "own.txt"
     seen = set()
@@ -224,7 +239,22 @@ def bad(tmp_path: Path, case: str):
         file.write_bytes(LINES.encode() * 20 + b"caf\xe9 x\n" + LINES.encode())
     if case == "cut short":
         file.write_bytes(b"abc\n" * 50 + b"\xe6\x97")
-    return {"no folder": tmp_path / "none", "no text": tmp_path}.get(case, file)
+    if case == "null":
+        file.write_bytes("It is a truth.\n".encode("utf-16-le") * 20)
+    if case == "blank":
+        file.write_text(" \n\u3000\n" * 999)
+    if case in ("link", "pipe"):
+        (tmp_path / "good.txt").write_text(LINES)
+    if case == "link":
+        file.symlink_to(tmp_path / "none")
+    if case in ("pipe", "pipe alone"):
+        os.mkfifo(file)
+    folders = ("no text", "link", "pipe")
+    return (
+        tmp_path / "none"
+        if case == "no folder"
+        else (tmp_path if case in folders else file)
+    )
 
 
 @pytest.mark.parametrize(
@@ -235,6 +265,11 @@ def bad(tmp_path: Path, case: str):
         ("no text", r"expected UTF-8 text for a train and .* got 0 bytes"),
         ("empty", r"bad.txt: expected UTF-8 text .* got 0 bytes"),
         ("latin", r"bad.txt: expected UTF-8, got byte 0xe9 at offset (\d+) "),
+        ("null", r"bad.txt: expected UTF-8 text, got a null character"),
+        ("blank", r"bad.txt: expected text, got only white space"),
+        ("link", r"bad.txt: expected a file, got a broken link, a pipe or a device"),
+        ("pipe", r"bad.txt: expected a file, got a broken link, a pipe or a device"),
+        ("pipe alone", r"got a pipe or device at '.*bad.txt'"),
         ("cut short", r"bad.txt: expected UTF-8, got byte 0xe6 at offset 200 "),
     ],
 )

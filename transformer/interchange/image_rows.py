@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from transformer import checks
 from transformer.data.images import patches
 from transformer.data.readers import image_arrays, image_files
 from transformer.interchange import tensor_files
@@ -187,9 +188,10 @@ def image_paths(text: str) -> list[Path]:
     """The files that a comma list names; those of a folder, in order of their names."""
     found: list[Path] = []
     for part in filter(None, (one.strip() for one in text.split(","))):
-        path = Path(part).expanduser()
+        path = checks.expand_home(Path(part))
         if path.is_dir():
-            found += sorted(p for p in path.iterdir() if p.is_file())
+            visible = (p for p in path.iterdir() if not p.name.startswith("."))
+            found += sorted(p for p in visible if p.is_file())
         elif path.is_file():
             found.append(path)
         else:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from transformer import storage
+from transformer import checks, storage
 from transformer.interchange import (
     chat,
     classification,
@@ -241,7 +241,7 @@ def read_texts(text: str) -> list[str]:
         raise ValueError("--text: expected a file, or texts divided by |, got none")
     if not is_file(text):
         return [part.strip() for part in text.split("|") if part.strip()]
-    path = Path(text).expanduser()
+    path = checks.expand_home(Path(text))
     with storage.name_os_errors(path):
         content = path.read_bytes()
     try:
@@ -259,7 +259,7 @@ def read_texts(text: str) -> list[str]:
 def is_file(text: str) -> bool:
     """Whether `text` is the path of a file."""
     try:
-        return Path(text).expanduser().is_file()
+        return checks.expand_home(Path(text)).is_file()
     except (OSError, ValueError):  # Longer than a path, or with a null character.
         return False
 

@@ -205,6 +205,11 @@ def _freeze(optimizer: Any, pattern: str) -> optax.GradientTransformation:
                 "--freeze: expected a regular expression of parameter paths such as "
                 f"{paths[0]}, got {pattern!r}, which matches none of {len(paths)}"
             )
+        if all(map(regex.search, paths)):
+            raise ValueError(
+                f"--freeze: expected a parameter that is trained, got {pattern!r}, "
+                f"which matches all of {len(paths)}"
+            )
         return optimizer.init(params)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:

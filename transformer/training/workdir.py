@@ -84,6 +84,7 @@ def write_record(
                 leg = legs.describe(experiment, flags, 0)
                 if not accept_changed_data:
                     legs.check_data(workdir, record["legs"][-1], leg, data_flags)
+                metrics.read(workdir)  # Damaged ones are refused before a leg begins.
                 derived = {"derived": dict(experiment.derived)}
                 _begin_leg(workdir, {**record, **derived}, leg)
     except OSError as error:
@@ -206,6 +207,23 @@ def last_step(workdir: Path) -> int | None:
     """The last step of a finished run; None while it is not finished."""
     file = workdir / FINISHED
     return storage.read_json(file, {"step": int})["step"] if file.exists() else None
+
+
+def check_finished(workdir: Path, flags: Mapping[str, Any]) -> None:
+    """Raise ValueError for a damaged file of a finished run, and for other values of
+    its flags than those in its record: without more steps they would change nothing."""
+    metrics.read(workdir)
+    for name in legs.RECORD_FILES:
+        if (workdir / name).exists() and not (workdir / name).is_file():
+            raise ValueError(f"{workdir / name}: expected a file, got a folder")
+    recorded = (read_record(workdir) or {})["flags"]
+    changed = [n for n, v in flags.items() if n in recorded and recorded[n] != v]
+    if changed:
+        words = ", ".join(f"--{n}: {recorded[n]} -> {flags[n]}" for n in changed)
+        raise ValueError(
+            f"the run in {workdir} is finished: expected a larger --steps with other "
+            f"flags, or another --workdir, got {words}"
+        )
 
 
 def _encode(content: Any) -> bytes:

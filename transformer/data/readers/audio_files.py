@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from transformer import checks
 from transformer.data.audio.log_mel import RATE
 from transformer.data.notices import print_once
 from transformer.data.readers.files import one_line
@@ -24,7 +25,7 @@ def read_audio(file: Path | str) -> np.ndarray:
     ValueError, naming the file, where it is missing, truncated or no sound, and for
     samples that are not finite.
     """
-    file = Path(file).expanduser()
+    file = checks.expand_home(Path(file))
     if not file.is_file():
         raise ValueError(f"{file}: expected a sound file, got none")
     read = _read_wav if file.suffix.lower() in (".wav", ".wave") else _read_soundfile

@@ -16,7 +16,8 @@ from transformer.data.readers import text_files
 from transformer.data.records import Records
 
 NAMES = ("observations", "actions", "rewards")
-MAX_ACTION = np.iinfo(np.int32).max
+# Each is a token of the model, as those of a vocabulary.
+MAX_ACTION = 2**20 - 1
 
 
 def _discrete_actions(path: Path, actions: np.ndarray) -> np.ndarray:

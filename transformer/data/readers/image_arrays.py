@@ -8,6 +8,7 @@ of images for each process in memory.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections import Counter
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer import storage
+from transformer import checks, storage
 from transformer.data.readers import files as own_files
 from transformer.data.readers import image_files
 from transformer.data.readers.image_files import ImageFile, ImageHeader
@@ -200,7 +201,11 @@ def read(
         pixels = np.load(folder / "image.npy", mmap_mode="r").view(np.ndarray)
         conversions = (folder / "conversions.txt").read_text()
     else:
-        empty = partial(np.empty, dtype=np.uint8)
+
+        def empty(shape: tuple[int, ...]) -> np.ndarray:
+            checks.fits_memory(f"{source}: images", math.prod(shape))
+            return np.empty(shape, np.uint8)
+
         pixels, conversions = _read(source, files, image_size, empty)
     if conversions:
         print(conversions, flush=True)

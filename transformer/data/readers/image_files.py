@@ -67,7 +67,7 @@ class ImageHeader(NamedTuple):
 @contextmanager
 def _open(file: ImageFile) -> Iterator[Any]:
     """The Pillow image; ValueError where it cannot be read."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with file.open() as raw, warnings.catch_warnings():
@@ -78,6 +78,10 @@ def _open(file: ImageFile) -> Iterator[Any]:
         if isinstance(error, _Refusal):
             raise ValueError(str(error)) from None
         got = files.one_line(error)
+        if isinstance(error, UnidentifiedImageError):
+            got = "another kind of file"  # Its message has the repr of a Python object.
+        elif isinstance(error, OSError) and error.filename is not None:
+            raise
         raise ValueError(f"{file}: expected an image, got {got}") from None
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from transformer.data.notices import print_once
 from transformer.data.readers import (
     files,
     image_arrays,
@@ -45,6 +46,7 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
         )
     inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     names = [path.name for path in inside if path.is_dir()]
+    beside = sum(not path.is_dir() for path in inside)
     if len(names) < 2:
         raise ValueError(
             f"{folder}: expected a folder for each of 2 classes or more, got "
@@ -54,6 +56,8 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     for name, listed in found.items():
         if not listed:
             raise ValueError(f"{folder / name}: expected images, got an empty class")
+    if beside:
+        print_once(f"{folder}: {beside} files beside the class folders are not read")
     return found
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from transformer.data.readers import files as own_files
+from transformer.data.readers import image_table
 from transformer.data.readers.image_files import ImageFile
 
-IMAGES = ("png", "jpg", "jpeg", "gif", "bmp", "webp", "tif", "tiff", "ppm", "pgm")
 LABEL = {"cls": None, "json": ("label", "cls"), "txt": None}
 CAPTION = {"txt": None, "json": ("text", "caption")}
 
@@ -98,10 +98,11 @@ def read(
             got = own_files.one_line(error)
             raise ValueError(f"{shard}: expected a tar file, got {got}") from None
         for name, found in examples:
-            member = next((found[kind] for kind in IMAGES if kind in found), None)
-            if member is None:
+            images = [found[kind] for kind in image_table.SUFFIXES if kind in found]
+            if len(images) != 1:
                 got = ", ".join(f".{extension}" for extension in found)
-                raise ValueError(f"{shard}: {name}: expected an image, got {got}")
+                raise ValueError(f"{shard}: {name}: expected one image, got {got}")
+            (member,) = images
             start = member.offset_data
             place = f"{inside.as_posix()}/{member.name}"
             files.append(ImageFile(shard, place, start, start + member.size))

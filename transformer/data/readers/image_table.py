@@ -13,9 +13,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from transformer.data.notices import print_once
 from transformer.data.readers import table
 from transformer.data.readers.image_files import ImageFile
 
+# Of images that are counted where no row names them.
+SUFFIXES = ("png", "jpg", "jpeg", "gif", "bmp", "webp", "tif", "tiff", "ppm", "pgm")
 PATH = ("path", "file", "filename", "file_name", "image")
 
 
@@ -45,6 +48,16 @@ def refuse_columns(columns: Sequence[str], path: Path) -> None:
         )
 
 
+def _count_unread(files: Sequence[ImageFile]) -> int:
+    """The images in the folders of `files` that are not among them."""
+    known = {file.path for file in files}
+    inside = (p for folder in {p.parent for p in known} for p in folder.iterdir())
+    images = (
+        p for p in inside if p.suffix[1:].lower() in SUFFIXES and p.name[0] != "."
+    )
+    return sum(path not in known for path in images)
+
+
 def read(path: Path, columns: table.Columns) -> tuple[list[ImageFile], list[str]]:
     """The listed images and their texts. columns: of the paths and of the texts.
     ValueError, naming file and row, for a missing image or text, and an image that is
@@ -63,4 +76,7 @@ def read(path: Path, columns: table.Columns) -> tuple[list[ImageFile], list[str]
             raise ValueError(f"{place}: expected each image once, got '{name}' again")
         files[str(name)] = ImageFile(file, str(name))
         texts.append(text)
+    rest = _count_unread(list(files.values()))
+    if rest:
+        print_once(f"{path}: {rest} images beside those of its rows are not read")
     return list(files.values()), texts

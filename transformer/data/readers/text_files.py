@@ -5,7 +5,8 @@ row is one (`readers/text_tables.py`). The validation split is the tail: the las
 `held_out` of all bytes, in the order of the files' paths, starting at the beginning of
 a line (the file that contains the cut is divided); of tables, the rows with a small
 hash. A folder with sub-folders `train` and `validation` is used as given, and so are
-tables called so (`train.jsonl`, `train-00000-of-00002.parquet`).
+tables and texts called so (`train.txt`, `train-00000-of-00002.parquet`). Refused are a
+file with a null character, and white space alone.
 """
 
 from __future__ import annotations
@@ -64,6 +65,11 @@ def _decode(path: Path, blocks: Iterable[bytes], offset: int) -> Iterator[str]:
                 f"{path}: expected UTF-8, got byte 0x{got:02x} "
                 f"at offset {begins + error.start} ({error.reason})"
             ) from None
+        if "\0" in text:
+            raise ValueError(
+                f"{path}: expected UTF-8 text, got a null character: a binary file, or "
+                "another encoding"
+            )
         yield text
 
 
@@ -124,11 +130,17 @@ def line_start(path: Path, offset: int) -> int:
 
 
 def listing(folder: Path) -> list[Path]:
-    """All files under `folder` that are not hidden, sorted."""
+    """All files under `folder` that are not hidden, sorted. ValueError for what is no
+    file: a broken link, a pipe, which would never end, or a device."""
     found = []
     for root, names, files in os.walk(folder):
         names[:] = [name for name in names if not name.startswith(".")]
         found += [Path(root) / name for name in files if not name.startswith(".")]
+    for path in found:
+        if not path.is_file():
+            raise ValueError(
+                f"{path}: expected a file, got a broken link, a pipe or a device"
+            )
     # Compared as tuples: of many paths, sorting is what takes time.
     return sorted(found, key=lambda path: path.parts)
 
@@ -168,9 +180,15 @@ def _stamp(files: Iterable[Path]) -> str:
     return fingerprint([span for span in spans if span.stop])
 
 
+def _has_split_suffix(path: Path) -> bool:
+    """Not those of code, in which `train.py` is a name like others."""
+    return table.is_table(path) or compression.content_suffix(path) == ".txt"
+
+
 def given_splits(names: Sequence[str]) -> dict[str, list[str]] | None:
     """The files of each split, by their names in a folder, where it is divided: into
-    folders `train` and `validation`, or by tables called so. None where it is not."""
+    folders `train` and `validation`, or by tables or .txt files called so. None where
+    it is not."""
     found = {s: [n for n in names if n.startswith(f"{s}/")] for s in documents.SPLITS}
     if not all(found.values()):
         found = {
@@ -178,7 +196,7 @@ def given_splits(names: Sequence[str]) -> dict[str, list[str]] | None:
                 name
                 for name in names
                 if Path(name).name.startswith((f"{split}.", f"{split}-"))
-                and table.is_table(Path(name))
+                and _has_split_suffix(Path(name))
             ]
             for split in documents.SPLITS
         }
@@ -195,7 +213,7 @@ def _given_splits(folder: Path) -> dict[str, list[Path]] | None:
         return None
     others = len(files) - sum(map(len, names.values()))
     if others:
-        print_once(f"{folder}: tables of train and validation; {others} others unread")
+        print_once(f"{folder}: files of train and validation; {others} others unread")
     return {split: [folder / name for name in names[split]] for split in names}
 
 
@@ -221,7 +239,13 @@ def _all_documents(files: list[Path], column: str, held_out: float) -> _Document
     tables = [path for path in files if table.is_table(path)]
     statistics = [text_tables.scan(p, column, held_out, _stamp([p])) for p in tables]
     rows = sum(one.rows - one.empty for one in statistics)
+    if spans and not rows and all(map(_is_blank, spans)):
+        raise ValueError(f"{spans[0].path}: expected text, got only white space")
     return _Documents(spans, tables, statistics, bool, not (spans or rows))
+
+
+def _is_blank(span: Span) -> bool:
+    return not any(text and not text.isspace() for text in chunks(span))
 
 
 def _divide(every: _Documents, held_out: float) -> dict[str, _Documents]:

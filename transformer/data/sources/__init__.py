@@ -52,10 +52,14 @@ def own_path(source: str | Path, what: str, held_out: float) -> Path | None:
         from transformer import remote_data
 
         return remote_data.local_copy(source)
-    path = Path(source).expanduser()
-    if source not in ("", *BUILDERS) and exists(path):
-        return path
     name = str(source)
+    path = checks.expand_home(Path(source))
+    if source not in ("", *BUILDERS) and exists(path):
+        if not path.is_file() and not path.is_dir():
+            raise ValueError(
+                f"expected a file or folder of {what}, got a pipe or device at {name!r}"
+            )
+        return path
     is_long = len(name) > NAME_CHARACTERS
     if isinstance(source, Path) or is_long or not TFDS_NAME.fullmatch(name):
         got = repr(name[:NAME_CHARACTERS]) + "..." * is_long

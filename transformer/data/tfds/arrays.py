@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer import storage
+from transformer import checks, storage
 from transformer.data import records
 from transformer.data.text import documents
 from transformer.data.tfds import text as tfds_text
@@ -109,6 +109,9 @@ def _decode(
         for column in columns:
             value = tfds_text.at(example, column.feature)
             values[column.name].append(column.decode(value, place))
+            if len(places) == 1:
+                size = np.asarray(values[column.name][0]).nbytes * (split[2] - split[1])
+                checks.fits_memory(f"{builder.name}: {column.name}", size)
     return {name: stack(listed, places, name) for name, listed in values.items()}
 
 
