@@ -193,6 +193,8 @@ REFUSED = {
     "heads that do not fill": ("roberta", {"num_attention_heads": 5}),
     "patches that do not fill": ("vit", {"patch_size": 5}),
     "labels with a gap": ("vit_classifier", {"id2label": {"0": "a", "2": "b"}}),
+    "labels are true": ("vit_classifier", {"id2label": True}),
+    "a class is an object": ("bert", {"architectures": [{}]}),
     "gated MLPs": ("dinov2", {"use_swiglu_ffn": True}),
     "layers of no kind": ("modernbert", {"layer_types": ["x", "y", "z"]}),
     "sines": ("distilbert", {"sinusoidal_pos_embds": True}),

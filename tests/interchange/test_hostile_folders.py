@@ -133,6 +133,10 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "huge width": (config(hidden_size=2**63), "hidden_size: expected a whole"),
     "heads in no groups": (config(num_key_value_heads=3), "kv_heads: expected a div"),
     "infinite epsilon": (config(rms_norm_eps=1e999), "rms_norm_eps: expected a number"),
+    "epsilon beyond floats": (
+        config(rms_norm_eps=10**400),
+        "rms_norm_eps: expected a number",
+    ),
     "epsilon is text": (config(rms_norm_eps="1e-5"), "rms_norm_eps: expected a number"),
     "another activation": (config(hidden_act="swish9"), "hidden_act: expected one of"),
     "biases": (config(attention_bias=True), "attention_bias: expected False"),

@@ -85,6 +85,26 @@ def test_a_folder_is_loaded_in_a_notebook(source: Path) -> None:
     )
 
 
+def test_weights_are_refused_before_the_data_are_read(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    """A pickle, whose refusal says how to convert it, and weights that are cut."""
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("the data are read")
+
+    source = pretrained_folder.write(tmp_path / "llama")
+    monkeypatch.setattr(pretrained.language_model, "experiment", fail)
+    weights = source / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="model.safetensors: "):
+        pretrained.experiment(init_from=source)
+    weights.rename(source / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"may run code .* convert it .*save_pretrain"):
+        pretrained.experiment(init_from=source)
+
+
 def louder(model: Any) -> Any:
     """With larger weights, so that each token matters."""
     return model._replace(params=jax.tree.map(lambda a: 5 * a, model.params))

@@ -3,6 +3,7 @@ be harmless, or refused by name."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -51,7 +52,7 @@ class Reader:
     def number(self, key: str, default: Any = _MISSING) -> float:
         """A finite number."""
         value = self.get(key, default)
-        is_number = type(value) in (int, float) and abs(value) < float("inf")
+        is_number = type(value) in (int, float) and abs(value) <= sys.float_info.max
         if not is_number:
             raise self.error(key, "a number")
         return float(value)

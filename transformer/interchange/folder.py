@@ -79,11 +79,14 @@ class PretrainedFolder(NamedTuple):
 def find(workdir: Path | None, init_from: Path | None) -> Path:
     """Where the configuration and the tokenizer of a run are: in its folder, once it
     has begun, before in that which it starts from, or in what a GGUF file is made into.
-    ValueError for neither."""
+    ValueError for neither, and where what it starts from has weights of another format,
+    or damaged ones: before data are read."""
     for place in (workdir, init_from):
-        place = place and gguf_folder.resolve(place)
-        if place is not None and (place / CONFIG).is_file():
-            return place
+        found = place and gguf_folder.resolve(place)
+        if found is not None and (found / CONFIG).is_file():
+            if place is not None and place != workdir:
+                _open_tensors(remote_data.model_copy(place), read_config(found)[0])
+            return found
     raise ValueError(f"--init_from: expected a folder with {CONFIG}, got {init_from}")
 
 
@@ -102,6 +105,14 @@ def read_config(folder: Path) -> tuple[Architecture, Any]:
     return made, sizes
 
 
+def _open_tensors(
+    folder: Path, architecture_: Architecture
+) -> Mapping[str, tensor_files.StoredTensor]:
+    if file := gguf_folder.find(folder):
+        return gguf_folder.open_tensors(file)
+    return tensor_files.open_tensors(folder, architecture_.format.stem)
+
+
 def open_folder(folder: Path | str, **changes: Any) -> PretrainedFolder:
     """The net and the tensors of a folder with `config.json` and safetensors, or of a
     GGUF file; reads no weights. changes: of the sizes, such as `scanned=True`.
@@ -113,12 +124,9 @@ def open_folder(folder: Path | str, **changes: Any) -> PretrainedFolder:
     made, sizes = read_config(folder)
     sizes = sizes._replace(**changes)
     net, rules = made.net(sizes), made.table(sizes)
-    tensors: Mapping[str, tensor_files.StoredTensor]
-    if file := gguf_folder.find(folder):
-        tensors = gguf_folder.open_tensors(file)
+    tensors = _open_tensors(folder, made)
+    if gguf_folder.find(folder):
         rules = gguf_model.table(made, sizes)
-    else:
-        tensors = tensor_files.open_tensors(folder, made.format.stem)
     abstract = jax.eval_shape(lambda: made.init(net, jax.random.key(0)))
     bindings = table.bind(rules, abstract)
     tensors = table.rename(rules, tensors)

@@ -121,8 +121,8 @@ def write_image(image: ImageSizes) -> dict[str, Any]:
 def read_labels(config: Reader) -> tuple[str, ...]:
     """The names of the classes, by their numbers."""
     names = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
-    numbers = [str(i) for i in range(len(names))]
-    if not isinstance(names, dict) or sorted(names) != sorted(numbers) or not names:
+    numbers = [str(i) for i in range(len(names) if isinstance(names, dict) else 0)]
+    if not numbers or sorted(names) != sorted(numbers):
         raise config.error("id2label", "an object of 0, 1, ... and names")
     return tuple(str(names[number]) for number in numbers)
 
@@ -150,7 +150,7 @@ def write_labels(labels: tuple[str, ...]) -> dict[str, Any]:
 def read_class(config: Reader, classes: Mapping[str, Any], default: str) -> Any:
     """What `classes` has for the class that `architectures` names."""
     named = config.get("architectures", [default])
-    known = isinstance(named, list) and len(named) == 1 and named[0] in classes
+    known = isinstance(named, list) and len(named) == 1 and named[0] in list(classes)
     if not known:
         raise config.error("architectures", f"one of {', '.join(classes)}")
     return classes[named[0]]
