@@ -26,7 +26,7 @@ from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
 from transformer.training import optimizers, scaling
 from transformer.training.declaration import declare
-from transformer.training.experiment import Evaluation, Experiment, Optimizer, Run
+from transformer.training.experiment import Experiment, Optimizer, Run
 
 
 def study() -> Any:
@@ -68,37 +68,40 @@ def experiment(
         vocab_size: tokens of the BPE.
         accumulate: microbatches of a step; as few as a device can hold, if not given.
         layers: unrolled or scanned; auto scans from 12 blocks on.
-        remat: what the backward pass computes again; auto none below 12 blocks.
+        remat: what the backward pass computes again; auto as little as fits.
     """
     documents = text_source.load(text, column=text_column)
     how: Any = {"vocab_size": vocab_size, "folder": run.workdir}
     text_tokenizer = make_tokenizer(tokenizer, documents, **how)
     sizes: Any = {"width": width, "heads": heads, "kv_heads": kv_heads}
     net = model(depth=depth, vocab_size=text_tokenizer.vocab_size, **sizes)
-    net = decoder.compile_layers(net, layers=layers, remat=remat)
+    choice = decoder.remat_choice(net, layers=layers, remat=remat)
     rows: Any = {"length": sequence_length, "batch_size": run.batch_size}
     train = packing.training(documents, text_tokenizer, **rows, seed=run.seed)
     packing.require_text_targets(documents, text_tokenizer)
+    form: Any = {"sequence_length": sequence_length, "compute_dtype": run.compute_dtype}
     readout: Any = {"chunks": chunks}
-    dtype = run.compute_dtype
 
-    def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> Loss:
+    def loss_of(net: Any, params: Any, batch: dict[str, Any], key: jax.Array) -> Loss:
         positions = masks.packed(batch["segment_BL"], batch["position_BL"])
-        weights = precision.cast_weights(params, dtype)
+        weights = precision.cast_weights(params, form["compute_dtype"])
         x_BLD, w_VD = net.apply({"params": weights}, batch["ids_BL"], positions)
         targets = batch["targets_BL"], batch["weight_BL"]
         nats = cross_entropy.fused_cross_entropy(x_BLD, w_VD, *targets, **readout)
         return cross_entropy.add_byte_count(nats, *targets, text_tokenizer.bytes_V)
 
-    form: Any = {"sequence_length": sequence_length, "compute_dtype": dtype}
+    losses = {name: partial(loss_of, one) for name, one in choice.nets.items()}
+    loss, net = losses[choice.policy], choice.net
     generator = text_model.from_net(net, text_tokenizer, **form)
-    made = Experiment.from_run(
+    return Experiment.from_run(
         run,
         optimizer,
         (train, packing.validation(documents, text_tokenizer, **rows)),
+        parts=packing.part_validations(documents, text_tokenizer, **rows),
         fingerprint=f"decoder of depth {depth}, {text_tokenizer.vocab_size} tokens",
         init=partial(decoder.init_params, net),
         loss=loss,
+        remat_losses=losses,
         metrics=cross_entropy.token_metrics,
         accumulate=accumulate,
         report=lambda *run: study().report(generator, *run),
@@ -111,9 +114,6 @@ def experiment(
         tokenizer=text_tokenizer,
         data=documents,
     )
-    parts = packing.part_validations(documents, text_tokenizer, **rows).items()
-    named = {n: Evaluation.from_split(split, loss, made.metrics) for n, split in parts}
-    return made._replace(evaluations={**made.evaluations, **named})
 
 
 if __name__ == "__main__":

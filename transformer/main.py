@@ -204,13 +204,14 @@ def _run(
 ) -> Any:
     import jax
 
-    from transformer.training import loop, signals
+    from transformer.training import loop, remat, signals
     from transformer.training import workdir as folder
 
     recorded = {k: v for k, v in arguments.items() if k != "workdir"}
+    loop.check(experiment, workdir, **options)
+    experiment = remat.fit(experiment, options["mesh"])
     if experiment.derived and jax.process_index() == 0:
         print(experiment.derived_line(), flush=True)
-    loop.check(experiment, workdir, **options)
     signals.request_stop()
     with folder.lock(workdir):
         folder.write_record(

@@ -133,24 +133,26 @@ def test_a_step_that_does_not_fit_is_divided_where_it_may_be(tiny: Any) -> None:
     """Into the fewest microbatches whose activations fit; the state, gradients, FLOPs
     and tokens stay."""
     made = tiny._replace(batch_size=64, accumulate_to_fit=True)
-    work, sizes = theory.work_of(made), {"data": 8}
+    works, sizes = theory.works_of(made), {"data": 8}
+    work = works(made)
     whole = plan.make(made, V5E, sizes, compile_it=False, work=work)
     kept = work.activations / 8
 
     def divide(experiment: Any, there: float) -> Any:
         chip = V5E.chip._replace(memory=there)
-        return plan.divide_to_fit(experiment, V5E._replace(chip=chip), sizes, work)
+        return plan.fit(experiment, V5E._replace(chip=chip), sizes, works)
 
-    assert divide(made, whole.memory.peak) == (made, work)
+    assert divide(made, whole.memory.peak) == made
     some = whole.memory.peak - 0.6 * kept
-    divided, counted = divide(made, some)
+    divided = divide(made, some)
+    counted = works(divided)
     assert divided.accumulate == 4 and counted.activations == work.activations / 4
     got = plan.make(divided, V5E, sizes, compile_it=False, work=counted)
     assert got.memory.peak == pytest.approx(whole.memory.peak - 0.75 * kept)
     assert got.costs.flops == whole.costs.flops and got.tokens == whole.tokens
-    assert divide(made, whole.memory.peak - kept) == (made, work)
+    assert divide(made, whole.memory.peak - kept) == made
     fixed = made._replace(accumulate_to_fit=False)
-    assert divide(fixed, some) == (fixed, work)
+    assert divide(fixed, some) == fixed
 
 
 @pytest.mark.parametrize(
@@ -204,18 +206,18 @@ def test_at_equal_tokens_longer_rows_cost_more() -> None:
 def test_auto_prefers_meshes_that_fit_and_then_the_shorter_step(
     tiny: Any, monkeypatch
 ) -> None:
-    found = plan.candidates(tiny, V5E, theory.work_of(tiny))
+    found = plan.candidates(tiny, V5E, theory.works_of(tiny))
     steps = [one.roofline.serial for one in found]
     assert len(found) > 5 and steps == sorted(steps)
     # Between what the most and the least divided plan needs.
     peaks = sorted(one.memory.peak for one in found)
     short = V5E.chip._replace(memory=(peaks[0] + peaks[-1]) / 2)
-    found = plan.candidates(tiny, V5E._replace(chip=short), theory.work_of(tiny))
+    found = plan.candidates(tiny, V5E._replace(chip=short), theory.works_of(tiny))
     fits = [one.fits for one in found]
     assert fits == sorted(fits, reverse=True) and len(set(fits)) == 2
     with pytest.raises(ValueError, match="batch_size: expected a multiple"):
         odd = tiny._replace(batch_size=7)
-        plan.candidates(odd, chips.parse("v5e:4x8"), theory.work_of(tiny))
+        plan.candidates(odd, chips.parse("v5e:4x8"), theory.works_of(tiny))
 
 
 @pytest.mark.parametrize(

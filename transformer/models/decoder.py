@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -235,6 +235,31 @@ def compile_layers(net: Any, *, layers: Layers, remat: Saved) -> Any:
     kind = stack.ScannedStack if form == "scanned" else stack.UnrolledStack
     return net.clone(
         make_stack=partial(kind, **make.keywords, remat=stack.REMAT[saves])
+    )
+
+
+class RematChoice(NamedTuple):
+    """A net by the names of the remat policies that its run may choose from, the one
+    that recomputes least first. policy: the one by depth, or the only one."""
+
+    nets: dict[str, Any]
+    policy: str
+
+    @property
+    def net(self) -> Any:
+        return self.nets[self.policy]
+
+
+def remat_choice(net: Any, *, layers: Layers, remat: Saved) -> RematChoice:
+    """`compile_layers` with all policies where `remat` is auto; with one where it is
+    not, and of a net with another stack."""
+    made = compile_layers(net, layers=layers, remat=remat)
+    policy = summary(made).get("remat", "other")
+    if remat != "auto" or policy not in stack.REMAT:
+        return RematChoice({policy: made}, policy)
+    names: tuple[Any, ...] = tuple(stack.REMAT)
+    return RematChoice(
+        {name: compile_layers(net, layers=layers, remat=name) for name in names}, policy
     )
 
 

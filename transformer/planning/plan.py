@@ -14,7 +14,7 @@ from transformer import axes
 from transformer.planning import compilation, roofline, theory
 from transformer.planning.chips import Topology
 from transformer.planning.costs import Costs
-from transformer.training import batching
+from transformer.training import batching, remat
 from transformer.training.experiment import Experiment
 from transformer.training.update import abstract_state
 
@@ -170,36 +170,33 @@ def make(
     )
 
 
-def divide_to_fit(
+def fit(
     experiment: Experiment,
     topology: Topology,
     sizes: Mapping[str, int],
-    work: theory.Work,
-) -> tuple[Experiment, theory.Work]:
-    """`experiment` and its work in as few microbatches as fit as counted, where it may
-    be divided (`accumulate_to_fit`); as they are where no number fits. ValueError for a
-    batch that does not divide over the mesh."""
+    works: theory.Works,
+) -> Experiment:
+    """`experiment` in the first of its `remat.divisions` that fits as counted: as few
+    microbatches, where it may be divided (`accumulate_to_fit`), and then as little
+    computed again, where the memory chooses the policy. Where none fits, as it is, with
+    the policy that recomputes most. ValueError for a batch that does not divide over
+    the mesh."""
     mesh: Any = abstract_mesh(topology, sizes)
-    found = experiment, work
-    while experiment.accumulate_to_fit:
-        if make(found[0], topology, sizes, compile_it=False, work=found[1]).fits:
-            return found
-        count = 2 * found[0].accumulate
-        if experiment.batch_size % (count * axes.batch_shards(mesh)):
-            break
-        activations = work.activations * experiment.accumulate / count
-        divided = work._replace(activations=activations)
-        found = experiment._replace(accumulate=count), divided
-    return experiment, work
+    for made in remat.divisions(experiment, axes.batch_shards(mesh)):
+        work = works(made)
+        if make(made, topology, sizes, compile_it=False, work=work).fits:
+            return made
+    names = remat.policies(experiment)
+    return remat.choose(experiment, names[-1]) if names else experiment
 
 
 def candidates(
-    experiment: Experiment, topology: Topology, work: theory.Work
+    experiment: Experiment, topology: Topology, works: theory.Works
 ) -> list[Plan]:
     """Counted plans on the sensible meshes, the best first: tensor up to eight chips of
-    a host, the rest fsdp, or fsdp within data. Those that fit come first, then those of
-    the shorter step as scheduled, then those of fewer axes. ValueError where the batch
-    divides over none."""
+    a host, the rest fsdp, or fsdp within data; each `fit`. Those that fit come first,
+    then those of the shorter step as scheduled, then those of fewer axes. ValueError
+    where the batch divides over none."""
     found, refusal = [], ValueError(f"--mesh: expected chips, got {topology}")
     for tensor in (1, 2, 4, 8):
         rest, remainder = divmod(topology.slice_size, tensor)
@@ -208,9 +205,9 @@ def candidates(
                 continue
             sizes = {"data": data, "fsdp": rest // data, "tensor": tensor}
             try:
-                found.append(
-                    make(experiment, topology, sizes, compile_it=False, work=work)
-                )
+                made = fit(experiment, topology, sizes, works)
+                how: Any = {"compile_it": False, "work": works(made)}
+                found.append(make(made, topology, sizes, **how))
             except ValueError as error:
                 refusal = error
     if not found:

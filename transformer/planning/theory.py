@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Set
+from collections.abc import Callable, Set
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from transformer import axes
 from transformer.planning.costs import Collective, Costs
-from transformer.training import flops
+from transformer.training import flops, remat
 from transformer.training.experiment import Experiment
 from transformer.training.update import State, init_state, update
 
@@ -51,24 +51,28 @@ def work_of(experiment: Experiment) -> Work:
     return Work(
         flops.matmul_flops(program.jaxpr),
         rows * flops.per_row(experiment),
-        _activation_bytes(experiment, state, abstract(rows // experiment.accumulate)),
+        remat.activation_bytes(experiment, state.params),
     )
 
 
-def _activation_bytes(experiment: Experiment, state: State, batch: Any) -> float:
-    def backward(params: Any, batch: Any) -> Any:
-        def total(params: Any) -> Any:
-            return experiment.loss(params, batch, jax.random.key(0)).total
+# The work of an experiment.
+Works = Callable[[Experiment], Work]
 
-        return jax.vjp(total, params)[1]
 
-    residuals = jax.tree.leaves(jax.eval_shape(backward, state.params, batch))
-    weights = {leaf.shape for leaf in jax.tree.leaves(state.params)}
-    return sum(
-        math.prod(leaf.shape) * leaf.dtype.itemsize
-        for leaf in residuals
-        if leaf.shape not in weights
-    )
+def works_of(experiment: Experiment) -> Works:
+    """`work_of` this experiment in any number of microbatches and with any of its
+    remat policies, each policy counted once."""
+    counted: dict[str, Work] = {}
+
+    def work(variant: Experiment) -> Work:
+        policy = remat.policy(variant)
+        if policy not in counted:
+            whole = variant._replace(accumulate=experiment.accumulate)
+            counted[policy] = work_of(whole)
+        found, times = counted[policy], variant.accumulate / experiment.accumulate
+        return found._replace(activations=found.activations / times)
+
+    return work
 
 
 def costs(work: Work, experiment: Experiment, state: State, mesh: Mesh) -> Costs:

@@ -51,11 +51,11 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
     experiment = command.make_experiment(make, chosen, parsed.workdir)
     experiment.require_verb("train")
     if experiment.derived:
-        print(experiment.derived_line(), flush=True)
-    work = theory.work_of(experiment)
+        print(_without_remat(experiment).derived_line(), flush=True)
+    works = theory.works_of(experiment)
     texts = meshes or [f"fsdp:{found.slice_size}"]
     if texts == ["auto"]:
-        ranked = plans.candidates(experiment, found, work)
+        ranked = plans.candidates(experiment, found, works)
         print(f"meshes as counted, the best first:\n{table.comparison(ranked)}\n")
         sizes = [dict(ranked[0].mesh)]
     else:
@@ -63,16 +63,10 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
     made = []
     with compilation.exclusive() if compiles else contextlib.nullcontext():
         for one in sizes:
-            divided, counted = plans.divide_to_fit(experiment, found, one, work)
-            if divided.accumulate > experiment.accumulate:
-                print(f"as counted, {divided.accumulate} microbatches fit", flush=True)
-            how: Any = {"compile_it": compiles, "work": counted}
-            try:
-                made.append(plans.make(divided, found, one, **how))
-                print(table.lines(made[-1]), flush=True)
-            except compilation.DoesNotFitError as error:
-                made.append(plans.refusal(found, one, str(error)))
-                print(table.verdict(made[-1]), flush=True)
+            made.append(_plan(experiment, found, one, works, compiles))
+            refused = isinstance(made[-1], plans.Refusal)
+            text = table.verdict if refused else table.lines
+            print(text(made[-1]), flush=True)
     if len(made) > 1:
         print(table.comparison(made))
     if file is not None:
@@ -83,6 +77,42 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
                 f"--json_file: expected to write it, got {error}"
             ) from None
     return 0 if any(one.fits for one in made) else 1
+
+
+def _without_remat(experiment: Any) -> Any:
+    """Without the remat policy, where each mesh has its own."""
+    from transformer.training import remat
+
+    names = {*experiment.derived} - ({"remat"} if remat.policies(experiment) else set())
+    kept = {name: v for name, v in experiment.derived.items() if name in names}
+    return experiment._replace(derived=kept)
+
+
+def _plan(
+    experiment: Any, topology: Topology, sizes: Any, works: Any, compiles: bool
+) -> Any:
+    """The plan, or the refusal, of one mesh: of the experiment that fits as counted,
+    or, as compiled, with the next remat policies until one fits."""
+    from transformer.planning import plan as plans
+    from transformer.planning import table
+    from transformer.training import remat
+
+    made = plans.fit(experiment, topology, sizes, works)
+    if made.accumulate > experiment.accumulate:
+        print(f"as counted, {made.accumulate} microbatches fit", flush=True)
+    while True:
+        if remat.policies(made):
+            print(f"remat: {remat.policy(made)}", flush=True)
+        how: Any = {"compile_it": compiles, "work": works(made)}
+        try:
+            found = plans.make(made, topology, sizes, **how)
+        except compilation.DoesNotFitError as error:
+            found = plans.refusal(topology, sizes, str(error))
+        more = remat.after(made)
+        if found.fits or not compiles or more is None:
+            return found
+        print(table.verdict(found), flush=True)
+        made = more
 
 
 def _meshes(argv: list[str]) -> tuple[list[str], list[str]]:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from transformer.training import batching, flops
+from transformer.training import batching, flops, remat
 from transformer.training.experiment import Experiment
 from transformer.training.loop import jit_update
 from transformer.training.update import init_sharded_state
@@ -80,6 +80,7 @@ def memory_bandwidth(*, megabytes: int = 512) -> float:
 
 def show(experiment: Experiment, mesh: Mesh) -> None:
     """Print the benchmark of an experiment; call under `jax.set_mesh(mesh)`."""
+    experiment = remat.fit(experiment, mesh)
     rows, tokens = experiment.batch_size, experiment.tokens_per_row
     at = batching.sharded_batches(experiment.batch, rows, mesh)
     data = measure_seconds(lambda: experiment.batch(1, range(rows)), repeats=21)

@@ -98,6 +98,8 @@ class Experiment(NamedTuple):
     the experiment and its run folder; `declare` and `derive` fill in the file's.
     init(key) -> params: nested dictionaries of float32 arrays.
     loss(params, batch, key) -> Loss(total, weight, sums).
+    remat_losses: `loss` by remat policy, from the one that recomputes least, of which
+    the memory of a device chooses one (`remat.fit`); as it is if it is none of them.
     batch(step, rows) -> those rows of the step's global batch, 0 .. batch_size - 1.
     optimizer: an optax pair. steps: of training. accumulate: microbatches per step.
     accumulate_to_fit: more of them where a device cannot hold the step.
@@ -128,6 +130,7 @@ class Experiment(NamedTuple):
     name: str = ""
     accumulate: int = 1
     accumulate_to_fit: bool = False
+    remat_losses: Mapping[str, LossFn] = {}
     gradient_dtype: str = "float32"
     derived: Mapping[str, Any] = {}
     seed: int = 0
@@ -205,6 +208,7 @@ class Experiment(NamedTuple):
         optimizer: Optimizer,
         splits: tuple[Any, Any],
         *,
+        parts: Mapping[str, Any] = {},
         loss: LossFn,
         metrics: Metrics,
         validation_loss: LossFn | None = None,
@@ -214,11 +218,15 @@ class Experiment(NamedTuple):
         """The experiment of `run` on the pair `splits`: training rows, and held-out
         rows for the evaluation `validation`.
 
+        parts: further held-out rows, by the name of their evaluation.
         validation_loss: `loss` if None. accumulate: None for as few microbatches as a
         device can hold. fields: the other fields of an Experiment.
         """
         train, held_out = splits
-        evaluation = Evaluation.from_split(held_out, validation_loss or loss, metrics)
+        evaluations = {
+            name: Evaluation.from_split(split, validation_loss or loss, metrics)
+            for name, split in {"validation": held_out, **parts}.items()
+        }
         if fields.get("derived") and train.rows_per_epoch:
             epochs = run.steps * run.batch_size / train.rows_per_epoch
             fields["derived"] = {**fields["derived"], "epochs": float(f"{epochs:.2g}")}
@@ -232,6 +240,6 @@ class Experiment(NamedTuple):
             seed=run.seed,
             loss=loss,
             metrics=metrics,
-            evaluations={"validation": evaluation},
+            evaluations=evaluations,
             **fields,
         )

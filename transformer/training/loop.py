@@ -18,6 +18,7 @@ from transformer.training import (
     faults,
     memory,
     optimizers,
+    remat,
     signals,
 )
 from transformer.training.experiment import Experiment
@@ -167,8 +168,9 @@ def jit_update(experiment: Experiment, mesh: Mesh) -> Any:
 
 
 def compile_update(experiment: Experiment, mesh: Mesh, state: State, batch: Any) -> Any:
-    """The program of `jit_update`, compiled; with `accumulate_to_fit` of twice as many
-    microbatches until a device can hold it, which a line says.
+    """The program of `jit_update`, compiled; until a device can hold it with the remat
+    policies that recompute more, and then, with `accumulate_to_fit`, of twice as many
+    microbatches, which a line says.
 
     Raises faults.OutOfMemory, or the compiler's error, where it cannot.
     """
@@ -178,16 +180,23 @@ def compile_update(experiment: Experiment, mesh: Mesh, state: State, batch: Any)
         memory.check_program(program)
         return program
     except Exception as error:
-        count = 2 * experiment.accumulate
-        divides = experiment.batch_size % (count * axes.batch_shards(mesh)) == 0
-        if not (experiment.accumulate_to_fit and divides):
-            raise
-        if not faults.is_out_of_memory(error):
+        more = remat.after(experiment) or _divide(experiment, mesh)
+        if more is None or not faults.is_out_of_memory(error):
             raise
     if jax.process_index() == 0:
-        print(f"a device cannot hold the step: {count} microbatches", flush=True)
-    more = experiment._replace(accumulate=count)
+        how = f"{more.accumulate} microbatches"
+        if more.accumulate == experiment.accumulate:
+            how = f"remat {remat.policy(more)}"
+        print(f"a device cannot hold the step: {how}", flush=True)
     return compile_update(more, mesh, state, batch)
+
+
+def _divide(experiment: Experiment, mesh: Mesh) -> Experiment | None:
+    """In twice as many microbatches, if that may be."""
+    count = 2 * experiment.accumulate
+    divides = experiment.batch_size % (count * axes.batch_shards(mesh)) == 0
+    may = experiment.accumulate_to_fit and divides
+    return experiment._replace(accumulate=count) if may else None
 
 
 def train(

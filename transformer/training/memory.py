@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from transformer.training import faults
 
@@ -38,6 +39,16 @@ def device_bytes() -> int | None:
         return None
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return total // len(devices)
+
+
+def least_device_bytes() -> float | None:
+    """`device_bytes` of the process that has least, so that all choose alike."""
+    there = device_bytes()
+    if jax.process_count() == 1:
+        return there
+    own = np.float32(math.inf if there is None else there)
+    least = float(np.min(multihost_utils.process_allgather(own)))
+    return None if math.isinf(least) else least
 
 
 def check(abstract_state: Any, gradient_dtype: str = "float32") -> None:

@@ -49,15 +49,17 @@ def init_state(experiment: Experiment, params: Any = None) -> State:
     )
 
 
-# The last abstract state, as tracing a deep model takes seconds and many ask for it.
-_last: list[tuple[Experiment, Mesh, State]] = []
+# The last abstract state, and what it was made of: tracing a deep model takes seconds
+# and many ask for it.
+_last: list[tuple[Any, State]] = []
 
 
 def abstract_state(experiment: Experiment, mesh: Mesh) -> State:
     """Shapes, dtypes and shardings of the state, without computing it."""
-    if not (_last and _last[0][0] is experiment and _last[0][1] == mesh):
-        _last[:] = [(experiment, mesh, _abstract_state(experiment, mesh))]
-    return _last[0][2]
+    source = experiment.init, experiment.optimizer, experiment.seed, mesh
+    if not (_last and _last[0][0] == source):
+        _last[:] = [(source, _abstract_state(experiment, mesh))]
+    return _last[0][1]
 
 
 def _abstract_state(experiment: Experiment, mesh: Mesh) -> State:
