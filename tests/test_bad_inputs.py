@@ -140,7 +140,20 @@ def insert(line):
     return edit
 
 
+def edit_leg(name, value):
+    """An edit of run.json that changes a fact of its first leg."""
+
+    def edit(content):
+        record = json.loads(content)
+        record["legs"][0][name] = value
+        return json.dumps(record).encode()
+
+    return edit
+
+
 FILES = {
+    "versions": ("run.json", edit_leg("versions", None), "legs: versions: expected an"),
+    "command": ("run.json", edit_leg("command", 5), "legs: command: expected text"),
     "deep": ("run.json", lambda content: b"[" * 99999, "run.json: expected JSON"),
     "empty": ("run.json", lambda content: b"", "run.json: expected JSON"),
     "depth=None": ("run.json", edit_flag("depth", None), "--depth: expected"),
@@ -252,3 +265,10 @@ def test_a_path_that_cannot_be_read_is_refused(monkeypatch, tmp_path):
     with pytest.raises(OSError, match="full"):
         with checks.refuse_unreadable():
             raise OSError(errno.ENOSPC, "full", "a")
+
+
+def test_a_lock_that_is_a_folder_is_named(tmp_path, capsys, monkeypatch):
+    (tmp_path / "run/lock").mkdir(parents=True)
+    argv = [*RUN, f"--text={__file__}", f"--workdir={tmp_path / 'run'}"]
+    message = refusal(argv, capsys, monkeypatch)
+    assert "run/lock: expected a file or folder that can be read, got Is a" in message

@@ -94,6 +94,9 @@ def prepare(argv: list[str]) -> None:
 
 def main() -> None:
     """Carry out the command line."""
+    from transformer import streams
+
+    streams.guard(leave="prepare" not in sys.argv[1:2])
     verb, *rest = sys.argv[1:] or [""]
     try:
         if verb in HELP or (verb == "compare" and set(rest) & set(HELP)):

@@ -183,7 +183,7 @@ def writable_folder(flag: str, path: Path) -> None:
     is there is a file, or does not belong to the user."""
     if is_remote(path):
         return
-    there = next((p for p in (path, *path.absolute().parents) if p.exists()), path)
+    there = next((p for p in (path, *path.parents) if p.exists()), path)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         got = "cannot be written" if there.is_dir() else "is no folder"
         raise ValueError(

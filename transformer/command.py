@@ -76,6 +76,11 @@ class Command(NamedTuple):
     explicit: tuple[str, ...]
 
 
+def asks_help(argv: list[str]) -> bool:
+    """Whether the flags are to be listed."""
+    return any(a in ("--help", "-h", "-help", "--helpfull") for a in argv)
+
+
 def parse(
     argv: list[str],
     make: ExperimentFn,
@@ -90,7 +95,7 @@ def parse(
     value of a FIXED flag than the recorded one.
     """
     name = flags.name_of(make)
-    if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv):
+    if asks_help(argv):
         print(_help(make, verbs))
         sys.exit(0)
     values = absl_flags.FlagValues()

@@ -34,7 +34,7 @@ def main(make: ExperimentFn, **verbs: Callable[..., Any]) -> None:
 
     argv = sys.argv[1:]
     trains = not argv or argv[0].startswith("-") or argv[0] in ("train", "sweep")
-    streams.guard(leave=not trains)
+    streams.guard(leave=not trains or command.asks_help(argv))
     signals.exit_at_once()
     try:
         if argv[:1] == ["sweep"]:

@@ -122,7 +122,9 @@ def claim_or_refuse(path: Path, what: str) -> Iterator[None]:
         with leases.hold(path, what):
             yield
         return
-    with open(path, "a+b") as file:
+    with checks.refuse_unreadable():
+        opened = open(path, "a+b")  # noqa: SIM115
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import sys
 from typing import Any, TextIO
 
+OUT = "standard output"
 _LOST = 128 + signal.SIGPIPE
 
 
@@ -59,6 +61,11 @@ class _Stream:
         if self._leave and getattr(error, "errno", None) == errno.EPIPE:
             os._exit(_LOST)
         cause = getattr(error, "strerror", None) or error
+        if self._leave and self._name == OUT and isinstance(error, OSError):
+            with contextlib.suppress(OSError, ValueError):
+                self._other.write(f"error: {self._name} is lost ({cause})\n")
+                self._other.flush()
+            os._exit(1)
         line = f"warning: {self._name} is lost ({cause}); the run goes on\n"
         try:
             self._other.write(line)
@@ -70,9 +77,10 @@ class _Stream:
 def guard(*, leave: bool) -> None:
     """Let the process survive a closed pipe, a full device or a closed terminal.
 
-    leave: end the process quietly, with status 141, when a pipe is closed: for what
-    only prints. Descriptors 0 to 2 that are closed are opened on the null device, so
-    that no file of the run takes their number.
+    leave: end the process quietly, with status 141, when a pipe is closed, and with 1
+    and a line where standard output cannot be written: for what only prints.
+    Descriptors 0 to 2 that are closed are opened on the null device, so that no file of
+    the run takes their number.
     """
     for number in range(3):
         try:
@@ -82,7 +90,7 @@ def guard(*, leave: bool) -> None:
     # A stream whose descriptor was closed at the start is None.
     out = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     error = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    wrapped: Any = _Stream(out, error, "standard output", leave=leave)
+    wrapped: Any = _Stream(out, error, OUT, leave=leave)
     sys.stdout = wrapped
     wrapped = _Stream(error, out, "standard error", leave=leave)
     sys.stderr = wrapped

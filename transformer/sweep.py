@@ -54,7 +54,7 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
 
     All flags are checked before the first run.
     """
-    if any(a in ("--help", "-h", "-help") for a in argv):
+    if command.asks_help(argv):
         command.parse(["--help"], make, {})
     given = [a for a in argv if a.startswith("--workdir=")]
     name = flags.name_of(make)

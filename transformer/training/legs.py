@@ -55,6 +55,8 @@ FIELDS: dict[str, Any] = {
     "flags": dict,
     "data": str,
 }
+# Of a leg too, where an older record does not lack them.
+OTHER_FIELDS = {"command": str, "python": str, "versions": dict, "devices": list}
 
 
 def describe(experiment: Experiment, flags: Mapping[str, Any], from_step: int) -> Leg:

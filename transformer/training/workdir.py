@@ -52,6 +52,8 @@ def read_record(workdir: Path) -> dict[str, Any] | None:
     storage.check_fields(str(file), record, FIELDS)
     for leg in record["legs"]:
         storage.check_fields(f"{file}: legs", leg, legs.FIELDS)
+        others = {n: kind for n, kind in legs.OTHER_FIELDS.items() if n in leg}
+        storage.check_fields(f"{file}: legs", leg, others)
     if not record["legs"]:
         raise ValueError(f"{file}: expected at least one leg, got none")
     return record
@@ -170,7 +172,7 @@ def read_files(workdir: Path) -> dict[str, bytes]:
     if jax.process_index() != 0 or not (workdir / RECORD).exists():
         return {}
     paths = (workdir / name for name in legs.RECORD_FILES)
-    return {path.name: path.read_bytes() for path in paths if path.exists()}
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 
 def write_missing(workdir: Path, files: Mapping[str, bytes]) -> None:
