@@ -55,6 +55,13 @@ def test_another_stack_is_left_alone_or_refused() -> None:
         decoder.compile_layers(other, layers="scanned", remat="auto")
 
 
+def test_a_net_with_a_scanned_stack_of_its_own_keeps_its_policy() -> None:
+    """As an imported net of many layers has it."""
+    scanned = net_of(3, layers="scanned", remat="products")
+    choice = decoder.remat_choice(scanned, layers="auto", remat="auto")
+    assert choice.nets == {"products": scanned} and choice.net is scanned
+
+
 def test_the_step_of_scanned_layers_does_not_grow_with_the_depth() -> None:
     """Its program on a mesh, the optimizer included: so deep nets compile as fast as
     shallow ones."""

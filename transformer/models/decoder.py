@@ -218,11 +218,16 @@ def _choose_layers(depth: int, layers: Layers, remat: Saved) -> tuple[str, str]:
     return layers, remat
 
 
+def _is_unrolled(make_stack: Any) -> bool:
+    """Whether a slot makes an `UnrolledStack` of known keywords."""
+    return isinstance(make_stack, partial) and make_stack.func is stack.UnrolledStack
+
+
 def compile_layers(net: Any, *, layers: Layers, remat: Saved) -> Any:
     """`net` with the layers of its `UnrolledStack` compiled so; auto leaves a net with
     another stack alone, else it is a ValueError."""
     make = getattr(net, "make_stack", None)
-    if not isinstance(make, partial) or make.func is not stack.UnrolledStack:
+    if not _is_unrolled(make):
         if (layers, remat) == ("auto", "auto"):
             return net
         raise ValueError(
@@ -255,7 +260,8 @@ def remat_choice(net: Any, *, layers: Layers, remat: Saved) -> RematChoice:
     not, and of a net with another stack."""
     made = compile_layers(net, layers=layers, remat=remat)
     policy = summary(made).get("remat", "other")
-    if remat != "auto" or policy not in stack.REMAT:
+    by_name = policy in stack.REMAT and _is_unrolled(getattr(net, "make_stack", None))
+    if remat != "auto" or not by_name:
         return RematChoice({policy: made}, policy)
     names: tuple[Any, ...] = tuple(stack.REMAT)
     return RematChoice(
