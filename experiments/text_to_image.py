@@ -55,6 +55,7 @@ def experiment(
     guidance: checks.Scale = 3.0,
     report_sampling_steps: checks.Count = 16,
     augment: checks.Scale = 0.3,
+    symmetry: checks.Fraction = 0.5,
     scorer: checks.Folder | None = None,
 ) -> Experiment:
     """Flow matching of images conditioned on names; slot `model`: as its default.
@@ -73,6 +74,7 @@ def experiment(
         guidance: scale of classifier-free guidance; 1 is none.
         report_sampling_steps: of the report's samples.
         augment: distortion of training images; 1 is up to 2 pixels and 12 degrees.
+        symmetry: share of training images mirrored and recolored with their examples.
         scorer: run folder of experiments.clip; default: trained once.
     """
     process = flow_matching.process(sample_time=flow_matching.logit_normal_times)
@@ -99,7 +101,9 @@ def experiment(
     return Experiment.from_run(
         run,
         optimizer,
-        similar.splits(batch_size=run.batch_size, seed=run.seed, augment=augment),
+        similar.splits(
+            batch_size=run.batch_size, seed=run.seed, augment=augment, symmetry=symmetry
+        ),
         fingerprint=f"DiT {depth}x{width}, {examples} near, patch {patch}, {language}",
         init=partial(text_to_image.init_params, net, like=captions.abstract_row),
         loss=partial(loss, 0.1),

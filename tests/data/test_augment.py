@@ -1,5 +1,7 @@
 """Random image augmentation."""
 
+import itertools
+
 import numpy as np
 
 from transformer.data.images import augment
@@ -60,3 +62,30 @@ def test_thin_and_color_images_are_warped():
         image = np.full(shape, 200, np.uint8)
         made = move({"image": image}, np.random.default_rng(0))["image"]
         np.testing.assert_array_equal(made, image)
+
+
+def test_stacked_images_change_alike_in_twelve_ways():
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    stack = {"image": np.concatenate([image, 255 - image], -1)}
+    change = augment.random_symmetry(1.0, channels=3)
+    found = set()
+    for seed in range(200):
+        out = change(stack, np.random.default_rng(seed))["image"]
+        first, second = np.split(out, 2, -1)
+        np.testing.assert_array_equal(second, 255 - first)
+        found.add(first.tobytes())
+    whole = [image, image[:, ::-1]]
+    orders = itertools.permutations(range(3))
+    ways = {one[..., order].tobytes() for order in orders for one in whole}
+    assert found == ways and len(ways) == 12
+
+
+def test_the_share_of_changed_images_is_the_one_asked_for():
+    image = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
+    for share in (0.0, 0.5, 1.0):
+        change = augment.random_symmetry(share, channels=2)
+        outs = [change({"image": image}, np.random.default_rng(n)) for n in range(400)]
+        mirrored = np.mean([(out["image"] != image).any() for out in outs])
+        # Two-channel images have no colors; half of the share are mirrored.
+        np.testing.assert_allclose(mirrored, share / 2, atol=0.08)
+        assert all(set(out["image"][0, 0]) <= {0, 1, 2, 3} for out in outs)

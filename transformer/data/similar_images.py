@@ -70,11 +70,12 @@ class SimilarImages(NamedTuple):
         return {**example, "image": np.concatenate([example["image"], images], -1)}
 
     def splits(
-        self, *, batch_size: int, seed: int, augment: float
+        self, *, batch_size: int, seed: int, augment: float, symmetry: float = 0.0
     ) -> tuple[TrainingSplit, EvaluationSplit]:
         """Both splits: encoder rows of the texts, `raw_BLP` and `example_BLP`; of a
         training row from training images of other names. augment: distortion of
-        training images."""
+        training images. symmetry: the share of them that are mirrored or recolored
+        together with their examples."""
         data = self.captions.data
         train, held_out = (
             {
@@ -84,8 +85,10 @@ class SimilarImages(NamedTuple):
             for arrays in (data.train, data.validation)
         )
         distort = augmentation.random_distortion(augment)
+        channels = data.train["image"].shape[-1]
+        change = augmentation.random_symmetry(symmetry, channels=channels)
         options: Any = {"batch_size": batch_size, "seed": seed, "name": data.name}
-        prepare = augmentation.chain(self._stack, distort, self.prepare)
+        prepare = augmentation.chain(self._stack, change, distort, self.prepare)
         return records.training(train, **options, prepare=prepare), records.evaluation(
             held_out,
             batch_size=64,

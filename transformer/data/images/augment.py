@@ -70,6 +70,27 @@ def random_distortion(amount: float = 1.0) -> Prepare:
     )
 
 
+def random_symmetry(share: float, *, channels: int, name: str = "image") -> Prepare:
+    """Of this share of rows, mirror half from left to right, and permute the colors of
+    all if `channels` is 3. The last dimension of the image `name` holds one or more
+    images of `channels` channels each, all of which change alike, so that a model
+    learns what they have in common and not each by heart."""
+
+    def prepare(
+        row: dict[str, np.ndarray], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        if rng.random() >= share:
+            return row
+        image = row[name]
+        image = image[:, ::-1] if rng.random() < 0.5 else image
+        if channels == 3:
+            colors = image.reshape(*image.shape[:-1], -1, channels)
+            image = colors[..., rng.permutation(channels)].reshape(image.shape)
+        return {**row, name: image}
+
+    return prepare
+
+
 def _coordinates(
     shape: tuple[int, ...], matrix: np.ndarray, offset: np.ndarray, controls: np.ndarray
 ) -> np.ndarray:
