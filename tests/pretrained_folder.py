@@ -79,14 +79,35 @@ def write_vit(path: Path) -> Path:
     return path
 
 
-def write_tokenizer(path: Path) -> None:
-    """WordPiece of ten tokens, with BERT's special tokens around a text."""
+def write_tokenizer(path: Path, *more: str) -> None:
+    """WordPiece of ten tokens, with BERT's special tokens around a text. more: special
+    tokens."""
     words = "[PAD] [CLS] [SEP] [UNK] the cat hen ##s sat é".split()
-    vocab = {word: number for number, word in enumerate(words)}
+    vocab = {word: number for number, word in enumerate([*words, *more])}
     made: Any = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
-    made.add_special_tokens(words[:4])
+    made.add_special_tokens([*words[:4], *more])
     made.enable_truncation(5)
     made.enable_padding(length=5)
     made.save(str(path / "tokenizer.json"))
+
+
+def write_masked_lm(path: Path, name: str = "bert_mlm") -> Path:
+    """The fixture of a masked language model, with a tokenizer as its family has."""
+    shutil.copytree(Path(__file__).parent / "interchange" / "fixtures" / name, path)
+    if not name.startswith("roberta"):
+        write_tokenizer(path, "[MASK]")
+        return path
+    letters = "abcdefghijklmnopqrstuvwxyz,.\u0120"
+    vocab = {word: i for i, word in enumerate(["<s>", "<pad>", "</s>", *letters])}
+    vocab |= {"he": len(vocab), "<mask>": len(vocab) + 1, "<unk>": len(vocab) + 2}
+    made: Any = tokenizers.Tokenizer(models.BPE(vocab, [("h", "e")], unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    made.add_special_tokens(["<s>", "<pad>", "</s>", "<mask>", "<unk>"])
+    made.save(str(path / "tokenizer.json"))
+    (path / "tokenizer_config.json").write_text(
+        json.dumps({"mask_token": {"content": "<mask>", "lstrip": True}})
+    )
+    return path

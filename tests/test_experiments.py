@@ -34,6 +34,7 @@ def needed_flags(name, folder):
     writers = {
         "pretrained": pretrained_folder.write,
         "pretrained_classifier": pretrained_folder.write_vit,
+        "pretrained_mlm": pretrained_folder.write_masked_lm,
         "pretrained_text_to_text": marian_folder.write,
     }
     if name not in writers:

@@ -208,7 +208,8 @@ def inherited_flags(init_from: Path | str | None, make: ExperimentFn) -> dict[st
                 f"--init_from: expected a run folder, got {init_from} of another "
                 "library: experiments.pretrained takes language models, "
                 "experiments.pretrained_classifier encoders of text and images, "
-                "experiments.pretrained_text_to_text T5 and Marian"
+                "experiments.pretrained_text_to_text T5 and Marian, "
+                "experiments.pretrained_mlm masked language models"
             )
         return {}
     if record is None:
