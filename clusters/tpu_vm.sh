@@ -116,7 +116,7 @@ install() {
 archive=$(mktemp --suffix=.tar.gz)
 log=$(mktemp)
 kept=
-# shellcheck disable=SC2329 # Of the trap below.
+# shellcheck disable=SC2317,SC2329 # Of the trap below.
 finish() {
   rm -f "$archive" "$log"
   if [[ -n $kept ]]; then

@@ -172,7 +172,7 @@ def test_fault_in_a_parallel_process_is_one_line(tmp_path, capsys, monkeypatch):
 def test_file_that_is_gone_is_named(tmp_path, refuse):
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "link.txt").symlink_to(tmp_path / "nowhere")
-    assert "link.txt: expected a file, got No such file" in refuse(tmp_path / "corpus")
+    assert "link.txt: expected a file, got a broken link" in refuse(tmp_path / "corpus")
 
 
 def test_two_processes_do_not_prepare_one_folder(source, tmp_path, refuse):

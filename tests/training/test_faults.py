@@ -176,7 +176,7 @@ def test_a_run_whose_output_nobody_reads_goes_on(how, tmp_path):
     assert warnings == (how != "closed") and "Traceback" not in child.text
     assert [step for step, _ in commands.losses(tmp_path / "run")] == [*range(1, 7)]
     verb = commands.Child(tmp_path / "verb.txt", "evaluate", folder, env=env)
-    assert verb.status() == (141 if how == "pipe" else 0)
+    assert verb.status() == {"pipe": 141, "full": 1, "closed": 0}[how]
     assert "Traceback" not in verb.text
 
 
