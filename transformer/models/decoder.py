@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import flax.linen as nn
 import jax
@@ -218,7 +218,7 @@ def _choose_layers(depth: int, layers: Layers, remat: Saved) -> tuple[str, str]:
     return layers, remat
 
 
-def _is_unrolled(make_stack: Any) -> bool:
+def _is_unrolled(make_stack: Any) -> TypeGuard[partial[Any]]:
     """Whether a slot makes an `UnrolledStack` of known keywords."""
     return isinstance(make_stack, partial) and make_stack.func is stack.UnrolledStack
 
