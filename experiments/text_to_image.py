@@ -4,7 +4,7 @@
     python -m experiments.text_to_image generate --text="red cat; red cat, blob"
 
 Four styles, 185 names held out; the model sees training images of 3 similar names.
-Recall@1 of samples by names, over chance: **35x** (true images 51x). More: LOG.md.
+Recall@1 of samples by names, over chance: **31x** (true images 51x). More: LOG.md.
 """
 
 from __future__ import annotations
