@@ -22,7 +22,7 @@ from experiments import language_model
 from transformer import checks, main
 from transformer.data.sources import text as text_source
 from transformer.generation import text_model
-from transformer.interchange import chat, export, folder, start, tasks, tokenizer
+from transformer.interchange import chat, export, pretrained_run, tasks, tokenizer
 from transformer.models import decoder
 from transformer.training import optimizers
 from transformer.training.declaration import declare
@@ -45,32 +45,11 @@ def experiment(
         text_column: of a table, its column of texts.
         sequence_length: tokens of a row, and of a prompt with its new tokens.
     """
-    place = folder.find(run.workdir, run.init_from)
-    made, sizes = folder.read_config(place)
-    # Scanned layers compile in a third of the time.
-    sizes = sizes._replace(scanned=made.layers_repeat(sizes))
-    net = made.net(sizes)
-    first = run.init_from and start.PretrainedStart(run.init_from, sizes.scanned)
-    files = folder.companions_of(place)
-    tokens = folder.read_token_ids(place)
-    exportable = export.Exportable(made, sizes, files, tokens)
-    model = tasks.Model(place, made, sizes, net)
-    fields: Any = {
-        "fingerprint": f"{made.name(sizes)}, {sizes}",
-        "warm_start": first,
-        "extra_files": {
-            **files,
-            folder.CONFIG: (place / folder.CONFIG).read_bytes(),
-        },
-        "verbs": {
-            **tasks.verbs_of(model),
-            "export": partial(export.export, exportable),
-        },
-    }
+    pretrained = pretrained_run.read(run.workdir, run.init_from)
+    place, net = pretrained.model.folder, pretrained.model.net
     # A masked language model would see the token that it is to predict.
     if not isinstance(net, decoder.Decoder):
-        init = partial(made.init, net)
-        return Experiment.without_training(run, init=init, net=net, **fields)
+        return Experiment.without_training(run, **pretrained.fields())
     text_tokenizer = tokenizer.read_tokenizer(place)
     # What `declare` adds to every experiment is added to this one.
     own = ("freeze", "ema_decay", "state_dtype", "gradient_dtype", "init_from")
@@ -92,7 +71,8 @@ def experiment(
     )
     generate = partial(chat.generate, place, generator)
     facts = decoder.summary(net)
-    return trained._replace(**fields, generate=generate, derived=facts)
+    own_fields = pretrained.fields()
+    return trained._replace(**own_fields, generate=generate, derived=facts)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ new, which `--init_partial` allows, unless FOLDER has a classifier of the same c
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import Any
 
@@ -21,7 +20,7 @@ from transformer.data.sources import images as image_source
 from transformer.data.sources import labeled_text
 from transformer.data.text import labeled_rows
 from transformer.interchange import encoder_classifier as classifier
-from transformer.interchange import export, folder, image_rows, tasks
+from transformer.interchange import export, image_rows, pretrained_run, tasks
 from transformer.models import encoder
 from transformer.objectives import cross_entropy
 from transformer.training import optimizers
@@ -46,55 +45,46 @@ def experiment(
         columns: of a table, its two columns, as text,label or path,label.
         sequence_length: tokens of a text, at most; fewer where the model has fewer.
     """
-    place = folder.find(run.workdir, run.init_from)
-    made, encoder_sizes = folder.read_config(place)
-    name = made.name(encoder_sizes)
-    classifier.with_labels(encoder_sizes, ("",), name)  # Before the data are read.
+    pretrained = pretrained_run.read(run.workdir, run.init_from)
+    place, _, encoder_sizes, _ = pretrained.model
+    with_labels = partial(
+        classifier.with_labels, encoder_sizes, name=pretrained.model.name
+    )
+    with_labels(("",))  # Before the data are read.
     reads_text = hasattr(encoder_sizes, "vocab_size")
     if reads_text:
         columns = columns or labeled_text.COLUMNS
         data = labeled_text.load(source or "en_pt", columns=columns)
     else:
         data = image_source.load(source or "digits", columns=columns)
-    sizes = classifier.with_labels(encoder_sizes, tuple(data.labels), name)
-    sizes = sizes._replace(scanned=made.layers_repeat(sizes))
-    net: Any = made.net(sizes)
-    dtype = run.compute_dtype
-    model = tasks.Model(place, made, sizes, net)
-    begun = place != run.init_from
-    if begun and encoder_sizes.labels != sizes.labels:
+    sizes = with_labels(tuple(data.labels))
+    if pretrained.resumes and encoder_sizes.labels != sizes.labels:
         raise ValueError(
             f"{place}: expected the classes {', '.join(encoder_sizes.labels)}, got "
             f"{', '.join(sizes.labels)}"
         )
+    start = pretrained.start and classifier.ClassifierStart(
+        pretrained.start, sizes.labels, run.init_partial
+    )
+    pretrained = pretrained.change_sizes(sizes, start)
+    model, dtype = pretrained.model, run.compute_dtype
     how: Any = {"batch_size": run.batch_size, "seed": run.seed}
     if reads_text:
         rows: Any = tasks.rows_of(model, sequence_length)
         splits = labeled_rows.splits(data, rows, length=rows.length, **how)
-        logits = encoder.logits(net, dtype)
+        logits = encoder.logits(model.net, dtype)
     else:
         processing = image_rows.read_preprocessing(place, sizes.image)
         splits = classifier.image_splits(data, processing, sizes, **how)
-        logits = classifier.image_logits(net, dtype)
-    files, tokens = folder.companions_of(place), folder.read_token_ids(place)
-    config = json.dumps({**tokens, **made.write(sizes)}, indent=2, sort_keys=True)
-    exportable = export.Exportable(made, sizes, files, tokens)
-    start = run.init_from and classifier.ClassifierStart(
-        run.init_from, sizes.labels, run.init_partial, sizes.scanned
-    )
+        logits = classifier.image_logits(model.net, dtype)
     return Experiment.from_run(
         run,
         optimizer,
         splits,
-        fingerprint=f"{made.name(sizes)}, {sizes}",
-        init=partial(made.init, net),
         loss=cross_entropy.classification_loss(logits),
         metrics=cross_entropy.token_metrics,
-        extra_files={**files, folder.CONFIG: config.encode()},
-        verbs={**tasks.verbs_of(model), "export": partial(export.export, exportable)},
-        warm_start=start,
-        net=net,
         data=data,
+        **pretrained.fields(),
     )
 
 

@@ -2,6 +2,7 @@
 
     python -m experiments.pretrained_mlm --init_from=FOLDER --text=my_novel.txt
     python -m experiments.pretrained_mlm evaluate --init_from=FOLDER --text=austen
+    python -m experiments.pretrained_mlm embed --text="the cat|the hen"
     python -m experiments.pretrained_mlm export --folder=OTHER_FOLDER
 
 FOLDER is one of Hugging Face with BERT, RoBERTa, XLM-RoBERTa, DistilBERT or ModernBERT
@@ -16,7 +17,7 @@ from functools import partial
 from transformer import checks, main
 from transformer.data.sources import text as text_source
 from transformer.data.text import windows
-from transformer.interchange import export, folder, masked_text, start, tasks
+from transformer.interchange import export, masked_text, pretrained_run, tasks
 from transformer.objectives import cross_entropy
 from transformer.training import optimizers
 from transformer.training.declaration import declare
@@ -45,39 +46,25 @@ def experiment(
             them; fewer where the model has fewer.
         mask_ratio: fraction of the tokens masked in training; 0.15 in evaluation.
     """
-    place = folder.find(run.workdir, run.init_from)
-    made, sizes = folder.read_config(place)
-    sizes = sizes._replace(scanned=made.layers_repeat(sizes))
-    net = made.net(sizes)
-    codec = masked_text.read(tasks.Model(place, made, sizes, net), sequence_length)
+    pretrained = pretrained_run.read(run.workdir, run.init_from)
+    codec = masked_text.read(pretrained.model, sequence_length)
     docs = text_source.load(text, column=text_column)
     parts = windows.split_text(docs, codec.plain, tail_fraction=0)
     how = {"batch_size": run.batch_size, "seed": run.seed}
     splits = masked_text.splits(parts, codec, **how, name=docs.name)
-    loss = partial(masked_text.loss, net, run.compute_dtype, codec)
-    files, tokens = folder.companions_of(place), folder.read_token_ids(place)
-    exportable = export.Exportable(made, sizes, files, tokens)
+    loss = partial(masked_text.loss, pretrained.model.net, run.compute_dtype, codec)
     return Experiment.from_run(
         run,
         optimizer,
         splits,
-        fingerprint=f"{made.name(sizes)}, {sizes}",
-        init=partial(made.init, net),
         loss=loss(ratio=mask_ratio),
         validation_loss=loss(ratio=EVALUATION_RATIO),
         metrics=cross_entropy.token_metrics,
-        extra_files={
-            **files,
-            folder.CONFIG: (place / folder.CONFIG).read_bytes(),
-        },
-        verbs={"export": partial(export.export, exportable)},
-        warm_start=run.init_from
-        and start.PretrainedStart(run.init_from, sizes.scanned),
         tokens_per_row=codec.length,
-        net=net,
         data=parts,
+        **pretrained.fields(),
     )
 
 
 if __name__ == "__main__":
-    main.main(experiment, export=export.export)
+    main.main(experiment, embed=tasks.embed, export=export.export)

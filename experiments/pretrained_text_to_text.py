@@ -18,8 +18,7 @@ from transformer.data.text import sentence_pairs
 from transformer.interchange import (
     chat,
     export,
-    folder,
-    start,
+    pretrained_run,
     tasks,
     text_pairs,
     text_to_text,
@@ -51,41 +50,27 @@ def experiment(
             model has fewer.
         label_smoothing: probability mass spread uniformly over the vocabulary.
     """
-    place = folder.find(run.workdir, run.init_from)
-    made, sizes = folder.read_config(place)
-    sizes = sizes._replace(scanned=made.layers_repeat(sizes))
-    net = made.net(sizes)
-    model = tasks.Model(place, made, sizes, net)
+    pretrained = pretrained_run.read(run.workdir, run.init_from)
+    model = pretrained.model
     if not tasks.is_text_to_text(model):
-        raise ValueError(f"{place}: expected T5 or Marian, got {model.name}")
-    codec = text_to_text.read(place, sizes)
+        raise ValueError(f"{model.folder}: expected T5 or Marian, got {model.name}")
+    codec = text_to_text.read(model.folder, model.sizes)
     data = pair_source.load(source, columns=columns)
     sides = sentence_pairs.sides(direction, data.labels)
     length = min(sequence_length, codec.rows.length, codec.length)
     how: Any = {"batch_size": run.batch_size, "seed": run.seed, "length": length}
     splits = text_pairs.splits(data, sides, codec, **how)
-    loss = partial(text_pairs.loss, net, run.compute_dtype)
-    files, tokens = folder.companions_of(place), folder.read_token_ids(place)
-    exportable = export.Exportable(made, sizes, files, tokens)
+    loss = partial(text_pairs.loss, model.net, run.compute_dtype)
     return Experiment.from_run(
         run,
         optimizer,
         splits,
-        fingerprint=f"{model.name}, {sizes}",
-        init=partial(made.init, net),
         loss=loss(objective=cross_entropy.label_smoothing(label_smoothing)),
         validation_loss=loss(objective=cross_entropy.cross_entropy),
         metrics=cross_entropy.token_metrics,
-        extra_files={
-            **files,
-            folder.CONFIG: (place / folder.CONFIG).read_bytes(),
-        },
-        verbs={**tasks.verbs_of(model), "export": partial(export.export, exportable)},
-        warm_start=run.init_from
-        and start.PretrainedStart(run.init_from, sizes.scanned),
         tokens_per_row=2 * length,
-        net=net,
         data=data,
+        **pretrained.fields(),
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 from experiments import language_model, pretrained_classifier
 from transformer import main
 from transformer.interchange import encoder_classifier, folder
+from transformer.interchange.start import PretrainedStart
 from transformer.training import loop
 from transformer.training.checksum import leaf_paths
 
@@ -39,7 +40,8 @@ def start(name: str, labels: tuple[str, ...], partial: bool) -> tuple[Any, Any, 
     made = opened.architecture
     sizes = encoder_classifier.with_labels(opened.sizes, labels, name)
     params = made.init(made.net(sizes), jax.random.key(0))
-    of_folder = encoder_classifier.ClassifierStart(FIXTURES / name, labels, partial)
+    source = PretrainedStart(FIXTURES / name)
+    of_folder = encoder_classifier.ClassifierStart(source, labels, partial)
     return of_folder, params, opened
 
 

@@ -15,7 +15,7 @@ from transformer.data.notices import print_once
 from transformer.data.records import Records
 from transformer.interchange import image_rows
 from transformer.interchange.architectures import bert, distilbert, vit
-from transformer.interchange.folder import open_folder
+from transformer.interchange.start import PretrainedStart
 from transformer.network import masks
 from transformer.network.precision import cast_weights
 from transformer.training.checksum import leaf_paths
@@ -45,18 +45,22 @@ def _key(path: str) -> str:
 
 
 class ClassifierStart(NamedTuple):
-    """The parameters of the encoder in `folder`, in a classifier with `labels`; those
+    """The parameters of the encoder in `source`, in a classifier with `labels`; those
     of its head too where it is a classifier with the same ones. partial: accept new
     parameters, which stay as they are."""
 
-    folder: Path
+    source: PretrainedStart
     labels: tuple[str, ...]
     partial: bool
-    scanned: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """That the parameters are read from."""
+        return self.source.folder
 
     def open_source(self) -> tuple[Any, bool]:
         """The folder, opened, and whether its head fits."""
-        opened = open_folder(self.folder, scanned=self.scanned)
+        opened = self.source.open()
         return opened, getattr(opened.sizes, "labels", ()) == self.labels
 
     def match(self, params: Any, theirs: Any, head: bool) -> dict[str, str]:

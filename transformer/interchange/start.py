@@ -22,15 +22,16 @@ class PretrainedStart(NamedTuple):
     def check(self, abstract_params: Any) -> None:
         """Print what is taken. ValueError as `folder.open_folder`."""
         count = len(leaf_paths(abstract_params))
-        tensors = len(self._open().bindings)
+        tensors = len(self.open().bindings)
         print(f"{self.folder}: {count} parameters from {tensors} tensors", flush=True)
 
     def load(self, abstract_params: Any) -> Any:
         """The parameters in these shapes, dtypes and shardings."""
-        opened = self._open()
+        opened = self.open()
         return weights.read(opened.bindings, opened.tensors, abstract_params)
 
-    def _open(self) -> PretrainedFolder:
+    def open(self) -> PretrainedFolder:
+        """As `folder.open_folder`."""
         return open_folder(self.folder, scanned=self.scanned)
 
     def apply(self, params: Any) -> Any:
