@@ -79,13 +79,10 @@ class PretrainedFolder(NamedTuple):
 def find(workdir: Path | None, init_from: Path | None) -> Path:
     """Where the configuration and the tokenizer of a run are: in its folder, once it
     has begun, before in that which it starts from, or in what a GGUF file is made into.
-    ValueError for neither, and where what it starts from has weights of another format,
-    or damaged ones: before data are read."""
+    ValueError for neither."""
     for place in (workdir, init_from):
         found = place and gguf_folder.resolve(place)
         if found is not None and (found / CONFIG).is_file():
-            if place is not None and place != workdir:
-                _open_tensors(remote_data.model_copy(place), read_config(found)[0])
             return found
     raise ValueError(f"--init_from: expected a folder with {CONFIG}, got {init_from}")
 

@@ -52,14 +52,18 @@ class PretrainedRun(NamedTuple):
 
 def read(workdir: Path | None, init_from: Path | None) -> PretrainedRun:
     """The model of a run, its layers scanned where they are equal, which compile in a
-    third of the time. workdir, init_from: as in `Run`. ValueError as `folder.find` and
-    `folder.read_config`."""
+    third of the time. workdir, init_from: as in `Run`. ValueError as `folder.find`; and
+    as `folder.open_folder` of what the run starts from, so before data are read."""
     place = folder.find(workdir, init_from)
     made, sizes = folder.read_config(place)
     sizes = sizes._replace(scanned=made.layers_repeat(sizes))
+    resumes = workdir != init_from and workdir == place
+    first = init_from and start.PretrainedStart(init_from, sizes.scanned)
+    if first and not resumes:
+        first = first._replace(opened=first.open())
     return PretrainedRun(
         model=tasks.Model(place, made, sizes, made.net(sizes)),
         config=(place / folder.CONFIG).read_bytes(),
-        resumes=workdir != init_from and workdir == place,
-        start=init_from and start.PretrainedStart(init_from, sizes.scanned),
+        resumes=resumes,
+        start=first,
     )

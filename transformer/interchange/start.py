@@ -13,11 +13,13 @@ from transformer.training.checksum import leaf_paths
 
 
 class PretrainedStart(NamedTuple):
-    """The parameters of a folder, as `training.warm_start.WarmStart`: all of them. It
-    is opened only where they are needed, so that a run can go on without it."""
+    """The parameters of a folder, as `training.warm_start.WarmStart`: all of them.
+    opened: the folder, if it was opened before; else it is opened only where its
+    parameters are needed, so that a run can go on without it."""
 
     folder: Path
     scanned: bool = False
+    opened: PretrainedFolder | None = None
 
     def check(self, abstract_params: Any) -> None:
         """Print what is taken. ValueError as `folder.open_folder`."""
@@ -32,7 +34,7 @@ class PretrainedStart(NamedTuple):
 
     def open(self) -> PretrainedFolder:
         """As `folder.open_folder`."""
-        return open_folder(self.folder, scanned=self.scanned)
+        return self.opened or open_folder(self.folder, scanned=self.scanned)
 
     def apply(self, params: Any) -> Any:
         """As `load`, in place of `params`."""
