@@ -92,7 +92,7 @@ def test_scanned_layers_equal_unrolled_layers(case: Case) -> None:
     ("case", "policy"),
     [
         *((case, "all") for case in ALL),
-        *((MODELS[1], name) for name in ("products", "weight_products")),
+        *((MODELS[1], name) for name in ("products", "weight_products", "attention")),
     ],
     ids=name_of,
 )

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import close
+from jax.interpreters import partial_eval
 
 from transformer import axes
-from transformer.network import attention, masks
+from transformer.network import attention, masks, precision
 from transformer.network.kernels import splash_attention
 from transformer.training import flops
 
@@ -90,6 +91,27 @@ def test_products_of_the_computed_blocks_are_counted(rows: int) -> None:
     assert flops.matmul_flops(forward) == 2 * each
     both = jax.make_jaxpr(jax.grad(loss))(q).jaxpr
     assert flops.matmul_flops(both, kernels_alone=True) == 9 * each
+
+
+@pytest.mark.parametrize("saved, products", [((), 11), ((precision.ATTENTION,), 9)])
+def test_what_the_backward_pass_needs_is_saved_by_name(
+    saved: tuple[str, ...], products: int
+) -> None:
+    """Products of blocks, as above: two more where the forward pass is repeated."""
+    q, k, v = heads(1, 384)
+    tokens = masks.single_document(384)
+    options: Any = {"queries": tokens, "keys": tokens, "scale": 1.0}
+
+    @partial(
+        jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(*saved)
+    )
+    def loss(q: Any) -> Any:
+        return jnp.sum(jnp.sin(splash(q, k, v, mask=masks.causal(), **options)))
+
+    each = 4 * 6 * (2 * 128 * 128 * 16)
+    both = jax.make_jaxpr(jax.value_and_grad(loss))(q).jaxpr
+    used, _ = partial_eval.dce_jaxpr(both, [True, True])  # As XLA does.
+    assert flops.matmul_flops(used, kernels_alone=True) == products * each
 
 
 def test_what_the_kernel_cannot_compute_is_named() -> None:

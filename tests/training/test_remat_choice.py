@@ -93,7 +93,7 @@ def test_without_a_known_memory_it_stays(mesh: Any, monkeypatch: Any) -> None:
 def test_a_flag_or_another_loss_leaves_no_choice() -> None:
     """Of a mixture, whose loss is of two models, the policy is by depth."""
     assert remat.policies(language_model.experiment(**TINY)) == (
-        *("none", "products", "weight_products", "all"),
+        *("none", "products", "weight_products", "attention", "all"),
     )
     given = language_model.experiment(**TINY, remat="products")
     assert remat.policies(given) == () and given.derived["remat"] == "products"

@@ -21,7 +21,7 @@ from transformer.network.masks import Mask, TokenPositions
 # their product, unless the latter is an `precision.Unembedding`.
 Readout = tuple[jax.Array, precision.Table]
 Layers = Literal["auto", "unrolled", "scanned"]
-Saved = Literal["auto", "none", "products", "weight_products", "all"]
+Saved = Literal["auto", "none", "products", "weight_products", "attention", "all"]
 
 # Compiling time grows with unrolled layers, which a CPU executes 15 to 25 % faster.
 SCANNED_FROM = 12

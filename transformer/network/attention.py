@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.export
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from transformer.axes import constrain
 from transformer.network import biases, masks, norms, positions, precision
@@ -267,12 +268,9 @@ class Attention(nn.Module):
     ) -> jax.Array:
         """Cross-attention: queries from x, keys and values from the memory (Vaswani et
         al. 2017, section 3.2.3). Both whole rows."""
-        q_BLHK = self._queries(x_BLD, tokens)
-        k_BMGK, v_BMGK = self._keys_values(memory)
+        heads = self._queries(x_BLD, tokens), *self._keys_values(memory)
         y_BLHK = self.mix(
-            q_BLHK,
-            k_BMGK,
-            v_BMGK,
+            *(checkpoint_name(a, precision.ATTENTION) for a in heads),
             mask=self.mask,
             queries=tokens,
             keys=memory.tokens,

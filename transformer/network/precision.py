@@ -55,8 +55,10 @@ class Weight(Protocol):
         ...
 
 
-# The name of every linear map's output, for remat policies.
+# Names of activations, for remat policies: the output of every linear map; the queries,
+# keys and values of attention, and what a kernel keeps of them for its backward pass.
 LINEAR_OUTPUT = "linear_output"
+ATTENTION = "attention"
 
 # Small vectors that scale float32 intermediates: norm gains and biases, and the
 # coefficients of an attention function.

@@ -17,13 +17,14 @@ import numpy as np
 from transformer.network.block import UNCONDITIONED, Block, Conditioning
 from transformer.network.kv_cache import KVCache, Memory
 from transformer.network.masks import TokenPositions
-from transformer.network.precision import LINEAR_OUTPUT
+from transformer.network.precision import ATTENTION, LINEAR_OUTPUT
 
 # Which activations the backward pass saves and which it recomputes: named policies,
 # each a function of the block's class. From top to bottom less memory and more
 # arithmetic.
 Remat = Callable[[type[nn.Module]], Any]
 _linear_outputs = jax.checkpoint_policies.save_only_these_names(LINEAR_OUTPUT)
+_attention = jax.checkpoint_policies.save_only_these_names(ATTENTION)
 REMAT: dict[str, Remat] = {
     "none": lambda block: block,
     "products": lambda block: nn.remat(
@@ -36,6 +37,7 @@ REMAT: dict[str, Remat] = {
     "weight_products": lambda block: nn.remat(
         block, policy=_linear_outputs, prevent_cse=False
     ),
+    "attention": lambda block: nn.remat(block, policy=_attention, prevent_cse=False),
     "all": lambda block: nn.remat(block, prevent_cse=False),
 }
 

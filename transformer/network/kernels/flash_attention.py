@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
+from transformer.network import precision
 from transformer.network.kernels import scores
 from transformer.network.kernels.scores import ScoreConfig
 from transformer.network.masks import Mask, TokenPositions
@@ -149,6 +151,9 @@ def _forward(config, q_BGLRK, k_BGMK, v_BGMK, queries, keys, size):
         running.total_BGLR == 0.0,
         jnp.inf,
         scores.finite_max(running.max_BGLR) + jnp.log(running.total_BGLR),
+    )
+    y_BGLRK, log_total_BGLR = (
+        checkpoint_name(a, precision.ATTENTION) for a in (y_BGLRK, log_total_BGLR)
     )
     residuals = q_BGLRK, k_BGMK, v_BGMK, queries, keys, y_BGLRK, log_total_BGLR
     return y_BGLRK, residuals

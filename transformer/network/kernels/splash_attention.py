@@ -25,7 +25,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jax.sharding import PartitionSpec
 
 from transformer import axes
-from transformer.network import masks
+from transformer.network import masks, precision
 from transformer.network.masks import Mask, TokenPositions
 
 # Of a block: the lanes of a TPU's vector registers.
@@ -154,6 +154,7 @@ def _attend(
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=soft_cap,
+        residual_checkpoint_name=precision.ATTENTION,
         interpret=interpret,
     )
     segments = splash.SegmentIds(q_segment_BL, k_segment_BM)  # pyright: ignore
