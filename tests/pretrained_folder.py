@@ -10,12 +10,15 @@ from typing import Any
 import jax
 import numpy as np
 import tokenizers
+from scipy.io import wavfile
 from tokenizers import models, pre_tokenizers, processors
 
+from transformer.data.audio import log_mel
 from transformer.evaluation.log_likelihood import LanguageModel
 from transformer.interchange import folder
 from transformer.interchange import tokenizer as tokenizer_
-from transformer.interchange.architectures import llama
+from transformer.interchange.architecture import Architecture
+from transformer.interchange.architectures import encoder_decoders, llama, whisper
 from transformer.interchange.rope import Rope
 
 SIZES = llama.Sizes(
@@ -48,16 +51,22 @@ def tokenizer_json() -> bytes:
     return made.to_str().encode()
 
 
+def random_params(made: Architecture, sizes: Any, *, scale: float) -> Any:
+    """Normal parameters of these sizes."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: made.init(made.net(sizes), jax.random.key(0)))
+    return jax.tree.map(
+        lambda a: rng.normal(0, scale, a.shape).astype(np.float32), shapes
+    )
+
+
 def write(path: Path) -> Path:
     """Write the folder; returns its path."""
-    made, rng = llama.ARCHITECTURE, np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: made.init(made.net(SIZES), jax.random.key(0)))
-    params = jax.tree.map(
-        lambda a: rng.normal(0, 0.1, a.shape).astype(np.float32), shapes
-    )
+    params = random_params(llama.ARCHITECTURE, SIZES, scale=0.1)
     ends = json.dumps({"eos_token_id": [257, 258]}).encode()
     files = {"tokenizer.json": tokenizer_json(), "generation_config.json": ends}
-    folder.write_folder(path, made, SIZES, params, companions=files)
+    made = llama.ARCHITECTURE, SIZES, params
+    folder.write_folder(path, *made, companions=files)
     return path
 
 
@@ -111,3 +120,55 @@ def write_masked_lm(path: Path, name: str = "bert_mlm") -> Path:
         json.dumps({"mask_token": {"content": "<mask>", "lstrip": True}})
     )
     return path
+
+
+def write_whisper(path: Path, *, languages: tuple[str, ...] = ("en", "pt")) -> Path:
+    """A Whisper of windows of 0.4 s and one block on each side, with the bytes and
+    special tokens of one; a model of English only where there are no languages."""
+    made: Any = tokenizers.Tokenizer.from_str(tokenizer_json().decode())
+    tasks = ("translate", "transcribe") if languages else ()
+    names = ("start", *languages, *tasks, "notimestamps")
+    made.add_special_tokens([f"<|{name}|>" for name in names])
+    sizes = whisper.Sizes(
+        # Three tokens of time are behind the others.
+        vocab_size=made.get_vocab_size() + 3,
+        width=12,
+        mels=5,
+        encoder=encoder_decoders.StackSizes(1, heads=2, hidden_features=16),
+        decoder=encoder_decoders.StackSizes(1, heads=2, hidden_features=16),
+        activation="gelu",
+        source_length=20,
+        target_length=48,
+    )
+    params = random_params(whisper.ARCHITECTURE, sizes, scale=0.3)
+    start = made.token_to_id("<|start|>")
+    says: dict[str, Any] = {"eos_token_id": 257, "decoder_start_token_id": start}
+    known = {f"<|{name}|>": made.token_to_id(f"<|{name}|>") for name in languages}
+    generation = {**says, "lang_to_id": known, "is_multilingual": bool(languages)}
+    files = {
+        "tokenizer.json": made.to_str().encode(),
+        "generation_config.json": json.dumps(generation).encode(),
+        "preprocessor_config.json": json.dumps({"feature_size": sizes.mels}).encode(),
+    }
+    folder.write_folder(
+        path,
+        whisper.ARCHITECTURE,
+        sizes,
+        params,
+        companions=files,
+        token_ids=says,
+    )
+    return path
+
+
+def write_recordings(path: Path, texts: list[str], *, seconds: float = 0.3) -> Path:
+    """A folder of tones, a higher one for each text, and their table; returns the
+    table's path."""
+    path.mkdir()
+    time = np.arange(round(seconds * log_mel.RATE)) / log_mel.RATE
+    for number, _ in enumerate(texts):
+        tone = 0.5 * np.sin(2 * np.pi * 200 * (number + 1) * time)
+        wavfile.write(path / f"{number}.wav", log_mel.RATE, tone.astype(np.float32))
+    rows = [f"{number}.wav\t{text}" for number, text in enumerate(texts)]
+    (path / "clips.tsv").write_text("\n".join(["path\ttext", *rows]) + "\n")
+    return path / "clips.tsv"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,9 +19,33 @@ from transformer.data.readers.files import one_line
 RATES = 1_000, 768_000
 
 
-def read_audio(file: Path | str) -> np.ndarray:
-    """The sound of a file: float32 in [-1, 1], `RATE` samples a second, the mean of its
-    channels. Says in one line what was converted.
+class Sound(NamedTuple):
+    """What a file has: `rate` samples a second; samples, float64 [T, channels]."""
+
+    rate: int
+    samples: np.ndarray
+
+    @property
+    def length(self) -> int:
+        """Samples of `mono`."""
+        return -(-len(self.samples) * RATE // self.rate)
+
+    def conversions(self) -> list[str]:
+        """What `mono` does, in words."""
+        changes = []
+        if self.samples.shape[1] > 1:
+            changes.append(f"the mean of {self.samples.shape[1]} channels")
+        if self.rate != RATE:
+            changes.append(f"{RATE} samples a second of {self.rate}")
+        return changes
+
+    def mono(self) -> np.ndarray:
+        """float32, `RATE` samples a second, the mean of the channels."""
+        return _resample(self.samples.mean(axis=1), self.rate).astype(np.float32)
+
+
+def decode(file: Path | str) -> Sound:
+    """The sound of a file as it is stored, in [-1, 1].
 
     ValueError, naming the file, where it is missing, truncated or no sound, and for
     samples that are not finite.
@@ -29,22 +54,25 @@ def read_audio(file: Path | str) -> np.ndarray:
     if not file.is_file():
         raise ValueError(f"{file}: expected a sound file, got none")
     read = _read_wav if file.suffix.lower() in (".wav", ".wave") else _read_soundfile
-    rate, samples = read(file)
+    sound = Sound(*read(file))
     low, high = RATES
-    if not low <= rate <= high:
+    if not low <= sound.rate <= high:
         raise ValueError(
-            f"{file}: expected {low} to {high} samples a second, got {rate}"
+            f"{file}: expected {low} to {high} samples a second, got {sound.rate}"
         )
-    if samples.size == 0 or not np.isfinite(samples).all():
+    if sound.samples.size == 0 or not np.isfinite(sound.samples).all():
         raise ValueError(f"{file}: expected finite samples, got none or others")
-    changes = []
-    if samples.shape[1] > 1:
-        changes.append(f"the mean of {samples.shape[1]} channels")
-    if rate != RATE:
-        changes.append(f"{RATE} samples a second of {rate}")
+    return sound
+
+
+def read_audio(file: Path | str) -> np.ndarray:
+    """The sound of a file: float32 in [-1, 1], `RATE` samples a second, the mean of its
+    channels. Says in one line what was converted. Errors as `decode`."""
+    sound = decode(file)
+    changes = sound.conversions()
     if changes:
         print_once(f"{file}: {', '.join(changes)}")
-    return _resample(samples.mean(axis=1), rate).astype(np.float32)
+    return sound.mono()
 
 
 def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
