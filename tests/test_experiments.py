@@ -35,12 +35,18 @@ def needed_flags(name, folder):
         "pretrained": pretrained_folder.write,
         "pretrained_classifier": pretrained_folder.write_vit,
         "pretrained_mlm": pretrained_folder.write_masked_lm,
+        "pretrained_speech": pretrained_folder.write_whisper,
         "pretrained_text_to_text": marian_folder.write,
     }
     if name not in writers:
         return {}
     source = writers[name](folder / "source")
-    return {"init_from": source, "workdir": source}
+    needed = {"init_from": source, "workdir": source}
+    if name == "pretrained_speech":
+        texts = [f"hen {number}" for number in range(10)]
+        table = pretrained_folder.write_recordings(folder / "clips", texts)
+        needed |= {"source": str(table), "language": "en"}
+    return needed
 
 
 def decay_matrices_alone(optimizer, params):

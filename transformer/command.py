@@ -209,7 +209,8 @@ def inherited_flags(init_from: Path | str | None, make: ExperimentFn) -> dict[st
                 "library: experiments.pretrained takes language models, "
                 "experiments.pretrained_classifier encoders of text and images, "
                 "experiments.pretrained_text_to_text T5 and Marian, "
-                "experiments.pretrained_mlm masked language models"
+                "experiments.pretrained_mlm masked language models, "
+                "experiments.pretrained_speech Whisper"
             )
         return {}
     if record is None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
 import marian_folder
 import numpy as np
 import pretrained_folder
@@ -16,9 +17,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from hard_texts import HARD, MARKED
 
 import transformer
+from transformer.data.sources import recordings
 from transformer.interchange import (
     folder,
     gguf_writer,
+    speech_rows,
+    tasks,
     tensor_files,
     text_to_text,
     tokenizer_conversion,
@@ -27,6 +31,7 @@ from transformer.interchange import tokenizer as tokenizer_
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+model_whisper = pytest.importorskip("transformers.models.whisper.modeling_whisper")
 FIXTURES = Path(__file__).parent / "fixtures"
 CLASSES = {
     path.parent.name: classes[0]
@@ -129,6 +134,45 @@ def test_marian_translates_as_transformers(tmp_path: Path) -> None:
     made = text_to_text.read(path, ours.sizes)
     got = text_to_text.generate_texts(ours.net, ours.params, made, texts, new_tokens=12)
     assert got == expected and len(set(expected)) > 2
+
+
+def test_whisper_has_the_loss_of_transformers(tmp_path: Path) -> None:
+    """Of two recordings in a batch: the decoder inputs that it makes of all labels, and
+    its mean over the tokens that are not the prompt's."""
+    path = pretrained_folder.write_whisper(tmp_path / "whisper")
+    texts = [f"the hen {'and ' * (n % 3)}{n}" for n in range(8)]
+    table = pretrained_folder.write_recordings(tmp_path / "clips", texts)
+    opened = folder.open_folder(path)
+    kind = transformers.WhisperForConditionalGeneration
+    model, found = kind.from_pretrained(
+        path, dtype=torch.float32, output_loading_info=True
+    )
+    assert {key: list(names) for key, names in found.items() if names} == {}
+    parts = opened.folder, opened.architecture, opened.sizes, opened.net
+    codec = speech_rows.read(tasks.Model(*parts), "pt", "transcribe", 48)
+    data = speech_rows.drop_long(recordings.load(table), codec)
+    how: Any = {"length": 24, "batch_size": 2, "seed": 0}
+    train, _ = speech_rows.splits(data, codec, **how)
+    batch = train.batch(0, range(2))
+    ids_BL, targets_BL = (
+        torch.from_numpy(batch[name]).long() for name in ("ids_BL", "targets_BL")
+    )
+    is_token_BL = torch.from_numpy(batch["segment_BL"]) > 0
+    # Of all labels, the prompt among them, transformers makes these inputs.
+    labels_BL = targets_BL.masked_fill(~is_token_BL, -100)
+    shifted_BL = model_whisper.shift_tokens_right(
+        labels_BL, model.config.pad_token_id or 0, model.config.decoder_start_token_id
+    )
+    assert torch.equal(shifted_BL[is_token_BL], ids_BL[is_token_BL])
+    raw_BPL = torch.from_numpy(batch["raw_BLP"]).transpose(1, 2)
+    weight_BL = torch.from_numpy(batch["weight_BL"])
+    labels_BL = targets_BL.masked_fill(weight_BL == 0, -100)
+    with torch.inference_mode():
+        made = model.eval()(raw_BPL, decoder_input_ids=ids_BL, labels=labels_BL)
+    loss = speech_rows.loss(opened.net, "float32")
+    ours = jax.jit(loss)(opened.read_params(), batch, jax.random.key(0))
+    assert float(ours.weight) == float(weight_BL.sum()) > 20
+    np.testing.assert_allclose(ours.total / ours.weight, float(made.loss), rtol=1e-5)
 
 
 CAUSAL = [name for name, kind in CLASSES.items() if "CausalLM" in kind]

@@ -172,6 +172,16 @@ def test_a_model_of_english_only_has_a_short_prompt(place: Path, sound: Path) ->
     assert tokens_of(place).prompt(None, "transcribe") == [51, 56]
     with pytest.raises(ValueError, match="the model is of English only, got pt"):
         transcribe(place, [sound], language="pt")
+    # English may be said by name.
+    echo = transcription.Transcriber(
+        lambda params, raw_BLP: None,
+        None,
+        lambda params, memory, ids_BL: (ids_BL, np.array([ids_BL.shape[1]])),
+    )
+    spoken, texts = transcription.transcribe_windows(
+        echo, None, tokens_of(place), [np.zeros(1)], language="en", task="transcribe"
+    )
+    assert spoken is None and texts == [[]]
 
 
 def test_a_transcript_that_repeats_itself_is_said(

@@ -107,10 +107,10 @@ def transcribe_windows(
     """The token of the language and the transcript of each window of one file, frames
     [2 L, P], without its prompt and its end.
 
-    language: a code of `tokens.languages`; of the first window, if None. batch: windows
-    at a time.
+    language: a code of `tokens.languages`, where there are some; that of the first
+    window, if None. batch: windows at a time.
     """
-    spoken = tokens.languages[language] if language is not None else None
+    spoken = tokens.languages[language] if language and tokens.languages else None
     found: list[list[int]] = []
     rows = min(batch, len(windows))
     for start in range(0, len(windows), rows):

@@ -132,7 +132,7 @@ def transcribe(
     check_features(folder, mels=sizes.mels)
     tokenizer = tokenizer_.read_tokenizer(folder)
     tokens = read_speech_tokens(folder, tokenizer, sizes.vocab_size)
-    _check_options(tokens, language, task)
+    check_options(tokens, language, task)
     sounds = [audio_files.read_audio(file) for file in files]
     transcriber = transcription.make_transcriber(
         net, tokens, length=sizes.target_length
@@ -160,7 +160,9 @@ def transcribe(
     return found
 
 
-def _check_options(tokens: SpeechTokens, language: str | None, task: str) -> None:
+def check_options(tokens: SpeechTokens, language: str | None, task: str) -> None:
+    """ValueError for a language, a code or None for any, and a task that a model with
+    these tokens has not."""
     if not tokens.languages:
         if language not in (None, "en") or task != "transcribe":
             raise ValueError(
