@@ -24,6 +24,15 @@ OF_TRAINING = (
     "profile",
 )
 
+# Models of other libraries that no experiment trains, by what config.json calls them.
+LATENTS = "it denoises the latents of a VAE, and there is no VAE here"
+UNTRAINED = {
+    "decision_transformer": "its observations and actions are vectors of numbers, and "
+    "the actions of experiments.decision_transformer are discrete",
+    "DiTTransformer2DModel": LATENTS,
+    "Transformer2DModel": LATENTS,
+}
+
 
 def common_flags(
     *,
@@ -193,6 +202,22 @@ def is_pretrained(path: Path) -> bool:
     return any(path.glob("*.gguf"))
 
 
+def _refuse_untrained(init_from: Path | str, folder: Path) -> None:
+    """ValueError for one of `UNTRAINED`, which says why and what there is for it."""
+    from transformer.interchange import tensor_files
+
+    file = folder / "config.json"
+    config = tensor_files.read_json_file(file) if file.is_file() else {}
+    kind = str(config.get("model_type", config.get("_class_name")))
+    if kind in UNTRAINED:
+        raise ValueError(
+            f"--init_from: expected a run folder, got {init_from}, a {kind} of another "
+            f"library, which no experiment trains: {UNTRAINED[kind]}; "
+            "transformer.load gives its net and parameters, and experiments.pretrained "
+            "export writes them"
+        )
+
+
 def inherited_flags(init_from: Path | str | None, make: ExperimentFn) -> dict[str, Any]:
     """The FIXED flags of the run that a new run starts from, where it is one of the
     same experiment."""
@@ -204,6 +229,7 @@ def inherited_flags(init_from: Path | str | None, make: ExperimentFn) -> dict[st
     record = read_record(folder)
     if record is None and is_pretrained(folder):
         if not vars(make).get("imports"):
+            _refuse_untrained(init_from, folder)
             raise ValueError(
                 f"--init_from: expected a run folder, got {init_from} of another "
                 "library: experiments.pretrained takes language models, "

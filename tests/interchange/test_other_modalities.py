@@ -18,7 +18,9 @@ import parity
 import pytest
 import safetensors.numpy
 
-from transformer import axes
+from experiments import decision_transformer as decision_transformer_
+from experiments import dit_flow
+from transformer import axes, main
 from transformer.data.images import patches
 from transformer.interchange import folder, tensor_files
 from transformer.models import continuous_control
@@ -238,3 +240,23 @@ def test_an_action_does_not_depend_on_itself_or_what_follows() -> None:
     assert np.abs(one.return_BTP[:, 1:] - other.return_BTP[:, 1:]).min() > 1e-4
     assert np.abs(one.action_BTP[:, 2] - other.action_BTP[:, 2]).max() > 1e-4
     assert leaf_paths(params)["embedding_VD"].shape == (2, 24)
+
+
+@pytest.mark.parametrize(
+    ("name", "experiment", "why"),
+    [
+        ("decision_transformer", decision_transformer_, "actions .* are discrete"),
+        ("dit", dit_flow, "it denoises the latents of a VAE, and there is no VAE here"),
+    ],
+)
+def test_what_no_experiment_trains_is_refused_with_its_reason(
+    name: str, experiment: Any, why: str, tmp_path: Path
+) -> None:
+    """Where the user looks first; it says what there is for such a folder."""
+    with pytest.raises(ValueError, match=why) as caught:
+        main.run(
+            experiment.experiment, tmp_path / "run", init_from=FIXTURES / name, steps=1
+        )
+    message = str(caught.value)
+    assert "transformer.load" in message and "\n" not in message
+    assert not (tmp_path / "run").exists()
