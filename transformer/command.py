@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -204,10 +205,10 @@ def is_pretrained(path: Path) -> bool:
 
 def _refuse_untrained(init_from: Path | str, folder: Path) -> None:
     """ValueError for one of `UNTRAINED`, which says why and what there is for it."""
-    from transformer.interchange import tensor_files
-
-    file = folder / "config.json"
-    config = tensor_files.read_json_file(file) if file.is_file() else {}
+    try:
+        config = dict(json.loads((folder / "config.json").read_bytes()))
+    except (OSError, ValueError, TypeError):  # A GGUF file, or damaged.
+        return
     kind = str(config.get("model_type", config.get("_class_name")))
     if kind in UNTRAINED:
         raise ValueError(
