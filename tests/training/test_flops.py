@@ -36,11 +36,15 @@ PROGRAMS = {
         ),
         2,
     ),
-    "gradient of one operand": (
-        lambda a, b: jax.grad(lambda a: product(a, b).sum())(a),
+    "value, gradient of one operand": (
+        lambda a, b: jax.value_and_grad(lambda a: product(a, b).sum())(a),
         2,
     ),
-    "gradient of both": (jax.grad(lambda a, b: product(a, b).sum(), (0, 1)), 3),
+    "value, gradient of both": (
+        jax.value_and_grad(lambda a, b: product(a, b).sum(), (0, 1)),
+        3,
+    ),
+    "gradient alone": (jax.grad(lambda a, b: product(a, b).sum(), (0, 1)), 2),
 }
 
 

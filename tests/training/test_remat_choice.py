@@ -196,3 +196,21 @@ def test_the_verb_says_which(capsys: Any, monkeypatch: Any) -> None:
     argv = ["plan", "--topology=v5e:2x4", "--method=count", *flags]
     assert exit_status(argv, monkeypatch, run=RUN) == 0
     assert "\nremat: none\n" in capsys.readouterr().out
+
+
+def test_what_unrolled_layers_do_not_save_is_computed_again() -> None:
+    """XLA finds what is there twice in one computation, and would compute it once."""
+
+    def flops(policy: str) -> float:
+        sizes: Any = {"width": 128, "sequence_length": 64, "layers": "unrolled"}
+        made = language_model.experiment(**TINY | sizes, remat=policy)
+        params = jax.eval_shape(made.init, jax.random.key(0))
+
+        def total(params: Any, batch: Any) -> jax.Array:
+            return made.loss(params, batch, jax.random.key(0)).total
+
+        gradient = jax.jit(jax.grad(total)).lower(params, made.batch(0, range(2)))
+        costs: Any = gradient.compile().cost_analysis()
+        return costs["flops"]
+
+    assert flops("all") > 1.1 * flops("none")

@@ -268,9 +268,12 @@ class Attention(nn.Module):
     ) -> jax.Array:
         """Cross-attention: queries from x, keys and values from the memory (Vaswani et
         al. 2017, section 3.2.3). Both whole rows."""
-        heads = self._queries(x_BLD, tokens), *self._keys_values(memory)
+        q_BLHK = self._queries(x_BLD, tokens)
+        k_BMGK, v_BMGK = self._keys_values(memory)
         y_BLHK = self.mix(
-            *(checkpoint_name(a, precision.ATTENTION) for a in heads),
+            q_BLHK,
+            k_BMGK,
+            v_BMGK,
             mask=self.mask,
             queries=tokens,
             keys=memory.tokens,
@@ -355,15 +358,19 @@ class Attention(nn.Module):
     def _linear(self, subscripts: str, x: jax.Array, w: jax.Array) -> jax.Array:
         return precision.linear(subscripts, x, w, einsum=self.einsum)
 
+    def _project(self, subscripts: str, x: jax.Array, w: jax.Array) -> jax.Array:
+        """Queries, keys or values before their norm, whose backward pass needs them."""
+        return checkpoint_name(self._linear(subscripts, x, w), precision.ATTENTION)
+
     def _queries(self, x_BLD: jax.Array, tokens: TokenPositions) -> jax.Array:
-        q_BLHK = self._linear("BLD,DHK->BLHK", x_BLD, self.w_q_DHK) + self.b_q_HK
+        q_BLHK = self._project("BLD,DHK->BLHK", x_BLD, self.w_q_DHK) + self.b_q_HK
         return constrain(self.rotate(self.q_norm(q_BLHK), tokens.position_BL), "BLHK")
 
     def _keys_values(self, memory: Memory) -> tuple[jax.Array, jax.Array]:
         # Keys and values (M) are whole on every device of the mesh axis `context`.
         x_BMD, tokens = memory
-        k_BMGK = self._linear("BMD,DGK->BMGK", x_BMD, self.w_k_DGK) + self.b_k_GK
-        v_BMGK = self._linear("BMD,DGK->BMGK", x_BMD, self.w_v_DGK) + self.b_v_GK
+        k_BMGK = self._project("BMD,DGK->BMGK", x_BMD, self.w_k_DGK) + self.b_k_GK
+        v_BMGK = self._project("BMD,DGK->BMGK", x_BMD, self.w_v_DGK) + self.b_v_GK
         k_BMGK = self.rotate(self.k_norm(k_BMGK), tokens.position_BL)
         return constrain(k_BMGK, "BMGK"), constrain(v_BMGK, "BMGK")
 

@@ -56,7 +56,7 @@ class Weight(Protocol):
 
 
 # Names of activations, for remat policies: the output of every linear map; the queries,
-# keys and values of attention, and what a kernel keeps of them for its backward pass.
+# keys and values of attention, and what its kernel keeps for the backward pass.
 LINEAR_OUTPUT = "linear_output"
 ATTENTION = "attention"
 

@@ -21,24 +21,20 @@ from transformer.network.precision import ATTENTION, LINEAR_OUTPUT
 
 # Which activations the backward pass saves and which it recomputes: named policies,
 # each a function of the block's class. From top to bottom less memory and more
-# arithmetic.
-Remat = Callable[[type[nn.Module]], Any]
+# arithmetic. prevent_cse: where forward and backward pass are one computation, not two
+# loops, XLA finds what is there twice and computes it once, unless it is kept apart.
+Remat = Callable[..., Any]
 _linear_outputs = jax.checkpoint_policies.save_only_these_names(LINEAR_OUTPUT)
+_products = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_saveable, _linear_outputs
+)
 _attention = jax.checkpoint_policies.save_only_these_names(ATTENTION)
 REMAT: dict[str, Remat] = {
-    "none": lambda block: block,
-    "products": lambda block: nn.remat(
-        block,
-        policy=jax.checkpoint_policies.save_from_both_policies(
-            jax.checkpoint_policies.dots_saveable, _linear_outputs
-        ),
-        prevent_cse=False,
-    ),
-    "weight_products": lambda block: nn.remat(
-        block, policy=_linear_outputs, prevent_cse=False
-    ),
-    "attention": lambda block: nn.remat(block, policy=_attention, prevent_cse=False),
-    "all": lambda block: nn.remat(block, prevent_cse=False),
+    "none": lambda block, *, prevent_cse: block,
+    "products": partial(nn.remat, policy=_products),
+    "weight_products": partial(nn.remat, policy=_linear_outputs),
+    "attention": partial(nn.remat, policy=_attention),
+    "all": nn.remat,
 }
 
 # make_block(block class, layer) makes the block of a layer, counted from 0.
@@ -51,7 +47,7 @@ SOWN_COLLECTIONS = ("intermediates", "routing")
 
 class UnrolledStack(nn.Module):
     """`depth` blocks, each compiled separately: the fastest on a CPU, and layers may
-    differ. make_block(remat(block), layer) makes the block of a layer."""
+    differ. make_block(block class, layer) makes the block of a layer."""
 
     depth: int
     make_block: MakeBlock
@@ -59,7 +55,7 @@ class UnrolledStack(nn.Module):
     block: type[nn.Module] = Block
 
     def setup(self) -> None:
-        block = self.remat(self.block)
+        block = self.remat(self.block, prevent_cse=True)
         self.layers = [self.make_block(block, i) for i in range(self.depth)]
 
     def __call__(
@@ -306,7 +302,8 @@ class _Period(nn.Module):
     alone: bool
 
     def setup(self) -> None:
-        kind, (start, period, _) = self.remat(self.kind), self.section
+        start, period, count = self.section
+        kind = self.remat(self.kind, prevent_cse=count == 1)
         blocks = [self.make_block(kind, start + i) for i in range(period)]
         self.block = blocks[0] if self.alone else blocks
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.extend.core as core
 import jax.numpy as jnp
+from jax.interpreters import partial_eval
 
 from transformer.training.experiment import Experiment
 
@@ -32,17 +33,21 @@ def per_row(experiment: Experiment) -> float:
     return 3 * matmul_flops(program.jaxpr) / rows
 
 
-def matmul_flops(
-    program: Any, *, kernels_alone: bool = False, blocks: int | None = None
-) -> float:
+def matmul_flops(program: Any, *, kernels_alone: bool = False) -> float:
     """Floating-point operations of a jaxpr's matrix products, two per multiplication: a
     scan's times its length, of branches the largest, of a loop of unknown length once,
     a Pallas kernel's for each point of its grid. Other opaque kernels are not counted,
-    but oneDNN's product is.
+    but oneDNN's product is; nor is what no output needs, which no compiler computes.
 
-    kernels_alone: only those of Pallas kernels. blocks: that an attention kernel, whose
-    first array of numbers is (B, H, L, K), computes of a head; as `BLOCKS` names them.
+    kernels_alone: only those of Pallas kernels.
     """
+    used, _ = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
+    return _matmul_flops(used, kernels_alone=kernels_alone, blocks=None)
+
+
+def _matmul_flops(program: Any, *, kernels_alone: bool, blocks: int | None) -> float:
+    """blocks: that an attention kernel, whose first array of numbers is (B, H, L, K),
+    computes of a head; as `BLOCKS` names them."""
     total = 0.0
     for equation in program.eqns:
         name, settings = equation.primitive.name, equation.params
@@ -57,7 +62,7 @@ def matmul_flops(
             times = settings["length"]
         alone = kernels_alone and name != "pallas_call"
         inner = [
-            matmul_flops(part, kernels_alone=alone, blocks=inherited)
+            _matmul_flops(part, kernels_alone=alone, blocks=inherited)
             for part in programs_in(settings)
         ]
         own = 0.0 if kernels_alone else _product_flops(equation)
