@@ -86,6 +86,9 @@ def test_encoded_texts_have_the_patches_of_their_examples(
             example_BLP[0, :, number * 192 : (number + 1) * 192], expected
         )
     assert np.abs(example_BLP[1]).max() < 0.01  # gray, for no text
+    first_BLP, is_known_B = similar.first(["woman surfing", ""])
+    np.testing.assert_array_equal(first_BLP, example_BLP[..., :192])
+    assert is_known_B.tolist() == [True, False]
 
 
 def test_examples_are_distorted_as_the_image_is(similar: SimilarImages) -> None:
@@ -123,3 +126,4 @@ def test_an_own_folder_needs_no_styles(tmp_path: Path) -> None:
     assert similar.encode(["red square"])[2].any()
     empty = similar_images.similar_images(captions, count=0)
     assert empty.encode(["red square"])[2].shape == (1, 4, 0)
+    assert empty.first(["red square"])[1].tolist() == [False]

@@ -154,3 +154,19 @@ def test_a_tenth_of_the_texts_is_dropped_in_training_only(
     expected = validation(params, dropped, key)
     close(expected, jax.jit(made.loss)(params, batch, key))
     assert float(validation(params, batch, key).total) != float(expected.total)
+
+
+def test_samples_start_from_the_nearest_example(trained: Any, tmp_path: Path) -> None:
+    """At time 1 they are that example. A text that shares no word with a name has none:
+    it starts from noise."""
+    made = text_to_image.experiment(**TINY, start_time=1.0)
+    train = made.data.data.train
+    images = made.generate(
+        trained[1].params,
+        jax.random.key(0),
+        text=f"{train['text'][5]}; qqq",
+        sampling_steps=1,
+        output=tmp_path / "sample.png",
+    )
+    np.testing.assert_array_equal(images[0], train["image"][5])
+    assert images[1].std() > 10

@@ -126,3 +126,25 @@ def test_text_samples_are_guided_away_from_the_null_text() -> None:
             np.broadcast_to(velocity_B[:, None, None], got.shape),
             atol=1e-4,
         )
+
+
+@pytest.mark.parametrize("known", [[True, False], [True, True]])
+@pytest.mark.parametrize("time, first", [(0.0, 0.0), (0.3, 0.5), (0.5, 0.5), (1.0, 1)])
+def test_sampling_starts_from_noised_rows(
+    known: list[bool], time: float, first: float
+) -> None:
+    """Two steps of a constant velocity: a known row is (1 - t) noise + t row and what
+    is left of the way, from the first step that is not before the time; another is as
+    without a start."""
+    like = jax.ShapeDtypeStruct((2, 2, 3), jnp.float32)
+    x_BLP = jax.random.normal(jax.random.key(1), like.shape)
+    start = process_sampler.Start(x_BLP, jnp.asarray(known), time)
+    process = flow_matching.process()
+    sample = partial(
+        process_sampler.sample, process, lambda x, t: 0 * x + 3, KEY, like=like, steps=2
+    )
+    without, got = sample(), jax.jit(lambda: sample(start=start))()
+    noise_BLP = flow_matching.gaussian_noise(jax.random.fold_in(KEY, 2), like)
+    noised_BLP = (1 - first) * noise_BLP + first * x_BLP + 3 * (1 - first)
+    expected = np.where(np.reshape(known, (2, 1, 1)), noised_BLP, without)
+    np.testing.assert_allclose(got, expected, atol=1e-5)

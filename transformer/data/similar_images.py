@@ -36,6 +36,13 @@ class SimilarImages(NamedTuple):
         found = np.moveaxis(found.astype(train.dtype), -4, -2)
         return found.reshape(*found.shape[:-2], -1)
 
+    def first(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+        """Raw patches [N, L, P] of the first example of each text, and whether it has
+        one, bool [N]."""
+        index = np.full((len(texts), 1), ABSENT)
+        index[:, : self.count] = self.nearest(list(texts), [""] * len(texts))[:, :1]
+        return self.captions.to_patches(self.images(index)), index[:, 0] != ABSENT
+
     def encode(self, texts: Texts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`ids_BL` and `segment_BL` of texts, and their examples `example_BLP`."""
         found = self.images(self.nearest(list(texts), [""] * len(texts)))
@@ -70,7 +77,7 @@ class SimilarImages(NamedTuple):
         return {**example, "image": np.concatenate([example["image"], images], -1)}
 
     def splits(
-        self, *, batch_size: int, seed: int, augment: float, symmetry: float = 0.0
+        self, batch_size: int, seed: int, *, augment: float, symmetry: float = 0.0
     ) -> tuple[TrainingSplit, EvaluationSplit]:
         """Both splits: encoder rows of the texts, `raw_BLP` and `example_BLP`; of a
         training row from training images of other names. augment: distortion of

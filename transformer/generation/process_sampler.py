@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,31 @@ from transformer.processes.process import Process
 Predict = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+class Start(NamedTuple):
+    """Rows x (B, ...) of data that sampling starts from: corrupted as of `time`, they
+    are what the process would have there (SDEdit, Meng et al. 2021, arXiv 2108.01073).
+    is_known_B: bool, False for rows that start from the prior."""
+
+    x: jax.Array
+    is_known_B: jax.Array
+    time: float
+
+
 def sample(
-    process: Process, predict: Predict, key: jax.Array, *, like: Any, steps: int
+    process: Process,
+    predict: Predict,
+    key: jax.Array,
+    *,
+    like: Any,
+    steps: int,
+    start: Start | None = None,
 ) -> jax.Array:
     """A sample of the shape and dtype of `like`, in one compiled loop.
 
     predict(x, t_B): the model's prediction from x at time t, as trained by
-    `objectives.denoising`. steps: fewer are faster and coarser; an autoregressive
-    process takes exactly L.
+    `objectives.denoising`. steps: of the whole time; fewer are faster and coarser; an
+    autoregressive process takes exactly L. start: what replaces the rows at the first
+    step that is not before its time.
     """
     at_least("steps", steps, 1)
     times = process.times(steps)
@@ -35,7 +52,17 @@ def sample(
         step_key = jax.random.fold_in(step_keys, number)
         return process.update(x, prediction, t, next_t, step_key)
 
-    return jax.lax.fori_loop(0, steps, step, process.prior(start_key, like))
+    x = process.prior(start_key, like)
+    if start is None:
+        return jax.lax.fori_loop(0, steps, step, x)
+    first = jnp.searchsorted(times, start.time)
+    # Where all rows have a start, the steps before it change nothing.
+    begin = jnp.where(start.is_known_B.all(), first, 0)
+    x = jax.lax.fori_loop(begin, first, step, x)
+    t_B = jnp.broadcast_to(times[first], x.shape[:1])
+    known = start.is_known_B.reshape(-1, *[1] * (x.ndim - 1))
+    noised = process.corrupt(start.x, t_B, jax.random.fold_in(key, 2)).inputs
+    return jax.lax.fori_loop(first, steps, step, jnp.where(known, noised, x))
 
 
 def classifier_free_guidance(
@@ -118,30 +145,39 @@ def text_sampler(
     *,
     like: Any,
     scale: float,
+    start: Callable[[Any], tuple[Any, Any]] | None = None,
+    start_time: float = 0.0,
 ) -> Callable[..., np.ndarray]:
     """The function `sample(params, texts, key, *, steps)`: 8-bit images for the texts,
     with classifier-free guidance, in one compiled program.
 
     predict(params, text, x, t_B): the model. encode: texts to (ids_BL, segment_BL),
     and arrays of what else the model is conditioned on. decode: from sampled rows to
-    images. like: shape and dtype of one row.
+    images. like: shape and dtype of one row. start: of texts, the rows that
+    sampling starts from at `start_time` and which of them are known, as of `Start`.
     """
 
     @partial(jax.jit, static_argnames="steps")
     def rows(
-        params: Any, text: Any, null_text: Any, key: jax.Array, steps: int
+        params: Any,
+        text: Any,
+        null_text: Any,
+        key: jax.Array,
+        steps: int,
+        start: Start | None,
     ) -> jax.Array:
         null = jax.tree.map(lambda a, b: jnp.broadcast_to(b, a.shape), text, null_text)
         both = partial(predict, params, text), partial(predict, params, null)
         guide = classifier_free_guidance(*both, scale=scale)
         shape = len(text[0]), *like.shape[1:]
         rows = jax.ShapeDtypeStruct(shape, like.dtype)
-        return sample(process, guide, key, like=rows, steps=steps)
+        return sample(process, guide, key, like=rows, steps=steps, start=start)
 
     def sample_texts(
         params: Any, texts: Any, key: jax.Array, *, steps: int
     ) -> np.ndarray:
         text, null_text = encode(texts), encode([""])
-        return decode(rows(params, text, null_text, key, steps=steps))
+        begin = Start(*start(texts), start_time) if start else None
+        return decode(rows(params, text, null_text, key, steps, begin))
 
     return sample_texts
