@@ -4,7 +4,8 @@ tokens, once, for any number of runs and hosts."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,20 +101,29 @@ def _has_tokenizer(job: jobs.Job) -> bool:
     return file.exists() and file.read_bytes() == job.tokenizer.content
 
 
+def _way(
+    workers: int | None, runner: str, options: Sequence[str]
+) -> Callable[[jobs.Job], jobs.Result]:
+    """The function that executes a job: by Beam's runner, or processes of this
+    machine. ValueError, in one line, for a runner that is not there."""
+    if runner:
+        from transformer.data.preparation import beam_pipeline
+
+        pipeline = beam_pipeline.empty_pipeline(runner, options)
+        return partial(beam_pipeline.execute, pipeline=pipeline)
+    from transformer.data.preparation import local
+
+    return partial(local.execute, workers=workers)
+
+
 def _execute(
     job: jobs.Job, workers: int | None, runner: str, options: Sequence[str]
 ) -> None:
+    run = _way(workers, runner, options)  # A wrong runner leaves no folder behind.
     job.work.mkdir(parents=True, exist_ok=True)
     with storage.claim_or_refuse(job.work / "lock", f"{job.folder}"):
         jobs.remove_scratch(job.work)
-        if runner:
-            from transformer.data.preparation import beam_pipeline
-
-            result = beam_pipeline.execute(job, runner=runner, options=options)
-        else:
-            from transformer.data.preparation import local
-
-            result = local.execute(job, workers=workers)
+        result = run(job)
     jobs.remove_work(job)
     print(summary(job, shard_index.read(job.folder), result))
 

@@ -70,3 +70,4 @@ def test_runner_without_the_library_is_refused(tmp_path, monkeypatch):
     source = write_corpus(tmp_path / "corpus")
     with pytest.raises(ValueError, match="pip install 'transformer.beam.'"):
         prepare(source, tmp_path / "out", runner="DirectRunner")
+    assert not (tmp_path / "out").exists()

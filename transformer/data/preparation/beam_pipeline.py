@@ -83,18 +83,30 @@ def _refusal(error: Exception) -> str | None:
     return " ".join(found[1].split()) if found else None
 
 
-def execute(job: Job, *, runner: str, options: Sequence[str]) -> jobs.Result:
-    """Run the pipeline on the runner of that name and wait. options: of Beam, as on a
-    command line. ValueError, in one line, for what the readers refuse."""
+def empty_pipeline(runner: str, options: Sequence[str]) -> Any:
+    """A pipeline without steps, for the runner of that name. options: of Beam, as on a
+    command line. ValueError, in one line, without the library, and for a runner or
+    options that it does not know."""
     try:
         import apache_beam as beam  # pyright: ignore
-        from apache_beam.metrics import MetricsFilter  # pyright: ignore
         from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore
     except ImportError as error:
         raise ValueError(f"--runner={runner}: {LIBRARY}: {error}") from None
+    try:
+        return beam.Pipeline(_runner(runner), options=PipelineOptions([*options]))
+    except ValueError as error:
+        got = " ".join(str(error).split())
+        raise ValueError(f"--runner={runner}: expected a runner, got {got}") from None
+
+
+def execute(job: Job, pipeline: Any) -> jobs.Result:
+    """Run the steps of the job in an `empty_pipeline` and wait. ValueError, in one
+    line, for what the readers refuse."""
+    import apache_beam as beam  # pyright: ignore
+    from apache_beam.metrics import MetricsFilter  # pyright: ignore
+
     start = time.monotonic()
     try:
-        pipeline = beam.Pipeline(_runner(runner), options=PipelineOptions([*options]))
         build(beam, pipeline, job)
         result = pipeline.run()
         result.wait_until_finish()
