@@ -179,6 +179,21 @@ class ForeignProbe(tfds.core.GeneratorBasedBuilder):
         yield 0, {"text": ""}
 
 
+class DistantProbe(tfds.core.GeneratorBasedBuilder):
+    """A data set at a place that does not answer."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        return info(self, {"text": tfds.features.Text()})
+
+    def _split_generators(self, dl_manager):
+        dl_manager.download("http://127.0.0.1:1/a.txt")
+
+    def _generate_examples(self):
+        yield 0, {"text": ""}
+
+
 @pytest.fixture(autouse=True, scope="module")
 def cache_folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
@@ -315,3 +330,13 @@ def test_a_held_out_fraction_outside_0_to_1_is_refused(kind, fraction):
 def test_gray_images_under_a_color_feature_are_refused():
     with pytest.raises(ValueError, match=r"here: expected .* got the shape \(6, 5\)"):
         arrays.stack([arrays._pixels(np.zeros((6, 5)), "here")], ["here"], "image")
+
+
+def test_a_place_that_does_not_answer_is_not_waited_for(monkeypatch):
+    waits = []
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", waits.append)
+    with pytest.raises(
+        ValueError, match="TFDS to prepare it, got .*127.0.0.1"
+    ) as caught:
+        text_source.load("distant_probe")
+    assert "\n" not in str(caught.value) and 1 < sum(waits) < 10
