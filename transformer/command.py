@@ -198,9 +198,9 @@ def recorded_flags(workdir: Path, make: ExperimentFn) -> dict[str, Any]:
 def is_pretrained(path: Path) -> bool:
     """Whether there is a model of another library: a folder of Hugging Face, a GGUF
     file, or a folder with one."""
-    if path.suffix == ".gguf" or (path / "config.json").is_file():
+    if path.suffix == ".gguf" or (path / "config.json").exists():
         return True
-    return any(path.glob("*.gguf"))
+    return path.is_dir() and any(path.glob("*.gguf"))
 
 
 def _refuse_untrained(init_from: Path | str, folder: Path) -> None:

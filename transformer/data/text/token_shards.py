@@ -39,9 +39,10 @@ def find(source: str | Path) -> Path | None:
     try:
         if (folder / shard_index.FILE).is_file():
             return folder
+        is_folder = folder.is_dir()
     except (OSError, ValueError):
         return None  # Too long a name, or no access, which the readers of text tell.
-    if any(folder.glob("train-*-of-*.tokens")):
+    if is_folder and any(folder.glob("train-*-of-*.tokens")):
         raise ValueError(
             f"{folder}: expected {shard_index.FILE}, got shards without it: their "
             "preparation was interrupted; the same command goes on"
