@@ -58,7 +58,7 @@ def experiment(
     vocab_size: checks.VocabSize = 2048,
     augment: checks.Scale = 0.6,
     word_dropout: checks.Fraction = 0.5,
-    label_smoothing: checks.Fraction = 0.1,
+    label_smoothing: checks.ProperFraction = 0.1,
 ) -> Experiment:
     """An encoder of patches and a decoder of names; slot `model`: as its default.
 

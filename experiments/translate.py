@@ -64,7 +64,7 @@ def experiment(
     width: checks.Width = 192,
     vocab_size: checks.VocabSize = 6144,
     sequence_length: checks.SequenceLength = 128,
-    label_smoothing: checks.Fraction = 0.1,
+    label_smoothing: checks.ProperFraction = 0.1,
 ) -> Experiment:
     """A translator; `model` is called with `depth`, `width` and `vocab_size`.
 

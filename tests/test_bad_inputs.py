@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import shutil
 from types import SimpleNamespace
 
 import commands
@@ -53,7 +55,7 @@ FLAGS = {
     "--adam_learning_rate=inf": "--adam_learning_rate: expected a number in (0, 10]",
     "--adam_learning_rate=nan": "--adam_learning_rate: expected a number in (0, 10]",
     "--decay_fraction=1.5": "--decay_fraction: expected a number in [0, 1]",
-    "--ema_decay=2": "--ema_decay: expected a number in [0, 1]",
+    "--ema_decay=1": "--ema_decay: expected a number in [0, 1), got '1'",
     "--freeze=(": "--freeze: expected a regular expression",
     "--init_from=/no/such": "--init_from: expected a run folder, got /no/such",
     "--profile=5": "--profile: expected the first and the last step",
@@ -271,4 +273,19 @@ def test_a_lock_that_is_a_folder_is_named(tmp_path, capsys, monkeypatch):
     (tmp_path / "run/lock").mkdir(parents=True)
     argv = [*RUN, f"--text={__file__}", f"--workdir={tmp_path / 'run'}"]
     message = refusal(argv, capsys, monkeypatch)
-    assert "run/lock: expected a file or folder that can be read, got Is a" in message
+    assert "run/lock: expected a file, got a folder" in message
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "finished.json", "metrics.jsonl", "tokenizer.json", "lock"]
+)
+def test_a_pipe_in_a_run_folder_is_not_waited_for(
+    name, finished, tmp_path, capsys, monkeypatch
+):
+    """Opening it would wait until somebody writes to it."""
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / name).unlink()
+    os.mkfifo(tmp_path / "run" / name)
+    argv = [f"--workdir={tmp_path / 'run'}", "--steps=8"]
+    message = refusal(argv, capsys, monkeypatch)
+    assert message.endswith(f"run/{name}: expected a file, got a pipe")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -18,24 +19,27 @@ import numpy as np
 
 
 class Range(NamedTuple):
-    """The numbers from `low` to `high`, both included unless `open_low`; and 0 if
-    `or_zero`."""
+    """The numbers from `low` to `high`, both included unless `open_low` or `open_high`;
+    and 0 if `or_zero`."""
 
     low: float
     high: float
     open_low: bool = False
     or_zero: bool = False
+    open_high: bool = False
 
     def __contains__(self, value: Any) -> bool:
         # NaN compares false, so it is in no range.
         above = self.low < value if self.open_low else self.low <= value
-        return (above and value <= self.high) or (self.or_zero and value == 0)
+        below = value < self.high if self.open_high else value <= self.high
+        return (above and below) or (self.or_zero and value == 0)
 
     def __str__(self) -> str:
-        """As in mathematics: [1, 128], (0, 1]."""
+        """As in mathematics: [1, 128], (0, 1], [0, 1)."""
         low, high = (f"{bound:.10g}" for bound in (self.low, self.high))
+        ends = "(" if self.open_low else "[", ")" if self.open_high else "]"
         zero = " or 0" if self.or_zero else ""
-        return f"{'(' if self.open_low else '['}{low}, {high}]{zero}"
+        return f"{ends[0]}{low}, {high}{ends[1]}{zero}"
 
 
 class Role(NamedTuple):
@@ -67,6 +71,8 @@ Folder = Annotated[Path, FOLDER]
 FixedCount = Annotated[int, Range(1, 2**31 - 1), FIXED]
 LearningRate = Annotated[float, Range(0, 10, open_low=True)]
 Fraction = Annotated[float, Range(0, 1)]
+# Of what is left over 1 - x, as the decay of an average: at 1 nothing would ever count.
+ProperFraction = Annotated[float, Range(0, 1, open_high=True)]
 PositiveFraction = Annotated[float, Range(0, 1, open_low=True)]
 Scale = Annotated[float, Range(0, 1000)]
 ReturnScale = Annotated[float, Range(0, 1e9, open_low=True), FIXED]
@@ -77,6 +83,7 @@ Temperature = Annotated[float, Range(0.001, 1000, or_zero=True)]
 # Scheme of an object store -> the library by which fsspec reads it, of PyPI.
 LIBRARIES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs", "hf": "huggingface_hub"}
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/")
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 # Errors of a path that the user gave, not of the disk or of the program.
 _OF_PATHS = (
     errno.ENOENT,
@@ -201,6 +208,19 @@ def fits_memory(what: str, size: int) -> None:
             f"{what}: expected at most {there / 2**30:.1f} GiB, the memory of this "
             f"machine, got {size / 2**30:.1f} GiB"
         )
+
+
+def regular_file(path: Path) -> Path:
+    """`path`, or ValueError where what is there is no file. Opening a pipe would wait,
+    without an end, for a program that writes to it; a device may have no end."""
+    try:
+        kind = stat.S_IFREG if is_remote(path) else stat.S_IFMT(path.stat().st_mode)
+    except (OSError, ValueError):
+        return path  # Who opens it says why it cannot.
+    if kind != stat.S_IFREG:
+        got = _KINDS.get(kind, "a device")
+        raise ValueError(f"{path}: expected a file, got {got}")
+    return path
 
 
 def output_file(name: str, path: Path | None) -> None:

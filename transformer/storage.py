@@ -123,7 +123,7 @@ def claim_or_refuse(path: Path, what: str) -> Iterator[None]:
             yield
         return
     with checks.refuse_unreadable():
-        opened = open(path, "a+b")  # noqa: SIM115
+        opened = open(checks.regular_file(path), "a+b")  # noqa: SIM115
     with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -152,7 +152,7 @@ def sha256(content: bytes | Path) -> str:
     """SHA-256 of bytes or of a file's content, 64 hexadecimal digits."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as file:
+    with checks.regular_file(content).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore
 
 
@@ -172,13 +172,14 @@ def _digest_like(expected: str, path: Path) -> str:
     in an object store."""
     if not expected.startswith(MD5):
         return sha256(path)
-    with path.open("rb") as file:
+    with checks.regular_file(path).open("rb") as file:
         return MD5 + hashlib.file_digest(file, "md5").hexdigest()  # pyright: ignore
 
 
 def read_json(file: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON object in `file`. ValueError, in one line, for anything else, and as
-    `check_fields`."""
+    `checks.regular_file` and `check_fields`."""
+    checks.regular_file(file)
     try:
         value = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -232,7 +233,7 @@ def sampled_sha256(path: Path) -> str:
 
     A cached folder is verified at every start: this takes a tenth of a second a file.
     """
-    size = path.stat().st_size
+    size = checks.regular_file(path).stat().st_size
     offsets = range(0, size, _BLOCK_BYTES)
     if len(offsets) > _BLOCKS:
         last = size - _BLOCK_BYTES
@@ -290,7 +291,7 @@ def first_mismatch(
     """The first file whose digest is not that in folder/name, and why; None if all
     agree. Files that folder/name does not list are not compared."""
     try:
-        content = json.loads((folder / name).read_bytes())
+        content = json.loads(checks.regular_file(folder / name).read_bytes())
         digests = sorted((str(path), str(value)) for path, value in content.items())
         known = _known_digests(folder)
     except OSError as error:
@@ -341,7 +342,8 @@ def cached_folder(name: str, build: Callable[[Path], None]) -> Path:
 def is_intact(folder: Path) -> bool:
     """Whether a cached folder has the files it was built with, and no others."""
     try:
-        sealed = set(json.loads((folder / SEAL).read_bytes()))
+        seal = checks.regular_file(folder / SEAL)
+        sealed = set(json.loads(seal.read_bytes()))
     except (OSError, ValueError, TypeError):
         return False
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,16 @@ def refused(read: Callable[[Any], Any], path: Path, *parts: str) -> None:
     assert "\n" not in message and str(path) in message
     for part in parts:
         assert part in message, message
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.csv.gz", "labels.parquet"])
+def test_a_pipe_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    """Opening it would wait until somebody writes to it."""
+    os.mkfifo(tmp_path / name)
+    expected = f"{name}: expected a file, got a pipe"
+    refused(image_source.load, tmp_path, expected)
+    (tmp_path / name).rename(tmp_path / "a.tar")
+    refused(image_source.load, tmp_path, "a.tar: expected a file, got a pipe")
 
 
 def test_faulty_images_are_refused(tmp_path: Path) -> None:

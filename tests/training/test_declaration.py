@@ -102,7 +102,7 @@ HELP = """\
       accept parameters that are new, left over or of another shape.
   --freeze=str  (default )
       regular expression of the paths of parameters that are not trained.
-  --ema_decay=float in [0, 1]  (default 0.0, fixed)
+  --ema_decay=float in [0, 1)  (default 0.0, fixed)
       per step, of a moving average of the parameters; 0 keeps none.
   --state_dtype=float32|bfloat16  (default float32, fixed)
       of the optimizer's moments; bfloat16 rounds them stochastically.

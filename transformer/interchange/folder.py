@@ -82,7 +82,7 @@ def find(workdir: Path | None, init_from: Path | None) -> Path:
     ValueError for neither."""
     for place in (workdir, init_from):
         found = place and gguf_folder.resolve(place)
-        if found is not None and (found / CONFIG).is_file():
+        if found is not None and checks.regular_file(found / CONFIG).exists():
             return found
     raise ValueError(f"--init_from: expected a folder with {CONFIG}, got {init_from}")
 
@@ -92,7 +92,9 @@ def read_config(folder: Path) -> tuple[Architecture, Any]:
     line, for a configuration that the net does not express."""
     folder = gguf_folder.resolve(folder)
     file = folder / CONFIG
-    if not file.is_file():
+    for name in (CONFIG, *COMPANIONS):
+        checks.regular_file(folder / name)
+    if not file.exists():
         raise ValueError(f"{folder}: expected a folder with {CONFIG}, got none")
     values = tensor_files.read_json_file(file)
     made = architecture.find_of(values, str(file))

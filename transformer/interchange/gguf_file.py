@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from transformer import checks
 from transformer.interchange import tensor_files
 
 SUFFIX, MAGIC = ".gguf", b"GGUF"
@@ -117,6 +118,7 @@ class _Cursor:
 def read_header(file: Path) -> GgufHeader:
     """The metadata and the tensors of a file; reads no values. ValueError, in one line,
     for a file that is none, is cut, or contradicts itself."""
+    checks.regular_file(file)
     try:
         with open(file, "rb") as opened:
             mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)

@@ -20,7 +20,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from transformer import storage
+from transformer import checks, storage
 
 # Names begin with a stem: "model" of transformers, another of diffusers.
 STEM = "model"
@@ -89,7 +89,7 @@ class Tensor(NamedTuple):
 
 def read_json_file(file: Path) -> dict[str, Any]:
     """The JSON object in `file`, of at most `MAX_JSON_BYTES`. ValueError otherwise."""
-    if file.is_file() and file.stat().st_size > MAX_JSON_BYTES:
+    if checks.regular_file(file).exists() and file.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(
             f"{file}: expected at most {MAX_JSON_BYTES} bytes of JSON, got "
             f"{file.stat().st_size}"
@@ -124,6 +124,7 @@ def open_tensors(folder: Path, stem: str = STEM) -> dict[str, Tensor]:
 def open_file(file: Path) -> dict[str, Tensor]:
     """The tensors of one file. ValueError for a header that is damaged, too large, or
     that does not agree with the file's size."""
+    checks.regular_file(file)
     try:
         # The library checks sizes, offsets and overlaps.
         with safetensors.safe_open(file, framework="numpy"):

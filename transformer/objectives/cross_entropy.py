@@ -89,7 +89,9 @@ def classification_loss(
 def label_smoothing(amount: float) -> Objective:
     """Cross-entropy against (1 - amount) on the target and amount / V on every token
     of the vocabulary (Szegedy et al. 2015, arXiv 1512.00567, section 7). The sum `nats`
-    stays unsmoothed."""
+    stays unsmoothed. ValueError for an amount of 1, at which no target counts."""
+    if not 0 <= amount < 1:
+        raise ValueError(f"label_smoothing: expected a number in [0, 1), got {amount}")
 
     def smooth_cross_entropy(
         logits_BLV: jax.Array, targets_BL: jax.Array, weight_BL: jax.Array

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from transformer import storage
+from transformer import checks, storage
 from transformer.training.checksum import checksums, leaf_paths
 from transformer.training.update import State
 
@@ -62,7 +62,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / META / "metadata"
     name = f"{META}/{path.name}"
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(checks.regular_file(path).read_bytes())
         if found.pop("digest") == _json_digest(found):
             return found
     except OSError as error:

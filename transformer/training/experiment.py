@@ -48,7 +48,7 @@ class Run(NamedTuple):
     init_from: checks.Folder | None = None
     init_partial: bool = False
     freeze: str = ""
-    ema_decay: Annotated[float, checks.Range(0, 1), checks.FIXED] = 0.0
+    ema_decay: Annotated[checks.ProperFraction, checks.FIXED] = 0.0
     state_dtype: Annotated[StoredDtype, checks.FIXED] = "float32"
     gradient_dtype: StoredDtype = "float32"
 

@@ -24,10 +24,11 @@ UPLOAD_FRACTION = 0.01
 def read(folder: Path) -> list[dict[str, Any]]:
     """The records of a run folder in order; a last line cut by a kill is skipped.
 
-    Raises ValueError, with the line's number, for another line that is no record.
+    Raises ValueError, with the line's number, for another line that is no record, and
+    for what is no file.
     """
     file = folder / FILE
-    content = file.read_bytes() if file.exists() else b""
+    content = checks.regular_file(file).read_bytes() if file.exists() else b""
     lines = content.splitlines()
     if lines and not content.endswith(b"\n"):
         lines.pop()

@@ -89,7 +89,7 @@ def adamw(
     learning_rate: checks.LearningRate = 1e-3,
     weight_decay: checks.Scale = 0.1,
     warmup_fraction: checks.Fraction = 0.05,
-    b2: checks.Fraction = 0.99,
+    b2: checks.ProperFraction = 0.99,
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) with `warmup_cosine`, and
     decay of the parameters that `is_decayed`.

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from transformer import storage
+from transformer import checks, storage
 from transformer.training import legs, metrics
 from transformer.training.experiment import Experiment
 
@@ -216,8 +216,7 @@ def check_finished(workdir: Path, flags: Mapping[str, Any]) -> None:
     its flags than those in its record: without more steps they would change nothing."""
     metrics.read(workdir)
     for name in legs.RECORD_FILES:
-        if (workdir / name).exists() and not (workdir / name).is_file():
-            raise ValueError(f"{workdir / name}: expected a file, got a folder")
+        checks.regular_file(workdir / name)
     recorded = (read_record(workdir) or {})["flags"]
     changed = [n for n, v in flags.items() if n in recorded and recorded[n] != v]
     if changed:

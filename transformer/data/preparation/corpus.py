@@ -89,7 +89,8 @@ def _list(corpus: str) -> tuple[Path, list[tuple[str, Path]]]:
         root, files = path.parent, [path]
     else:
         raise ValueError(f"expected a file or folder of text, got none at {corpus}")
-    return root, [(file.relative_to(root).as_posix(), file) for file in files]
+    regular = map(checks.regular_file, files)
+    return root, [(file.relative_to(root).as_posix(), file) for file in regular]
 
 
 def _below(folder: Path) -> list[Path]:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from transformer import checks
+
 
 def _open_zstd(path: Path) -> Any:
     # pyarrow, which reads Parquet, decodes zstd too; Python does from 3.14 on.
@@ -41,9 +43,10 @@ def content_suffix(path: Path) -> str:
 
 @contextlib.contextmanager
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
-    """The content of a file as a stream of bytes, decompressed. ValueError, naming the
-    file, where it cannot be opened or its compressed content is damaged or cut short,
-    also while it is read."""
+    """The content of a file as a stream of bytes, decompressed. ValueError, naming it,
+    where it is no file, cannot be opened or its compressed content is damaged or cut
+    short, also while it is read."""
+    checks.regular_file(path)
     opener: Any = OPENERS.get(path.suffix.lower(), open)
     try:
         with opener(path, "rb") if opener is not _open_zstd else opener(path) as file:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from transformer import checks
 from transformer.data.readers import files as own_files
 from transformer.data.readers import image_table
 from transformer.data.readers.image_files import ImageFile
@@ -32,7 +33,7 @@ def find(path: Path) -> list[Path]:
         found = sorted(p for p in path.iterdir() if not p.name.startswith("."))
         if any(inside.is_dir() for inside in found):
             return []
-    return [file for file in found if file.suffix == ".tar"]
+    return [checks.regular_file(file) for file in found if file.suffix == ".tar"]
 
 
 def _members(shard: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:

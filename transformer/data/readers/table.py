@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from transformer import checks
 from transformer.data.readers import compression
 from transformer.data.text import documents
 
@@ -77,9 +78,8 @@ def read(path: Path, columns: Columns = (), *, flag: str = "--columns") -> Table
     column, another number of cells, a cell that is not text, and what is not UTF-8 or
     damaged. A file of another suffix is read as TSV.
     """
-    names, rows = _READERS.get(compression.content_suffix(path), _tsv)(
-        path, columns, flag
-    )
+    reader = _READERS.get(compression.content_suffix(path), _tsv)
+    names, rows = reader(checks.regular_file(path), columns, flag)
 
     def texts() -> Iterator[tuple[str, list[str]]]:
         for number, cells in rows:

@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer import storage
-from transformer.checks import at_least
+from transformer import checks, storage
 from transformer.data.text import documents
 
 FILE = "tokenizer.json"
@@ -295,7 +294,7 @@ def bpe(text: documents.TextDataset, *, vocab_size: int) -> Tokenizer:
     vocab_size: all tokens, the 256 bytes and `end` included; there are fewer where the
     text has no more pairs to merge.
     """
-    at_least("vocab_size", vocab_size, 257)
+    checks.at_least("vocab_size", vocab_size, 257)
     module = library()
     key = storage.short_hash(
         VERSION, module.__version__, text.fingerprint, str(vocab_size)
@@ -325,7 +324,7 @@ def load_or_train(
     if folder is None:
         return make()
     file = folder / FILE
-    if file.is_file():
+    if checks.regular_file(file).exists():
         found = from_bytes(file.read_bytes(), name=str(file))
         trained_for = found.data.get("target_vocab_size", vocab_size)
         if kind not in (None, found.kind) or vocab_size not in (None, trained_for):
