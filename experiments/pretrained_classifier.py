@@ -1,4 +1,4 @@
-"""An encoder of another library, trained further to classify texts or images.
+"""An encoder of another library, trained further to classify texts, images or videos.
 
     python -m experiments.pretrained_classifier --init_from=FOLDER --init_partial
     python -m experiments.pretrained_classifier --init_from=FOLDER --init_partial \\
@@ -6,8 +6,9 @@
     python -m experiments.pretrained_classifier classify --text="Bom dia|Good morning"
     python -m experiments.pretrained_classifier export --folder=OTHER_FOLDER
 
-FOLDER is one of Hugging Face with BERT, RoBERTa, DistilBERT, ViT or DINOv2. The head is
-new, which `--init_partial` allows, unless FOLDER has a classifier of the same classes.
+FOLDER is one of Hugging Face with BERT, RoBERTa, DistilBERT, ViT, DINOv2 or VideoMAE.
+The head is new, which `--init_partial` allows, unless FOLDER has a classifier of the
+same classes.
 """
 
 from __future__ import annotations
@@ -18,9 +19,17 @@ from typing import Any
 from transformer import checks, main
 from transformer.data.sources import images as image_source
 from transformer.data.sources import labeled_text
+from transformer.data.sources import videos as video_source
 from transformer.data.text import labeled_rows
 from transformer.interchange import encoder_classifier as classifier
-from transformer.interchange import export, image_rows, pretrained_run, tasks
+from transformer.interchange import (
+    export,
+    image_rows,
+    pretrained_run,
+    tasks,
+    video_rows,
+)
+from transformer.interchange.architectures import videomae
 from transformer.models import encoder
 from transformer.objectives import cross_entropy
 from transformer.training import optimizers
@@ -41,7 +50,7 @@ def experiment(
 
     Args:
         source: of texts, as of classify_sentences, en_pt by default; of images, as of
-            classify_images, digits by default.
+            classify_images, digits by default; of videos, a folder for each class.
         columns: of a table, its two columns, as text,label or path,label.
         sequence_length: tokens of a text, at most; fewer where the model has fewer.
     """
@@ -52,9 +61,13 @@ def experiment(
     )
     with_labels(("",))  # Before the data are read.
     reads_text = hasattr(encoder_sizes, "vocab_size")
+    reads_videos = isinstance(encoder_sizes, videomae.Sizes)
     if reads_text:
         columns = columns or labeled_text.COLUMNS
         data = labeled_text.load(source or "en_pt", columns=columns)
+    elif reads_videos:
+        frames = encoder_sizes.frames
+        data = video_source.load(source, frames=frames, columns=columns)
     else:
         data = image_source.load(source or "digits", columns=columns)
     sizes = with_labels(tuple(data.labels))
@@ -75,8 +88,10 @@ def experiment(
         logits = encoder.logits(model.net, dtype)
     else:
         processing = image_rows.read_preprocessing(place, sizes.image)
-        splits = classifier.image_splits(data, processing, sizes, **how)
-        logits = classifier.image_logits(model.net, dtype)
+        make = video_rows.splits if reads_videos else classifier.image_splits
+        splits = make(data, processing, sizes, **how)
+        # VideoMAE has no class token.
+        logits = classifier.image_logits(model.net, dtype, extra=int(not reads_videos))
     return Experiment.from_run(
         run,
         optimizer,

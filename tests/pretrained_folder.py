@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import tokenizers
+from PIL import Image
 from scipy.io import wavfile
 from tokenizers import models, pre_tokenizers, processors
 
@@ -172,3 +173,45 @@ def write_recordings(path: Path, texts: list[str], *, seconds: float = 0.3) -> P
     rows = [f"{number}.wav\t{text}" for number, text in enumerate(texts)]
     (path / "clips.tsv").write_text("\n".join(["path\ttext", *rows]) + "\n")
     return path / "clips.tsv"
+
+
+def write_video(path: Path, frames: np.ndarray) -> Path:
+    """An animation without loss, or an `.npz` file, of uint8 [frames, rows, columns,
+    3]; returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = frames.astype(np.uint8)
+    if path.suffix == ".npz":
+        np.savez(path, frames=pixels)
+        return path
+    first, *rest = (Image.fromarray(frame) for frame in pixels)
+    how: Any = {"lossless": True} if path.suffix == ".webp" else {}
+    first.save(path, save_all=True, append_images=rest, **how)
+    return path
+
+
+def write_videos(path: Path, count: int) -> Path:
+    """Class folders of `count` videos each, of 6 frames of 10 x 12 pixels, in which a
+    bright bar moves up or down; returns the folder."""
+    for label, step in (("up", -1), ("down", 1)):
+        for number in range(count):
+            frames = np.zeros((6, 10, 12, 3), np.uint8) + np.uint8(number)
+            for time in range(6):
+                frames[time, (number + step * time) % 10] = 255
+            write_video(path / label / f"{number}.gif", frames)
+    return path
+
+
+def write_videomae(path: Path, name: str = "videomae") -> Path:
+    """The fixture of 4 frames of 8 x 8 pixels, with a preprocessing as those that are
+    published have; returns the folder."""
+    fixtures = Path(__file__).parent / "interchange" / "fixtures"
+    shutil.copytree(fixtures / name, path)
+    says = {
+        "image_processor_type": "VideoMAEImageProcessor",
+        **{"do_resize": True, "size": {"shortest_edge": 8}, "resample": 2},
+        **{"do_center_crop": True, "crop_size": {"height": 8, "width": 8}},
+        **{"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True},
+        **{"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
+    }
+    (path / "preprocessor_config.json").write_text(json.dumps(says))
+    return path

@@ -205,9 +205,12 @@ def is_pretrained(path: Path) -> bool:
 
 def _refuse_untrained(init_from: Path | str, folder: Path) -> None:
     """ValueError for one of `UNTRAINED`, which says why and what there is for it."""
+    file = folder / "config.json"
+    if not file.is_file():  # A GGUF file, or a folder with one.
+        return
     try:
-        config = dict(json.loads((folder / "config.json").read_bytes()))
-    except (OSError, ValueError, TypeError):  # A GGUF file, or damaged.
+        config = dict(json.loads(file.read_bytes()))
+    except (OSError, ValueError, TypeError):
         return
     kind = str(config.get("model_type", config.get("_class_name")))
     if kind in UNTRAINED:

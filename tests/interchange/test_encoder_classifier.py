@@ -31,6 +31,9 @@ NEW = {
     "dinov2": HEAD,
     "vit": HEAD,
     "vit_classifier": HEAD,
+    "videomae": HEAD,
+    "videomae_classifier": HEAD,
+    "videomae_first_token": HEAD,
 }
 
 

@@ -14,13 +14,15 @@ from transformer.data import records
 from transformer.data.notices import print_once
 from transformer.data.records import Records
 from transformer.interchange import image_rows
-from transformer.interchange.architectures import bert, distilbert, vit
+from transformer.interchange.architectures import bert, distilbert, videomae, vit
 from transformer.interchange.start import PretrainedStart
 from transformer.network import masks
 from transformer.network.precision import cast_weights
 from transformer.training.checksum import leaf_paths
 
 IMAGE_BATCH = 64
+# The map to the classes, which is new for other ones.
+HEAD = "unembedding_VD", "b_V"
 
 
 def with_labels(sizes: Any, labels: tuple[str, ...], name: str) -> Any:
@@ -29,11 +31,13 @@ def with_labels(sizes: Any, labels: tuple[str, ...], name: str) -> Any:
     if isinstance(sizes, vit.Sizes):
         pooler = vit.Sizes._field_defaults["pooler"]
         return sizes._replace(head="classifier", labels=labels, pooler=pooler)
+    if isinstance(sizes, videomae.Sizes):
+        return sizes._replace(head="classifier", labels=labels)
     if isinstance(sizes, bert.Sizes | distilbert.Sizes):
         return sizes._replace(readout=False, labels=labels)
     raise ValueError(
-        f"expected BERT, RoBERTa, DistilBERT, ViT or DINOv2, as an encoder or a "
-        f"classifier, got {name}"
+        "expected BERT, RoBERTa, DistilBERT, ViT, DINOv2 or VideoMAE, as an encoder or "
+        f"a classifier, got {name}"
     )
 
 
@@ -70,7 +74,7 @@ class ClassifierStart(NamedTuple):
         return {
             path: source[_key(path)]
             for path, leaf in leaf_paths(params).items()
-            if (path.startswith("encoder/") or head)
+            if (path not in HEAD or head)
             and shapes.get(source.get(_key(path), "")) == leaf.shape
         }
 
@@ -146,13 +150,13 @@ def image_splits(
     return train, held_out
 
 
-def image_logits(net: Any, dtype: str) -> Any:
-    """The function (params, batch) -> float32 logits (B, V) of a classifier of images
-    with a class token."""
+def image_logits(net: Any, dtype: str, *, extra: int) -> Any:
+    """The function (params, batch) -> float32 logits (B, V) of a classifier of raw
+    patches or tubelets. extra: tokens before them, such as a class token."""
 
     def apply(params: Any, batch: Any) -> jax.Array:
         raw_BLP = batch["raw_BLP"]
-        tokens = masks.single_document(raw_BLP.shape[1] + 1)
+        tokens = masks.single_document(raw_BLP.shape[1] + extra)
         weights = cast_weights(params, dtype)
         return net.apply({"params": weights}, jnp.asarray(raw_BLP), tokens)
 

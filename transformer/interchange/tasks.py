@@ -19,9 +19,10 @@ from transformer.interchange import (
     text_embedding,
     text_rows,
     text_to_text,
+    video_rows,
 )
 from transformer.interchange.architecture import Architecture
-from transformer.interchange.architectures import vit, whisper
+from transformer.interchange.architectures import videomae, vit, whisper
 from transformer.interchange.text_rows import TextRows
 from transformer.models import bert, clip, encoder, pooling
 from transformer.models.shared_encoder_decoder import SharedEncoderDecoder
@@ -72,8 +73,11 @@ def embeds(model: Model) -> bool:
 
 
 def classifies(model: Model) -> bool:
-    """Whether the model is a classifier of texts or of images, or a dual encoder."""
-    is_known = encodes_text(model) or isinstance(model.sizes, vit.Sizes)
+    """Whether the model is a classifier of texts, of images or of videos, or a dual
+    encoder."""
+    is_known = encodes_text(model) or isinstance(
+        model.sizes, vit.Sizes | videomae.Sizes
+    )
     is_classifier = is_known and isinstance(model.net, encoder.Classifier)
     return is_classifier or isinstance(model.net, clip.ScoredDualEncoder)
 
@@ -137,6 +141,7 @@ def classify(
     *,
     text: str = "",
     images: str = "",
+    videos: str = "",
     labels: str = "",
 ) -> np.ndarray:
     """Print the most probable classes, and return all probabilities [N, V].
@@ -144,20 +149,20 @@ def classify(
     Args:
         text: a file with a text in each line, or texts divided by |.
         images: files or folders of images, divided by commas.
+        videos: as images, for VideoMAE: animated GIF, PNG or WebP, or .npz.
         labels: the classes of images as texts, divided by commas, for CLIP and SigLIP.
     """
-    reads_text = encodes_text(model)
-    for name, value, needed in (
-        ("text", text, reads_text),
-        ("images", images, not reads_text),
-    ):
-        if bool(value) != needed:
-            expected = f"--{name}" if needed else f"no --{name}"
+    wanted = "text" if encodes_text(model) else "images"
+    if isinstance(model.sizes, videomae.Sizes):
+        wanted = "videos"
+    for name, value in (("text", text), ("images", images), ("videos", videos)):
+        if bool(value) != (name == wanted):
+            expected = f"--{name}" if name == wanted else f"no --{name}"
             raise ValueError(
                 f"{model.name}: expected {expected}, got {value or 'none'}"
             )
     inputs: Sequence[Any] = (
-        read_texts(text) if reads_text else image_rows.image_paths(images)
+        read_texts(text) if text else image_rows.image_paths(images or videos)
     )
     texts = [label.strip() for label in labels.split(",") if label.strip()]
     names, found = probabilities(model, params, inputs, texts)
@@ -171,8 +176,9 @@ def classify(
 def probabilities(
     model: Model, params: Any, inputs: Sequence[Any], labels: Sequence[str]
 ) -> tuple[list[str], np.ndarray]:
-    """The names of the classes, and the probabilities [N, V] of texts or image files.
-    labels: of a dual encoder. ValueError for these of another model."""
+    """The names of the classes, and the probabilities [N, V] of texts, or of files of
+    images or videos. labels: of a dual encoder. ValueError for these of another model.
+    """
     net, sizes = model.net, model.sizes
     is_dual = isinstance(net, clip.ScoredDualEncoder)
     if bool(labels) != is_dual:
@@ -183,6 +189,10 @@ def probabilities(
     if encodes_text(model):
         rows = rows_of(model)
         found = classification.classify_texts(net, params, rows, inputs)
+        return list(sizes.labels), found
+    if isinstance(sizes, videomae.Sizes):
+        raw_NLP = video_rows.read_all(model.folder, sizes, inputs)
+        found = classification.classify_images(net, params, raw_NLP, extra=0)
         return list(sizes.labels), found
     raw_NLP = classification.read_images(model.folder, sizes.image, inputs)
     if not is_dual:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -26,6 +26,7 @@ from transformer.data.readers import deep_pixels, files
 
 # Not all that Pillow knows: for some formats (EPS) it starts another program.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+ANIMATED = ("GIF", "PNG", "WEBP")
 GRAY = ("1", "L", "LA")
 FEWEST_LEVELS = 16
 EXIF_ORIENTATION = 0x0112
@@ -172,25 +173,53 @@ def _decode_deep(file: ImageFile, opened: Any) -> Any:
     return decoded
 
 
+def _flatten(opened: Any) -> Any:
+    """An image of 8 bits, or the frame that it is at, of mode L or RGB."""
+    from PIL import Image
+
+    if _is_clear(opened):
+        layer = opened.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer)
+    decoded = opened if opened.mode == "L" else opened.convert("RGB")
+    decoded.load()
+    return decoded
+
+
 def _decode(file: ImageFile, *, gray: bool) -> Any:
     """A Pillow image of mode L or RGB, upright."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     with _open(file) as opened:
         if _bits(file, opened) == 16:
             decoded = _decode_deep(file, opened)
-        elif _is_clear(opened):
-            layer = opened.convert("RGBA")
-            white = Image.new("RGBA", layer.size, "white")
-            decoded = Image.alpha_composite(white, layer)
         else:
-            decoded = opened if opened.mode == "L" else opened.convert("RGB")
-            decoded.load()
+            decoded = _flatten(opened)
         orientation = _orientation(opened)
         if orientation > 1:
             decoded.getexif()[EXIF_ORIENTATION] = orientation
             decoded = ImageOps.exif_transpose(decoded)
         return decoded.convert("L" if gray else "RGB")
+
+
+def frames(path: Path, choose: Callable[[int], Sequence[int]]) -> np.ndarray:
+    """The frames of an animated GIF, PNG or WebP that `choose` names, of as many as the
+    file has, in rising order: uint8 [frames, rows, columns, 3]. Transparency is
+    composited on white. ValueError, naming the file, for one without frames, of more
+    than 8 bits, and for a damaged one."""
+    file, found = ImageFile(path, path.name), []
+    with _open(file) as opened:
+        if opened.format not in ANIMATED or not getattr(opened, "is_animated", False):
+            raise _Refusal(
+                f"{file}: expected several frames, in {', '.join(ANIMATED)}, got one "
+                f"in {opened.format}"
+            )
+        if _bits(file, opened) == 16:
+            raise _Refusal(f"{file}: expected frames of 8 bits a channel, got 16")
+        for number in choose(opened.n_frames):
+            opened.seek(number)
+            found.append(np.asarray(_flatten(opened).convert("RGB")))
+    return np.stack(found)
 
 
 def resize_and_crop(opened: Any, image_size: int) -> Any:

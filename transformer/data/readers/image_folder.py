@@ -14,6 +14,7 @@ ignored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +38,9 @@ TABLE = "labels"
 Listing = tuple[list[ImageFile], list[str], list[Path]]
 
 
-def _classes(folder: Path) -> dict[str, list[Path]]:
-    """Each class's files; ValueError where there are no classes, or one is empty."""
-    if not folder.is_dir():
-        raise ValueError(
-            f"{folder}: expected a folder of class folders, a table of labels (.csv, "
-            ".tsv, .jsonl, .parquet) or a .tar, got a file"
-        )
+def classes(folder: Path, *, what: str = "images") -> dict[str, list[Path]]:
+    """Each class's files; ValueError where there are no classes, or one is empty. what:
+    the files, for messages."""
     inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     names = [path.name for path in inside if path.is_dir()]
     beside = sum(not path.is_dir() for path in inside)
@@ -55,7 +52,7 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     found = {name: text_files.listing(folder / name) for name in names}
     for name, listed in found.items():
         if not listed:
-            raise ValueError(f"{folder / name}: expected images, got an empty class")
+            raise ValueError(f"{folder / name}: expected {what}, got an empty class")
     if beside:
         print_once(f"{folder}: {beside} files beside the class folders are not read")
     return found
@@ -74,15 +71,19 @@ def _listing(path: Path, root: Path, columns: tuple[str, ...]) -> Listing:
     if shards:
         images, labels = image_shards.read(shards, root, image_shards.LABEL)
         return images, labels, []
-    classes = _classes(path)
+    if not path.is_dir():
+        raise ValueError(
+            f"{path}: expected a folder of class folders, a table of labels (.csv, "
+            ".tsv, .jsonl, .parquet) or a .tar, got a file"
+        )
     images, labels = [], []
-    for label, listed in classes.items():
+    for label, listed in classes(path).items():
         images += [ImageFile(f, f.relative_to(root).as_posix()) for f in listed]
         labels += [label] * len(listed)
     return images, labels, []
 
 
-def _names(labels: list[str]) -> tuple[str, ...]:
+def class_names(labels: Sequence[str]) -> tuple[str, ...]:
     """The classes in order: of numbers, by number."""
     found = sorted(set(labels))
     if all(label.isascii() and label.isdigit() for label in found):
@@ -96,19 +97,26 @@ def _check_classes(path: Path, names: tuple[str, ...]) -> None:
         raise ValueError(f"{path}: expected 2 classes or more, got {got}")
 
 
-def _held_out(
-    path: Path, images: list[ImageFile], labels: list[str], fraction: float
+def held_out_rows(
+    path: Path,
+    names: Sequence[str],
+    labels: Sequence[str],
+    fraction: float,
+    *,
+    what: str = "images",
 ) -> np.ndarray:
-    held = np.zeros(len(images), bool)
+    """bool [N]: of each class those of `names`, paths in `path`, with the smallest
+    sha256. ValueError for a class of less than two files, which are `what`."""
+    held = np.zeros(len(names), bool)
     of_label = np.array(labels)
-    for label in _names(labels):
+    for label in class_names(labels):
         rows = np.flatnonzero(of_label == label)
         if len(rows) < 2:
             place = path / label if (path / label).is_dir() else f"{path}: {label}"
             raise ValueError(
-                f"{place}: expected 2 images or more, one to hold out, got {len(rows)}"
+                f"{place}: expected 2 {what} or more, one to hold out, got {len(rows)}"
             )
-        held[rows] = files.held_out([images[row].name for row in rows], fraction)
+        held[rows] = files.held_out([names[row] for row in rows.tolist()], fraction)
     return held
 
 
@@ -128,19 +136,19 @@ def read(
     if all((path / split).is_dir() for split in documents.SPLITS):
         parts = [_listing(path / part, path, columns) for part in documents.SPLITS]
         (images, labels, tables), (others, other_labels, other_tables) = parts
-        names = _names(labels)
-        if names != _names(other_labels):
+        names = class_names(labels)
+        if names != class_names(other_labels):
             raise ValueError(
                 f"{path / 'validation'}: expected the classes of train, "
-                f"{', '.join(names)}; got {', '.join(_names(other_labels))}"
+                f"{', '.join(names)}; got {', '.join(class_names(other_labels))}"
             )
         held = np.arange(len(images) + len(others)) >= len(images)
         images, labels = images + others, labels + other_labels
         tables = tables + other_tables
     else:
         images, labels, tables = _listing(path, root, columns)
-        names = _names(labels)
-        held = _held_out(path, images, labels, held_out)
+        names = class_names(labels)
+        held = held_out_rows(path, [i.name for i in images], labels, held_out)
     _check_classes(path, names)
     number = {name: index for index, name in enumerate(names)}
     label = np.array([number[name] for name in labels], np.int32)
