@@ -43,7 +43,7 @@ def needed_flags(name, folder):
     source = writers[name](folder / "source")
     needed = {"init_from": source, "workdir": source}
     if name == "pretrained_speech":
-        texts = [f"hen {number}" for number in range(10)]
+        texts = [f"hen {number}" for number in range(40)]
         table = pretrained_folder.write_recordings(folder / "clips", texts)
         needed |= {"source": str(table), "language": "en"}
     return needed
@@ -197,13 +197,13 @@ def test_a_value_out_of_range_is_refused_in_one_line(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_flag_that_shapes_parameters_is_fixed(name):
+def test_a_flag_that_shapes_parameters_is_fixed(name, tmp_path):
     """Any other can change in a run folder: shapes and fingerprint stay."""
     make = importlib.import_module(f"experiments.{name}").experiment
-    mesh = axes.make_mesh()
+    mesh, needed = axes.make_mesh(), needed_flags(name, tmp_path)
 
     def shapes(**arguments):
-        made = make(**arguments)
+        made = make(**{**needed, **arguments})
         params = update.abstract_state(made, mesh).params
         return made.fingerprint, jax.tree.map(lambda leaf: leaf.shape, params)
 
