@@ -86,7 +86,8 @@ def render(
     check_messages(messages)
     values = {"messages": list(messages), "add_generation_prompt": reply, **special}
     values |= {"tools": None, "documents": None}
-    task = json.dumps({"template": template, "values": values})
+    limit = template_process.CPU_SECONDS
+    task = json.dumps({"template": template, "values": values, "cpu_seconds": limit})
     # Isolated: no environment variable and no folder of the caller.
     command = [sys.executable, "-I", "-X", "utf8", template_process.__file__]
     try:
@@ -100,7 +101,6 @@ def render(
     except subprocess.TimeoutExpired:
         raise _error(f"one that takes more than {MAX_SECONDS} seconds") from None
     if done.returncode < 0:
-        limit = template_process.CPU_SECONDS
         raise _error(f"one that takes more than {limit} seconds of CPU time or memory")
     try:
         answer = json.loads(done.stdout)

@@ -98,10 +98,11 @@ def render(template: str, values: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Read the template and its values as JSON; write its text, or an error, so."""
+    """Read the template, its values and its CPU time as JSON; write its text, or an
+    error, so."""
     task = json.load(sys.stdin)
     limits = {
-        resource.RLIMIT_CPU: CPU_SECONDS,
+        resource.RLIMIT_CPU: task["cpu_seconds"],
         resource.RLIMIT_AS: MEMORY_BYTES,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
