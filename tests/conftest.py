@@ -2,6 +2,7 @@
 
 import gc
 import os
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +20,12 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Each command line traces its programs anew: the same one is compiled once a process.
+# Not once a suite, since JAX does not write its files atomically.
+PROGRAMS = tempfile.TemporaryDirectory()
+jax.config.update("jax_compilation_cache_dir", PROGRAMS.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 # Tracing makes many objects that live long.
 gc.set_threshold(200_000, 20, 100)
