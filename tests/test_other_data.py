@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import commands
+import jax
 import numpy as np
 import pytest
 
@@ -43,7 +44,8 @@ def bits_per_byte(folder, text):
     ids_BL = np.array([tokens[:-1]], np.int32)
     place_BL = np.arange(ids_BL.shape[1], dtype=np.int32)[None]
     tokens_BL = masks.packed(np.ones_like(ids_BL), place_BL)
-    x_BLD, w_VD = run.net.apply({"params": run.params}, ids_BL, tokens_BL)
+    apply = jax.jit(lambda params: run.net.apply({"params": params}, ids_BL, tokens_BL))
+    x_BLD, w_VD = apply(run.params)
     logits_LV = np.asarray(x_BLD[0], np.float64) @ np.asarray(w_VD, np.float64).T
     log_sum_L = np.log(np.exp(logits_LV).sum(-1))
     nats = log_sum_L - logits_LV[np.arange(len(tokens) - 1), tokens[1:]]

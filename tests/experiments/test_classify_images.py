@@ -89,7 +89,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Any) -> None:
 def random_classifier(pool: str) -> tuple[Any, Any]:
     """The experiment and parameters whose logits are not all zero."""
     made = classify_images.experiment(**TINY, pool=pool)
-    params = made.init(jax.random.key(0))
+    params = jax.jit(made.init)(jax.random.key(0))
     params["unembedding_VD"] = jax.random.normal(jax.random.key(1), (10, 32))
     return made, params
 

@@ -106,7 +106,8 @@ def test_episodes_of_ones_own_are_trained_on_without_their_padding(
     )
     params = jax.jit(experiment.init)(KEY)
     batch = experiment.batch(0, range(4))
-    total = experiment.loss(params, batch, KEY)
+    loss = jax.jit(experiment.loss)
+    total = loss(params, batch, KEY)
     steps = int(batch["length_B"].sum())
     assert float(total.weight) == pytest.approx(steps)
     padded = {
@@ -117,7 +118,7 @@ def test_episodes_of_ones_own_are_trained_on_without_their_padding(
             1,
         ),
     }
-    again = experiment.loss(params, padded, KEY)
+    again = loss(params, padded, KEY)
     np.testing.assert_allclose(float(total.total), float(again.total), rtol=1e-6)
     results = experiment.report(params, KEY)["results.json"]
     assert set(results) == {

@@ -37,7 +37,7 @@ def test_uniform_predictions_need_the_bits_of_the_vocabulary() -> None:
     made: Any = image_gpt.experiment(**TINY)
     held_out = {name: a[:260] for name, a in made.tokenizer.validation.items()}
     tokens = made.tokenizer._replace(validation=held_out)
-    params = made.init(jax.random.key(0))
+    params = jax.jit(made.init)(jax.random.key(0))
     uniform = {**params, "unembedding_VD": 0 * params["unembedding_VD"]}
     bits = report.bits_per_pixel(made.net, tokens, uniform)
     assert bits == pytest.approx(np.log2(14), rel=1e-5)

@@ -48,8 +48,8 @@ def test_flags_are_those_of_the_language_model_and_its_own() -> None:
 def test_models_share_no_gradient(tiny: Any, dense: Any) -> None:
     """The dense one is `language_model`, its loss and gradients; the mixture adds its
     own."""
-    params, batch = tiny.init(jax.random.key(0)), tiny.batch(0, range(8))
-    close(dense.init(jax.random.key(0)), params["dense"])
+    params, batch = jax.jit(tiny.init)(jax.random.key(0)), tiny.batch(0, range(8))
+    close(jax.jit(dense.init)(jax.random.key(0)), params["dense"])
     key = jax.random.key(1)
 
     def total(experiment: Any, params: Any) -> Any:
@@ -70,7 +70,7 @@ def test_models_share_no_gradient(tiny: Any, dense: Any) -> None:
 
 def test_each_expert_is_orthogonalized_by_itself(tiny: Any) -> None:
     """An expert without tokens stays; the others move by matrices of norm one."""
-    params = tiny.init(jax.random.key(0))
+    params = jax.jit(tiny.init)(jax.random.key(0))
     rng = np.random.default_rng(0)
     gradients = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), params)
     layer = gradients["moe"]["stack"]["layers_0"]["mlp"]
@@ -86,7 +86,7 @@ def test_each_expert_is_orthogonalized_by_itself(tiny: Any) -> None:
 def test_report_counts_two_experts_for_each_weighted_token(
     tiny: Any, dense: Any
 ) -> None:
-    tokenizer, params = tiny.tokenizer, tiny.init(jax.random.key(0))
+    tokenizer, params = tiny.tokenizer, jax.jit(tiny.init)(jax.random.key(0))
     held_out = tiny.evaluations["validation"]
     mixture = tiny._replace(net=tiny.net["moe"])
     forward = partial(moe.forward, dense.loss, mixture, "float32")

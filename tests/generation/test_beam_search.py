@@ -30,11 +30,14 @@ def decode_fns(module: Any) -> decoding.DecodeFns:
 def log_p(module: Any, params: Any, ids_BL: np.ndarray) -> np.ndarray:
     """(B, L - 1): of each token but the first, by the full forward pass."""
     tokens = masks.single_document(ids_BL.shape[1])
-    readout = module.apply({"params": params}, ids_BL, tokens)
-    log_p_BLV = jax.nn.log_softmax(decoder.logits(readout))
-    return np.asarray(
-        jnp.take_along_axis(log_p_BLV[:, :-1], ids_BL[:, 1:, None], axis=-1)[..., 0]
-    )
+
+    @jax.jit
+    def run(params: Any) -> jax.Array:
+        readout = module.apply({"params": params}, ids_BL, tokens)
+        log_p_BLV = jax.nn.log_softmax(decoder.logits(readout))[:, :-1]
+        return jnp.take_along_axis(log_p_BLV, ids_BL[:, 1:, None], axis=-1)[..., 0]
+
+    return np.asarray(run(params))
 
 
 def test_length_normalizer_is_the_formula_of_the_paper() -> None:

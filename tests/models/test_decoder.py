@@ -55,7 +55,7 @@ def test_initial_values_follow_parameter_names(case: Case) -> None:
 
 
 def test_untied_unembeddings_start_at_zero_and_tied_ones_are_no_parameter() -> None:
-    params = decoder.init_params(MODELS[1].make(), jax.random.key(0))
+    params = jax.jit(partial(decoder.init_params, MODELS[1].make()))(jax.random.key(0))
     assert (params["unembedding_VD"] == 0).all()
     assert "unembedding_VD" not in random_params(MODELS[0].make())
 
@@ -82,13 +82,18 @@ def test_default_language_model_is_64_wide_a_block() -> None:
 def test_default_blocks_start_as_the_identity() -> None:
     """Features are the normalized embeddings, logits 0."""
     net = decoder.language_model(depth=1, vocab_size=9)
-    params = decoder.init_params(net, jax.random.key(0))
-    ids_BL = jnp.arange(9)[None]
-    readout: Any = net.apply({"params": params}, ids_BL, masks.single_document(9))
-    embedding_VD = params["embedding_VD"]
-    rms_V1 = jnp.sqrt(jnp.square(embedding_VD).mean(-1, keepdims=True))
-    np.testing.assert_allclose(readout[0][0], embedding_VD / rms_V1, rtol=1e-4)
-    assert not np.asarray(decoder.logits(readout)).any()
+    ids_BL = np.arange(9)[None]
+
+    @jax.jit
+    def start(key: jax.Array) -> Any:
+        params = decoder.init_params(net, key)
+        readout: Any = net.apply({"params": params}, ids_BL, masks.single_document(9))
+        return params["embedding_VD"], readout[0][0], decoder.logits(readout)
+
+    embedding_VD, features_LD, logits = map(np.asarray, start(jax.random.key(0)))
+    rms_V1 = np.sqrt(np.square(embedding_VD).mean(-1, keepdims=True))
+    np.testing.assert_allclose(features_LD, embedding_VD / rms_V1, rtol=1e-4)
+    assert not logits.any()
 
 
 def test_slots_are_called_with_the_width_and_leave_the_rest() -> None:

@@ -77,7 +77,7 @@ def test_a_tied_masked_lm_has_its_bias_in_the_pair() -> None:
     params = random_params(net, init_params=bert.init_params)
     ids_BL = RNG.integers(0, 20, (2, 5)).astype(np.int32)
     tokens = masks.single_document(5)
-    pair: Any = net.apply({"params": params}, ids_BL, tokens)
+    pair: Any = jax.jit(net.apply)({"params": params}, ids_BL, tokens)
     x_BLD, w_VD = pair
     assert x_BLD.shape == (2, 5, 9) and w_VD.shape == (20, 9)
     table_VD = params["encoder"]["embed"]["content"]["embedding_VD"]
@@ -91,5 +91,5 @@ def test_a_tied_masked_lm_has_its_bias_in_the_pair() -> None:
         unread_V = np.setdiff1d(np.arange(20), ids_BL)
         return decoder.logits(pair)[..., unread_V].sum()
 
-    grad_VD = np.asarray(jax.grad(other_logits)(table_VD))
+    grad_VD = np.asarray(jax.jit(jax.grad(other_logits))(table_VD))
     assert (np.abs(grad_VD).max(1) > 1e-6).all()

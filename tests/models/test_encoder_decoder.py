@@ -136,8 +136,8 @@ def test_cross_attention_weights_are_sown() -> None:
     batch = sentences(4)
     source = batch["source_BL"], tokens_of(batch["source_segment_BL"])
     target = batch["ids_BL"], tokens_of(batch["target_segment_BL"])
-    variables = {"params": PARAMS}
-    _, collections = MODULE.apply(variables, *source, *target, mutable="intermediates")
+    apply = jax.jit(partial(MODULE.apply, mutable="intermediates"))
+    _, collections = apply({"params": PARAMS}, *source, *target)
     layers = axes.sown_arrays(
         collections["intermediates"], "weights_BHLM", within="cross_attention"
     )

@@ -103,7 +103,7 @@ def test_frames_pass_two_convolutions() -> None:
     embed = embeddings.ConvEmbedding(features=5, width=6, activation=jax.nn.relu)
     raw_BLP = jax.random.normal(jax.random.key(0), (2, 8, 5))
     tokens = masks.single_document(4)
-    params = embed.init(jax.random.key(1), raw_BLP, tokens)["params"]
+    params = jax.jit(embed.init)(jax.random.key(1), raw_BLP, tokens)["params"]
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
 
     def convolution(x_BLP: jax.Array, w_WPD: jax.Array, stride: int) -> jax.Array:

@@ -144,7 +144,7 @@ def test_tokens_move_by_all_to_all() -> None:
         dispatch=routing.capacity_dispatch(1.25),
     )
     shapes = {"x_BLD": jnp.ones((16, 64, 32))}
-    params = layer.init(jax.random.key(0), shapes["x_BLD"])["params"]
+    params = jax.jit(layer.init)(jax.random.key(0), shapes["x_BLD"])["params"]
 
     def total(params: Any, x_BLD: jax.Array) -> jax.Array:
         y_BLD: Any = layer.apply({"params": params}, x_BLD)

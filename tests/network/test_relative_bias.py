@@ -68,7 +68,7 @@ def stack() -> Any:
     """(stack of two layers, its parameters)."""
     make_bias = partial(relative_bias.RelativeBias, 2, 8, 8, bidirectional=False)
     net = relative_bias.SharedBiasStack(2, make_block, make_bias=make_bias)
-    params = net.init(jax.random.key(0), X, TOKENS)["params"]
+    params = jax.jit(net.init)(jax.random.key(0), X, TOKENS)["params"]
     rng = np.random.default_rng(2)
     noise = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape) / 4), params)
     return net, jax.tree.map(jnp.add, params, noise)
@@ -101,7 +101,7 @@ def test_the_shared_gradient_is_the_sum_over_layers(stack: Any) -> None:
 
 def test_cached_decoding_equals_whole_rows(stack: Any) -> None:
     net, params = stack
-    expected = net.apply({"params": params}, X, TOKENS)
+    expected = jax.jit(net.apply)({"params": params}, X, TOKENS)
     caches = net.empty_cache(2, 9, 1, jnp.float32)
 
     @jax.jit

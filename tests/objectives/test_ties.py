@@ -89,7 +89,8 @@ def test_an_untrained_model_is_right_by_chance() -> None:
     sizes = {"depth": 1, "tokenizer": "bytes", "sequence_length": 32, "steps": 1}
     made = language_model.experiment(**sizes, dtype="float32")
     batch = made.batch(0, range(8))
-    loss = jax.jit(made.loss)(made.init(jax.random.key(0)), batch, jax.random.key(0))
+    params = jax.jit(made.init)(jax.random.key(0))
+    loss = jax.jit(made.loss)(params, batch, jax.random.key(0))
     counted = batch["targets_BL"][batch["weight_BL"] > 0]
     expected = float((counted == 0).mean())
     assert made.metrics(jax.device_get(loss))["accuracy"] == expected < 0.1

@@ -142,6 +142,7 @@ def test_decoding_samples_from_capped_logits(capped: Any) -> None:
     net, params, ids_BL = capped
     fns = decoding.decode_fns(net, jnp.float32)
 
+    @jax.jit
     def logits(ids_BL: jax.Array) -> jax.Array:
         x_BLD, table = net.apply(
             {"params": params}, ids_BL, masks.single_document(ids_BL.shape[1])

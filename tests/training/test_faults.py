@@ -59,7 +59,7 @@ def steps_in(folder: Path) -> list[int]:
     return checkpoint.steps(folder / checkpoint.FOLDER)
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(150, marks=pytest.mark.slow)])
 def test_run_killed_at_random_moments_resumes_exactly(kills, tmp_path):
     """Each child resumes the run of the one before; every step is saved."""
     rng = random.Random(kills)
