@@ -1,4 +1,4 @@
-"""The contrastive loss of CLIP against two cross-entropies by hand."""
+"""Contrastive losses against the formulas of their papers by hand, in float64."""
 
 from __future__ import annotations
 
@@ -43,6 +43,34 @@ def test_clip_loss_is_two_cross_entropies() -> None:
     metrics = contrastive.pair_metrics(loss)
     assert metrics["loss"] == pytest.approx(expected / weight.sum(), rel=1e-5)
     assert metrics["accuracy"] == pytest.approx(image_correct / weight.sum())
+
+
+def test_sigmoid_loss_is_that_of_each_pair_by_itself() -> None:
+    """Equation 1 of arXiv 2303.15343: -sum of log sigmoid(z (t cosine + b)), z = 1 for
+    a pair and -1 for the others."""
+    image, text, (scale, bias) = embeddings(0), embeddings(6), (9.0, -2.0)
+    score = scale * image.astype(np.float64) @ text.T + bias
+    weight = np.array([1, 1, 1, 0.5, 2, 1, 1, 1], np.float32)
+    sign = 2 * np.eye(8) - 1
+    nats = np.log1p(np.exp(-sign * score))
+    loss = jax.jit(contrastive.sigmoid_loss)(score.astype(np.float32), weight)
+    np.testing.assert_allclose(loss.total, weight @ nats.sum(1), rtol=1e-5)
+    correct = weight[score.argmax(1) == np.arange(8)].sum()
+    assert 0 < correct < 8 and float(loss.sums["correct"]) == correct
+    assert float(loss.weight) == weight.sum()
+
+
+@pytest.mark.parametrize("name", ["softmax_loss", "sigmoid_loss"])
+def test_scores_of_rows_of_weight_zero_do_not_count(name: str) -> None:
+    """Neither by their rows nor by their columns, whatever they are."""
+    function = jax.jit(getattr(contrastive, name))
+    score = 20 * np.random.default_rng(1).normal(size=(8, 8)).astype(np.float32)
+    weight = np.array([1, 1, 0, 1, 1, 0, 1, 0], np.float32)
+    real = weight > 0
+    close(function(score[real][:, real], weight[real]), function(score, weight))
+    (slope,) = jax.grad(lambda *a: function(*a).total, argnums=(0,))(score, weight)
+    assert np.asarray(slope)[real][:, real].all()
+    assert not np.asarray(slope)[~real].any() and not slope[:, ~real].any()
 
 
 def test_rows_of_weight_zero_are_no_negatives() -> None:
