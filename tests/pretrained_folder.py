@@ -215,3 +215,42 @@ def write_videomae(path: Path, name: str = "videomae") -> Path:
     }
     (path / "preprocessor_config.json").write_text(json.dumps(says))
     return path
+
+
+def write_dual_encoder(path: Path, name: str = "clip") -> Path:
+    """A CLIP or SigLIP of images of 12 x 12 pixels, with preprocessing and a tokenizer
+    whose end has the highest id, which transformers looks for."""
+    fixtures = Path(__file__).parent / "interchange" / "fixtures"
+    shutil.copytree(fixtures / name, path)
+    says = json.loads((fixtures / "preprocessing.json").read_text())[name]
+    (path / "preprocessor_config.json").write_text(json.dumps(says))
+    words = "[PAD] [UNK] red green blue dark light square".split()
+    vocab = {word: number for number, word in enumerate([*words, "[END]"])}
+    made: Any = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.post_processor = processors.TemplateProcessing(
+        single="$A [END]", special_tokens=[("[END]", len(words))]
+    )
+    made.save(str(path / "tokenizer.json"))
+    return path
+
+
+def write_captions(path: Path, count: int = 80, side: int = 12) -> Path:
+    """A folder of plain squares with noise, and a table that names their color."""
+    rng, path = np.random.default_rng(0), path / "squares"
+    path.mkdir(parents=True)
+    names = [
+        f"{shade} {color}"
+        for shade in ("dark", "light")
+        for color in ("red", "green", "blue")
+    ]
+    lines = ["file\ttext"]
+    for number in range(count):
+        kind = number % len(names)
+        shade, color = divmod(kind, 3)
+        pixels = rng.integers(0, 40, (side, side, 3), np.uint8)
+        pixels[..., color] += np.uint8(90 + 120 * shade)
+        Image.fromarray(pixels).save(path / f"{number}.png")
+        lines.append(f"{number}.png\t{names[kind]} square")
+    (path / "captions.tsv").write_text("\n".join(lines))
+    return path

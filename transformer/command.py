@@ -240,6 +240,7 @@ def inherited_flags(init_from: Path | str | None, make: ExperimentFn) -> dict[st
                 "experiments.pretrained_classifier encoders of text and images, "
                 "experiments.pretrained_text_to_text T5 and Marian, "
                 "experiments.pretrained_mlm masked language models, "
+                "experiments.pretrained_clip CLIP and SigLIP, "
                 "experiments.pretrained_speech Whisper"
             )
         return {}

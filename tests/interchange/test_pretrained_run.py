@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,15 +18,21 @@ from transformer.interchange import pretrained_run
 
 
 class Case(NamedTuple):
-    """write(path) -> a folder of the experiment's kind. data: its flag of data."""
+    """write(path) -> a folder of the experiment's kind. data: its flag of data. flags:
+    others that it cannot do without."""
 
     write: Callable[[Path], Path]
     data: str
+    flags: Mapping[str, Any] = {}
 
 
 CASES = {
     "pretrained": Case(pretrained_folder.write, "text"),
     "pretrained_classifier": Case(pretrained_folder.write_vit, "source"),
+    "pretrained_clip": Case(pretrained_folder.write_dual_encoder, "source"),
+    "pretrained_speech": Case(
+        pretrained_folder.write_whisper, "source", {"language": "pt"}
+    ),
     "pretrained_mlm": Case(pretrained_folder.write_masked_lm, "text"),
     "pretrained_text_to_text": Case(marian_folder.write, "source"),
 }
@@ -46,7 +52,7 @@ def test_tensors_are_refused_before_the_data_are_looked_for(
     case, source = CASES[name], tmp_path / "source"
     case.write(source)
     make: Any = importlib.import_module(f"experiments.{name}").experiment
-    data = {case.data: str(tmp_path / "nothing.csv")}
+    data = {**case.flags, case.data: str(tmp_path / "nothing.csv")}
     with pytest.raises(ValueError, match=r"nothing\.csv"):
         make(init_from=source, **data)
     (file,) = source.glob("*.safetensors")

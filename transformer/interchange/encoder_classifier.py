@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer.data import records
-from transformer.data.notices import print_once
 from transformer.data.records import Records
 from transformer.interchange import image_rows
 from transformer.interchange.architectures import bert, distilbert, videomae, vit
@@ -127,18 +126,11 @@ def image_splits(
     """Shuffled training rows and all validation rows, as the folder prepares them:
     `raw_BLP`, `label_B` and `weight_B`. Gray images have three equal channels where the
     model has them, which a printed line says."""
-    channels, image = data.train["image"].shape[-1], sizes.image
-    repeats = image.channels if channels == 1 else 1
-    if channels * repeats != image.channels:
-        raise ValueError(
-            f"{data.name}: expected images of {image.channels} channels, got {channels}"
-        )
-    if repeats > 1:
-        print_once(f"{data.name}: gray images are given to {repeats} channels")
+    channels = data.train["image"].shape[-1]
+    to_patches = image_rows.preparation(data.name, channels, sizes.image, how)
 
     def prepare(example: Any, rng: Any) -> dict[str, np.ndarray]:
-        pixels = example["image"].repeat(repeats, -1)
-        raw_BLP = image_rows.to_patches(pixels, image, how, data.name)
+        raw_BLP = to_patches(example["image"])
         return {"raw_BLP": raw_BLP, "label_B": example["label"]}
 
     train = records.training(

@@ -7,7 +7,7 @@ white, where transformers drops the channel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from transformer import checks
 from transformer.data.images import patches
+from transformer.data.notices import print_once
 from transformer.data.readers import image_arrays, image_files
 from transformer.interchange import tensor_files
 from transformer.interchange.architectures.encoders import ImageSizes
@@ -182,6 +183,22 @@ def to_patches(
             f"{prepared.shape[0]} x {prepared.shape[1]}"
         )
     return patches.patchify(prepared, (image.patch, image.patch))
+
+
+def preparation(
+    name: str, channels: int, image: ImageSizes, how: Preprocessing
+) -> Callable[[np.ndarray], np.ndarray]:
+    """`to_patches` of the images of a data set, which have `channels`. Gray ones have
+    as many equal channels as the model, which a printed line says. ValueError for
+    other numbers of channels than the model's."""
+    repeats = image.channels if channels == 1 else 1
+    if channels * repeats != image.channels:
+        raise ValueError(
+            f"{name}: expected images of {image.channels} channels, got {channels}"
+        )
+    if repeats > 1:
+        print_once(f"{name}: gray images are given to {repeats} channels")
+    return lambda pixels: to_patches(pixels.repeat(repeats, -1), image, how, name)
 
 
 def image_paths(text: str) -> list[Path]:

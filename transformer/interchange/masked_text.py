@@ -14,7 +14,7 @@ import numpy as np
 from transformer.data.shuffling import Batch, EvaluationSplit, TrainingSplit
 from transformer.data.text import windows
 from transformer.data.text.tokenizers import Tokenizer
-from transformer.interchange import byte_level_bpe, tasks, tensor_files, tokenizer
+from transformer.interchange import byte_level_bpe, tasks, text_rows, tokenizer
 from transformer.models import bert
 from transformer.network import masks
 from transformer.network.precision import cast_weights
@@ -22,8 +22,7 @@ from transformer.objectives import cross_entropy, denoising
 from transformer.objectives.loss import Loss
 from transformer.processes import masked_diffusion
 
-# Where a folder says its mask, and what it is where no file says it.
-MASK_FILES = "tokenizer_config.json", "special_tokens_map.json"
+# What the mask of a folder is where no file says it.
 MASKS = "[MASK]", "<mask>"
 # Of the held-out text, looked at for tokens that can be masked.
 CHECKED_TOKENS = 1 << 20
@@ -105,13 +104,7 @@ def read(model: tasks.Model, sequence_length: int) -> MaskedTokens:
 
 
 def _mask_id(folder: Path, library: Any) -> int:
-    said = [
-        tensor_files.read_json_file(folder / name).get("mask_token")
-        for name in MASK_FILES
-        if (folder / name).is_file()
-    ]
-    said = [one.get("content") if isinstance(one, dict) else one for one in said]
-    for name in [*(one for one in said if isinstance(one, str)), *MASKS]:
+    for name in [*text_rows.read_special_tokens(folder, "mask_token"), *MASKS]:
         found = library.token_to_id(name)
         if found is not None:
             return found

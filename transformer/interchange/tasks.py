@@ -14,11 +14,13 @@ from transformer import checks, storage
 from transformer.interchange import (
     chat,
     classification,
+    folder,
     image_rows,
     speech,
     text_embedding,
     text_rows,
     text_to_text,
+    tokenizer,
     video_rows,
 )
 from transformer.interchange.architecture import Architecture
@@ -31,6 +33,8 @@ from transformer.training import metrics
 # Rows of a printed table.
 SHOWN = 8
 BEST = 5
+# `pad_token_id` of a dual encoder's texts where no file says it.
+PAIRS_PADDING = 1
 
 
 class Model(NamedTuple):
@@ -90,8 +94,23 @@ def rows_of(model: Model, longest: int | None = None) -> TextRows:
         model.folder,
         length=length if longest is None else min(length, longest),
         vocab_size=sizes.vocab_size,
-        padding=getattr(sizes, "padding", 0),
+        padding=_padding(model),
     )
+
+
+def _padding(model: Model) -> int:
+    """The id after a text. Those of a dual encoder are in no net, but SigLIP reads them
+    like other tokens: as the tokenizer says, else the configuration or its default."""
+    if not isinstance(model.net, clip.ScoredDualEncoder):
+        return getattr(model.sizes, "padding", 0)
+    library, _ = tokenizer.read_library(model.folder)
+    for name in text_rows.read_special_tokens(model.folder, "pad_token"):
+        found = library.token_to_id(name)
+        if found is not None:
+            return found
+    ids = folder.read_token_ids(model.folder).get("text_config", {})
+    said = ids.get("pad_token_id", PAIRS_PADDING)
+    return said if type(said) is int and said >= 0 else PAIRS_PADDING
 
 
 def embed(

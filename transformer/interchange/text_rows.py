@@ -20,6 +20,7 @@ from transformer.interchange.tokenizer import FILE, read_library
 
 SENTENCE_CONFIG = "sentence_bert_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKEN_FILES = TOKENIZER_CONFIG, "special_tokens_map.json"
 BATCH_SIZE = 32
 # Rows have a power of two of tokens from here on, so that few programs are compiled.
 SHORTEST = 16
@@ -32,6 +33,17 @@ class TextRows(NamedTuple):
     encode_pieces: Callable[[Sequence[str]], list[np.ndarray]]
     length: int
     padding: int
+
+
+def read_special_tokens(folder: Path, key: str) -> list[str]:
+    """What the files of a folder say of a special token, such as `mask_token`."""
+    said = [
+        tensor_files.read_json_file(folder / name).get(key)
+        for name in TOKEN_FILES
+        if (folder / name).is_file()
+    ]
+    said = [one.get("content") if isinstance(one, dict) else one for one in said]
+    return [one for one in said if isinstance(one, str)]
 
 
 def read_text_rows(
