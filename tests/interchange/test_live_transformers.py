@@ -17,6 +17,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from hard_texts import HARD, MARKED
 
 import transformer
+from experiments import pretrained_clip, pretrained_mlm
+from transformer.data.images import patches
 from transformer.data.sources import recordings
 from transformer.interchange import (
     folder,
@@ -28,6 +30,8 @@ from transformer.interchange import (
     tokenizer_conversion,
 )
 from transformer.interchange import tokenizer as tokenizer_
+from transformer.models import decoder
+from transformer.network import masks
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -173,6 +177,68 @@ def test_whisper_has_the_loss_of_transformers(tmp_path: Path) -> None:
     ours = jax.jit(loss)(opened.read_params(), batch, jax.random.key(0))
     assert float(ours.weight) == float(weight_BL.sum()) > 20
     np.testing.assert_allclose(ours.total / ours.weight, float(made.loss), rtol=1e-5)
+
+
+def export_louder(make: Any, tmp_path: Path, **flags: Any) -> tuple[Any, Any, Path]:
+    """An experiment, other parameters than those that it starts from, and their
+    export."""
+    made = make(dtype="float32", **flags)
+    abstract = jax.eval_shape(made.init, jax.random.key(0))
+    params = jax.tree.map(lambda a: 1.25 * a, made.warm_start.load(abstract))
+    out = tmp_path / "out"
+    made.verbs["export"](params, tmp_path / "run", folder=out)
+    return made, params, out
+
+
+MASKED = ("bert_mlm", "distilbert", "modernbert_mlm", "roberta_mlm")
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_transformers_loads_what_pretrained_mlm_exports(
+    name: str, tmp_path: Path
+) -> None:
+    """As a masked language model with nothing missing, and with our logits."""
+    source = pretrained_folder.write_masked_lm(tmp_path / "source", name)
+    (tmp_path / "a.txt").write_text("the cat sat the hen\n" * 200)
+    flags: Any = {"init_from": source, "text": str(tmp_path / "a.txt")}
+    flags |= {"batch_size": 2, "sequence_length": 16}
+    made, params, out = export_louder(pretrained_mlm.experiment, tmp_path, **flags)
+    model, found = transformers.AutoModelForMaskedLM.from_pretrained(
+        out, dtype=torch.float32, output_loading_info=True
+    )
+    assert {key: list(names) for key, names in found.items() if names} == {}
+    ids_BL = np.array([[3, 5, 4, 8, 6, 2]])
+    with torch.inference_mode():
+        expected = model.eval()(torch.from_numpy(ids_BL)).logits.numpy()
+    tokens = masks.single_document(ids_BL.shape[1])
+    logits = decoder.logits(made.net.apply({"params": params}, ids_BL, tokens))
+    np.testing.assert_allclose(logits, expected, atol=2e-5 * expected.std())
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_transformers_has_the_loss_of_what_pretrained_clip_exports(
+    name: str, tmp_path: Path
+) -> None:
+    """On the images and texts of a training batch, and scores of the same pairs."""
+    source = pretrained_folder.write_dual_encoder(tmp_path / "source", name)
+    place = pretrained_folder.write_captions(tmp_path)
+    flags: Any = {"init_from": source, "source": str(place), "batch_size": 4}
+    made, params, out = export_louder(pretrained_clip.experiment, tmp_path, **flags)
+    batch = made.batch(0, range(4))
+    pixels = patches.unpatchify(batch["raw_BLP"], (12, 12), (4, 4))
+    inputs = {
+        "pixel_values": pixels.transpose(0, 3, 1, 2).copy(),
+        "input_ids": batch["ids_BL"].astype(np.int64),
+        "attention_mask": batch["segment_BL"].astype(np.int64),
+    }
+    with torch.inference_mode():
+        tensors = {key: torch.from_numpy(value) for key, value in inputs.items()}
+        theirs = load(out, name)(**tensors, return_loss=True)
+    loss = made.loss(params, batch, jax.random.key(0))
+    expected = theirs.loss.item()
+    np.testing.assert_allclose(loss.total / loss.weight, expected, rtol=2e-5)
+    best = theirs.logits_per_image.argmax(1).numpy() == np.arange(4)
+    assert loss.sums["correct"] == best.sum()
 
 
 CAUSAL = [name for name, kind in CLASSES.items() if "CausalLM" in kind]

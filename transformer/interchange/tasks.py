@@ -99,8 +99,8 @@ def rows_of(model: Model, longest: int | None = None) -> TextRows:
 
 
 def _padding(model: Model) -> int:
-    """The id after a text. Those of a dual encoder are in no net, but SigLIP reads them
-    like other tokens: as the tokenizer says, else the configuration or its default."""
+    """The id after a text. SigLIP reads it like other tokens; of dual encoders it is as
+    the tokenizer says, else the configuration or its default."""
     if not isinstance(model.net, clip.ScoredDualEncoder):
         return getattr(model.sizes, "padding", 0)
     library, _ = tokenizer.read_library(model.folder)
