@@ -355,6 +355,13 @@ def test_plans_are_printed_compared_and_written(
     assert first["fits"] and first["memory"]["peak"] > 0
     small = chips.CHIPS["v5e"]._replace(memory=2000.0)
     monkeypatch.setitem(chips.CHIPS, "v5e", small)
-    status = exit_status([*common, "--topology=v5e:2x4", *meshes], monkeypatch)
-    assert status == 1
-    assert "does not fit: " in capsys.readouterr().out
+    narrow = "--state_dtype=bfloat16", "--gradient_dtype=bfloat16"
+    for given in (), narrow[:1], narrow:
+        flags = [*common, "--topology=v5e:2x4", *meshes, *given]
+        assert exit_status(flags, monkeypatch) == 1
+        printed = capsys.readouterr().out
+        assert "does not fit: " in printed
+        others = " ".join(flag for flag in narrow if flag not in given)
+        assert re.findall(r"or of gradients: (.*)\n", printed) == [others] * bool(
+            others
+        )

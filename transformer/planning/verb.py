@@ -12,6 +12,9 @@ from transformer.flags import ExperimentFn
 from transformer.planning import compilation
 from transformer.planning.chips import Topology, parse
 
+# Flags of the dtypes of what an update keeps and adds up.
+STORED = "state_dtype", "gradient_dtype"
+
 
 def plan(
     *,
@@ -69,6 +72,10 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
             print(text(made[-1]), flush=True)
     if len(made) > 1:
         print(table.comparison(made))
+    wide = [name for name in STORED if chosen.get(name) == "float32"]
+    if wide and not any(one.fits for one in made):
+        flags = " ".join(f"--{name}=bfloat16" for name in wide)
+        print(f"half the bytes of the optimizer's moments or of gradients: {flags}")
     if file is not None:
         try:
             storage.commit(file, table.to_json(made).encode())

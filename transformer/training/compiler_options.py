@@ -14,6 +14,11 @@ TPU = {
     # Weights are gathered, not added up from each chip's part and zeros, which moves
     # twice as many bytes while nothing else runs.
     "xla_tpu_prefer_async_allgather_to_allreduce": "true",
+    # They are gathered during products, which a v5e does without being told, a v6e not.
+    "xla_enable_async_all_gather": "true",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
+    "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
+    "xla_tpu_overlap_compute_collective_tc": "true",
     # Gradients are added up while the layers before are differentiated, those of each
     # matrix by itself; only small ones are joined.
     "xla_enable_async_all_reduce": "true",
