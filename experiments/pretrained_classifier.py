@@ -43,6 +43,7 @@ def experiment(
     optimizer: Optimizer = optimizers.adamw,
     *,
     source: checks.Source = "",
+    image_size: checks.ImageSize | None = None,
     columns: checks.Source = "",
     sequence_length: checks.SequenceLength = 64,
 ) -> Experiment:
@@ -51,6 +52,8 @@ def experiment(
     Args:
         source: of texts, as of classify_sentences, en_pt by default; of images, as of
             classify_images, digits by default; of videos, a folder for each class.
+        image_size: pixels along a side, resized and cropped before the folder's own
+            preprocessing; default: as they are, of one size.
         columns: of a table, its two columns, as text,label or path,label.
         sequence_length: tokens of a text, at most; fewer where the model has fewer.
     """
@@ -69,7 +72,7 @@ def experiment(
         frames = encoder_sizes.frames
         data = video_source.load(source, frames=frames, columns=columns)
     else:
-        data = image_source.load(source or "digits", columns=columns)
+        data = image_source.load(source or "digits", image_size, columns=columns)
     sizes = with_labels(tuple(data.labels))
     if pretrained.resumes and encoder_sizes.labels != sizes.labels:
         raise ValueError(

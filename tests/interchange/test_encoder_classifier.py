@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pretrained_folder
 import pytest
+from PIL import Image
 
 from experiments import language_model, pretrained_classifier
 from transformer import main
@@ -111,3 +112,20 @@ def test_a_run_goes_from_an_encoder_to_a_classifier_of_another_library(
     exported.warm_start.check(params)
     with pytest.raises(ValueError, match="pretrained takes language models"):
         main.run(language_model.experiment, tmp_path / "other", init_from=source)
+
+
+def test_photographs_of_unequal_sizes_are_resized_where_it_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    for number in range(24):
+        folder_ = tmp_path / "photos" / "ab"[number % 2]
+        folder_.mkdir(parents=True, exist_ok=True)
+        size = 20 + number, 30
+        Image.new("RGB", size, "red").save(folder_ / f"{number}.png")
+    source = pretrained_folder.write_vit(tmp_path / "vit")
+    options: Any = {"init_from": source, "init_partial": True}
+    options |= {"source": str(tmp_path / "photos"), "batch_size": 4}
+    with pytest.raises(ValueError, match="--image_size=N resizes"):
+        pretrained_classifier.experiment(**options)
+    made = pretrained_classifier.experiment(**options, image_size=24)
+    assert made.data.train["image"].shape[1:] == (24, 24, 3)
