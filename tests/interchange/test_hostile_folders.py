@@ -109,7 +109,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "config is deep": (text_of(CONFIG, "[" * 100_000), "expected JSON"),
     "config is a folder": (
         lambda p: ((p / CONFIG).unlink(), (p / CONFIG).mkdir()),
-        "folder with config.json",
+        "expected a file, got a folder",
     ),
     "config links to itself": (
         lambda p: ((p / CONFIG).unlink(), (p / CONFIG).symlink_to(p / CONFIG)),
