@@ -1,17 +1,40 @@
 """The emulator of Cloud Storage of PyPI, in a thread: gcsfs and TensorStore reach it by
-HTTP. It ignores preconditions."""
+HTTP. It ignores preconditions, and is given the generations that it does not send."""
 
 from __future__ import annotations
 
 import importlib.util
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
 
 BUCKET = "bucket"
 LIBRARIES = ("gcp_storage_emulator", "gcsfs")
+
+
+def _send_generations() -> None:
+    """Let downloads have the header of the object's generation, as Cloud Storage's do:
+    TensorStore, which writes a manifest for the second time on that condition, refuses
+    a download without. Before the server is imported, whose routes have the function.
+    """
+    from gcp_storage_emulator.exceptions import NotFound
+    from gcp_storage_emulator.handlers import objects
+
+    plain = objects.download
+    if plain.__module__ == __name__:
+        return
+
+    def download(request: Any, response: Any, storage: Any, *rest: Any, **more: Any):
+        place = request.params["bucket_name"], request.params["object_id"]
+        with suppress(NotFound):
+            found = storage.get_file_obj(*place)
+            response["x-goog-generation"] = found["generation"]
+        return plain(request, response, storage, *rest, **more)
+
+    objects.download = download
 
 
 @contextmanager
@@ -21,6 +44,7 @@ def serve() -> Iterator[dict[str, str]]:
     missing = [name for name in LIBRARIES if not importlib.util.find_spec(name)]
     if missing:
         pytest.skip(f"pip install -e '.[gcs]' gcp-storage-emulator: no {missing[0]}")
+    _send_generations()
     from gcp_storage_emulator.server import create_server
 
     with socket.socket() as free:
