@@ -14,7 +14,8 @@ TPU = {
     # Weights are gathered, not added up from each chip's part and zeros, which moves
     # twice as many bytes while nothing else runs.
     "xla_tpu_prefer_async_allgather_to_allreduce": "true",
-    # They are gathered during products, which a v5e does without being told, a v6e not.
+    # They are gathered during products, which of a v5e need not be said, but of v6e and
+    # v5p.
     "xla_enable_async_all_gather": "true",
     "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
     "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
