@@ -38,7 +38,7 @@ def experiment(
     columns: checks.Source = "",
     direction: Annotated[str, checks.FIXED] = "en-pt",
     sequence_length: checks.SequenceLength = 64,
-    label_smoothing: checks.Fraction = 0.0,
+    label_smoothing: checks.ProperFraction = 0.0,
 ) -> Experiment:
     """A model of texts from texts.
 
