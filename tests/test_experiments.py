@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+import sys
 from pathlib import Path
 
 import jax
@@ -68,6 +69,19 @@ def test_decay_of_another_parameter_is_noticed():
     decay_matrices_alone(optimizers.adamw(4), params)
     with pytest.raises(TypeError, match="ShapeDtypeStruct"):
         decay_matrices_alone(optax.adamw(0.1), params)
+
+
+def test_the_package_lists_its_experiments(capsys, monkeypatch):
+    """`python -m experiments`: a sentence for each, and no experiment by argument."""
+    program = importlib.import_module("experiments.__main__")
+    monkeypatch.setattr(sys, "argv", ["experiments"])
+    assert program.main() == 0
+    text = capsys.readouterr().out
+    for name in NAMES:
+        assert re.search(rf"^{name} +[A-Z].+[.?]$", text, re.M), name
+    monkeypatch.setattr(sys, "argv", ["experiments", "mlm"])
+    assert program.main() == 2
+    assert "expected python -m experiments.NAME" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", NAMES)

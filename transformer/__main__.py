@@ -38,13 +38,12 @@ USAGE = (
 
 def compare(folders: list[str]) -> None:
     """Print a table of the flags that differ and of the last metrics, and means over
-    seeds; write compare.png. Without folders, all runs below runs/."""
+    seeds; write compare.png. A folder that is no run stands for all runs below it;
+    without folders, runs/ does."""
     from transformer.training import comparison, metrics
 
-    found = [checks.parse_path(f) for f in folders] or comparison.find_runs(
-        Path("runs")
-    )
-    if not found:
+    found = comparison.runs_at([checks.parse_path(f) for f in folders or ["runs"]])
+    if found in ([], [Path("runs")]):
         raise ValueError("expected run folders, got none below runs/")
     print(metrics.table(found))
     means = comparison.seeds_table(found)

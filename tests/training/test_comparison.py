@@ -37,6 +37,20 @@ def test_mean_and_deviation_over_seeds(tmp_path):
     assert comparison.seeds_table([tmp_path / "0-3"]) == ""
 
 
+def test_a_folder_stands_for_the_runs_below_it(tmp_path, capsys):
+    """As `compare runs/sweep` and `compare runs/sweep/*` name them."""
+    for seed in (0, 1):
+        write_run(tmp_path / "sweep" / f"seed={seed}", [5, 2], seed=seed)
+    (tmp_path / "sweep" / "sweep.png").touch()
+    runs = [tmp_path / "sweep" / f"seed={seed}" for seed in (0, 1)]
+    assert comparison.runs_at([tmp_path / "sweep"]) == runs
+    assert not capsys.readouterr().out
+    assert comparison.runs_at(sorted((tmp_path / "sweep").iterdir())) == runs
+    assert capsys.readouterr().out == f"left out, files: {tmp_path}/sweep/sweep.png\n"
+    missing = tmp_path / "missing"
+    assert comparison.runs_at([missing]) == [missing]  # `metrics.table` refuses it.
+
+
 def test_a_run_again_with_the_same_seed_is_no_other_seed(tmp_path):
     for name in ("first", "again"):
         write_run(tmp_path / name, [5, 2], seed=0, depth=1)

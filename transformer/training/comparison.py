@@ -21,6 +21,20 @@ def find_runs(root: Path) -> list[Path]:
     return sorted(file.parent for file in root.rglob(metrics.FILE) if _is_run(file))
 
 
+def runs_at(places: Sequence[Path]) -> list[Path]:
+    """The run folders that are named: a place that is none stands for those below it.
+    Files, as `runs/sweep/*` has them, are left out and told."""
+    files = [place for place in places if place.is_file()]
+    if files:
+        print(f"left out, files: {' '.join(map(str, files))}", flush=True)
+    found = []
+    for place in places:
+        if place not in files:
+            inside = [] if (place / metrics.FILE).exists() else find_runs(place)
+            found += inside or [place]
+    return found
+
+
 def _is_run(file: Path) -> bool:
     # legs/N holds the metrics of an earlier leg of the run above it.
     return (file.parent / "run.json").exists()
