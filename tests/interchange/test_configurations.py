@@ -134,5 +134,49 @@ def test_an_export_has_all_token_ids(name: str, tmp_path: Path) -> None:
     assert part is None or written[part].keys() >= {"bos_token_id", "eos_token_id"}
 
 
+def test_an_absent_value_is_the_default_of_transformers() -> None:
+    """A window of 4096 for Mistral, where null is none; epsilons of 1e-5."""
+    assert sizes_of("mistral", sliding_window=...).window == 4096
+    assert sizes_of("mistral", sliding_window=None).window is None
+    assert sizes_of("phi3", sliding_window=...).window is None
+    epsilons = {"llama": 1e-6, "qwen2": 1e-6, "olmo2": 1e-5, "phi3": 1e-5}
+    for name, epsilon in epsilons.items():
+        assert sizes_of(name, rms_norm_eps=...).epsilon == epsilon
+
+
+def test_gelu_of_the_first_gemma_is_the_tanh_formula() -> None:
+    old = {"hidden_act": "gelu", "hidden_activation": None}
+    assert sizes_of("gemma", **old).activation == "gelu_pytorch_tanh"
+    with pytest.raises(ValueError, match="hidden_act: expected 'gelu_pytorch_tanh'"):
+        sizes_of("gemma2", **old)
+
+
+CHANGED = {
+    "use_mrope": True,
+    "rope_interleaved": True,
+    "pruned_heads": {"0": [1]},
+    "tie_encoder_decoder": True,
+}
+
+
+@pytest.mark.parametrize("key", CHANGED)
+def test_a_harmless_key_of_another_value_is_refused(key: str) -> None:
+    neutral = {"pruned_heads": {}, "quantization_config": None, "auto_map": None}
+    assert sizes_of("llama", **{**neutral, key: None}) == sizes_of("llama")
+    with pytest.raises(ValueError, match=f"{key}: expected "):
+        sizes_of("llama", **{key: CHANGED[key]})
+
+
+def test_a_rope_is_refused_by_the_key_that_says_it() -> None:
+    scaling = {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
+    older = {"rope_parameters": ..., "rope_theta": 1e4, "rope_scaling": scaling}
+    older |= {"original_max_position_embeddings": 16}
+    with pytest.raises(ValueError, match="type: expected default, .*'longrope'"):
+        sizes_of("phi3", **older)
+    both = {"rope_type": "linear", "type": "yarn", "factor": 2.0}
+    with pytest.raises(ValueError, match="type: expected 'linear', got 'yarn'"):
+        sizes_of("llama", rope_parameters=both)
+
+
 def model_type_of(name: str) -> str:
     return json.loads((FIXTURES / name / "config.json").read_text())["model_type"]

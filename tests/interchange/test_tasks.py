@@ -199,6 +199,17 @@ def test_other_preprocessing_is_refused(case: str, tmp_path: Path) -> None:
         image_rows.read_preprocessing(tmp_path, ImageSizes(12, 4, 3))
 
 
+def test_pixels_that_fill_no_patch_are_not_read() -> None:
+    """As a convolution without padding leaves them out (SigLIP: 384 of 14)."""
+    how = image_rows.Preprocessing(None, 2, None, 1.0, (0.0,) * 3, (1.0,) * 3)
+    pixels = np.random.default_rng(0).integers(0, 256, (14, 14, 3)).astype(np.uint8)
+    sizes = ImageSizes(14, 4, 3)
+    assert (sizes.patched_side, sizes.patches) == (12, 9)
+    found = image_rows.to_patches(pixels, sizes, how, "image")
+    whole = image_rows.to_patches(pixels[:12, :12], ImageSizes(12, 4, 3), how, "image")
+    np.testing.assert_array_equal(found, whole)
+
+
 def test_an_image_file_is_classified(tmp_path: Path) -> None:
     """In the folder's preprocessing; files are named where they are no images."""
     from PIL import Image

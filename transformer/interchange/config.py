@@ -7,18 +7,43 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
-# Keys that describe files, training or generation, but not the function of the net.
+# Keys that describe files, training, generation or other tasks, but not the function of
+# the net; of every configuration of transformers 4 and 5, and of what converts them.
 HARMLESS = frozenset(
-    """_name_or_path architectures attention_dropout attn_pdrop bos_token_id
-    classifier_dropout dtype embd_pdrop eos_token_id hidden_dropout_prob
-    attention_probs_dropout_prob id2label label2id initializer_factor
-    initializer_range is_encoder_decoder is_decoder add_cross_attention keys_to_ignore
-    model_type output_attentions output_hidden_states pad_token_id problem_type
-    resid_pdrop return_dict sep_token_id task_specific_params tf_legacy_loss
-    torch_dtype transformers_version use_cache gradient_checkpointing
-    chunk_size_feed_forward
+    """_attn_implementation _attn_implementation_autoset _commit_hash _name_or_path
+    _num_labels add_cross_attention architectures attention_dropout
+    attention_probs_dropout_prob attn_implementation attn_pdrop bad_words_ids
+    begin_suppress_tokens bos_token_id cache_implementation chunk_size_feed_forward
+    classifier_dropout cls_token_id cross_attention_hidden_size
+    decoder_start_token_id diversity_penalty do_sample dtype early_stopping embd_pdrop
+    encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
+    finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing
+    hidden_dropout_prob id2label initializer_factor initializer_range is_decoder
+    is_encoder_decoder is_llama_config keys_to_ignore label2id length_penalty
+    mask_token_id max_length min_length model_type no_repeat_ngram_size num_beam_groups
+    num_beams num_return_sequences output_attentions output_hidden_states output_past
+    output_scores pad_token_id prefix problem_type remove_invalid_values
+    repetition_penalty resid_pdrop return_dict return_dict_in_generate sep_token_id
+    suppress_tokens task_specific_params temperature tf_legacy_loss tokenizer_class
+    top_k top_p torch_dtype torchscript transformers.js_config transformers_version
+    typical_p unk_token_id unsloth_fixed unsloth_version use_bfloat16 use_cache
     """.split()
 )
+# Keys that configurations have at a value that changes nothing; others are refused.
+NEUTRAL: Mapping[str, Any] = {
+    "auto_map": None,
+    "pruned_heads": {},
+    "quantization_config": None,
+    "rope_interleaved": False,
+    "tie_encoder_decoder": False,
+    "use_mrope": False,
+}
+# Why a key is refused, and what to do.
+REFUSED = {
+    "quantization_config": "quantized weights; dequantize them first",
+    "auto_map": "code of the folder's own, which is not run; where the model is "
+    "transformers' own class, remove the key",
+}
 _MISSING = object()
 
 
@@ -100,12 +125,11 @@ class Reader:
 
     def finish(self, harmless: Collection[str] = ()) -> None:
         """ValueError for keys that nobody asked for and that are not harmless."""
-        for key in ("quantization_config", "auto_map"):
+        for key, reason in REFUSED.items():
             if self.values.get(key) is not None and key not in self._read:
-                raise ValueError(
-                    f"{self.where}: expected no {key} (quantized weights, or code of "
-                    "the folder's own), got one"
-                )
+                raise ValueError(f"{self.where}: expected no {key} ({reason}), got one")
+        for key in NEUTRAL.keys() - self._read:
+            self.only(key, NEUTRAL[key])
         known = self._read | HARMLESS | set(harmless)
         unknown = sorted(k for k, v in self.values.items() if k not in known)
         if unknown:

@@ -158,7 +158,7 @@ def write_folder(
     config = dict(kind.write(sizes))
     if kind.format.common_keys:
         # Null where there is none: classes have defaults beyond the vocabulary.
-        tokens = {**dict.fromkeys(TOKEN_IDS), **token_ids}
+        tokens = {**dict.fromkeys(TOKEN_IDS), **_flatten(token_ids, config)}
         first = dtypes[bindings[0].name]
         # Those that the net depends on are in its sizes (RoBERTa's padding).
         config = _merge(tokens, {**config, "torch_dtype": _TORCH[first]})
@@ -191,6 +191,14 @@ def _token_ids(config: Mapping[str, Any]) -> dict[str, Any]:
         k: _token_ids(part) for k, part in config.items() if isinstance(part, dict)
     }
     return found | {key: part for key, part in parts.items() if part}
+
+
+def _flatten(ids: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """`ids`, with those of a part that `config` has not, such as the `text_config` of a
+    model whose text alone is written, among the others; these go before them."""
+    parts = {k: v for k, v in ids.items() if isinstance(v, dict) and k not in config}
+    inner = {key: one for part in parts.values() for key, one in part.items()}
+    return inner | {k: v for k, v in ids.items() if k not in parts}
 
 
 def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -182,7 +182,8 @@ def to_patches(
             f"{name}: expected {image.side} x {image.side} pixels, got "
             f"{prepared.shape[0]} x {prepared.shape[1]}"
         )
-    return patches.patchify(prepared, (image.patch, image.patch))
+    read = prepared[: image.patched_side, : image.patched_side]
+    return patches.patchify(read, (image.patch, image.patch))
 
 
 def preparation(

@@ -104,10 +104,12 @@ def parse_rope(
     if not isinstance(value, dict):
         raise config.error(key, "an object")
     inner = Reader(value, f"{config.where}: {key}")
-    kind = inner.get("rope_type", inner.get("type", "default"))
-    inner.get("type", "")
+    name = "rope_type" if value.get("rope_type") is not None else "type"
+    kind = inner.get(name, "default")
+    for key in ("rope_type", "type"):
+        inner.only(key, kind)
     if kind not in ("default", "linear", "llama3", "yarn"):
-        raise inner.error("rope_type", "default, linear, llama3 or yarn")
+        raise inner.error(name, "default, linear, llama3 or yarn")
     if theta is None:
         theta = inner.number("rope_theta", default_theta)
     elif "rope_theta" in value:

@@ -36,7 +36,8 @@ def read_tubelets(
             f"channels, got {' x '.join(map(str, pixels.shape[1:3]))} and "
             f"{pixels.shape[3]}"
         )
-    return patches.patchify(pixels, (sizes.tubelet, *[sizes.image.patch] * 2))
+    read = pixels[:, : sizes.image.patched_side, : sizes.image.patched_side]
+    return patches.patchify(read, (sizes.tubelet, *[sizes.image.patch] * 2))
 
 
 def read_all(folder: Path, sizes: videomae.Sizes, paths: Sequence[Path]) -> np.ndarray:

@@ -21,6 +21,13 @@ from transformer.network.block import Make, post_norm
 CLASSES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
 
 
+# Of multilingual BERT; no class of transformers reads them.
+UNUSED = (
+    *("directionality", "pooler_fc_size", "pooler_num_attention_heads"),
+    *("pooler_num_fc_layers", "pooler_size_per_head", "pooler_type"),
+)
+
+
 class Sizes(NamedTuple):
     """What a configuration says of the net. kinds: of tokens. length: rows of the
     table of positions. padding: its id. readout: a masked language model, not an
@@ -57,6 +64,8 @@ def read(config: Reader) -> Sizes:
     config.only("add_cross_attention", False)
     config.only("position_embedding_type", "absolute")
     config.only("tie_word_embeddings", True)
+    for key in UNUSED:
+        config.get(key, 0)
     return Sizes(
         model_type=kind,
         blocks=encoders.read_blocks(config, epsilon=1e-12),

@@ -44,18 +44,8 @@ BLOCKS: dict[str, Any] = {
     "clip": {"epsilon": 1e-5, "activation": "quick_gelu"},
     "siglip": {"epsilon": 1e-6, "activation": "gelu_pytorch_tanh"},
 }
-# Of generation and of other tasks, in inner configurations of transformers 4.
-LEGACY = frozenset(
-    """bad_words_ids begin_suppress_tokens cross_attention_hidden_size
-    decoder_start_token_id diversity_penalty do_sample dropout early_stopping
-    encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task
-    forced_bos_token_id forced_eos_token_id length_penalty max_length min_length
-    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores
-    prefix projection_dim pruned_heads remove_invalid_values repetition_penalty
-    return_dict_in_generate suppress_tokens temperature tie_encoder_decoder
-    tie_word_embeddings tokenizer_class top_k top_p torchscript typical_p
-    use_bfloat16""".split()
-)
+# In inner configurations of transformers 4, which say them twice or do not use them.
+LEGACY = ("dropout", "projection_dim", "tie_word_embeddings")
 
 
 class Sizes(NamedTuple):

@@ -127,13 +127,23 @@ def table(
     *,
     embedding: str = "model.embed_tokens.weight",
     readout: str = "lm_head.weight",
+    base: str = "model.",
     **options: Any,
 ) -> Table:
     """`rules` and that of the unembedding `readout`, unless it is tied to `embedding`:
-    files of tied models may hold it again. options: of `Table`."""
+    files of tied models may hold it again. base: the prefix of what is not the readout,
+    which files of the class without it leave out (GPT-2 as published). options: of
+    `Table`."""
     own = () if tied else (Rule(readout, "unembedding_VD", "V D"),)
     copies = {readout: embedding} if tied else {}
-    return Table((*rules, *own), tied=copies, **options)
+    return Table((*rules, *own), tied=copies, aliases=_prefix(rules, base), **options)
+
+
+def _prefix(rules: Sequence[Rule], base: str) -> dict[str, str]:
+    """The alias that puts `base` before names that begin as those behind it do."""
+    named = (rule.theirs for rule in rules if rule.theirs.startswith(base))
+    first = sorted({name.removeprefix(base).split(".")[0] for name in named})
+    return {rf"^({'|'.join(first)})\.": rf"{base}\1."} if first else {}
 
 
 def affine(theirs: str, ours: str) -> list[Rule]:

@@ -1,6 +1,7 @@
 """Gemma, Gemma 2 and Gemma 3 (text): a scaled embedding, RMS norms of gain 1 + w; from
 the second on, norms of each sublayer's output too, and windows that alternate with
-whole attention. The second has soft caps of scores and logits, the third QK-norm.
+whole attention. The second has soft caps of scores and logits, the third QK-norm. Of
+`Gemma3ForConditionalGeneration`, which reads images too, the decoder of text is read.
 
 Gemma team 2024, arXiv 2403.08295 and 2408.00118; 2025, arXiv 2503.19786.
 """
@@ -26,6 +27,17 @@ CLASSES = {
 }
 CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 LOCAL, GLOBAL = decoders.LOCAL, decoders.GLOBAL
+TANH_GELU = "gelu_pytorch_tanh"
+# Of Gemma 3 with images: what its `text_config` leaves out, and keys of images.
+TEXT = {
+    **{"model_type": "gemma3_text", "vocab_size": 262_208, "hidden_size": 2304},
+    **{"intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8},
+    **{"num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131_072},
+}
+IMAGES = (
+    *("vision_config", "mm_tokens_per_image", "image_token_index"),
+    *("boi_token_index", "eoi_token_index"),
+)
 
 
 class Sizes(NamedTuple):
@@ -56,11 +68,16 @@ class Sizes(NamedTuple):
 def read(config: Reader) -> Sizes:
     """The sizes of a configuration; refuses what the net does not express."""
     kind = config.get("model_type")
+    if kind == "gemma3":
+        return _read_text(config)
     alternates = kind != "gemma"
     depth, head = config.whole("num_hidden_layers"), config.whole("head_dim", 256)
     for key in ("attention_bias", "use_bidirectional_attention"):
         config.only(key, False)
-    config.only("hidden_act", config.get("hidden_activation", "gelu_pytorch_tanh"))
+    activation = config.get("hidden_activation", TANH_GELU)
+    # The first Gemma's `gelu` means that formula, here and in transformers.
+    is_first = kind == "gemma" and activation == TANH_GELU
+    config.only("hidden_act", activation, *(("gelu",) if is_first else ()))
     layers = (GLOBAL,) * depth
     if alternates:
         layers = _read_layers(config, depth, period=6 if kind == "gemma3_text" else 2)
@@ -76,9 +93,7 @@ def read(config: Reader) -> Sizes:
         head_features=head,
         length=config.whole("max_position_embeddings"),
         epsilon=config.number("rms_norm_eps", 1e-6),
-        activation=decoders.read_activation(
-            config, "hidden_activation", "gelu_pytorch_tanh"
-        ),
+        activation=decoders.read_activation(config, "hidden_activation", TANH_GELU),
         query_scalar=scalar,
         ropes=_read_ropes(config, kind),
         window=config.whole("sliding_window", 4096) if alternates else 0,
@@ -86,6 +101,22 @@ def read(config: Reader) -> Sizes:
         tied=config.flag("tie_word_embeddings", True),
         soft_caps=_read_caps(config, kind),
     )
+
+
+def _read_text(config: Reader) -> Sizes:
+    """The decoder of a model of text and images."""
+    config.only("architectures", ["Gemma3ForConditionalGeneration"])
+    config.only("tie_word_embeddings", True)
+    for key in IMAGES:
+        config.get(key, 0)
+    value = config.get("text_config", {})
+    if not isinstance(value, dict):
+        raise config.error("text_config", "an object")
+    text = Reader({**TEXT, **value}, f"{config.where}: text_config")
+    text.only("model_type", "gemma3_text")
+    sizes = read(text)
+    text.finish()
+    return sizes
 
 
 def _read_caps(config: Reader, kind: str) -> tuple[float | None, float | None]:
@@ -214,8 +245,21 @@ TABLES = {
 
 
 def table(sizes: Sizes) -> Table:
-    """The tensors of transformers' files."""
-    return decoders.table(TABLES[sizes.model_type], sizes.tied)
+    """The tensors of transformers' files; those of a model of images too have another
+    prefix."""
+    made = decoders.table(TABLES[sizes.model_type], sizes.tied)
+    if sizes.model_type != "gemma3_text":
+        return made
+    aliases = {
+        r"^model\.(vision_tower|multi_modal_projector)\.": r"\1.",
+        r"^(language_model\.model|model\.language_model)\.": "model.",
+        r"^language_model\.lm_head\.": "lm_head.",
+    }
+    images = r"(vision_tower|multi_modal_projector)\..*"
+    return made._replace(
+        aliases={**aliases, **made.aliases},
+        left_out={images: "they read images; the decoder of text is used alone"},
+    )
 
 
 ARCHITECTURE = Architecture(

@@ -139,6 +139,7 @@ def table(sizes: Sizes) -> Table:
         [Rule(embedding, "embedding_VD", "V D"), *body_rules("transformer.")],
         sizes.tied,
         embedding=embedding,
+        base="transformer.",
         ignored=mask_buffers("transformer."),
     )
 

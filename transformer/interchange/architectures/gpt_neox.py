@@ -140,6 +140,7 @@ def table(sizes: Sizes) -> Table:
         sizes.tied,
         embedding="gpt_neox.embed_in.weight",
         readout="embed_out.weight",
+        base="gpt_neox.",
         ignored={
             computed + r"(masked_)?bias": "causal masks, made here",
             computed + r"rotary_emb\.inv_freq": "computed here",

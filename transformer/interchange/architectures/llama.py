@@ -29,6 +29,8 @@ CLASSES = {
     "olmo2": "Olmo2ForCausalLM",
     "phi3": "Phi3ForCausalLM",
 }
+# Where a configuration has none.
+EPSILONS = {"olmo2": 1e-5, "phi3": 1e-5}
 QKV_BIAS = biases.zero_init_bias_of("b_q_HK", "b_k_GK", "b_v_GK")
 
 
@@ -67,9 +69,11 @@ def read(config: Reader) -> Sizes:
     window = _read_window(config, kind)
     layer = "full_attention" if window is None else "sliding_attention"
     config.only("layer_types", [layer] * depth)
-    config.only("original_max_position_embeddings", length)
+    # Of the first Llama.
+    config.only("max_sequence_length", length)
     head = config.whole("head_dim", 128 if kind == "qwen3" else width // heads)
     rope, share = read_partial_rope(config)
+    config.only("original_max_position_embeddings", length)
     share = config.number("partial_rotary_factor", 1.0 if share is None else share)
     return Sizes(
         model_type=kind,
@@ -82,7 +86,7 @@ def read(config: Reader) -> Sizes:
         head_features=head,
         rotated=int(head * share),
         length=length,
-        epsilon=config.number("rms_norm_eps", 1e-6),
+        epsilon=config.number("rms_norm_eps", EPSILONS.get(kind, 1e-6)),
         activation=decoders.read_activation(config, "hidden_act", "silu"),
         rope=rope,
         tied=config.flag("tie_word_embeddings", False),
@@ -99,7 +103,10 @@ def _read_window(config: Reader, kind: str) -> int | None:
         config.get("max_window_layers", 0)
         return None
     if kind in ("mistral", "phi3"):
-        return config.whole("sliding_window", 0, least=0) or None
+        # Null is none; an absent key is the default of Mistral.
+        is_absent = "sliding_window" not in config.values
+        default = 4096 if kind == "mistral" and is_absent else 0
+        return config.whole("sliding_window", default, least=0) or None
     config.only("sliding_window")
     return None
 
