@@ -94,7 +94,8 @@ def experiment(
         make = video_rows.splits if reads_videos else classifier.image_splits
         splits = make(data, processing, sizes, **how)
         # VideoMAE has no class token.
-        logits = classifier.image_logits(model.net, dtype, extra=int(not reads_videos))
+        extra = 0 if reads_videos else sizes.extra_tokens
+        logits = classifier.image_logits(model.net, dtype, extra=extra)
     return Experiment.from_run(
         run,
         optimizer,

@@ -307,6 +307,11 @@ ENCODERS = {
         t.ViTConfig(**IMAGE, num_labels=5)
     ),
     "dinov2": lambda t: t.Dinov2Model(t.Dinov2Config(**DINO, mlp_ratio=2)),
+    "dinov2_registers": lambda t: t.Dinov2WithRegistersForImageClassification(
+        t.Dinov2WithRegistersConfig(
+            **DINO, mlp_ratio=2, num_register_tokens=3, num_labels=5
+        )
+    ),
     "clip": lambda t: t.CLIPModel(t.CLIPConfig(**TOWERS, projection_dim=20)),
     "siglip": lambda t: t.SiglipModel(t.SiglipConfig(**SIGLIP)),
 }

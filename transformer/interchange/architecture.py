@@ -18,6 +18,7 @@ MODULES = {
     "bert": "bert",
     "clip": "clip",
     "dinov2": "vit",
+    "dinov2_with_registers": "vit",
     "distilbert": "distilbert",
     "modernbert": "modernbert",
     "roberta": "bert",
@@ -27,6 +28,7 @@ MODULES = {
     # Decoders.
     "gemma": "gemma",
     "gemma2": "gemma",
+    "gemma3": "gemma",
     "gemma3_text": "gemma",
     "gpt2": "gpt2",
     "gpt_neox": "gpt_neox",

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.interchange import generation_programs
+from transformer.interchange.architectures import encoders
 from transformer.interchange.folder import PretrainedFolder
 from transformer.interchange.generation_programs import (
     document,
@@ -230,7 +231,7 @@ def _of_pixels(
     while not isinstance(made, encoder.Encoder):
         pick = getattr(made, "make_image_encoder", None) or made.make_encoder
         made = pick()
-    tokens_of_image = made.make_embed().make_position().length
+    tokens_of_image = encoders.image_length(made)
 
     def apply(params: Any, pixels: jax.Array) -> tuple[jax.Array, ...]:
         videos = pixels[:, None] if frames is None else pixels
@@ -246,9 +247,11 @@ def _of_pixels(
 
 def _cut(videos: jax.Array, frames: int, patch: int) -> jax.Array:
     """Raw patches (B, L, P) of videos (B, frames, channels, height, width): blocks of
-    `frames` frames and `patch` x `patch` pixels, channels last."""
+    `frames` frames and `patch` x `patch` pixels, channels last. Pixels that fill no
+    patch are left out."""
     rows, length, channels, height, width = videos.shape
     grid = length // frames, height // patch, width // patch
+    videos = videos[..., : grid[1] * patch, : grid[2] * patch]
     shape = grid[0], frames, channels, grid[1], patch, grid[2], patch
     cut = videos.reshape(rows, *shape).transpose(0, 1, 4, 6, 2, 5, 7, 3)
     return cut.reshape(rows, grid[0] * grid[1] * grid[2], -1)

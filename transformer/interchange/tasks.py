@@ -215,7 +215,8 @@ def probabilities(
         return list(sizes.labels), found
     raw_NLP = classification.read_images(model.folder, sizes.image, inputs)
     if not is_dual:
-        found = classification.classify_images(net, params, raw_NLP, extra=1)
+        extra = sizes.extra_tokens
+        found = classification.classify_images(net, params, raw_NLP, extra=extra)
         return list(sizes.labels), found
     is_clip, rows = sizes.model_type == "clip", rows_of(model)
     found = classification.match_images(

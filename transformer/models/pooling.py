@@ -31,10 +31,13 @@ def end_of_row(x_BLD: jax.Array, tokens: TokenPositions) -> jax.Array:
     return x_BLD[:, -1]
 
 
-def first_and_mean(x_BLD: jax.Array, tokens: TokenPositions) -> jax.Array:
-    """The features of the first token beside the mean of all others, (B, 2 D)
-    (DINOv2's linear classifier)."""
-    return jnp.concatenate([x_BLD[:, 0], x_BLD[:, 1:].mean(1)], axis=-1)
+def first_and_mean(
+    x_BLD: jax.Array, tokens: TokenPositions, *, registers: int = 0
+) -> jax.Array:
+    """The features of the first token beside the mean of all others, but for
+    `registers` behind it, (B, 2 D) (DINOv2's linear classifier)."""
+    others_BLD = x_BLD[:, 1 + registers :]
+    return jnp.concatenate([x_BLD[:, 0], others_BLD.mean(1)], axis=-1)
 
 
 def linear_activation(x: jax.Array) -> jax.Array:

@@ -5,7 +5,8 @@ positions. Inputs are token ids (B, L), or raw patches (B, L, P): pixels of an i
 space-time block of a video, fields on a part of the sphere.
 
 They compose: (tables | patches | convolutions) -> `MaskToken` -> `ClassToken` ->
-positions and a norm of all tokens, the class token included (`PositionedEmbedding`).
+positions and a norm of all tokens, the class token included (`PositionedEmbedding`) ->
+`RegisterTokens`, which have no positions.
 """
 
 from __future__ import annotations
@@ -122,6 +123,26 @@ class ClassToken(nn.Module):
         shape = x_BLD.shape[0], 1, self.width
         class_BLD = jnp.broadcast_to(class_D[None, None], shape)
         return jnp.concatenate([class_BLD, x_BLD], axis=1)
+
+
+class RegisterTokens(nn.Module):
+    """`count` learned tokens behind the first token of another embedding, a class token
+    (registers, Darcet et al. 2023, arXiv 2309.16588). `tokens` includes them: L is
+    `count` more."""
+
+    count: int
+    width: int
+    make_embed: Make
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, tokens: TokenPositions) -> jax.Array:
+        others = TokenPositions(*(a[:, : a.shape[1] - self.count] for a in tokens))
+        x_BLD = self.make_embed()(inputs, others)
+        register_CD = self.param("register_CD", SMALL, (self.count, self.width))
+        shape = x_BLD.shape[0], self.count, self.width
+        register_BCD = jnp.broadcast_to(register_CD.astype(x_BLD.dtype)[None], shape)
+        parts = x_BLD[:, :1], register_BCD, x_BLD[:, 1:]
+        return constrain(jnp.concatenate(parts, axis=1), "BLD")
 
 
 class TypedTokens(NamedTuple):

@@ -43,7 +43,8 @@ class BlockSizes(NamedTuple):
 
 
 class ImageSizes(NamedTuple):
-    """Square images of `side` pixels in square patches of `patch` pixels."""
+    """Square images of `side` pixels in square patches of `patch` pixels. Pixels at the
+    right and at the bottom that fill no patch are not read (SigLIP, 384 of 14)."""
 
     side: int
     patch: int
@@ -53,6 +54,11 @@ class ImageSizes(NamedTuple):
     def patches(self) -> int:
         """The number of patches of an image."""
         return (self.side // self.patch) ** 2
+
+    @property
+    def patched_side(self) -> int:
+        """The pixels of a side that patches cover."""
+        return self.side - self.side % self.patch
 
     @property
     def features(self) -> int:
@@ -102,10 +108,10 @@ def write_blocks(blocks: BlockSizes) -> dict[str, Any]:
 
 
 def read_image(config: Reader) -> ImageSizes:
-    """The images of a configuration. ValueError unless patches fill them."""
+    """The images of a configuration. ValueError where no patch is in them."""
     side, patch = config.whole("image_size"), config.whole("patch_size")
-    if side % patch:
-        raise config.error("image_size", f"a multiple of patch_size = {patch}")
+    if side < patch:
+        raise config.error("image_size", f"at least patch_size = {patch}")
     return ImageSizes(side, patch, config.whole("num_channels", 3))
 
 
@@ -230,12 +236,28 @@ def make_patches(
 def empty_image(encoder: Any) -> tuple[jax.Array, masks.TokenPositions]:
     """The raw patches of one image and the positions of all tokens, the class token
     included, to initialize an unbound encoder with."""
-    embed = encoder.make_embed()
+    embed, registers = _position_embedding(encoder)
     length, inner = embed.make_position().length, embed.make_content()
     patches = length - isinstance(inner, embeddings.ClassToken)
     while not isinstance(inner, embeddings.PatchEmbedding):
         inner = inner.make_embed()
-    return jnp.zeros((1, patches, inner.features)), masks.single_document(length)
+    tokens = masks.single_document(length + registers)
+    return jnp.zeros((1, patches, inner.features)), tokens
+
+
+def _position_embedding(encoder: Any) -> tuple[Any, int]:
+    """The embedding with positions of an encoder of images, and how many tokens are
+    beside its own."""
+    embed = encoder.make_embed()
+    if isinstance(embed, embeddings.RegisterTokens):
+        return embed.make_embed(), embed.count
+    return embed, 0
+
+
+def image_length(encoder: Any) -> int:
+    """The tokens of a row of an unbound encoder of images or videos."""
+    embed, registers = _position_embedding(encoder)
+    return embed.make_position().length + registers
 
 
 def init_text(net: nn.Module, key: Any) -> Any:

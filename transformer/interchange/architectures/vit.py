@@ -1,6 +1,6 @@
 """ViT (Dosovitskiy et al. 2020, arXiv 2010.11929), as an encoder with a pooler or a
-classifier, and DINOv2 (Oquab et al. 2023, arXiv 2304.07193), as an encoder or a
-classifier.
+classifier, and DINOv2 (Oquab et al. 2023, arXiv 2304.07193), with registers too (Darcet
+et al. 2023, arXiv 2309.16588), as an encoder or a classifier.
 
 Images have the size of the configuration: positions are not interpolated.
 """
@@ -28,6 +28,10 @@ CLASSES = {
         "Dinov2Model": "nothing",
         "Dinov2ForImageClassification": "classifier",
     },
+    "dinov2_with_registers": {
+        "Dinov2WithRegistersModel": "nothing",
+        "Dinov2WithRegistersForImageClassification": "classifier",
+    },
 }
 POOLERS = {"tanh": jnp.tanh, "gelu": encoders.ACTIVATIONS["gelu"], "relu": jax.nn.relu}
 
@@ -36,6 +40,7 @@ class Sizes(NamedTuple):
     """What a configuration says of the net. head: what stands behind the encoder, one
     of `CLASSES`; an encoder without its pooler is "nothing". labels: of the classes.
     pooler: activation and features of the pooler. mask_token: whether DINOv2 has one.
+    registers: tokens behind the class token, without positions.
     """
 
     model_type: str
@@ -45,7 +50,13 @@ class Sizes(NamedTuple):
     labels: tuple[str, ...] = ()
     pooler: tuple[str, int] = ("tanh", 0)
     mask_token: bool = False
+    registers: int = 0
     scanned: bool = False
+
+    @property
+    def extra_tokens(self) -> int:
+        """Tokens before the patches."""
+        return 1 + self.registers
 
 
 def read(config: Reader) -> Sizes:
@@ -54,8 +65,8 @@ def read(config: Reader) -> Sizes:
     config.only("qkv_bias", True)
     default = next(iter(CLASSES[kind]))
     head = encoders.read_class(config, CLASSES[kind], default)
-    if kind == "dinov2":
-        return _read_dinov2(config, head)
+    if kind != "vit":
+        return _read_dinov2(config, kind, head)
     config.get("encoder_stride", 16)
     blocks = encoders.read_blocks(config, epsilon=1e-12)
     config.choice("pooler_act", POOLERS, "tanh")
@@ -73,23 +84,27 @@ def read(config: Reader) -> Sizes:
     )
 
 
-def _read_dinov2(config: Reader, head: str) -> Sizes:
+def _read_dinov2(config: Reader, kind: str, head: str) -> Sizes:
+    has_registers = kind == "dinov2_with_registers"
     config.only("use_swiglu_ffn", False)
     config.only("apply_layernorm", True)
     # Of training (drop path, the first value of layer scales) and of a backbone.
     for key in (
         *("drop_path_rate", "layerscale_value", "reshape_hidden_states"),
         *("out_features", "out_indices", "stage_names"),
+        # Of images of another size than the configuration's.
+        *("interpolate_antialias", "interpolate_offset"),
     ):
         config.get(key, 0)
     hidden = config.whole("mlp_ratio", 4) * config.whole("hidden_size")
     return Sizes(
-        model_type="dinov2",
+        model_type=kind,
         blocks=encoders.read_blocks(config, epsilon=1e-6, hidden_features=hidden),
         image=encoders.read_image(config),
         head=head,
         labels=encoders.read_labels(config) if head == "classifier" else (),
-        mask_token=config.flag("use_mask_token", True),
+        mask_token=has_registers or config.flag("use_mask_token", True),
+        registers=config.whole("num_register_tokens", 4) if has_registers else 0,
     )
 
 
@@ -108,10 +123,13 @@ def write(sizes: Sizes) -> dict[str, Any]:
         **encoders.write_image(sizes.image),
         "qkv_bias": True,
     }
-    if sizes.model_type == "dinov2":
+    if sizes.model_type != "vit":
         hidden = config.pop("intermediate_size")
         config["mlp_ratio"] = hidden // sizes.blocks.width
-        config["use_mask_token"] = sizes.mask_token
+        if sizes.registers:
+            config["num_register_tokens"] = sizes.registers
+        else:
+            config["use_mask_token"] = sizes.mask_token
     if sizes.head == "classifier":
         config |= encoders.write_labels(sizes.labels)
     if sizes.head == "pooler":
@@ -121,24 +139,27 @@ def write(sizes: Sizes) -> dict[str, Any]:
 
 def make_encoder(sizes: Sizes) -> Make:
     """The encoder: patches, a class token, learned positions of both, blocks, a norm;
-    DINOv2 has a mask token and LayerScale too."""
-    blocks, dino = sizes.blocks, sizes.model_type == "dinov2"
+    DINOv2 has a mask token and LayerScale too, and may have registers."""
+    blocks, dino = sizes.blocks, sizes.model_type != "vit"
     content: Make = encoders.make_patches(sizes.image, blocks.width)
     if sizes.mask_token:
         content = partial(embeddings.MaskToken, width=blocks.width, make_embed=content)
     make_norm = encoders.block_norm(blocks)
     scaled = partial(norms.ScaledNorm, make_norm=make_norm, width=blocks.width)
+    embed: Make = partial(
+        embeddings.PositionedEmbedding,
+        make_content=partial(
+            embeddings.ClassToken, width=blocks.width, make_embed=content
+        ),
+        make_position=partial(positions.LearnedGrid, length=sizes.image.patches + 1),
+    )
+    if sizes.registers:
+        embed = partial(
+            embeddings.RegisterTokens, sizes.registers, blocks.width, make_embed=embed
+        )
     return partial(
         encoder.Encoder,
-        make_embed=partial(
-            embeddings.PositionedEmbedding,
-            make_content=partial(
-                embeddings.ClassToken, width=blocks.width, make_embed=content
-            ),
-            make_position=partial(
-                positions.LearnedGrid, length=sizes.image.patches + 1
-            ),
-        ),
+        make_embed=embed,
         make_stack=encoders.make_stack(
             blocks,
             mask=masks.full(),
@@ -152,7 +173,7 @@ def make_encoder(sizes: Sizes) -> Make:
 
 def net(sizes: Sizes) -> Any:
     """The encoder of (raw patches, tokens), with a pooler or as a classifier. `tokens`
-    are `masks.single_document` of one token more than patches, the class token."""
+    are `masks.single_document` of patches and `extra_tokens`."""
     make, width = make_encoder(sizes), sizes.blocks.width
     if sizes.head == "nothing":
         return make()
@@ -163,7 +184,7 @@ def net(sizes: Sizes) -> Any:
             make_encoder=make,
             pool=encoder.first_token
             if sizes.model_type == "vit"
-            else pooling.first_and_mean,
+            else partial(pooling.first_and_mean, registers=sizes.registers),
         )
     activation, features = sizes.pooler
     make_pool = partial(
@@ -211,10 +232,15 @@ def table(sizes: Sizes) -> Table:
 
 def embedding_rules(sizes: Sizes, theirs: str, ours: str) -> list[Rule]:
     """Rules of patches, class and mask tokens, and positions."""
+    rules, registers = [], f"{ours}register_CD"
+    if sizes.registers:
+        ours += "PositionedEmbedding_0/"
+        layout = {"layout": "o C D", "axes": "(o C) D"}
+        rules += [Rule(f"{theirs}register_tokens", registers, **layout)]
     content = f"{ours}content/"
     mask = content + "MaskToken_0/"
     patches = (mask if sizes.mask_token else content) + "PatchEmbedding_0"
-    rules = [
+    rules += [
         Rule(f"{theirs}cls_token", content + "class_D", "o p D", axes="(o p D)"),
         Rule(
             f"{theirs}position_embeddings",
