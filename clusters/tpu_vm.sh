@@ -10,7 +10,8 @@
 # The last commit is installed on each host. It requests the slice again after
 # preemption, and starts the same command again, which goes on from the last checkpoint,
 # up to RESTARTS times; not where the command line is wrong (exit status 2). At the end
-# of the run the slice is deleted (KEEP=1 keeps it).
+# of the run the slice is deleted (KEEP=1 keeps it). The SSH key of gcloud is made where
+# there is none, and added to the SSH agent.
 #
 # NFS: server:/folder that all hosts mount as /mnt/share, for a run folder and data there
 # (--workdir=/mnt/share/runs/a); locks stay on their host, since NFS 3 would keep that of
@@ -77,6 +78,22 @@ create() {
     --runtime-version="$RUNTIME" --network="$NETWORK" ${SPOT:+--spot}
 }
 
+# Where there are several hosts, gcloud takes its key from the SSH agent: it fails where
+# the agent has it not, and asks for a passphrase where there is no key.
+add_key() {
+  local key=$HOME/.ssh/google_compute_engine
+  if [[ ! -f $key ]]; then
+    (umask 077 && mkdir -p "${key%/*}")
+    run ssh-keygen -q -t rsa -N '' -f "$key" || return 1
+  fi
+  ssh-add -l >/dev/null 2>&1
+  if (($? == 2)); then
+    eval "$(ssh-agent -s)" >/dev/null
+    agent=1
+  fi
+  run ssh-add -q "$key"
+}
+
 # Request the slice unless it is there, and wait until it is.
 request() {
   local now
@@ -116,9 +133,11 @@ install() {
 archive=$(mktemp --suffix=.tar.gz)
 log=$(mktemp)
 kept=
+agent=
 # shellcheck disable=SC2317,SC2329 # Of the trap below.
 finish() {
   rm -f "$archive" "$log"
+  if [[ -n $agent ]]; then ssh-agent -k >/dev/null; fi
   if [[ -n $kept ]]; then
     echo "$NAME is still there, and paid for; this deletes it:" >&2
     echo "  gcloud compute tpus queued-resources delete $NAME --force" \
@@ -132,11 +151,14 @@ command="cd transformer && rm -f status
 
 if [[ -n $dry ]]; then
   create
-elif command -v gcloud >/dev/null; then
-  kept=1
-else
+elif ! command -v gcloud >/dev/null; then
   echo "expected the command gcloud, got none" >&2
   exit 2
+elif ! add_key; then
+  echo "expected an SSH agent that takes the key of gcloud, got none" >&2
+  exit 2
+else
+  kept=1
 fi
 for ((restart = 0; restart <= RESTARTS; restart++)); do
   echo "start $restart on $NAME: $*"

@@ -32,9 +32,11 @@ TPU = {
     "NFS": "10.0.0.2:/share",
     "WAIT_SECONDS": "0",
 }
+SSH = ("ssh-add", "ssh-agent", "ssh-keygen")
 FAKE_GCLOUD = """#!/bin/bash
 # State and status come from files with a line for each question.
 echo "$*" >> {folder}/calls
+ssh-add -l >> {folder}/keys
 next() {{ head -n1 {folder}/$1; sed -i 1d {folder}/$1; }}
 case "$*" in
 *" describe "*) next states ;;
@@ -58,6 +60,7 @@ def tpu_vm(*argv, path=None, **variables):
     environment = {**TPU, "PATH": os.environ["PATH"], **variables}
     if path is not None:
         environment["PATH"] = f"{path}:{environment['PATH']}"
+        environment["HOME"] = str(path)
     return subprocess.run(
         [CLUSTERS / "tpu_vm.sh", *argv],
         cwd=ROOT,
@@ -110,8 +113,9 @@ def test_a_launch_without_a_module_is_refused():
 @pytest.fixture
 def gcloud(tmp_path):
     """A folder with a gcloud that answers from files; its calls are in `calls`. And
-    with a git, whose archive would take a second."""
-    programs = {"gcloud": FAKE_GCLOUD.format(folder=tmp_path), "git": "#!/bin/bash\n"}
+    with a git, whose archive would take a second, and the programs of SSH keys."""
+    nothing = dict.fromkeys(("git", *SSH), "#!/bin/bash\n")
+    programs = {**nothing, "gcloud": FAKE_GCLOUD.format(folder=tmp_path)}
     for name, text in programs.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -162,6 +166,31 @@ def test_a_run_that_always_fails_ends(gcloud):
     answer(gcloud, states=["ACTIVE"] * 3, ssh=["1"] * 3, statuses=["1"] * 3)
     done = tpu_vm(MODULE, path=gcloud, RESTARTS="2", KEEP="1")
     assert done.returncode == 1 and calls(gcloud).count("run") == 3
+
+
+@pytest.mark.skipif(None in map(shutil.which, SSH), reason="needs SSH's programs")
+def test_the_ssh_agent_has_the_key_before_a_slice_is_requested(gcloud):
+    """Made where there is none, and in an agent of its own where none runs, which ends
+    with it."""
+    for name in SSH:
+        (gcloud / name).unlink()
+    made = []
+    for _ in range(2):
+        answer(gcloud, states=["ACTIVE"], ssh=["0"])
+        done = tpu_vm(MODULE, path=gcloud)
+        assert done.returncode == 0, done.stderr
+        keys = (gcloud / "keys").read_text().splitlines()
+        assert len({*keys}) == 1 and "(RSA)" in keys[0]
+        made.append(done.stderr.count("ssh-keygen"))
+    assert made == [1, 0]
+
+
+def test_without_a_key_no_slice_is_requested(gcloud):
+    (gcloud / "ssh-add").write_text("#!/bin/bash\nexit 1\n")
+    done = tpu_vm(MODULE, path=gcloud)
+    assert done.returncode == 2 and not (gcloud / "calls").exists()
+    assert done.stderr.endswith("takes the key of gcloud, got none\n")
+    assert "still there" not in done.stderr
 
 
 def sbatch(folder, status, restarts):

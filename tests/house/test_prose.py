@@ -96,7 +96,8 @@ def test_messages_of_the_page_on_pods_are_those_of_the_code():
     processes or another tool prints."""
     page = (ROOT / "docs" / "pods.md").read_text()
     rows = re.findall(r"^\| (`[^|]*) \|", page.partition("| message |")[2], re.M)
-    source = "".join(path.read_text() for path in (ROOT / "transformer").rglob("*.py"))
+    files = *(ROOT / "transformer").rglob("*.py"), *(ROOT / "clusters").glob("*.sh")
+    source = "".join(path.read_text() for path in files)
     # Literals on several lines are one.
     source = re.sub(r'"\s*\n\s*f?"', "", source)
     others = "Timeout (", " process"
