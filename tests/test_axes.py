@@ -72,6 +72,7 @@ class FakeTpu:
 
     id: int
     slice_index: int
+    process_index: int = 0
     platform: str = "tpu"
 
 
@@ -93,6 +94,21 @@ def test_a_mesh_over_slices_has_them_on_the_outermost_axis() -> None:
         axes.make_mesh(devices=devices, slice=4)
     with pytest.raises(ValueError, match=r"number of devices, 8; got slice=2, fsdp=8"):
         axes.make_mesh(devices=devices, fsdp=8)
+
+
+def test_all_devices_have_the_mesh_that_is_planned(monkeypatch) -> None:
+    """In whatever order JAX lists them: that of a topology, host by host, in which
+    `jax.make_mesh` places no tensor:2 on a v6e:4x4, nor devices of several hosts."""
+    devices = [
+        FakeTpu(id=i, slice_index=0, process_index=i % 8 // 2) for i in range(16)
+    ]
+    monkeypatch.setattr(jax, "devices", lambda: devices[::-1])
+    mesh = axes.make_mesh(fsdp=8, tensor=2)
+    places = [(d.process_index, d.id) for d in mesh.devices.ravel()]
+    assert places == sorted(places)
+    assert mesh == axes.make_mesh(devices=devices, fsdp=8, tensor=2)
+    for pair in mesh.devices.reshape(8, 2):
+        assert len({device.process_index for device in pair}) == 1
 
 
 @pytest.mark.parametrize(

@@ -177,9 +177,7 @@ def make_mesh(*, devices: Sequence[Any] | None = None, **sizes: int | None) -> M
     the number of TPU slices that the devices are on, and ValueError for another.
     """
     devices = jax.devices() if devices is None else devices
-    slices = {_slice_of(device): [] for device in devices}
-    for device in devices:
-        slices[_slice_of(device)].append(device)
+    slices = {_slice_of(device) for device in devices}
     if len(slices) > 1:
         asked = sizes.setdefault("slice", len(slices))
         if asked != len(slices):
@@ -188,12 +186,17 @@ def make_mesh(*, devices: Sequence[Any] | None = None, **sizes: int | None) -> M
                 f"got {asked}"
             )
     shape = _shape_of_devices(len(devices), sizes)
-    if len(slices) == 1 and list(devices) == jax.devices():
-        # `make_mesh` orders the devices by the machine's interconnect.
-        return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    ordered = [device for key in sorted(slices) for device in slices[key]]
-    grid = np.asarray(ordered).reshape(shape)
+    grid = np.asarray(sorted(devices, key=_place)).reshape(shape)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _place(device: Any) -> tuple[int, int, int]:
+    """The order of devices: those of a slice, and of a host there, follow each other.
+
+    A step is planned in this order (`planning/compilation.py`), so it is not left to
+    `jax.make_mesh`, which orders TPUs otherwise, and refuses tensor:4 on v6e:16x16.
+    """
+    return _slice_of(device), device.process_index, device.id
 
 
 def _slice_of(device: Any) -> int:
