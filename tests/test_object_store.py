@@ -152,3 +152,16 @@ def test_any_failure_of_the_library_is_an_os_error(folder, monkeypatch):
     monkeypatch.setattr(fake_store.FakeStore, "cat_file", fail)
     with pytest.raises(OSError, match="^gs://bucket/a/b: Anonymous caller"):
         (folder / "b").read_bytes()
+
+
+def test_a_missing_object_is_named_as_a_missing_file(folder, monkeypatch):
+    """Whatever the library says of it: gcsfs says the URL that it asked."""
+
+    def fail(*args, **options):
+        raise FileNotFoundError("https://storage/download/o/a%2Fb?alt=media")
+
+    monkeypatch.setattr(fake_store.FakeStore, "cat_file", fail)
+    with pytest.raises(FileNotFoundError) as raised:
+        (folder / "b").read_bytes()
+    assert raised.value.filename == "gs://bucket/a/b"
+    assert raised.value.strerror == "No such file or directory"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -170,6 +170,17 @@ def _shape_of_devices(devices: int, sizes: dict[str, Any]) -> tuple[int, ...]:
         ) from None
 
 
+def with_slices(slices: int, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """`sizes` with the axis `slice` over several TPU slices. ValueError where it has
+    another size."""
+    asked = sizes.get("slice", slices)
+    if asked != slices:
+        raise ValueError(
+            f"mesh axis slice: expected the number of TPU slices, {slices}; got {asked}"
+        )
+    return {**sizes, "slice": slices}
+
+
 def make_mesh(*, devices: Sequence[Any] | None = None, **sizes: int | None) -> Mesh:
     """A mesh of named axes over `devices` (default: all devices of every process).
 
@@ -179,12 +190,7 @@ def make_mesh(*, devices: Sequence[Any] | None = None, **sizes: int | None) -> M
     devices = jax.devices() if devices is None else devices
     slices = {_slice_of(device) for device in devices}
     if len(slices) > 1:
-        asked = sizes.setdefault("slice", len(slices))
-        if asked != len(slices):
-            raise ValueError(
-                f"mesh axis slice: expected the number of TPU slices, {len(slices)}; "
-                f"got {asked}"
-            )
+        sizes = with_slices(len(slices), sizes)
     shape = _shape_of_devices(len(devices), sizes)
     grid = np.asarray(sorted(devices, key=_place)).reshape(shape)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

@@ -9,6 +9,7 @@ imported by `checks.parse_path`.
 from __future__ import annotations
 
 import base64
+import errno
 import fnmatch
 import io
 import logging
@@ -40,8 +41,11 @@ def name_errors(path: Any) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, FileNotFoundError | FileExistsError):
+        if isinstance(error, FileExistsError):
             raise
+        if isinstance(error, FileNotFoundError):  # Its text may be a URL, or nothing.
+            number = errno.ENOENT
+            raise FileNotFoundError(number, os.strerror(number), str(path)) from None
         raise OSError(f"{path}: {_cause(error)}") from error
     except ImportError as error:
         library = LIBRARIES[str(path).partition(":")[0]]

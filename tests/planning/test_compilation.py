@@ -2,8 +2,9 @@
 
 Skipped where libtpu is not installed (`pip install -e '.[plan]'`). One is small; the
 others take minutes: `pytest -m slow tests/planning`. They fail when a change
-replicates a table, gathers a matrix whole or needs more memory. `record_budgets.py`
-writes the numbers anew.
+replicates a table, leaves a chip with more than 1.05 of an even share of the state,
+gathers a matrix whole or needs more memory. `record_budgets.py` writes the numbers
+anew.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 
 import pytest
 import random_words
+
+from transformer.planning.plan import IDEAL_SHARE
 
 HERE = Path(__file__).parent
 BUDGETS = json.loads((HERE / "budgets.json").read_text())
@@ -36,11 +39,30 @@ def numbers(plan: dict[str, Any]) -> dict[str, Any]:
         kinds[name] = kinds.get(name, 0) + one["bytes"] * one["executions"]
     return {
         "fits": plan["fits"],
+        "share": plan["share"],
         "memory": plan["memory"]["peak"],
         "flops": plan["costs"]["flops"],
         "seconds": plan["roofline"]["serial"],
         "collectives": kinds,
     }
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_topology_that_libtpu_does_not_have_is_refused_in_one_line() -> None:
+    flags = ("--depth=1", "--batch_size=15", "--topology=v5e:3x5", "--method=compile")
+    done = run("experiments.language_model", "plan", *flags)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "error: --topology: expected one for which libtpu compiles" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -63,23 +85,16 @@ def test_a_reference_plan_keeps_its_budget(
 ) -> None:
     budget, file = BUDGETS[name], tmp_path / "plan.json"
     module, *flags = budget["command"].split()
-    command = [sys.executable, "-m", module, "plan", *flags]
-    command += ["--method=compile", f"--json_file={file}"]
+    command = [module, "plan", *flags, "--method=compile", f"--json_file={file}"]
     if "--text=FILE" in command:
         words = request.getfixturevalue("text")
         command[command.index("--text=FILE")] = f"--text={words}"
-    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(*command)
     assert done.returncode == 0, done.stderr
     (plan,) = json.loads(file.read_text())
     got, expected = numbers(plan), budget["numbers"]
     assert got["fits"] == expected["fits"]
+    assert got["share"] <= IDEAL_SHARE
     assert set(got["collectives"]) <= set(expected["collectives"])
     for key in ("memory", "flops", "seconds"):
         assert got[key] <= (1 + TOLERANCE) * expected[key], (key, got, expected)

@@ -12,6 +12,7 @@ import pytest
 import tiny_experiment
 from commands import exit_status, refusal
 
+from experiments import language_model, moe
 from transformer import axes
 from transformer.models import decoder
 from transformer.network import masks
@@ -60,6 +61,20 @@ def test_a_plan_counts_the_parameters_and_bytes_of_the_state(tiny: Any) -> None:
     divided = counted(tiny, fsdp=8)
     assert divided.memory.parameters < got.memory.parameters
     assert divided.share > 1  # The vocabulary's arrays do not divide by eight.
+
+
+@pytest.mark.parametrize("make", [language_model.experiment, moe.experiment])
+@pytest.mark.parametrize(
+    "sizes",
+    [{"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"fsdp": 2, "context": 2, "expert": 2}],
+    ids=str,
+)
+def test_a_chip_has_an_even_share_of_the_state(make: Any, sizes: dict) -> None:
+    """All axes divide it: context and expert too, where nothing else needs them."""
+    made = make(depth=2, sequence_length=16, batch_size=8)
+    work = theory.Work(1.0, 1.0, 1.0)
+    got = plan.make(made, V5E, sizes, compile_it=False, work=work)
+    assert 1 <= got.share <= plan.IDEAL_SHARE
 
 
 def test_collectives_of_data_and_fully_sharded_parallelism(tiny: Any) -> None:
@@ -276,6 +291,9 @@ def test_an_all_to_all_crosses_the_links_between_its_chips(
         "v5e:٢x2",
         "2xh100:8",
         "0xv5e:2x2",
+        "v5e:32x16",
+        "2xv6e:32x16",
+        "v5p:32x16x16",
     ],
 )
 def test_other_topologies_are_refused(text: str, capsys, monkeypatch) -> None:
@@ -292,6 +310,9 @@ def test_a_batch_or_a_mesh_that_does_not_divide_is_refused(capsys, monkeypatch) 
         assert "impossible mesh: expected axes whose product" in line
     line = refusal([*common, "--mesh=fsdp:16"], capsys, monkeypatch)
     assert line.endswith("devices, 8; got fsdp=16 (product 16)")
+    two = ["plan", "--topology=2xv5e:2x4", "--method=count", "--mesh=slice:4,fsdp:4"]
+    line = refusal(two, capsys, monkeypatch)
+    assert line.endswith("expected the number of TPU slices, 2; got 4")
     line = refusal([*common, "--mesh=fsdp:²"], capsys, monkeypatch)
     assert "--mesh: expected axis:size" in line
 

@@ -216,6 +216,11 @@ def test_no_intact_step_is_an_error_that_names_each(folder: Path) -> None:
     )
 
 
+def test_the_best_of_a_run_without_an_evaluation_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="got best of a run without an evaluation"):
+        checkpoint.choose(folder, "best")
+
+
 def test_uncommitted_step_is_ignored_and_removed(folder: Path) -> None:
     unfinished = folder / "7.orbax-checkpoint-tmp"
     shutil.copytree(folder / "5", unfinished)

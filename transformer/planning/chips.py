@@ -2,8 +2,8 @@
 
 Sources: cloud.google.com/tpu/docs/v5e, v5p and v6e (peak bfloat16 FLOP/s, bandwidth of
 the main memory, bidirectional bandwidth of the interconnect of a chip, bandwidth of the
-data center network of a pod or a chip); the memory that a program has is what their
-compiler, libtpu, allows. NVIDIA's data sheets of A100 80 GB
+data center network of a pod or a chip, chips of the largest slice); the memory that a
+program has is what their compiler, libtpu, allows. NVIDIA's data sheets of A100 80 GB
 SXM, H100 SXM and H200 SXM (dense bfloat16 FLOP/s, NVLink of both directions), with a
 network of 400 Gbit/s for each GPU.
 """
@@ -50,6 +50,9 @@ CHIPS = {
         Chip("h200", 141e9, 4800e9, 989e12, 450e9, 0, host=8, network=50e9),
     )
 }
+
+# Chips of the largest slice.
+LARGEST = {"v5e": 256, "v5p": 6144, "v6e": 256}
 
 
 class Topology(NamedTuple):
@@ -143,5 +146,10 @@ def parse(text: str) -> Topology:
         raise ValueError(
             f"--topology: expected {axes} lengths for {name}, got {len(shape)} in "
             f"{text!r}"
+        )
+    if math.prod(shape) > LARGEST.get(name, math.inf):
+        raise ValueError(
+            f"--topology: expected at most {LARGEST[name]} chips in a slice of {name}, "
+            f"or several slices, as 2x{name}:..., got {math.prod(shape)} in {text!r}"
         )
     return Topology(chip, shape, slices)

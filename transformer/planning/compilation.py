@@ -71,12 +71,19 @@ def _folder() -> Path:
 
 
 def topology_mesh(topology: Topology, sizes: Mapping[str, int]) -> Mesh:
-    """The mesh over a topology's devices, in the order of their coordinates."""
+    """The mesh over a topology's devices, as of a run there. ValueError for a topology
+    that libtpu does not have."""
     from jax.experimental import topologies
 
     one = str(topology._replace(slices=1))
     slices: Any = {"num_slices": topology.slices} if topology.slices > 1 else {}
-    described = topologies.get_topology_desc(one, "tpu", **slices)
+    try:
+        described = topologies.get_topology_desc(one, "tpu", **slices)
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(
+            "--topology: expected one for which libtpu compiles, or --method=count, "
+            f"got {topology}: {str(error).partition(chr(10))[0]}"
+        ) from None
     return axes.make_mesh(devices=described.devices, **sizes)
 
 

@@ -90,7 +90,9 @@ class Refusal(NamedTuple):
 
 def abstract_mesh(topology: Topology, sizes: Mapping[str, int]) -> AbstractMesh:
     """A mesh without devices. ValueError unless its axes fill the topology."""
-    shape = axes.mesh_shape(topology.size, **{"slice": topology.slices, **sizes})
+    if topology.slices > 1:
+        sizes = axes.with_slices(topology.slices, sizes)
+    shape = axes.mesh_shape(topology.size, **sizes)
     return AbstractMesh(shape, axes.AXES, axis_types=(AxisType.Auto,) * len(axes.AXES))
 
 

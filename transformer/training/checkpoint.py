@@ -81,6 +81,11 @@ def choose(folder: Path, which: str) -> list[int]:
     number = which
     if which == "best":
         file = folder.parent / BEST
+        if not file.exists():
+            raise ValueError(
+                f"--checkpoint: expected newest or one of the steps {found} in "
+                f"{folder}, got best of a run without an evaluation so far"
+            )
         best = storage.read_json(file, {"step": int})
         number = str(best["step"])
     if number not in map(str, found):
