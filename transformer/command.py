@@ -196,9 +196,10 @@ def recorded_flags(workdir: Path, make: ExperimentFn) -> dict[str, Any]:
 
 
 def is_pretrained(path: Path) -> bool:
-    """Whether there is a model of another library: a folder of Hugging Face, a GGUF
-    file, or a folder with one."""
-    if path.suffix == ".gguf" or (path / "config.json").exists():
+    """Whether there is a model of another library: a folder of Hugging Face, or of an
+    adapter, which is refused by name; a GGUF file, or a folder with one."""
+    names = "config.json", "adapter_config.json"
+    if path.suffix == ".gguf" or any((path / name).exists() for name in names):
         return True
     return path.is_dir() and any(path.glob("*.gguf"))
 

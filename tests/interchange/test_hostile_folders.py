@@ -222,6 +222,11 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         ),
         "expected the values of model.embed_tokens.weight",
     ),
+    "a pointer of Git LFS": (
+        text_of(WEIGHTS, "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        "a pointer of Git LFS; `git lfs pull`",
+    ),
+    "an adapter": (text_of(folder.ADAPTER, "{}"), "got an adapter .adapter_config"),
     # The index.
     "file and index": (text_of(INDEX, "{}"), "got both"),
     "index without a map": (shards(...), "weight_map"),

@@ -104,12 +104,58 @@ def test_the_folder_says_the_pooling(make_folder: Any, capsys: Any) -> None:
     assert "the mean of the tokens; --pooling=cls" in capsys.readouterr().out
 
 
+def test_a_folder_of_version_5_names_its_pooling_and_has_a_prompt(
+    make_folder: Any, capsys: Any
+) -> None:
+    """A prompt is put before each text and said; lower case where the folder says."""
+    files = sentence_files("max_tokens", "Transformer", "Pooling")
+    files["1_Pooling__config"] = {"pooling_mode": "cls", "include_prompt": True}
+    prompts = {"prompts": {"query": "the cat "}, "default_prompt_name": "query"}
+    files["config_sentence_transformers"] = prompts
+    path = make_folder("bert", **files)
+    model = transformer.load(path)
+    prompted = model.embed(["sat"])
+    assert "'the cat ' is put before each text" in capsys.readouterr().out
+    (path / "config_sentence_transformers.json").unlink()
+    np.testing.assert_array_equal(prompted, model.embed(["the cat sat"]))
+    upper = model.embed(["THE CAT SAT"])
+    settings = path / "sentence_bert_config.json"
+    settings.write_text('{"do_lower_case": true}')
+    np.testing.assert_array_equal(prompted, model.embed(["THE CAT SAT"]))
+    assert np.abs(prompted - upper).max() > 0.01
+
+
 NORMALIZED = "Transformer", "Pooling", "Normalize"
 BAD_POOLINGS = {
     "max": (sentence_files("max_tokens", *NORMALIZED), "got pooling_mode_max_tokens"),
     "a dense layer": (
         sentence_files("mean_tokens", "Transformer", "Pooling", "Dense"),
         "got Transformer, Pooling, Dense",
+    ),
+    "a prompt that is not pooled": (
+        {
+            **sentence_files("mean_tokens", "Transformer", "Pooling"),
+            "1_Pooling__config": {"pooling_mode": "mean", "include_prompt": False},
+            "config_sentence_transformers": {
+                "prompts": {"a": "b"},
+                "default_prompt_name": "a",
+            },
+        },
+        "include_prompt: expected true, got False",
+    ),
+    "a prompt that is not there": (
+        {
+            **sentence_files("mean_tokens", "Transformer", "Pooling"),
+            "config_sentence_transformers": {"default_prompt_name": "a"},
+        },
+        "default_prompt_name: expected the name of a prompt, got 'a'",
+    ),
+    "a mode that is not known": (
+        {
+            **sentence_files("mean_tokens", "Transformer", "Pooling"),
+            "1_Pooling__config": {"pooling_mode": "lasttoken"},
+        },
+        "expected one of",
     ),
     "no list": ({"modules": 3}, "expected Transformer, Pooling and perhaps Normalize"),
 }

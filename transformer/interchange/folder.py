@@ -25,6 +25,8 @@ from transformer.interchange.architecture import Architecture
 from transformer.interchange.config import Reader
 
 CONFIG, CARD = "config.json", "README.md"
+# Of the library peft.
+ADAPTER = "adapter_config.json"
 # Of generation, beside the ids of tokens.
 GENERATION_KEYS = (
     *("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids"),
@@ -81,10 +83,22 @@ def find(workdir: Path | None, init_from: Path | None) -> Path:
     has begun, before in that which it starts from, or in what a GGUF file is made into.
     ValueError for neither."""
     for place in (workdir, init_from):
+        if place is not None:
+            _refuse_adapter(place)
         found = place and gguf_folder.resolve(place)
         if found is not None and checks.regular_file(found / CONFIG).exists():
             return found
     raise ValueError(f"--init_from: expected a folder with {CONFIG}, got {init_from}")
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """ValueError for a folder of an adapter, whatever is beside it."""
+    if (folder / ADAPTER).exists():
+        raise ValueError(
+            f"{folder}: expected the weights of a whole model, got an adapter "
+            f"({ADAPTER}), which changes those of another; merge them first: "
+            "PeftModel.from_pretrained(model, folder).merge_and_unload()"
+        )
 
 
 def read_config(folder: Path) -> tuple[Architecture, Any]:
@@ -94,6 +108,7 @@ def read_config(folder: Path) -> tuple[Architecture, Any]:
     file = folder / CONFIG
     for name in (CONFIG, *COMPANIONS):
         checks.regular_file(folder / name)
+    _refuse_adapter(folder)
     if not file.exists():
         raise ValueError(f"{folder}: expected a folder with {CONFIG}, got none")
     values = tensor_files.read_json_file(file)

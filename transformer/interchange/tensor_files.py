@@ -42,6 +42,8 @@ DTYPES: dict[str, Any] = {
 # Formats that run code when they are read.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
 
+_POINTER = b"version https://git-lfs"
+
 
 class StoredTensor(Protocol):
     """A tensor of a file of any format: read() -> its values, of `dtype`, a name of
@@ -134,6 +136,8 @@ def open_file(file: Path) -> dict[str, Tensor]:
             header = json.loads(opened.read(length))
     except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         cause = getattr(error, "strerror", None) or str(error) or "nested too deep"
+        if _is_pointer(file):
+            cause = "a pointer of Git LFS; `git lfs pull` fetches the file"
         raise ValueError(f"{file}: expected safetensors, got {cause}") from None
     return {
         name: Tensor(
@@ -145,6 +149,15 @@ def open_file(file: Path) -> dict[str, Tensor]:
         for name, entry in header.items()
         if name != "__metadata__"
     }
+
+
+def _is_pointer(file: Path) -> bool:
+    """Whether a clone without Git LFS has left a pointer in the place of a file."""
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(len(_POINTER)) == _POINTER
+    except OSError:
+        return False
 
 
 def _open_shards(file: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:

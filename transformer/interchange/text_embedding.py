@@ -19,6 +19,7 @@ from transformer.models import clip, encoder
 from transformer.network import masks
 
 MODULES, POOLING = "modules.json", "1_Pooling/config.json"
+SETTINGS = "config_sentence_transformers.json"
 # Keys of sentence-transformers.
 MODES = {
     "pooling_mode_mean_tokens": "mean",
@@ -28,10 +29,12 @@ POOLS = {"mean": encoder.mean_pooling, "cls": encoder.first_token}
 
 
 class Pooling(NamedTuple):
-    """How features become a vector: one of `POOLS`. normalize: to length 1."""
+    """How features become a vector: one of `POOLS`. normalize: to length 1. prompt: put
+    before each text."""
 
     mode: str
     normalize: bool
+    prompt: str = ""
 
 
 def read_pooling(folder: Path) -> Pooling | None:
@@ -56,7 +59,8 @@ def read_pooling(folder: Path) -> Pooling | None:
             f"got {', '.join(kinds)[:80] or 'none'}"
         )
     config = tensor_files.read_json_file(folder / POOLING)
-    modes = {
+    # Version 5 names one, older ones have a key for each.
+    modes = {k for k, name in MODES.items() if config.get("pooling_mode") == name} | {
         k for k, v in config.items() if k.startswith("pooling_mode_") and v is True
     }
     if len(modes) != 1 or not modes <= set(MODES):
@@ -64,7 +68,31 @@ def read_pooling(folder: Path) -> Pooling | None:
             f"{folder / POOLING}: expected one of {', '.join(MODES)}, got "
             f"{', '.join(sorted(modes)) or 'none'}"
         )
-    return Pooling(MODES[modes.pop()], "Normalize" in kinds)
+    prompt = read_prompt(folder)
+    if prompt and config.get("include_prompt", True) is not True:
+        raise ValueError(
+            f"{folder / POOLING}: include_prompt: expected true, got "
+            f"{str(config['include_prompt'])[:60]}"
+        )
+    return Pooling(MODES[modes.pop()], "Normalize" in kinds, prompt)
+
+
+def read_prompt(folder: Path) -> str:
+    """The text that a folder of sentence-transformers puts before each text, its
+    default prompt; empty where it says none. ValueError for one that it has not."""
+    if not (folder / SETTINGS).is_file():
+        return ""
+    settings = tensor_files.read_json_file(folder / SETTINGS)
+    name, prompts = settings.get("default_prompt_name"), settings.get("prompts") or {}
+    if name is None:
+        return ""
+    prompt = prompts.get(name) if isinstance(prompts, dict) else None
+    if not isinstance(prompt, str):
+        raise ValueError(
+            f"{folder / SETTINGS}: default_prompt_name: expected the name of a prompt, "
+            f"got {str(name)[:60]!r}"
+        )
+    return prompt
 
 
 def choose_pooling(folder: Path, mode: str | None, normalize: bool) -> Pooling:
@@ -78,7 +106,10 @@ def choose_pooling(folder: Path, mode: str | None, normalize: bool) -> Pooling:
         )
     if found is None:
         return Pooling(mode or "mean", normalize)
-    return Pooling(mode or found.mode, normalize or found.normalize)
+    if found.prompt:
+        print_once(f"{folder}: {found.prompt!r} is put before each text")
+    chosen = {"mode": mode or found.mode, "normalize": normalize or found.normalize}
+    return found._replace(**chosen)
 
 
 def embed(
@@ -96,6 +127,7 @@ def embed(
         x_BD = POOLS[pooling.mode](x_BLD, tokens)
         return clip.unit_length(x_BD) if pooling.normalize else x_BD
 
+    texts = [pooling.prompt + text for text in texts]
     return text_rows.map_batches(rows, texts, lambda *batch: apply(params, *batch))
 
 

@@ -49,9 +49,14 @@ def read_special_tokens(folder: Path, key: str) -> list[str]:
 def read_text_rows(
     folder: Path, *, length: int, vocab_size: int, padding: int
 ) -> TextRows:
-    """The tokenizer of an encoder's folder. length: tokens of a text, if no file says
-    fewer. ValueError where it has no tokenizer.json, or ids beyond `vocab_size`."""
+    """The tokenizer of an encoder's folder, which gets lower case where a folder of
+    sentence-transformers says so. length: tokens of a text, if no file says fewer.
+    ValueError where it has no tokenizer.json, or ids beyond `vocab_size`."""
     library, _ = read_library(folder)
+    lower = False
+    if (folder / SENTENCE_CONFIG).is_file():
+        settings = tensor_files.read_json_file(folder / SENTENCE_CONFIG)
+        lower = settings.get("do_lower_case") is True
     for name, key in (
         (SENTENCE_CONFIG, "max_seq_length"),
         (TOKENIZER_CONFIG, "model_max_length"),
@@ -74,7 +79,8 @@ def read_text_rows(
         raise ValueError(f"{folder / FILE}: {length} tokens: {error}") from None
 
     def encode(texts: Sequence[str]) -> list[np.ndarray]:
-        found = library.encode_batch([utf8("text", text) for text in texts])
+        texts = [utf8("text", text) for text in texts]
+        found = library.encode_batch([t.lower() if lower else t for t in texts])
         cut = sum(bool(encoding.overflowing) for encoding in found)
         report_cut(cut, of=len(texts), length=length)
         return [np.array(encoding.ids, np.int32) for encoding in found]
