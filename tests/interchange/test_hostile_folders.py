@@ -131,6 +131,17 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "negative depth": (config(num_hidden_layers=-1), "num_hidden_layers: expected"),
     "huge depth": (config(num_hidden_layers=10**12), "num_hidden_layers: expected"),
     "huge width": (config(hidden_size=2**63), "hidden_size: expected a whole"),
+    "a million layers": (config(num_hidden_layers=10**6), "at most 10000, got 1000000"),
+    "ten thousand layers": (config(num_hidden_layers=10**4), "depth: expected at most"),
+    "negative epsilon": (config(rms_norm_eps=-1.0), "rms_norm_eps: expected a number"),
+    "theta of 0": (
+        config(rope_parameters={"rope_type": "default", "rope_theta": 0}),
+        "rope_theta: expected a number of more than 0",
+    ),
+    "factor of 0": (
+        config(rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 0}),
+        "factor: expected a number of more than 0",
+    ),
     "heads in no groups": (config(num_key_value_heads=3), "kv_heads: expected a div"),
     "infinite epsilon": (config(rms_norm_eps=1e999), "rms_norm_eps: expected a number"),
     "epsilon beyond floats": (

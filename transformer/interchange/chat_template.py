@@ -12,7 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer.interchange import gguf_folder, template_process, tensor_files
+from transformer.interchange import (
+    gguf_folder,
+    template_process,
+    tensor_files,
+    tokenizer_conversion,
+)
 
 FILE, SETTINGS = "chat_template.jinja", "tokenizer_config.json"
 # Of wall time; the process has its own limit of CPU time.
@@ -27,7 +32,8 @@ def read_template(folder: Path) -> tuple[str, dict[str, str]]:
     settings: dict[str, Any] = {}
     if (folder / SETTINGS).is_file():
         settings = tensor_files.read_json_file(folder / SETTINGS)
-    content = (folder / FILE).read_bytes() if (folder / FILE).is_file() else None
+    has_file = (folder / FILE).is_file()
+    content = tokenizer_conversion.read_bytes(folder / FILE) if has_file else None
     found = find_template(settings, content)
     if found is None:
         raise ValueError(

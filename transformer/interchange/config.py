@@ -3,6 +3,7 @@ be harmless, or refused by name."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -44,6 +45,7 @@ REFUSED = {
     "auto_map": "code of the folder's own, which is not run; where the model is "
     "transformers' own class, remove the key",
 }
+MAX_LAYERS = 10_000
 _MISSING = object()
 
 
@@ -68,10 +70,13 @@ class Reader:
         return default
 
     def whole(self, key: str, default: Any = _MISSING, *, least: int = 1) -> int:
-        """A whole number of at least `least`, at most 2^31 - 1."""
+        """A whole number of at least `least`, at most 2^31 - 1, of layers
+        `MAX_LAYERS`: nets are made layer by layer."""
         value = self.get(key, default)
-        if type(value) is not int or not least <= value <= 2**31 - 1:
-            raise self.error(key, f"a whole number of at least {least}")
+        most = MAX_LAYERS if re.search(r"_layers?$", key) else 2**31 - 1
+        if type(value) is not int or not least <= value <= most:
+            bound = f", at most {most}" if most == MAX_LAYERS else ""
+            raise self.error(key, f"a whole number of at least {least}{bound}")
         return value
 
     def number(self, key: str, default: Any = _MISSING) -> float:

@@ -127,6 +127,23 @@ def _open_tensors(
     return tensor_files.open_tensors(folder, architecture_.format.stem)
 
 
+def _check_counts(
+    sizes: Any, tensors: Mapping[str, tensor_files.StoredTensor], folder: Path
+) -> None:
+    """ValueError for more layers than tensors, and more experts than the largest axis
+    of one: a net of as many would take time and memory before it is refused."""
+    largest = max((n for one in tensors.values() for n in one.shape), default=0)
+    most = {"depth": len(tensors), "decoder_depth": len(tensors), "experts": largest}
+    for name, value in sizes._asdict().items():
+        if hasattr(value, "_asdict"):
+            _check_counts(value, tensors, folder)
+        elif name in most and value > most[name]:
+            raise ValueError(
+                f"{folder / CONFIG}: {name}: expected at most {most[name]}, as the "
+                f"tensors say, got {value}"
+            )
+
+
 def open_folder(folder: Path | str, **changes: Any) -> PretrainedFolder:
     """The net and the tensors of a folder with `config.json` and safetensors, or of a
     GGUF file; reads no weights. changes: of the sizes, such as `scanned=True`.
@@ -137,8 +154,9 @@ def open_folder(folder: Path | str, **changes: Any) -> PretrainedFolder:
     folder = remote_data.model_copy(checks.parse_path(folder))
     made, sizes = read_config(folder)
     sizes = sizes._replace(**changes)
-    net, rules = made.net(sizes), made.table(sizes)
     tensors = _open_tensors(folder, made)
+    _check_counts(sizes, tensors, folder)
+    net, rules = made.net(sizes), made.table(sizes)
     if gguf_folder.find(folder):
         rules = gguf_model.table(made, sizes)
     abstract = jax.eval_shape(lambda: made.init(net, jax.random.key(0)))
@@ -227,7 +245,9 @@ def companions_of(folder: Path) -> dict[str, bytes]:
     made from older files where there is none."""
     folder = gguf_folder.resolve(folder)
     found = {
-        name: (folder / name).read_bytes()
+        name: tokenizer_conversion.read_bytes(
+            folder / name, tokenizer_conversion.MAX_FILE_BYTES
+        )
         for name in COMPANIONS
         if (folder / name).is_file()
     }

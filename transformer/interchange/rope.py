@@ -3,6 +3,7 @@ transformers 4, `rope_parameters` of 5."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from transformer.interchange.config import Reader
@@ -111,15 +112,15 @@ def parse_rope(
     if kind not in ("default", "linear", "llama3", "yarn"):
         raise inner.error(name, "default, linear, llama3 or yarn")
     if theta is None:
-        theta = inner.number("rope_theta", default_theta)
+        theta = inner.positive("rope_theta", default_theta)
     elif "rope_theta" in value:
         raise inner.error("rope_theta", "none beside rope_theta outside")
-    if type(theta) not in (int, float):
-        raise config.error("rope_theta", "a number")
+    if type(theta) not in (int, float) or not 0 < theta < math.inf:
+        raise config.error("rope_theta", "a number of more than 0")
     inner.number("partial_rotary_factor", 1.0)
     made = Rope(theta=float(theta), kind=kind)
     if kind != "default":
-        made = made._replace(factor=inner.number("factor"))
+        made = made._replace(factor=inner.positive("factor"))
     if kind == "llama3":
         made = made._replace(
             low=inner.number(LLAMA3["low"]),

@@ -17,6 +17,8 @@ from transformer.interchange.byte_level_bpe import QWEN2, AddedToken, Cut
 
 FILE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 MAX_BYTES = 64 * 2**20
+# Of tokenizer.json and other files that are copied as they are.
+MAX_FILE_BYTES = 256 * 2**20
 # Of byte-level BPE, by class; an empty name is a folder that says none.
 BPE_CUTS = {"": Cut(), "GPT2": Cut(), "Qwen2": Cut(QWEN2, nfc=True)}
 # Of tiktoken, which builds no word of the vocabulary from its parts.
@@ -56,7 +58,7 @@ def read(folder: Path) -> str | None:
     is said in one line; None where it has neither. ValueError for files that are not
     understood."""
     if (folder / FILE).is_file():
-        return (folder / FILE).read_bytes().decode()
+        return read_bytes(folder / FILE, MAX_FILE_BYTES).decode()
     found = _find(folder)
     if found is None:
         return None
@@ -84,11 +86,11 @@ def _text(file: Path) -> str:
         raise ValueError(f"{file}: expected UTF-8, got other bytes") from None
 
 
-def read_bytes(file: Path) -> bytes:
-    """The bytes of a file. ValueError for more than `MAX_BYTES`."""
-    if file.stat().st_size > MAX_BYTES:
+def read_bytes(file: Path, most: int = MAX_BYTES) -> bytes:
+    """The bytes of a file. ValueError for more than `most`."""
+    if file.stat().st_size > most:
         raise ValueError(
-            f"{file}: expected at most {MAX_BYTES} bytes, got {file.stat().st_size}"
+            f"{file}: expected at most {most} bytes, got {file.stat().st_size}"
         )
     return file.read_bytes()
 

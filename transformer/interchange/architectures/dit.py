@@ -92,7 +92,7 @@ def read(config: Reader) -> Sizes:
         head_features=head_features,
         activation=config.choice("activation_fn", ACTIVATIONS, "gelu-approximate"),
         biased=config.flag("attention_bias", True),
-        epsilon=config.number("norm_eps", 1e-5),
+        epsilon=config.positive("norm_eps", 1e-5),
     )
 
 

@@ -90,7 +90,7 @@ def read_blocks(
         hidden_features=hidden_features,
         depth=config.whole("num_hidden_layers"),
         heads=heads,
-        epsilon=config.number("layer_norm_eps", epsilon),
+        epsilon=config.positive("layer_norm_eps", epsilon),
         activation=config.get("hidden_act", activation),
     )
 

@@ -92,7 +92,7 @@ def read(config: Reader) -> Sizes:
         kv_heads=config.whole("num_key_value_heads"),
         head_features=head,
         length=config.whole("max_position_embeddings"),
-        epsilon=config.number("rms_norm_eps", 1e-6),
+        epsilon=config.positive("rms_norm_eps", 1e-6),
         activation=decoders.read_activation(config, "hidden_activation", TANH_GELU),
         query_scalar=scalar,
         ropes=_read_ropes(config, kind),

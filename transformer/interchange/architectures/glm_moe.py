@@ -92,7 +92,7 @@ def read(config: Reader) -> Sizes:
         head_norm=config.flag("use_qk_norm", False),
         biased=config.flag("attention_bias", False),
         length=config.whole("max_position_embeddings"),
-        epsilon=config.number("rms_norm_eps", 1e-5),
+        epsilon=config.positive("rms_norm_eps", 1e-5),
         activation=decoders.read_activation(config, "hidden_act", "silu"),
         rope=rope,
         tied=config.flag("tie_word_embeddings", False),

@@ -50,7 +50,7 @@ def read(config: Reader) -> Sizes:
         depth=config.whole("n_layer", 12),
         heads=config.whole("n_head", 12),
         length=config.whole("n_positions", 1024),
-        epsilon=config.number("layer_norm_epsilon", 1e-5),
+        epsilon=config.positive("layer_norm_epsilon", 1e-5),
         activation=decoders.read_activation(config, "activation_function", "gelu_new"),
         tied=config.flag("tie_word_embeddings", True),
     )

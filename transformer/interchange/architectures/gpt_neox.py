@@ -53,7 +53,7 @@ def read(config: Reader) -> Sizes:
         heads=heads,
         rotated=int(width // heads * share),
         length=config.whole("max_position_embeddings", 2048),
-        epsilon=config.number("layer_norm_eps", 1e-5),
+        epsilon=config.positive("layer_norm_eps", 1e-5),
         activation=decoders.read_activation(config, "hidden_act", "gelu"),
         rope=rope._replace(theta=theta),
         parallel=config.flag("use_parallel_residual", True),

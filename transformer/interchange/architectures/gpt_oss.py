@@ -74,7 +74,7 @@ def read(config: Reader) -> Sizes:
         kv_heads=config.whole("num_key_value_heads"),
         head_features=config.whole("head_dim"),
         length=config.whole("max_position_embeddings"),
-        epsilon=config.number("rms_norm_eps", 1e-5),
+        epsilon=config.positive("rms_norm_eps", 1e-5),
         rope=rope,
         window=config.whole("sliding_window", 128),
         layers=decoders.read_layers(config, depth, period=2),

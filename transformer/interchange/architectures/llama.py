@@ -86,7 +86,7 @@ def read(config: Reader) -> Sizes:
         head_features=head,
         rotated=int(head * share),
         length=length,
-        epsilon=config.number("rms_norm_eps", EPSILONS.get(kind, 1e-6)),
+        epsilon=config.positive("rms_norm_eps", EPSILONS.get(kind, 1e-6)),
         activation=decoders.read_activation(config, "hidden_act", "silu"),
         rope=rope,
         tied=config.flag("tie_word_embeddings", False),

@@ -80,7 +80,7 @@ def read(config: Reader) -> Sizes:
         kv_heads=config.whole("num_key_value_heads", heads),
         head_features=config.whole("head_dim", width // heads),
         length=config.whole("max_position_embeddings"),
-        epsilon=config.number("rms_norm_eps", 1e-5 if is_mixtral else 1e-6),
+        epsilon=config.positive("rms_norm_eps", 1e-5 if is_mixtral else 1e-6),
         activation=decoders.read_activation(config, "hidden_act", "silu"),
         rope=read_rope(config, theta=1e6 if is_mixtral else 1e4),
         tied=config.flag("tie_word_embeddings", False),

@@ -66,7 +66,7 @@ def read(config: Reader) -> Sizes:
             hidden_features=config.whole("intermediate_size"),
             depth=depth,
             heads=heads,
-            epsilon=config.number("norm_eps", 1e-5),
+            epsilon=config.positive("norm_eps", 1e-5),
             activation=config.get("hidden_activation", "gelu"),
         ),
         vocab_size=config.whole("vocab_size"),

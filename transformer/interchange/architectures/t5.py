@@ -83,7 +83,7 @@ def read(config: Reader) -> Sizes:
         decoder_depth=config.whole("num_decoder_layers", depth),
         heads=config.whole("num_heads"),
         head_features=config.whole("d_kv"),
-        epsilon=config.number("layer_norm_epsilon", 1e-6),
+        epsilon=config.positive("layer_norm_epsilon", 1e-6),
         feed_forward=feed_forward,
         buckets=buckets,
         max_distance=max_distance,
