@@ -28,6 +28,7 @@ def test_a_growing_file_has_what_was_synced(folder):
 
 def test_an_output_folder_has_what_was_uploaded(folder):
     place = uploads.OutputFolder(folder)
+    assert not place.local.exists()  # As writers of new folders ask.
     (place.local / "b").mkdir(parents=True)
     (place.local / "b" / "c.txt").write_text("one")
     place.upload()

@@ -47,14 +47,14 @@ class GrowingFile:
 class OutputFolder:
     """A folder that another library writes.
 
-    local: the folder to write; `path` itself on a file system.
+    local: the folder to write, which is not there yet; `path` itself on a file system.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = self.local = path
         if checks.is_remote(path):
             self._folder = tempfile.TemporaryDirectory(prefix="transformer-")
-            self.local = Path(self._folder.name)
+            self.local = Path(self._folder.name) / path.name
 
     def upload(self) -> None:
         """Upload all files, and remove the local folder of an object store."""

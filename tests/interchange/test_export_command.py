@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import commands
+import fake_store
 import marian_folder
 import numpy as np
 import pytest
@@ -54,6 +55,22 @@ def test_the_command_writes_what_it_has_read(
     assert f"{out}: " in capsys.readouterr().out
     assert_tensors_equal(out, source)
     assert folder.read_config(out)[1] == folder.read_config(source)[1]
+
+
+def test_the_folder_may_be_in_a_bucket(
+    tmp_path: Path, monkeypatch: Any, capsys
+) -> None:
+    """The same files as on disk; a folder that is there is refused by its own name."""
+    fake_store.install(tmp_path / "store", monkeypatch)
+    source, out = FIXTURES / "vit_classifier", tmp_path / "store" / "bucket" / "out"
+    argv = ["export", f"--init_from={source}", f"--workdir={tmp_path / 'run'}"]
+    assert status([*argv, f"--folder={tmp_path / 'local'}"], monkeypatch) == 0
+    assert status([*argv, "--folder=gs://bucket/out"], monkeypatch) == 0
+    assert commands.contents(out) == commands.contents(tmp_path / "local")
+    capsys.readouterr()
+    assert status([*argv, "--folder=gs://bucket/out"], monkeypatch) == 2
+    refused = "error: gs://bucket/out: expected a folder that does not exist yet\n"
+    assert capsys.readouterr().err == refused
 
 
 def test_marian_is_exported_by_the_command_and_generates(

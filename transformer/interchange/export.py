@@ -65,6 +65,8 @@ def export(
     """
     if folder is None:
         folder = workdir / ("gguf" if format == "gguf" else "huggingface")
+    if folder.exists():
+        raise ValueError(f"{folder}: expected a folder that does not exist yet")
     place = uploads.OutputFolder(folder)
     if format in FORMATS:
         FORMATS[format].require()
