@@ -335,6 +335,36 @@ def test_tar_files_are_read_by_the_names_of_webdataset(tmp_path: Path) -> None:
     refused(lambda: image_source.load(shard), "0.tar: expected a tar file, got")
 
 
+def test_what_a_tar_file_would_lose_is_refused(tmp_path: Path, capsys: Any) -> None:
+    """A link has no content of its own, of two members of a name one would be lost, and
+    a label that is no text would be the class None."""
+    files = {f"{i}.{kind}": c for i in range(4) for kind, c in example(i).items()}
+    shard = tmp_path / "a.tar"
+    write_shard(shard, files)
+    (tmp_path / "notes.txt").write_text("hello")
+    image_source.load(tmp_path)
+    assert "1 others not read: notes.txt" in capsys.readouterr().out
+    for extra, message in (
+        ({"0.png": png(9)}, "a.tar: 0: expected one example, got several"),
+        ({"3.png": png(9)}, "a.tar: 3.png: expected once, got it again"),
+        ({"4.png": None}, "a.tar: 4.png: expected a file, got a link"),
+        ({"4.png": png(4), "4.json": b'{"label": [1]}'}, "4.json: expected text, got"),
+        ({"4.png": png(4), "4.json": b'{"label": null}'}, "4: expected .cls or .json"),
+    ):
+        write_shard(shard, files)
+        with tarfile.open(shard, "a") as archive:
+            for name, content in extra.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content or b"")
+                member.type = tarfile.REGTYPE if content else tarfile.SYMTYPE
+                archive.addfile(member, io.BytesIO(content or b""))
+        refused(lambda: image_source.load(shard), message)
+
+
+def example(number: int) -> dict[str, bytes]:
+    return {"png": png(number), "cls": str(number % 2).encode()}
+
+
 def test_images_that_are_not_read_are_counted(tmp_path: Path, capsys: Any) -> None:
     """Those beside class folders, and those that no row of a table names."""
     in_classes(tmp_path / "classes", {f"{n}.png": Image.new("L", (2, 2)) for n in "ab"})

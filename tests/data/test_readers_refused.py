@@ -14,12 +14,14 @@ from PIL import Image
 from scipy.io import netcdf_file
 from test_readers import episode, netcdf, photographs, series, write_image
 
+from transformer.data.preparation import corpus
 from transformer.data.sources import captions as caption_source
 from transformer.data.sources import episodes as episode_source
 from transformer.data.sources import fields as field_source
 from transformer.data.sources import images as image_source
 from transformer.data.sources import labeled_text as labeled_text_source
 from transformer.data.sources import pairs as pair_source
+from transformer.data.sources import text as text_source
 
 
 def refused(read: Callable[[Any], Any], path: Path, *parts: str) -> None:
@@ -66,6 +68,39 @@ def test_faulty_images_are_refused(tmp_path: Path) -> None:
         image_source.load, tmp_path / "a", "expected a folder for each of 2 classes"
     )
     refused(image_source.load, tmp_path / "a/0.png", "or a .tar, got a file")
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "test"), ("Train", "val"), ("train", "dev")]
+)
+def test_splits_of_other_names_are_no_classes(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    """A model would learn which split an image is from; a corpus would have its test
+    texts in training."""
+    for name in names:
+        photographs(tmp_path / "images" / name)
+        (tmp_path / f"{name}.txt").write_text("It is a truth.\n" * 9)
+    message = "expected a folder for each class, or folders train and validation"
+    refused(image_source.load, tmp_path / "images", message)
+    (tmp_path / "text").mkdir()
+    for name in names:
+        (tmp_path / f"{name}.txt").rename(tmp_path / f"text/{name}.txt")
+    got = ", ".join(sorted(names))
+    refused(text_source.load, tmp_path / "text", f"got {got}: all would be trained on")
+    with pytest.raises(ValueError, match="all would be trained on"):
+        corpus.find_sources(str(tmp_path / "text"))
+
+
+def test_what_is_beside_the_splits_is_told(tmp_path: Path, capsys: Any) -> None:
+    """A third split, and links to folders, which may have no end."""
+    for name in ("train", "validation", "test"):
+        photographs(tmp_path / name)
+    (tmp_path / "train/a/loop").symlink_to(tmp_path / "train")
+    assert len(image_source.load(tmp_path).train["label"])
+    output = capsys.readouterr().out
+    assert f"{tmp_path}: 1 others not read: test\n" in output
+    assert f"{tmp_path}/train/a: 1 links to folders are not followed\n" in output
 
 
 def test_faulty_image_splits_are_refused(tmp_path: Path) -> None:
@@ -201,6 +236,8 @@ def test_captions_without_a_table_are_refused(tmp_path: Path) -> None:
         ({"values": np.zeros((4, 0, 3, 4))}, "got float64 [4, 0, 3, 4]"),
         ({"values": np.full((4, 1, 3, 4), 1e39)}, "got inf in variable 0 at step 0"),
         ({"latitude": np.array([0, 45, 91])}, "latitude in degrees, -90 to 90, got 91"),
+        ({"latitude": np.array([0, 45, 45])}, "expected each latitude once, got 45"),
+        ({"longitude": np.zeros(4)}, "expected each longitude once, got 0.0 again"),
         ({"longitude": np.array(list("abcd"))}, "longitude in degrees, got <U1"),
         ({"longitude": np.array([0, 90, 180, 541])}, "-540 to 540, got 541"),
         ({"longitude": np.full(4, np.nan)}, "-540 to 540, got nan"),

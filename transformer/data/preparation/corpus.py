@@ -67,6 +67,7 @@ def find_sources(corpus: str) -> list[Source]:
         )
     given = text_files.given_splits([source.name for source in found])
     if given is None:
+        text_files.refuse_other_splits(corpus, [source.name for source in found])
         return found
     splits = {name: split for split in given for name in given[split]}
     if len(splits) < len(found):

@@ -66,6 +66,7 @@ def read(
         image_table.refuse_columns(columns, path)
         tables = []
         images, texts = image_shards.read(shards, root, image_shards.CAPTION)
+        image_shards.report_unread(path, shards)
     else:
         tables = [_find(path)]
         images, texts = image_table.read(tables[0], _columns(columns, language))

@@ -38,6 +38,11 @@ def _degrees(path: Path, name: str, array: np.ndarray, limit: int) -> np.ndarray
         raise ValueError(
             f"{path}: expected {name} in degrees, -{limit} to {limit}, got {wrong[0]}"
         )
+    values, counts = np.unique(array, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(
+            f"{path}: expected each {name} once, got {values[counts > 1][0]} again"
+        )
     return array.astype(np.float32)
 
 

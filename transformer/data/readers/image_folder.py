@@ -49,6 +49,11 @@ def classes(folder: Path, *, what: str = "images") -> dict[str, list[Path]]:
             f"{folder}: expected a folder for each of 2 classes or more, got "
             f"{len(names)}"
         )
+    if text_files.is_other_split(names):
+        raise ValueError(
+            f"{folder}: expected a folder for each class, or folders train and "
+            f"validation with one for each, got {', '.join(names)}"
+        )
     found = {name: text_files.listing(folder / name) for name in names}
     for name, listed in found.items():
         if not listed:
@@ -70,6 +75,7 @@ def _listing(path: Path, root: Path, columns: tuple[str, ...]) -> Listing:
     shards = image_shards.find(path)
     if shards:
         images, labels = image_shards.read(shards, root, image_shards.LABEL)
+        image_shards.report_unread(path, shards)
         return images, labels, []
     if not path.is_dir():
         raise ValueError(
@@ -145,6 +151,7 @@ def read(
         held = np.arange(len(images) + len(others)) >= len(images)
         images, labels = images + others, labels + other_labels
         tables = tables + other_tables
+        text_files.report_unread(path, documents.SPLITS)
     else:
         images, labels, tables = _listing(path, root, columns)
         names = class_names(labels)

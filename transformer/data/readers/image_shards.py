@@ -18,7 +18,7 @@ from typing import Any
 
 from transformer import checks
 from transformer.data.readers import files as own_files
-from transformer.data.readers import image_table
+from transformer.data.readers import image_table, table, text_files
 from transformer.data.readers.image_files import ImageFile
 
 LABEL = {"cls": None, "json": ("label", "cls"), "txt": None}
@@ -36,6 +36,12 @@ def find(path: Path) -> list[Path]:
     return [checks.regular_file(file) for file in found if file.suffix == ".tar"]
 
 
+def report_unread(path: Path, shards: list[Path]) -> None:
+    """Say in one line what is beside the tar files of a folder."""
+    if path.is_dir():
+        text_files.report_unread(path, [shard.name for shard in shards])
+
+
 def _members(shard: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
     """Each example's name and its files by extension."""
     name, found = "", {}
@@ -43,14 +49,21 @@ def _members(shard: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
         for member in archive:
             folder, _, base = member.name.rpartition("/")
             stem, _, extension = base.partition(".")
-            if not member.isfile() or not stem:
+            if member.isdir() or not stem:
                 continue
-            key = f"{folder}/{stem}" if folder else stem
+            if not member.isfile() or member.issparse():
+                raise ValueError(
+                    f"{shard}: {member.name}: expected a file, got a link, a device "
+                    "or a sparse file"
+                )
+            key, kind = f"{folder}/{stem}" if folder else stem, extension.lower()
             if key != name and found:
                 yield name, found
                 found = {}
+            if kind in found:
+                raise ValueError(f"{shard}: {key}.{kind}: expected once, got it again")
             name = key
-            found[extension.lower()] = member
+            found[kind] = member
     if found:
         yield name, found
 
@@ -62,7 +75,7 @@ def _text(
     for extension, keys in columns.items():
         if extension not in example:
             continue
-        member = example[extension]
+        member, where = example[extension], f"{shard}: {name}.{extension}"
         with open(shard, "rb") as file:
             file.seek(member.offset_data)
             content = file.read(member.size)
@@ -73,10 +86,10 @@ def _text(
                 value = next((record[key] for key in keys if key in record), "")
         except (ValueError, TypeError) as error:
             got = own_files.one_line(error)
-            where = f"{shard}: {name}.{extension}"
             raise ValueError(f"{where}: expected UTF-8 text, got {got}") from None
-        if str(value):
-            return str(value)
+        text = table.cell_text(where, value)
+        if text:
+            return text
     expected = " or ".join(f".{extension}" for extension in columns)
     got = ", ".join(f".{extension}" for extension in example)
     raise ValueError(f"{shard}: {name}: expected {expected}, got {got}")
@@ -98,7 +111,11 @@ def read(
         except (tarfile.TarError, OSError) as error:
             got = own_files.one_line(error)
             raise ValueError(f"{shard}: expected a tar file, got {got}") from None
+        known: set[str] = set()
         for name, found in examples:
+            if name in known:
+                raise ValueError(f"{shard}: {name}: expected one example, got several")
+            known.add(name)
             images = [found[kind] for kind in image_table.SUFFIXES if kind in found]
             if len(images) != 1:
                 got = ", ".join(f".{extension}" for extension in found)

@@ -84,7 +84,7 @@ def read(path: Path, columns: Columns = (), *, flag: str = "--columns") -> Table
     def texts() -> Iterator[tuple[str, list[str]]]:
         for number, cells in rows:
             where = f"{path}, row {number}"
-            yield where, [_text(where, cell) for cell in cells]
+            yield where, [cell_text(where, cell) for cell in cells]
 
     return Table(tuple(names), texts())
 
@@ -100,7 +100,7 @@ def require_cells(rows: Iterable[tuple[str, list[str]]]) -> Iterator[list[str]]:
         yield cells
 
 
-def _text(where: str, cell: Any) -> str:
+def cell_text(where: str, cell: Any) -> str:
     """A cell as text; a whole number, such as a class, as its digits."""
     if isinstance(cell, str):
         if not cell.isascii():

@@ -16,6 +16,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,9 @@ from transformer.data.text import documents
 
 READ_BYTES = 1 << 18
 HASHED_BYTES = 64 << 20
+# Names of splits that other projects use.
+TRAIN = {"train", "training"}
+HELD_OUT = {"test", "testing", "val", "valid", "validation", "dev", "eval"}
 
 
 class Span(NamedTuple):
@@ -130,17 +134,21 @@ def line_start(path: Path, offset: int) -> int:
 
 
 def listing(folder: Path) -> list[Path]:
-    """All files under `folder` that are not hidden, sorted. ValueError for what is no
+    """All files under `folder` that are not hidden, sorted. Links to folders, which may
+    have no end, are not followed, and counted in a line. ValueError for what is no
     file: a broken link, a pipe, which would never end, or a device."""
-    found = []
+    found, links = [], 0
     for root, names, files in os.walk(folder):
         names[:] = [name for name in names if not name.startswith(".")]
+        links += sum((Path(root) / name).is_symlink() for name in names)
         found += [Path(root) / name for name in files if not name.startswith(".")]
     for path in found:
         if not path.is_file():
             raise ValueError(
                 f"{path}: expected a file, got a broken link, a pipe or a device"
             )
+    if links:
+        print_once(f"{folder}: {links} links to folders are not followed")
     # Compared as tuples: of many paths, sorting is what takes time.
     return sorted(found, key=lambda path: path.parts)
 
@@ -203,13 +211,45 @@ def given_splits(names: Sequence[str]) -> dict[str, list[str]] | None:
     return found if all(found.values()) else None
 
 
+def report_unread(folder: Path, names: Iterable[str]) -> None:
+    """Say in one line which files and folders of `folder` are not among `names`."""
+    inside = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    rest = sorted(inside - {*names})
+    if rest:
+        print_once(f"{folder}: {len(rest)} others not read: {', '.join(rest[:5])}")
+
+
+def is_other_split(names: Iterable[str]) -> bool:
+    """Whether `names`, of classes or parts of a corpus, are train and a split that is
+    called otherwise than validation: it would be trained on."""
+    found = {name.lower() for name in names}
+    return bool(found & TRAIN) and bool(found & HELD_OUT)
+
+
+def refuse_other_splits(folder: Path | str, names: Sequence[str]) -> None:
+    """ValueError for folders, tables or .txt files called train and test."""
+    parts = {
+        name.split("/")[0] if "/" in name else re.split("[.-]", name)[0]
+        for name in names
+        if "/" in name or _has_split_suffix(Path(name))
+    }
+    if is_other_split(parts):
+        got = ", ".join(sorted(p for p in parts if p.lower() in TRAIN | HELD_OUT))
+        raise ValueError(
+            f"{folder}: expected train and validation, or parts with other names, got "
+            f"{got}: all would be trained on"
+        )
+
+
 def _given_splits(folder: Path) -> dict[str, list[Path]] | None:
     """The files of each split, where the folder has both."""
     if all((folder / split).is_dir() for split in documents.SPLITS):
         return {split: listing(folder / split) for split in documents.SPLITS}
     files = listing(folder)
-    names = given_splits([path.relative_to(folder).as_posix() for path in files])
+    relative = [path.relative_to(folder).as_posix() for path in files]
+    names = given_splits(relative)
     if names is None:
+        refuse_other_splits(folder, relative)
         return None
     others = len(files) - sum(map(len, names.values()))
     if others:

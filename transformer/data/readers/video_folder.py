@@ -20,7 +20,7 @@ import numpy as np
 from transformer import storage
 from transformer.data.notices import print_once
 from transformer.data.readers import files as own_files
-from transformer.data.readers import image_files, image_folder
+from transformer.data.readers import image_files, image_folder, text_files
 from transformer.data.records import Records
 from transformer.data.text import documents
 
@@ -101,6 +101,7 @@ def read(path: Path, *, frames: int, held_out: float) -> Records:
             )
         held = np.arange(len(files) + len(others)) >= len(files)
         files, labels = files + others, labels + other_labels
+        text_files.report_unread(path, documents.SPLITS)
     else:
         files, labels = _listing(path)
         names = [file.relative_to(path).as_posix() for file in files]
