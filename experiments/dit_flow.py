@@ -51,7 +51,7 @@ def experiment(
     width: checks.Width = 128,
     guidance: checks.Scale = 3.0,
     eta: checks.Fraction = 1.0,
-    classifier: checks.Folder | None = None,
+    classifier: checks.Classifier | None = None,
 ) -> Experiment:
     """Flow matching of images conditioned on their class; `model` as `dit.patch_dit`.
 

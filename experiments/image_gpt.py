@@ -54,7 +54,7 @@ def experiment(
     gray_levels: checks.GrayLevels = 4,
     depth: checks.Depth = 4,
     width: checks.Width = 128,
-    classifier: checks.Folder | None = None,
+    classifier: checks.Classifier | None = None,
 ) -> Experiment:
     """An autoregressive model of small images, conditioned on their class.
 

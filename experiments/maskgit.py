@@ -54,7 +54,7 @@ def experiment(
     guidance: checks.Scale = 2.0,
     temperature: checks.Temperature = 0.7,
     choice_temperature: checks.Scale = 20.0,
-    classifier: checks.Folder | None = None,
+    classifier: checks.Classifier | None = None,
 ) -> Experiment:
     """Masked generation of images; the slot `model` is called as `dit.token_dit`.
 

@@ -54,7 +54,7 @@ def experiment(
     report_sampling_steps: checks.Count = 16,
     augment: checks.Scale = 0.3,
     symmetry: checks.Fraction = 0.5,
-    scorer: checks.Folder | None = None,
+    scorer: checks.Scorer | None = None,
 ) -> Experiment:
     """Flow matching of images conditioned on names; slot `model`: as its default.
 

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import commands
 import pytest
 
-from experiments import language_model
+from experiments import dit_flow, image_gpt, language_model, maskgit, text_to_image
 from transformer import checks
 from transformer.generation import text_model
+from transformer.training import faults
 
 LANGUAGE_MODEL = SimpleNamespace(
     experiment=language_model.experiment, generate=text_model.generate
@@ -59,6 +60,7 @@ FLAGS = {
     "--freeze=(": "--freeze: expected a regular expression",
     "--init_from=/no/such": "--init_from: expected a run folder, got /no/such",
     "--profile=5": "--profile: expected the first and the last step",
+    "--profile=5:7": "--profile: expected steps up to 6, the last of the run, got 5:7",
     "--freeze=.*": "--freeze: expected a parameter that is trained, got '.*', which",
     "--workdir=": "--workdir: expected a path, got none",
     "--workdir=~nobody-here/x": "--workdir: expected a user who has a home",
@@ -70,6 +72,8 @@ FLAGS = {
     "--evaluate_on=,": "--evaluate_on: expected different sources, at least one",
     "--evaluate_on=a,a": "--evaluate_on: expected different sources, at least one",
     "--checkpoint=best": "--checkpoint: expected the verb one that reads parameters",
+    "--flagfile=/dev/zero": "--flagfile: there is no such flag; --help lists them",
+    "--undefok=foo": "--undefok: there is no such flag; --help lists them",
     "--foo=1": "--foo: there is no such flag; --help lists them",
 }
 
@@ -132,6 +136,11 @@ def edit_flag(name, value):
     return edit
 
 
+def edit_record(name, value):
+    """An edit of run.json that changes a fact of the run."""
+    return lambda content: json.dumps({**json.loads(content), name: value}).encode()
+
+
 def insert(line):
     """An edit of metrics.jsonl that makes `line` its second one."""
 
@@ -156,12 +165,20 @@ def edit_leg(name, value):
 FILES = {
     "versions": ("run.json", edit_leg("versions", None), "legs: versions: expected an"),
     "command": ("run.json", edit_leg("command", 5), "legs: command: expected text"),
+    "from_step": ("run.json", edit_leg("from_step", -5), "steps from 0 to 2^31 - 1,"),
+    "to_step": ("run.json", edit_leg("to_step", 10**30), "steps from 0 to 2^31 - 1,"),
+    "labels": ("run.json", edit_record("labels", 5), "labels: expected a list, got 5"),
     "deep": ("run.json", lambda content: b"[" * 99999, "run.json: expected JSON"),
     "empty": ("run.json", lambda content: b"", "run.json: expected JSON"),
     "depth=None": ("run.json", edit_flag("depth", None), "--depth: expected"),
     "depth=1.5": ("run.json", edit_flag("depth", 1.5), "--depth: expected"),
     "depth=-1": ("run.json", edit_flag("depth", -1), "--depth: expected"),
     "depth=true": ("run.json", edit_flag("depth", True), "--depth: expected"),
+    "sequence_length=None": (
+        "run.json",
+        edit_flag("sequence_length", None),
+        "run.json: --sequence_length: expected a whole number in [2, 1048576], got",
+    ),
     "text=None": ("run.json", edit_flag("text", None), "--text: expected text"),
     "tokenizer": ("run.json", edit_flag("tokenizer", "evil"), "--tokenizer: expected"),
     "steps='x'": ("run.json", edit_flag("steps", "x"), "--steps: expected"),
@@ -172,6 +189,11 @@ FILES = {
     ),
     "batch_size='2'": ("run.json", edit_flag("batch_size", "2"), "--batch_size: exp"),
     "a list": ("finished.json", lambda content: b"[6]", "finished.json: expected"),
+    "negative": (
+        "finished.json",
+        lambda content: b'{"step": -4}',
+        "finished.json: step: expected 0 to 2^31 - 1, got -4",
+    ),
     "null": ("finished.json", lambda content: b"null", "finished.json: expected"),
     "a text": (
         "finished.json",
@@ -220,6 +242,17 @@ def test_other_flags_of_a_finished_run_are_refused(finished, capsys, monkeypatch
     assert commands.exit_status(same, monkeypatch, run=LANGUAGE_MODEL) == 0
 
 
+@pytest.mark.parametrize("verb", ["train", "generate"])
+def test_a_run_that_has_begun_starts_from_no_other(
+    verb, finished, tmp_path, capsys, monkeypatch
+):
+    """It would go on from its own parameters, and say that it began from others."""
+    shutil.copytree(finished, tmp_path / "other")
+    argv = [verb, f"--workdir={finished}", f"--init_from={tmp_path / 'other'}"]
+    message = refusal(argv, capsys, monkeypatch)
+    assert "--init_from: expected None, which the parameters of the run in" in message
+
+
 def test_a_damaged_record_of_a_finished_run_is_named(finished, capsys, monkeypatch):
     file = finished / "metrics.jsonl"
     content = file.read_bytes()
@@ -233,6 +266,8 @@ def test_a_damaged_record_of_a_finished_run_is_named(finished, capsys, monkeypat
 
 SWEEPS = {
     "--seed=0,0": "sweep: expected --seed once, with different values",
+    "--seed=0,00": "sweep: expected different runs, got seed=0 and seed=00",
+    "--freeze=a*b,a_b": "sweep: expected folders of their own, got freeze=a_b twice",
     "--seed=0,1 --seed=2,3": "sweep: expected --seed once, with different values",
     "--seed=0,1 --workdir=/dev/null": "--workdir: expected a folder that can be wri",
 }
@@ -242,6 +277,33 @@ SWEEPS = {
 def test_a_sweep_that_would_lose_a_value_is_refused(flag_text, capsys, monkeypatch):
     message = refusal(["sweep", *flag_text.split()], capsys, monkeypatch)
     assert SWEEPS[flag_text] in message
+
+
+@pytest.mark.parametrize("module", [dit_flow, maskgit, image_gpt, text_to_image])
+def test_a_run_that_the_report_reads_is_checked_first(
+    module, finished, tmp_path, capsys, monkeypatch
+):
+    """Training is long; the report comes after it."""
+    run = SimpleNamespace(experiment=module.experiment, verbs={"export": print})
+    flag, kind = "classifier", "classify_images"
+    if module is text_to_image:
+        flag, kind = "scorer", "clip"
+    argv = [f"--workdir={tmp_path / 'run'}", f"--{flag}={finished}"]
+    message = commands.refusal(argv, capsys, monkeypatch, run=run)
+    expected = f"--{flag}: expected a run of {kind}, got one of language_model at"
+    assert expected in message
+    argv[1] = f"--{flag}={tmp_path / 'none'}"
+    message = commands.refusal(argv, capsys, monkeypatch, run=run)
+    assert f"--{flag}: expected a run of {kind}, got none at" in message
+
+
+@pytest.mark.parametrize("text", ["abc", "", "0", "-1", "nan", "inf", "1e9"])
+def test_the_limit_of_a_step_is_a_number_of_seconds(text, monkeypatch):
+    monkeypatch.setenv(faults.WATCHDOG_VARIABLE, text)
+    with pytest.raises(ValueError, match="TRANSFORMER_STUCK_SECONDS: expected a num"):
+        faults.watchdog_seconds()
+    monkeypatch.setenv(faults.WATCHDOG_VARIABLE, "2.5")
+    assert faults.watchdog_seconds() == 2.5
 
 
 def test_help_of_a_sweep_is_no_fault(capsys, monkeypatch):

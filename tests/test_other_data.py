@@ -76,6 +76,15 @@ def test_a_file_that_is_gone_is_refused(folder, capsys, monkeypatch):
     assert "expected a file or folder of text, got none at '/no/such.txt'" in message
 
 
+def test_all_files_are_there_before_one_is_evaluated(folder, capsys, monkeypatch):
+    evaluated = "transformer.training.evaluation.evaluate"
+    monkeypatch.setattr(evaluated, lambda *_: pytest.fail("the first was evaluated"))
+    texts = f"--text={folder / 'a.txt'},/no/such.txt"
+    argv = ["evaluate", f"--workdir={folder / 'run'}", texts]
+    message = commands.refusal(argv, capsys, monkeypatch, run=LANGUAGE_MODEL)
+    assert "expected a file or folder of text, got none at '/no/such.txt'" in message
+
+
 def test_generation_needs_no_text(folder, capsys, monkeypatch):
     argv = ["generate", f"--workdir={folder / 'run'}", "--prompt=It", "--new_tokens=2"]
     assert commands.exit_status(argv, monkeypatch, run=LANGUAGE_MODEL) == 0

@@ -43,9 +43,10 @@ class Range(NamedTuple):
 
 
 class Role(NamedTuple):
-    """What a flag decides."""
+    """What a flag decides. experiment: of whose runs it names one, else empty."""
 
     word: str
+    experiment: str = ""
 
 
 # The parameters or their meaning: the flag cannot change in the folder of a run.
@@ -54,6 +55,9 @@ FIXED = Role("fixed")
 DATA = Role("data")
 # A folder that may be in an object store; other paths are of a file system.
 FOLDER = Role("folder")
+# The run of an experiment, which the report reads.
+CLASSIFIER = Role("folder", "classify_images")
+SCORER = Role("folder", "clip")
 
 # JAX counts in int32, and seeds in uint32.
 Count = Annotated[int, Range(1, 2**31 - 1)]
@@ -68,6 +72,8 @@ ImageSize = Annotated[int, Range(1, 4096), FIXED]
 PatchSize = Annotated[int, Range(1, 1024), FIXED]
 Source = Annotated[str, DATA]
 Folder = Annotated[Path, FOLDER]
+Classifier = Annotated[Path, CLASSIFIER]
+Scorer = Annotated[Path, SCORER]
 FixedCount = Annotated[int, Range(1, 2**31 - 1), FIXED]
 LearningRate = Annotated[float, Range(0, 10, open_low=True)]
 Fraction = Annotated[float, Range(0, 1)]

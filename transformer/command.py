@@ -190,6 +190,7 @@ def recorded_flags(workdir: Path, make: ExperimentFn) -> dict[str, Any]:
         )
     try:
         flags.check_values(make, record["flags"])
+        flags.check_derived(make, record["flags"])
     except ValueError as error:
         raise ValueError(f"{workdir}/run.json: {error}") from None
     return flags.complete(make, record["flags"])
@@ -260,14 +261,29 @@ def check_recorded(
     recorded: Mapping[str, Any],
     workdir: Path,
 ) -> None:
-    """Raise ValueError for another value of a FIXED flag than the recorded one."""
-    fixed = flags.flags_with_role(make, checks.FIXED)
+    """Raise ValueError for another value of a FIXED flag than the recorded one, and of
+    `init_from`: a run that has begun takes no other parameters."""
+    fixed = [*flags.flags_with_role(make, checks.FIXED), "init_from"]
     for flag, value in flags.to_json(arguments).items():
         if flag in fixed and flag in recorded and value != recorded[flag]:
             raise ValueError(
                 f"--{flag}: expected {recorded[flag]}, which the parameters of the run "
                 f"in {workdir} depend on, got {value}; choose another --workdir"
             )
+
+
+def check_runs(make: ExperimentFn, arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError for a flag that names another folder than that of a run that the
+    report reads: it would be found out after training."""
+    from transformer.training import workdir
+
+    for name, parameter in flags.parameters(make).items():
+        role, value = flags.kind_of(parameter).role, arguments.get(name)
+        if role is not None and role.experiment and value is not None:
+            try:
+                workdir.require_run_of(role.experiment, checks.parse_path(value))
+            except ValueError as error:
+                raise ValueError(f"--{name}: {error}") from None
 
 
 def make_experiment(

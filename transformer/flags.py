@@ -23,6 +23,10 @@ ExperimentFn = Callable[..., Any]
 # From the flags of a run's record to values of those that it does not name.
 Earlier = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
+# Flags that absl would take beside those of a function: it reads a file, without an end
+# if that is a device, and accepts names that no flag has.
+OF_ABSL = ("flagfile", "undefok")
+
 _NUMBER = {
     int: re.compile(r"[+-]?[0-9]+"),
     float: re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"),
@@ -174,6 +178,16 @@ def check_values(function: Callable[..., Any], values: Mapping[str, Any]) -> Non
         raise ValueError("; ".join(wrong))
 
 
+def check_derived(function: ExperimentFn, recorded: Mapping[str, Any]) -> None:
+    """Raise ValueError for a flag of a run's record that is null though `function`
+    derives it: a record has what was derived."""
+    known = parameters(function)
+    for name, value in derive(function, recorded).items():
+        if recorded[name] is None and value is not None:
+            kind = kind_of(known[name])
+            raise ValueError(f"--{name}: expected {kind}, got {recorded[name]!r}")
+
+
 class _Parser(flags.ArgumentParser):
     """absl's parser of the text of a number, in ASCII digits, or of a choice."""
 
@@ -228,6 +242,10 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     Raises ValueError for an unknown flag, with the one that is spelled most like it,
     and for a value that its flag does not accept.
     """
+    for argument in argv[1:]:
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("-") and name in OF_ABSL and name not in values:
+            raise ValueError(f"--{name}: there is no such flag; --help lists them")
     try:
         return values(argv)
     except flags.UnrecognizedFlagError as error:
@@ -283,7 +301,8 @@ def _path(name: str, kind: Kind, value: Any) -> Path:
         path = checks.parse_path(value)
     except ValueError as error:
         raise ValueError(f"--{name}: {error}") from None
-    if checks.is_remote(path) and kind.role != checks.FOLDER:
+    is_folder = kind.role is not None and kind.role.word == checks.FOLDER.word
+    if checks.is_remote(path) and not is_folder:
         raise ValueError(f"--{name}: expected a path of a file system, got {path}")
     return path
 

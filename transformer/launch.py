@@ -51,6 +51,7 @@ def setup(common: Mapping[str, Any]) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHED_SECONDS)
     faults.silence_async_tracebacks()
+    faults.watchdog_seconds()  # A bad one is refused before any work.
     cluster = launchers.detect(os.environ)
     flags = common["coordinator"], common["processes"], common["process"]
     check_cluster(*flags, cluster)

@@ -87,6 +87,7 @@ def run(
     source = recorded or command.inherited_flags(arguments.get("init_from"), make)
     defaults |= {name: source[name] for name in defaults if name in source}
     chosen = flags.derive(make, flags.from_json(make, {**defaults, **arguments}))
+    command.check_runs(make, chosen)
     with jax.set_mesh(mesh), signals.restore_handlers():
         experiment = command.make_experiment(make, chosen, workdir)
         if _is_finished(workdir, experiment.steps):
@@ -156,6 +157,8 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
             f"{parsed.workdir}: expected the folder of a run, got none; train first, "
             "or choose another --workdir"
         )
+    if parsed.verb in ("train", "report"):
+        command.check_runs(make, parsed.experiment_flags)
     mesh = launch.parse_mesh(parsed.common["mesh"])
     if parsed.verb == "train" and jax.process_index() == 0:
         name = flags.name_of(make)

@@ -138,8 +138,9 @@ def evaluate(parsed: Command, make: ExperimentFn, mesh: Any) -> None:
 
     found, params, columns = sources(parsed, make), None, []
     arguments, workdir = parsed.experiment_flags, parsed.workdir
-    for source in found:
-        experiment = experiment_on_source(source, make, arguments, workdir)
+    # All before any is evaluated: a bad one is refused within seconds.
+    experiments = [experiment_on_source(s, make, arguments, workdir) for s in found]
+    for experiment in experiments:
         if params is None:
             which = parsed.common["checkpoint"]
             params = loop.restore_run_params(experiment, workdir, mesh, which=which)

@@ -43,6 +43,10 @@ def expand(argv: list[str], make: ExperimentFn) -> dict[str, list[str]]:
     for values in itertools.product(*lists.values()):
         pairs = [f"{n}={v}" for n, v in zip(lists, values, strict=True)]
         folder = re.sub(r"[^\w.=,+-]", "_", ",".join(pairs))
+        if folder in found:
+            raise ValueError(
+                f"sweep: expected folders of their own, got {folder} twice"
+            )
         found[folder] = [*common, *(f"--{pair}" for pair in pairs)]
     return found
 
@@ -63,8 +67,7 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
     )
     checks.writable_folder("--workdir", root)
     runs = expand([a for a in argv if a not in given], make)
-    for folder, arguments in runs.items():
-        command.parse([*arguments, f"--workdir={root / folder}"], make, {})
+    _check(runs, root, make)
     module = flags.module_of(make)
     if not module:
         raise ValueError(
@@ -81,6 +84,22 @@ def execute(argv: list[str], make: ExperimentFn) -> int:
     if failed:
         print(f"error: failed: {' '.join(failed)}", file=sys.stderr, flush=True)
     return 1 if failed else 0
+
+
+def _check(runs: dict[str, list[str]], root: Path, make: ExperimentFn) -> None:
+    """Check all flags. ValueError where two runs have the same values, as with
+    --seed=0,00: one would count twice."""
+    known: dict[str, str] = {}
+    for folder, arguments in runs.items():
+        line = [*arguments, f"--workdir={root / folder}"]
+        chosen = command.parse(line, make, {}).experiment_flags
+        command.check_runs(make, chosen)
+        values = repr(sorted({**chosen, "workdir": root}.items()))
+        if values in known:
+            raise ValueError(
+                f"sweep: expected different runs, got {known[values]} and {folder}"
+            )
+        known[values] = folder
 
 
 def _compare(root: Path, folders: list[Path]) -> None:

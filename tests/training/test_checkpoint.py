@@ -142,6 +142,22 @@ def test_params_are_restored_alone(saved_run: Path) -> None:
         checkpoint.restore_params(empty, IDENTITY, target)
 
 
+def test_a_newest_step_that_is_not_whole_is_told(saved_run: Path, capsys: Any) -> None:
+    """By evaluate and generate, which read the one before."""
+    copy = saved_run.parent / "newest"
+    shutil.copytree(saved_run, copy)
+    (copy / "9").mkdir()
+    target = abstract(make_state(5)).params
+    for read in (
+        lambda: checkpoint.restore_params(copy, IDENTITY, target),
+        lambda: checkpoint.load_params(copy),
+    ):
+        read()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"warning: {copy / '9'} is corrupt: ")
+        assert line.endswith("; step 5 is read")
+
+
 def flip(byte: float, bit: int) -> Callable[[bytes], bytes]:
     def corrupt(content: bytes) -> bytes:
         at = int(byte * (len(content) - 1))

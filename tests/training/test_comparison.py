@@ -97,9 +97,31 @@ def test_legs_are_marked_in_every_panel(tmp_path, monkeypatch):
 def test_damaged_record_is_refused_by_its_line(tmp_path):
     write_run(tmp_path, [3, 2])
     good = (tmp_path / "metrics.jsonl").read_bytes()
-    for bad in (b"\xff\n", b"3\n", b'{"kind": "train"}\n', b'{"step": "1"}\n'):
+    timed = b'{"step": %b, "kind": "train", "time": %b, "loss": %b}\n'
+    for bad in (
+        *(b"\xff\n", b"3\n", b'{"kind": "train"}\n', b'{"step": "1"}\n'),
+        *(timed % (b"1", b"1", b'"x"'), timed % (b"1", b"1", b"null")),
+        *(timed % (b"-1", b"1", b"1"), timed % (b"9" * 400, b"1", b"1")),
+        *(timed % (b"1", b'"noon"', b"1"), b'{"step": 1, "kind": "train"}\n'),
+    ):
         (tmp_path / "metrics.jsonl").write_bytes(bad + good)
         with pytest.raises(ValueError, match=r"metrics.jsonl, line 1.*: expected"):
             metrics.read(tmp_path)
     (tmp_path / "metrics.jsonl").write_bytes(good + b'{"step')
     assert len(metrics.read(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("cost.json", {"starts": [3]}),
+        ("cost.json", {"starts": [{"step": "x"}]}),
+        ("run.json", {"flags": {}, "legs": 5}),
+        ("run.json", {"flags": {}, "legs": [{"from_step": 0}, {}]}),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(name, content, tmp_path):
+    write_run(tmp_path, [3, 2])
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"{name}: (starts|legs).*: expected"):
+        comparison.plot([tmp_path], tmp_path / "curves.png")

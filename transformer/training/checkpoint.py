@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -291,14 +292,22 @@ def restore_params(
     for step in choose(folder, which):
         try:
             path = folder.absolute() / str(step)
-            return checkpoint_files.load_verified(path, {"params": abstract_params})[1][
-                "params"
-            ]
+            target = {"params": abstract_params}
+            _, parts = checkpoint_files.load_verified(path, target)
+            _warn_of_skipped(messages, step)
+            return parts["params"]
         except CorruptCheckpoint as error:
             messages.append(f"; {folder / str(step)} is corrupt: {error}")
     raise ValueError(
         f"{folder}: expected an intact checkpoint, got none{''.join(messages)}"
     )
+
+
+def _warn_of_skipped(messages: list[str], step: int) -> None:
+    """Say, beside the output of a verb, that newer steps were not intact."""
+    if messages and jax.process_index() == 0:
+        skipped = "".join(messages).removeprefix("; ")
+        print(f"warning: {skipped}; step {step} is read", file=sys.stderr, flush=True)
 
 
 def abstract_params(folder: Path) -> Any:
@@ -326,6 +335,7 @@ def load_params(folder: Path) -> Any:
             target = checkpoint_files.abstract_params(leaves, mesh)
             with jax.set_mesh(mesh):
                 _, parts = checkpoint_files.load_verified(path, {"params": target})
+            _warn_of_skipped(messages, step)
             return jax.device_get(parts["params"])
         except CorruptCheckpoint as error:
             messages.append(f"; {path} is corrupt: {error}")

@@ -13,6 +13,8 @@ from transformer import checks, storage
 from transformer.training import metrics
 
 COST = "cost.json"
+NUMBER = (int, float)
+COST_FIELDS = {"step": int, "tokens_per_step": NUMBER, "flop_per_step": NUMBER}
 AXES = ("step", "tokens", "seconds", "FLOP")
 
 
@@ -105,7 +107,10 @@ def curves(
 
 def _costs(folder: Path) -> list[dict[str, float]]:
     file = folder / COST
-    return storage.read_json(file, {"starts": list})["starts"] if file.exists() else []
+    found = storage.read_json(file, {"starts": list})["starts"] if file.exists() else []
+    for entry in found:
+        storage.check_fields(f"{file}: starts", entry, COST_FIELDS)
+    return found
 
 
 def _total(costs: list[dict[str, float]], step: int, name: str) -> float:

@@ -7,6 +7,7 @@ import errno
 import faulthandler
 import logging
 import os
+import re
 import sys
 import threading
 import traceback
@@ -28,12 +29,15 @@ STORAGE = (
     errno.EACCES,
     errno.EPERM,
     errno.EIO,
+    errno.EISDIR,  # A folder where a file is to be written.
+    errno.ENOTDIR,
 )
 SMALLER = "a smaller --batch_size needs less"
 # In the message of a collective whose other process ended.
 PEER_LOST = ("closed by peer", "Connection reset", "Broken pipe", "unhealthy")
 # The longest step among several processes; the environment allows longer ones.
-WATCHDOG_SECONDS = float(os.environ.get("TRANSFORMER_STUCK_SECONDS", 45))
+WATCHDOG_SECONDS = 45.0
+WATCHDOG_VARIABLE = "TRANSFORMER_STUCK_SECONDS"
 COMPILING_SECONDS = 1800.0
 # Between two looks at the signals while XLA compiles.
 POLL_SECONDS = 0.1
@@ -112,6 +116,18 @@ def silence_async_tracebacks() -> None:
     )
 
 
+def watchdog_seconds() -> float:
+    """The limit of a step: that of the environment, or WATCHDOG_SECONDS. ValueError for
+    one that is no number of seconds."""
+    text = os.environ.get(WATCHDOG_VARIABLE, str(WATCHDOG_SECONDS))
+    found = re.fullmatch(r"[0-9]{1,8}(\.[0-9]*)?", text, re.ASCII)
+    if found is None or not float(text):
+        raise ValueError(
+            f"{WATCHDOG_VARIABLE}: expected a number of seconds above 0, got {text!r}"
+        )
+    return float(text)
+
+
 def arm_watchdog(*, compiling: bool = False) -> None:
     """Among several processes, exit with every thread's traceback unless called again
     within WATCHDOG_SECONDS: a hanging process would hang all of them for ever.
@@ -119,7 +135,7 @@ def arm_watchdog(*, compiling: bool = False) -> None:
     compiling: allow COMPILING_SECONDS, for compilation and writes to a slow disk.
     """
     if jax.process_count() > 1:
-        seconds = COMPILING_SECONDS if compiling else WATCHDOG_SECONDS
+        seconds = COMPILING_SECONDS if compiling else watchdog_seconds()
         faulthandler.dump_traceback_later(seconds, exit=True)
 
 

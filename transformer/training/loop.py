@@ -91,9 +91,10 @@ def check(
     mesh: Mesh,
     intervals: Intervals = DEFAULT_INTERVALS,
 ) -> None:
-    """Raise ValueError, before anything is written, for counts below one, batches that
-    the mesh does not divide, a state that no memory holds, a warm start that
-    does not fit, and checkpoints of another experiment or model."""
+    """Raise ValueError, before anything is written, for counts below one, steps of a
+    trace after the last one, batches that the mesh does not divide, a state that no
+    memory holds, a warm start that does not fit, and checkpoints of another experiment
+    or model."""
     counts = {
         "steps": experiment.steps,
         "batch_size": experiment.batch_size,
@@ -104,6 +105,12 @@ def check(
     }
     for name, count in counts.items():
         at_least(name, count, 1)
+    if intervals.profile.stop - 1 > experiment.steps:
+        first, last = intervals.profile.start, intervals.profile.stop - 1
+        raise ValueError(
+            f"--profile: expected steps up to {experiment.steps}, the last of the run, "
+            f"got {first}:{last}"
+        )
     batching.check(experiment.batch_size, experiment.accumulate, mesh)
     for held_out in experiment.evaluations.values():
         batching.check(held_out.batch_size, 1, mesh)

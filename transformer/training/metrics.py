@@ -40,6 +40,10 @@ def _record(where: str, line: bytes) -> dict[str, Any]:
     with contextlib.suppress(ValueError, RecursionError):
         record = json.loads(line)
     storage.check_fields(where, record, {"step": int, "kind": str})
+    if not 0 <= record["step"] < 2**31:
+        raise ValueError(f"{where}: step: expected 0 to 2^31 - 1, got {record['step']}")
+    numbers = dict.fromkeys((*record, "time"), (int, float))
+    storage.check_fields(where, record, {**numbers, "step": int, "kind": str})
     return record
 
 
@@ -210,7 +214,11 @@ def plot(folder: Path, number: str = "loss") -> None:
 
 def leg_starts(folder: Path) -> list[int]:
     """The steps from which a run went on with other flags, data or versions."""
-    return [leg["from_step"] for leg in _record_of(folder).get("legs", [])[1:]]
+    file, record = folder / "run.json", {"legs": [], **_record_of(folder)}
+    storage.check_fields(str(file), record, {"legs": list})
+    for leg in record["legs"]:
+        storage.check_fields(f"{file}: legs", leg, {"from_step": int})
+    return [leg["from_step"] for leg in record["legs"][1:]]
 
 
 def table(folders: Sequence[Path | str]) -> str:

@@ -40,6 +40,9 @@ class Outputs:
         self._record_files = workdir.read_files(folder)
         self._logger = StepLogger(experiment, folder, first=start, every=intervals.log)
         self._profiler = Profiler(folder, intervals.profile)
+        first = intervals.profile.start
+        if 0 < first <= start and jax.process_index() == 0:
+            print(f"note: no trace: step {first} was taken before", flush=True)
         self._best = _read_best(folder, start)
         checkpoints.pin(experiment.decay_step, self._best[0])
 

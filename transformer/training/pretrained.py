@@ -40,6 +40,8 @@ def load_or_train(
         known = version, repr(values), workdir.source_code_of(experiment)
         name = f"{flags.name_of(experiment)}-{storage.short_hash(*known)}"
         folder = storage.cached_folder(f"pretrained/{name}", train)
+    else:
+        workdir.require_run_of(flags.name_of(experiment), folder)
     record = workdir.read_record(folder)
     chosen = flags.from_json(experiment, (record or {}).get("flags", {}))
     if "workdir" in values:

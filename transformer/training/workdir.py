@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from transformer import checks, storage
-from transformer.training import legs, metrics
+from transformer.training import checkpoint, legs, metrics
 from transformer.training.experiment import Experiment
 
 RECORD = "run.json"
@@ -50,13 +50,30 @@ def read_record(workdir: Path) -> dict[str, Any] | None:
             f"{record.get('layout')!r}, of another version; choose another --workdir"
         )
     storage.check_fields(str(file), record, FIELDS)
+    storage.check_fields(str(file), {"labels": [], **record}, {"labels": list})
     for leg in record["legs"]:
         storage.check_fields(f"{file}: legs", leg, legs.FIELDS)
+        if not 0 <= leg["from_step"] <= leg["to_step"] < 2**31:
+            raise ValueError(
+                f"{file}: legs: expected steps from 0 to 2^31 - 1, the first before "
+                f"the last, got {leg['from_step']} to {leg['to_step']}"
+            )
         others = {n: kind for n, kind in legs.OTHER_FIELDS.items() if n in leg}
         storage.check_fields(f"{file}: legs", leg, others)
     if not record["legs"]:
         raise ValueError(f"{file}: expected at least one leg, got none")
     return record
+
+
+def require_run_of(experiment: str, folder: Path) -> None:
+    """Raise ValueError unless `folder` has a checkpoint of a run of `experiment`."""
+    record = read_record(folder)
+    got = "none" if record is None else f"one of {record['experiment']}"
+    if record is not None and record["experiment"] == experiment:
+        if checkpoint.steps(folder / checkpoint.FOLDER):
+            return
+        got = "one without a checkpoint"
+    raise ValueError(f"expected a run of {experiment}, got {got} at {folder}")
 
 
 def write_record(
@@ -208,7 +225,12 @@ def write_report(workdir: Path, experiment: Experiment, params: Any) -> None:
 def last_step(workdir: Path) -> int | None:
     """The last step of a finished run; None while it is not finished."""
     file = workdir / FINISHED
-    return storage.read_json(file, {"step": int})["step"] if file.exists() else None
+    if not file.exists():
+        return None
+    step = storage.read_json(file, {"step": int})["step"]
+    if not 0 <= step < 2**31:
+        raise ValueError(f"{file}: step: expected 0 to 2^31 - 1, got {step}")
+    return step
 
 
 def check_finished(workdir: Path, flags: Mapping[str, Any]) -> None:
