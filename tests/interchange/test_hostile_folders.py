@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -290,3 +291,20 @@ def test_hostile_folders_are_refused_in_one_line(name: str, tmp_path: Path) -> N
 
 def test_there_are_sixty_hostile_folders() -> None:
     assert len(HOSTILE) >= 60
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(
+    dtype: Any, value: float, tmp_path: Path
+) -> None:
+    """Of NaN logits the first token is the most likely, in silence."""
+    path = tmp_path / "model"
+    shutil.copytree(LLAMA, path)
+    values = safetensors.numpy.load_file(path / WEIGHTS)
+    values[NORM] = values[NORM].astype(dtype)
+    values[NORM][3] = value
+    safetensors.numpy.save_file(values, path / WEIGHTS)
+    message = f"{NORM}: expected finite numbers, got 1 of 24 that are NaN or inf"
+    with pytest.raises(ValueError, match=message):
+        folder.open_folder(path).read_params()

@@ -2,13 +2,13 @@
 
 Reading goes from mapped files to where each parameter lies on the mesh: a host holds
 its share of the model and one tensor. Nothing is left at random: a tensor that is
-missing, left over, of another shape or no float is an error that names it.
+missing, left over, of another shape, no float or not finite is an error that names it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_dtypes
@@ -21,6 +21,14 @@ from transformer.interchange.tensor_files import DTYPES, PlannedTensor, StoredTe
 from transformer.training.checksum import leaf_paths
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+class Source(NamedTuple):
+    """A tensor of a file, and where a leaf of the parameters is in it."""
+
+    name: str
+    tensor: StoredTensor
+    place: layout.Placement
 
 
 def check(
@@ -76,13 +84,11 @@ def read(
 ) -> Any:
     """The parameters in the shapes, dtypes and shardings of `abstract_params`, from
     tensors that `check` has accepted."""
-    sources: dict[
-        str, dict[tuple[int, ...], tuple[StoredTensor, layout.Placement]]
-    ] = {}
+    sources: dict[str, dict[tuple[int, ...], Source]] = {}
     for binding in bindings:
         places = layout.placements(binding.layout, binding.arrays)
         for part, place in zip(binding.parts, places, strict=True):
-            source = tensors[binding.name], place
+            source = Source(binding.name, tensors[binding.name], place)
             sources.setdefault(part.path, {})[part.index] = source
     leaves = {
         path: _read_leaf(leaf, sources[path])
@@ -91,9 +97,7 @@ def read(
     return jax.tree.unflatten(jax.tree.structure(abstract_params), leaves.values())
 
 
-def _read_leaf(
-    leaf: Any, sources: Mapping[tuple[int, ...], tuple[StoredTensor, layout.Placement]]
-) -> jax.Array:
+def _read_leaf(leaf: Any, sources: Mapping[tuple[int, ...], Source]) -> jax.Array:
     lead = len(next(iter(sources)))
 
     def shard(index: Any) -> np.ndarray:
@@ -101,12 +105,29 @@ def _read_leaf(
         values = np.empty([len(r) for r in ranges], leaf.dtype)
         for place in np.ndindex(values.shape[:lead]):
             at = tuple(ranges[axis][i] for axis, i in enumerate(place))
-            tensor, where = sources[at]
-            values[place] = layout.unpack(tensor.read(), where)[index[lead:]]
+            name, tensor, where = sources[at]
+            part = layout.unpack(tensor.read(), where)[index[lead:]]
+            check_finite(name, part)
+            values[place] = part
         return values
 
     sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.make_array_from_callback(leaf.shape, sharding, shard)
+
+
+def check_finite(name: str, values: np.ndarray) -> None:
+    """ValueError for NaN and infinities: what a model computes from them is NaN, of
+    which the first token is the most likely."""
+    if values.dtype == ml_dtypes.bfloat16:
+        # By the bits of the exponent, since NumPy has no fast loop for this dtype.
+        is_bad = (values.view(np.uint16) & 0x7F80) == 0x7F80
+    else:
+        is_bad = ~np.isfinite(values)
+    if is_bad.any():
+        raise ValueError(
+            f"{name}: expected finite numbers, got {int(is_bad.sum()):,} of "
+            f"{values.size:,} that are NaN or infinite"
+        )
 
 
 class CastCounts:
