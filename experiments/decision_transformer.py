@@ -34,13 +34,17 @@ from transformer.training.experiment import Experiment, Optimizer, Run
 
 MODELS = decision_transformer.MODELS
 WORLD = apple_grid.ENVIRONMENT
-HELD_OUT = 500
+EPISODES, HELD_OUT = 20_000, 500
 QUALITY = (-0.2, 0.3)  # of the data's policies, uniform (`apple_grid.policy`)
 
 
 def dataset(source: str, episodes: int, seed: int) -> records.Records:
     """Episodes of a folder, or of scripted policies of all qualities."""
     if source != "apples":
+        if episodes != EPISODES:
+            raise ValueError(
+                f"--episodes: of apples alone; all of {source} are used, got {episodes}"
+            )
         return episode_rows.load(source)
     checks.at_least("episodes", episodes, 2 * HELD_OUT)
     of_policy = partial(environment.scripted_dataset, WORLD, apple_grid.policy)
@@ -58,7 +62,7 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     source: checks.Source = "apples",
-    episodes: Annotated[int, checks.Range(1, 200_000)] = 20000,
+    episodes: Annotated[int, checks.Range(1, 200_000)] = EPISODES,
     return_scale: checks.ReturnScale = 10.0,
     depth: checks.Depth = 3,
     width: checks.Width = 128,

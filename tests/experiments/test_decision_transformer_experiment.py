@@ -97,6 +97,13 @@ def write_episodes(folder: Path, count: int = 12) -> Path:
     return folder
 
 
+def test_a_number_of_episodes_is_that_of_apples(tmp_path: Path) -> None:
+    """All of one's own are used: another number would be ignored in silence."""
+    folder = write_episodes(tmp_path / "episodes")
+    with pytest.raises(ValueError, match="--episodes: of apples alone; .* got 7$"):
+        decision_transformer.experiment(source=str(folder), episodes=7)
+
+
 def test_episodes_of_ones_own_are_trained_on_without_their_padding(
     tmp_path: Path,
 ) -> None:
