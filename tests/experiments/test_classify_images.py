@@ -82,7 +82,7 @@ def test_the_default_classifier_is_trained_once(
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Any) -> None:
-    with pytest.raises(ValueError, match="expected an intact checkpoint, got none"):
+    with pytest.raises(ValueError, match="expected a run of classify_images, got non"):
         report.load_classifier(tmp_path)
 
 

@@ -33,7 +33,7 @@ def test_run_is_loaded_with_its_flags(run_folder):
 
 
 def test_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="expected an intact checkpoint, got none"):
+    with pytest.raises(ValueError, match="expected a run of tiny_experiment, got none"):
         load(tmp_path)
 
 
