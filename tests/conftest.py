@@ -11,6 +11,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 FLAGS = [
     "--xla_force_host_platform_device_count=8",
     "--xla_backend_optimization_level=0",
+    # A program in many parts compiles on many cores, and costs a quarter more in all.
+    "--xla_cpu_parallel_codegen_split_count=1",
 ]
 if version("jaxlib").startswith("0.10."):  # later ones do not know it
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")

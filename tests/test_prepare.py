@@ -73,19 +73,34 @@ def kill_once(process, condition) -> None:
 
 
 def test_restart_after_kill_gives_equal_bytes(source, tmp_path):
-    """Killed among the units, among the shards, and before the index. What was finished
-    is not made again, unless it was damaged since."""
+    """Killed among the units. What was finished is not made again."""
+    folder, _ = killed_among_units(source, tmp_path)
+    finish(start(source, folder))
+    assert contents(folder) == contents(tmp_path / "whole")
+
+
+def killed_among_units(source, tmp_path):
+    """A folder that a killed process left, beside a whole one; and its units with the
+    times at which they were written."""
     flags = {"tokenizer": "bytes", "shards": 6, "held_out": 0.1, "workers": 1}
     preparation.prepare(str(source), folder=str(tmp_path / "whole"), **flags)
     folder = tmp_path / "killed"
+    units = folder / "work"
+    kill_once(start(source, folder), lambda: len([*folder.glob("work/run-*.json")]) > 3)
+    assert not (folder / shard_index.FILE).exists()
+    return folder, {file: file.stat().st_mtime_ns for file in units.glob("run-*.json")}
+
+
+@pytest.mark.slow
+def test_restarts_after_kills_in_each_phase_give_equal_bytes(source, tmp_path):
+    """Among the units, among the shards, and before the index. What was finished is not
+    made again, unless it was damaged since."""
+    folder, records = killed_among_units(source, tmp_path)
     work = folder / "work"
 
     def count(pattern):
         return len([*folder.glob(pattern)])
 
-    kill_once(start(source, folder), lambda: count("work/run-*.json") > 3)
-    records = {path: path.stat().st_mtime_ns for path in work.glob("run-*.json")}
-    assert not (folder / shard_index.FILE).exists()
     kill_once(start(source, folder), lambda: count("work/train-*.json") > 0)
     kill_once(
         start(source, folder, wait=60), lambda: count("work/validation-*.json") > 0

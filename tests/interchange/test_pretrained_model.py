@@ -113,24 +113,32 @@ def louder(model: Any) -> Any:
 @pytest.mark.skipif(
     importlib.util.find_spec("numba") is None, reason="numba is not installed"
 )
-def test_a_notebook_decodes_with_narrow_weights(tmp_path: Path, capsys: Any) -> None:
+def generate(model: Any, **options: Any) -> str:
+    return model.generate("the hen", **options)
+
+
+def converse(model: Any, **options: Any) -> str:
+    return model.chat([{"role": "user", "content": "the hen"}], **options)
+
+
+@pytest.mark.parametrize(
+    "call", [generate, pytest.param(converse, marks=pytest.mark.slow)]
+)
+def test_a_notebook_decodes_with_narrow_weights(
+    call: Any, tmp_path: Path, capsys: Any
+) -> None:
     """As with the rounded weights; values and errors are those of the flag."""
     source = pretrained_folder.write(tmp_path / "llama")
-    model = louder(transformer.load(source))
-    rounded = narrow_weights.dequantize(narrow_weights.narrow(model.params, "int8"))
-    say = {"role": "user", "content": "the hen"}
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     (source / "chat_template.jinja").write_text(template)
-    for call in (
-        lambda m, **k: m.generate("the hen", **k),
-        lambda m, **k: m.chat([say], **k),
-    ):
-        expected = call(model._replace(params=rounded), new_tokens=12)
-        capsys.readouterr()
-        assert call(model, new_tokens=12, decode_dtype="int8") == expected
-        assert "decoding with int8 weights" in capsys.readouterr().out
-        with pytest.raises(ValueError, match="decode_dtype: expected one of float32, "):
-            call(model, decode_dtype="int4")
+    model = louder(transformer.load(source))
+    rounded = narrow_weights.dequantize(narrow_weights.narrow(model.params, "int8"))
+    expected = call(model._replace(params=rounded), new_tokens=12)
+    capsys.readouterr()
+    assert call(model, new_tokens=12, decode_dtype="int8") == expected
+    assert "decoding with int8 weights" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="decode_dtype: expected one of float32, "):
+        call(model, decode_dtype="int4")
 
 
 def test_a_prompt_begins_with_the_tokens_of_the_template(tmp_path: Path) -> None:
