@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,9 @@ INSTALL = (
 # They warn of each size that is not known, and, with a traceback, of each library that
 # is not there.
 LOGGERS = "onnx_ir", "jax2onnx.plugins.plugin_system"
+# Nodes that an equation becomes, at most, in nearly every case.
+RECENT = 64
+SLOW_PASS = "remove_redundant_casts"
 
 
 def left_out(program: Program) -> str | None:
@@ -99,17 +104,45 @@ def _convert(
         jax.ShapeDtypeStruct(one.sizes(**sizes), one.dtype) for one in program.inputs
     ]
     try:
-        jax2onnx.to_onnx(
-            partial(program.apply, params),
-            shapes,
-            input_names=list(names),
-            output_names=list(outputs),
-            return_mode="file",
-            output_path=str(file),
-        )
+        with _linear_time():
+            jax2onnx.to_onnx(
+                partial(program.apply, params),
+                shapes,
+                input_names=list(names),
+                output_names=list(outputs),
+                return_mode="file",
+                output_path=str(file),
+            )
     except Exception as error:  # Of any kind, where a converter meets what it lacks.
         cause = " ".join(str(error).split())[:200]
         raise ValueError(
             f"{file}: expected a program that jax2onnx {version('jax2onnx')} "
             f"converts, got {type(error).__name__}: {cause}"
         ) from None
+
+
+@contextmanager
+def _linear_time() -> Iterator[None]:
+    """Within it, jax2onnx looks for the value of an equation among the newest nodes
+    first, and leaves redundant casts to ONNX Runtime, which removes them when it loads
+    the file. Version 0.17 compares the value with all nodes from the first on, and
+    begins with the first node again after each cast that it removes: times that grow
+    with the square and the cube of the depth."""
+    binding = importlib.import_module("jax2onnx.converter.output_binding")
+    passes = importlib.import_module("jax2onnx.converter.ir_optimizations")
+    search, every = binding._value_is_graph_connected, passes._OPTIMIZER_PASSES
+
+    def search_recent(context: Any, value: Any) -> bool:
+        recent = islice(reversed(context.builder.nodes), RECENT)
+        is_found = any(one is value for node in recent for one in node.outputs)
+        return is_found or search(context, value)
+
+    binding._value_is_graph_connected = search_recent
+    passes._OPTIMIZER_PASSES = tuple(
+        one for one in every if not one.name.startswith(SLOW_PASS)
+    )
+    try:
+        yield
+    finally:
+        binding._value_is_graph_connected = search
+        passes._OPTIMIZER_PASSES = every
