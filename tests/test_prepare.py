@@ -68,7 +68,8 @@ def kill_once(process, condition) -> None:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.stdout.close()  # Which its workers may hold open a little longer.
+    process.wait()
     assert process.returncode == -signal.SIGKILL
 
 
