@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from transformer.interchange import folder, tensor_files
+from transformer.interchange import folder, tensor_files, tokenizer
 
 LLAMA = Path(__file__).parent / "fixtures" / "llama"
 WEIGHTS, CONFIG, INDEX = tensor_files.SINGLE, folder.CONFIG, tensor_files.INDEX
@@ -308,3 +308,17 @@ def test_weights_that_are_not_finite_are_refused_by_name(
     message = f"{NORM}: expected finite numbers, got 1 of 24 that are NaN or inf"
     with pytest.raises(ValueError, match=message):
         folder.open_folder(path).read_params()
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("value", ["2", [[2]], [2, "3"], 2.0, True])
+def test_ends_that_are_no_ids_are_refused_by_the_name_of_the_file(
+    name: str, value: Any, tmp_path: Path
+) -> None:
+    """Also in the file that the other one overrides."""
+    for file in tokenizer.END_FILES:
+        (tmp_path / file).write_text(json.dumps({"eos_token_id": [2, 3]}))
+    assert tokenizer.configured_ends(tmp_path) == (2, 3)
+    (tmp_path / name).write_text(json.dumps({"eos_token_id": value}))
+    with pytest.raises(ValueError, match=f"{name}: eos_token_id: expected a whole nu"):
+        tokenizer.configured_ends(tmp_path)

@@ -97,7 +97,9 @@ def _tokenizer_metadata(
         json.loads(companions.get(name, b"{}"))
         for name in (chat_template.SETTINGS, tokenizer.END_FILES[0])
     )
-    ends = tokenizer.ends_of(generation) or tokenizer.ends_of(token_ids)
+    main, other = tokenizer.END_FILES
+    ends = tokenizer.ends_of(generation, where=main)
+    ends = ends or tokenizer.ends_of(token_ids, where=other)
     ids: dict[str, int] = dict(zip(gguf_tokenizer.ENDS, ends, strict=False))
     if left_out := ends[len(gguf_tokenizer.ENDS) :]:
         print(f"eos_token_id: {list(left_out)} are left out: a file has three ends")

@@ -65,20 +65,25 @@ def read_library(folder: Path) -> tuple[Any, str]:
 
 def configured_ends(folder: Path) -> tuple[int, ...]:
     """The tokens that end a text, the main one first, by the first of `END_FILES` that
-    says some; none where there is none."""
-    for name in END_FILES:
-        if (folder / name).is_file():
-            ends = ends_of(tensor_files.read_json_file(folder / name))
-            if ends:
-                return ends
-    return ()
+    says some; none where there is none. Errors as `ends_of`, for each of the files."""
+    files = [folder / name for name in END_FILES if (folder / name).is_file()]
+    found = [ends_of(tensor_files.read_json_file(f), where=str(f)) for f in files]
+    return next((ends for ends in found if ends), ())
 
 
-def ends_of(config: Mapping[str, Any]) -> tuple[int, ...]:
-    """The tokens that end a text by one configuration; none where it says none."""
+def ends_of(config: Mapping[str, Any], *, where: str) -> tuple[int, ...]:
+    """The tokens that end a text by one configuration, of the file `where`; none where
+    it says none. ValueError for an id that is no whole number."""
     found = config.get("eos_token_id")
     ends: Any = found if isinstance(found, list) else [found]
-    return tuple(ends) if all(type(one) is int for one in ends) else ()
+    if found is None:
+        return ()
+    if not all(type(one) is int for one in ends):
+        raise ValueError(
+            f"{where}: eos_token_id: expected a whole number or a list of them, got "
+            f"{str(found)[:60]!r}"
+        )
+    return tuple(ends)
 
 
 def end_tokens(folder: Path, library: Any) -> tuple[int, ...]:
