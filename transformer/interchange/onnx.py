@@ -127,10 +127,14 @@ def _linear_time() -> Iterator[None]:
     first, and leaves redundant casts to ONNX Runtime, which removes them when it loads
     the file. Version 0.17 compares the value with all nodes from the first on, and
     begins with the first node again after each cast that it removes: times that grow
-    with the square and the cube of the depth."""
-    binding = importlib.import_module("jax2onnx.converter.output_binding")
-    passes = importlib.import_module("jax2onnx.converter.ir_optimizations")
-    search, every = binding._value_is_graph_connected, passes._OPTIMIZER_PASSES
+    with the square and the cube of the depth. A version without these is as it is."""
+    try:
+        binding: Any = importlib.import_module("jax2onnx.converter.output_binding")
+        passes: Any = importlib.import_module("jax2onnx.converter.ir_optimizations")
+        search, every = binding._value_is_graph_connected, passes._OPTIMIZER_PASSES
+    except (ImportError, AttributeError):
+        yield
+        return
 
     def search_recent(context: Any, value: Any) -> bool:
         recent = islice(reversed(context.builder.nodes), RECENT)
