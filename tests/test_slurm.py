@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,6 +98,12 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             subprocess.run([daemon, "-f", config], env=environment, check=True)
         yield environment
     finally:
+        # Of a test that was ended: the steps of a job outlive the daemons.
+        cancel = ["scancel", "--signal=KILL", "--full", f"--user={getpass.getuser()}"]
+        for command in (cancel, [cancel[0], cancel[-1]]):
+            subprocess.run(command, env=environment, timeout=60)
+        listing: Any = {"env": environment, "capture_output": True, "timeout": 60}
+        wait(lambda: not subprocess.run(["squeue", "-h"], **listing).stdout)
         for name in ("slurmd", "slurmctld", "munge"):
             pid = folder / f"{name}.pid"
             if pid.is_file():
