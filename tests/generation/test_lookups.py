@@ -74,7 +74,7 @@ def spans(length: int) -> Any:
 REFUSED = {
     "a cache longer than the positions": (
         partial(GPT2.empty_cache, 1, LENGTH + 1, 1, "float32"),
-        f"learned positions: .* at most {LENGTH} tokens, got {LENGTH + 1}",
+        f"positions: .* at most {LENGTH} tokens, got {LENGTH + 1}",
     ),
     "a prompt with its new tokens": (
         partial(prefill, [[1, 2, 3]], LENGTH - 2),

@@ -15,79 +15,21 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import llama_models
 import mixture_models
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 import transformers  # pyright: ignore[reportMissingImports]
 from encoder_decoder_fixtures import TEXT_TO_TEXT, whisper
 from fixture_sizes import LENGTH, NEW_TOKENS, VOCAB
+from llama_models import IDS, LLAMA
 
 FOLDER = Path(__file__).parent / "fixtures"
-IDS = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-LLAMA = {
-    **IDS,
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-}
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 5e5,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
 
 
 def gpt2() -> transformers.PreTrainedModel:
     sizes = {"n_embd": 24, "n_layer": 2, "n_head": 4, "n_positions": 64}
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(**IDS, **sizes))
-
-
-def llama() -> transformers.PreTrainedModel:
-    config = transformers.LlamaConfig(
-        **LLAMA, tie_word_embeddings=True, rope_theta=5e5, rms_norm_eps=1e-5
-    )
-    return transformers.LlamaForCausalLM(config)
-
-
-def llama31() -> transformers.PreTrainedModel:
-    config = transformers.LlamaConfig(**LLAMA, rope_parameters=LLAMA3_ROPE)
-    return transformers.LlamaForCausalLM(config)
-
-
-def mistral() -> transformers.PreTrainedModel:
-    config = transformers.MistralConfig(**LLAMA, sliding_window=5)
-    return transformers.MistralForCausalLM(config)
-
-
-def qwen2() -> transformers.PreTrainedModel:
-    sizes = {k: v for k, v in LLAMA.items() if k != "head_dim"}
-    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**sizes))
-
-
-def qwen3() -> transformers.PreTrainedModel:
-    return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**LLAMA))
-
-
-def olmo2() -> transformers.PreTrainedModel:
-    sizes = {k: v for k, v in LLAMA.items() if k != "head_dim"}
-    return transformers.Olmo2ForCausalLM(transformers.Olmo2Config(**sizes))
-
-
-def phi3() -> transformers.PreTrainedModel:
-    sizes = {k: v for k, v in LLAMA.items() if k != "head_dim"}
-    config = transformers.Phi3Config(
-        **sizes,
-        max_position_embeddings=64,
-        original_max_position_embeddings=64,
-        sliding_window=7,
-    )
-    return transformers.Phi3ForCausalLM(config)
 
 
 def gpt_neox() -> transformers.PreTrainedModel:
@@ -131,8 +73,9 @@ def gemma2() -> transformers.PreTrainedModel:
     return transformers.Gemma2ForCausalLM(config)
 
 
-LLAMAS = (llama, llama31, mistral, qwen2, qwen3, olmo2, phi3)
-DECODERS = {f.__name__: f for f in (*LLAMAS, gpt2, gpt_neox, gemma, gemma3)}
+DECODERS = {
+    f.__name__: f for f in (*llama_models.LLAMAS, gpt2, gpt_neox, gemma, gemma3)
+}
 DECODERS |= {f.__name__: partial(f, MIXTURE) for f in mixture_models.MIXTURES}
 DECODERS["gemma2"] = gemma2
 

@@ -167,16 +167,5 @@ def test_a_harmless_key_of_another_value_is_refused(key: str) -> None:
         sizes_of("llama", **{key: CHANGED[key]})
 
 
-def test_a_rope_is_refused_by_the_key_that_says_it() -> None:
-    scaling = {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
-    older = {"rope_parameters": ..., "rope_theta": 1e4, "rope_scaling": scaling}
-    older |= {"original_max_position_embeddings": 16}
-    with pytest.raises(ValueError, match="type: expected default, .*'longrope'"):
-        sizes_of("phi3", **older)
-    both = {"rope_type": "linear", "type": "yarn", "factor": 2.0}
-    with pytest.raises(ValueError, match="type: expected 'linear', got 'yarn'"):
-        sizes_of("llama", rope_parameters=both)
-
-
 def model_type_of(name: str) -> str:
     return json.loads((FIXTURES / name / "config.json").read_text())["model_type"]

@@ -36,13 +36,16 @@ RATIOS = {
     "gpt_oss": 2.0e-6,
     "llama": 2.1e-6,
     "llama31": 1.9e-6,
+    "llama_biased": 1.7e-6,
     "mistral": 1.6e-6,
     "mixtral": 1.1e-6,
     "olmo2": 4.1e-6,
     "phi3": 3.9e-6,
+    "phi3_longrope": 4.0e-6,
     "qwen2": 2.3e-6,
     "qwen2_moe": 1.4e-6,
     "qwen3": 3.0e-6,
+    "qwen3_biased": 1.4e-6,
     "qwen3_moe": 1.6e-6,
 }
 MESH: Any = {"data": 2, "fsdp": 2, "tensor": 2}

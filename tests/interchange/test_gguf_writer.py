@@ -225,6 +225,8 @@ def test_other_tokenizers_are_refused() -> None:
         ("llama", {"activation": "relu"}, "activation: expected silu, which is all"),
         ("gpt2", {"activation": "gelu"}, "activation: expected gelu_new"),
         ("qwen3", {"rope": Rope(kind="yarn", factor=4.0)}, "rope: .*kind='default'"),
+        ("qwen3_biased", {}, "biased: expected False, which is all"),
+        ("llama_biased", {"biased": False}, "rope: .*kind='default'"),
         ("llama", {"rotated": 4}, "rope.dimension_count: expected 8, got 4"),
         ("llama31", {}, "rope_freqs.weight: expected the factors of Llama 3.1 or 3.2"),
     ],

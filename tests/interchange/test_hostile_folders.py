@@ -151,9 +151,13 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     ),
     "epsilon is text": (config(rms_norm_eps="1e-5"), "rms_norm_eps: expected a number"),
     "another activation": (config(hidden_act="swish9"), "hidden_act: expected one of"),
-    "biases": (config(attention_bias=True), "attention_bias: expected False"),
+    "biases": (config(mlp_bias=True), "mlp_bias: expected False"),
+    "biases that are not there": (
+        config(attention_bias=True),
+        "missing: model.layers.0.self_attn.k_proj.bias",
+    ),
     "rope of another kind": (
-        config(rope_parameters={"rope_type": "longrope", "rope_theta": 1e4}),
+        config(rope_parameters={"rope_type": "ntk", "rope_theta": 1e4}),
         "rope_type: expected default, linear",
     ),
     "rope is a list": (config(rope_parameters=[1]), "rope_parameters: expected an"),

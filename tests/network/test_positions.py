@@ -65,45 +65,6 @@ def test_rotary_interpolation_divides_positions() -> None:
     close(positions.rotary()(q, jnp.arange(4)[None]), far)
 
 
-@pytest.mark.parametrize("truncate", [True, False])
-def test_yarn_divides_the_slow_frequencies(truncate: bool) -> None:
-    """Against the paper's formula in float64, for a share of the features."""
-    theta, factor, length, fast, slow, features = 500.0, 4.0, 64, 8.0, 0.5, 12
-    sizes: Any = {"factor": factor, "length": length, "fast": fast, "slow": slow}
-    scale = positions.yarn_scale(theta=theta, truncate=truncate, **sizes)
-    amplitude = positions.yarn_amplitude(factor)
-    x = np.asarray(RNG.normal(size=(1, 9, 2, 16)), np.float32)
-    turn = positions.rotary(
-        theta=theta, scale=scale, features=features, amplitude=amplitude
-    )
-    got = turn(jnp.asarray(x), jnp.arange(9)[None])
-
-    pair = np.arange(6)
-    plain = theta ** (-pair / 6)
-    first, last = (
-        6 * np.log(length / (2 * np.pi * turns)) / np.log(theta)
-        for turns in (fast, slow)
-    )
-    assert 0 < first < last < 5
-    if truncate:
-        first, last = np.floor(first), np.ceil(last)
-    share = np.clip((pair - first) / (last - first), 0, 1)
-    frequency = plain / factor * share + plain * (1 - share)
-    angle = np.arange(9)[None, :, None, None] * frequency
-    turned = (x[..., :6] + 1j * x[..., 6:12]) * np.exp(1j * angle)
-    turned *= 0.1 * np.log(factor) + 1
-    close(np.concatenate([turned.real, turned.imag, x[..., 12:]], -1), got)
-
-
-def test_yarn_without_a_factor_is_plain_rotary() -> None:
-    scale = positions.yarn_scale(theta=500.0, factor=1.0, length=64)
-    q = jnp.asarray(RNG.normal(size=(1, 4, 1, 8)), jnp.float32)
-    at = jnp.arange(4)[None]
-    got = positions.rotary(theta=500.0, scale=scale)(q, at)
-    close(positions.rotary(theta=500.0)(q, at), got)
-    assert positions.yarn_amplitude(1.0) == positions.yarn_amplitude(0.5) == 1.0
-
-
 @pytest.mark.parametrize(
     ("module", "width", "words"),
     [

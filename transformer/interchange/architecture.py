@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -70,7 +70,8 @@ class Architecture(NamedTuple):
     config.json, which `read` reads back equal. net(sizes) -> a Linen module; init(net,
     key) -> its parameters; table(sizes) -> the tensors of a file. name: the class of
     transformers, such as LlamaForCausalLM. layers_repeat(sizes): whether a
-    `ScannedStack` can hold them. format: of the library's folders."""
+    `ScannedStack` can hold them. format: of the library's folders. notes(sizes): a
+    line for each thing in which the net is less than the configuration says."""
 
     read: Callable[[Reader], Any]
     write: Callable[[Any], Mapping[str, Any]]
@@ -80,6 +81,7 @@ class Architecture(NamedTuple):
     name: Callable[[Any], str]
     layers_repeat: Callable[[Any], bool] = lambda sizes: True
     format: FolderFormat = FolderFormat()
+    notes: Callable[[Any], Sequence[str]] = lambda sizes: ()
 
 
 def find_of(config: Mapping[str, Any], where: str) -> Architecture:

@@ -165,6 +165,8 @@ def open_folder(folder: Path | str, **changes: Any) -> PretrainedFolder:
     weights.check(bindings, rules, tensors)
     for reason, count in table.count_left_out(rules, tensors).items():
         print(f"{folder}: {count} tensors are left out: {reason}", flush=True)
+    for note in made.notes(sizes):
+        print(f"{folder}: {note}", flush=True)
     return PretrainedFolder(folder, made, sizes, net, tensors, bindings, abstract)
 
 

@@ -20,7 +20,7 @@ from transformer.interchange.architectures import decoders
 from transformer.interchange.config import Reader
 from transformer.interchange.gguf_file import GgufHeader, GgufTensor
 from transformer.interchange.table import Rule, Table
-from transformer.network import positions
+from transformer.network import rope_scales
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2")
 EMBEDDING, READOUT, FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
@@ -184,7 +184,7 @@ def rope_factors(rope: Mapping[str, Any], half: int) -> np.ndarray:
     """By how much Llama 3's `rope_parameters` slow each of `half` frequencies."""
     values: Any = {ours: rope[theirs] for ours, theirs in rope_.LLAMA3.items()}
     plain = 1 / rope["rope_theta"] ** (np.arange(half) / half)
-    scaled = positions.llama3_scale(**values)(jnp.asarray(plain))
+    scaled = rope_scales.llama3_scale(**values)(jnp.asarray(plain))
     return (plain / np.asarray(scaled)).astype(np.float32)
 
 

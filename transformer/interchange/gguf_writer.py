@@ -62,8 +62,8 @@ def write_folder(
     `folder.write_folder`. ValueError, in one line, for what the format does not
     express, and where `folder` exists."""
     require()
-    bindings = table.bind(gguf_model.table(kind, sizes), params)
     described = gguf_model.metadata_of(kind, sizes)
+    bindings = table.bind(gguf_model.table(kind, sizes), params)
     values = {
         **described.values,
         "general.type": "model",

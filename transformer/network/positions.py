@@ -25,12 +25,12 @@ ScoreBias = Callable[[TokenPositions, TokenPositions], jax.Array]
 
 def check_length(position: nn.Module, length: int) -> None:
     """ValueError where rows, or a cache, of `length` tokens have more positions than
-    the module `position` has vectors: the last ones would share one."""
+    the module `position` has: the last ones would share a learned vector."""
     limit = getattr(position, "length", None)
     limit = None if limit is None else limit - getattr(position, "offset", 0)
     if limit is not None and length > limit:
         raise ValueError(
-            f"learned positions: expected rows of at most {limit} tokens, got {length}"
+            f"positions: expected rows of at most {limit} tokens, got {length}"
         )
 
 
@@ -48,6 +48,18 @@ class NoPositions(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, position_BL: jax.Array) -> jax.Array:
+        return x_BLD
+
+
+class NoPositionsUpTo(nn.Module):
+    """No positions in the embedding, for a rope that is known for rows of up to
+    `length` tokens only. ValueError for longer rows; `check_length` does for caches."""
+
+    length: int
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, position_BL: jax.Array) -> jax.Array:
+        check_length(self, x_BLD.shape[1])
         return x_BLD
 
 
@@ -255,7 +267,7 @@ def rotary(
 
     interpolation > 1 divides the positions by it, so that a model trained on rows of L
     tokens accepts interpolation * L (Chen et al. 2023, arXiv 2306.15595). scale: a
-    function of the frequencies (K / 2), such as `llama3_scale`. features: rotate only
+    function of the frequencies (K / 2), of `rope_scales.py`. features: rotate only
     the first ones of a head, an even number. amplitude: factor of the rotated features
     (YaRN). Raises ValueError when the number of rotated features is odd.
     """
@@ -267,77 +279,6 @@ def rotary(
         features=features,
         amplitude=amplitude,
     )
-
-
-def _llama3(
-    frequency_K: jax.Array, *, factor: float, low: float, high: float, length: int
-) -> jax.Array:
-    turns_K = length * frequency_K / (2 * math.pi)
-    share_K = jnp.clip((turns_K - low) / (high - low), 0.0, 1.0)
-    return (1 - share_K) * frequency_K / factor + share_K * frequency_K
-
-
-def llama3_scale(
-    *, factor: float, low: float, high: float, length: int
-) -> Callable[[jax.Array], jax.Array]:
-    """The frequencies of Llama 3.1: those of less than `low` turns in the `length`
-    tokens of pretraining are divided by `factor`, those of more than `high` stay, and
-    between them the share changes linearly (Grattafiori et al. 2024, arXiv 2407.21783,
-    section 3.4.2 and their code)."""
-    return partial(_llama3, factor=factor, low=low, high=high, length=length)
-
-
-def _yarn(
-    frequency_K: jax.Array,
-    *,
-    theta: float,
-    factor: float,
-    fast: float,
-    slow: float,
-    length: int,
-    truncate: bool,
-) -> jax.Array:
-    half = frequency_K.shape[0]
-    # The index of the pair of features that turns so many times in the length.
-    low, high = (
-        half * math.log(length / (2 * math.pi * turns)) / math.log(theta)
-        for turns in (fast, slow)
-    )
-    if truncate:
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, 2 * half - 1)
-    span = high - low or 0.001
-    share_K = jnp.clip((jnp.arange(half) - low) / span, 0.0, 1.0)
-    return share_K * frequency_K / factor + (1 - share_K) * frequency_K
-
-
-def yarn_scale(
-    *,
-    theta: float,
-    factor: float,
-    fast: float = 32.0,
-    slow: float = 1.0,
-    length: int,
-    truncate: bool = True,
-) -> Callable[[jax.Array], jax.Array]:
-    """The frequencies of YaRN (Peng et al. 2023, arXiv 2309.00071, section 3.2): those
-    of more than `fast` turns in the `length` tokens of pretraining stay, those of less
-    than `slow` are divided by `factor`, and between them the share changes linearly
-    with the index. theta: of the frequencies. truncate: to whole indices."""
-    return partial(
-        _yarn,
-        theta=theta,
-        factor=factor,
-        fast=fast,
-        slow=slow,
-        length=length,
-        truncate=truncate,
-    )
-
-
-def yarn_amplitude(factor: float) -> float:
-    """The `amplitude` that YaRN has for a factor of the length (equation 22)."""
-    return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _axial(

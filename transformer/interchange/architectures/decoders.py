@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 from transformer.interchange.config import Reader
+from transformer.interchange.rope import Rope
 from transformer.interchange.table import Rule, Table
 from transformer.models import decoder, defaults
 from transformer.network import attention as attention_
-from transformer.network import masks, precision, stack
+from transformer.network import masks, positions, precision, stack
 from transformer.network import mlp as mlp_
 from transformer.network.block import Block, Make
 
@@ -79,6 +80,14 @@ def build(
         unembed=unembed,
         **options,
     )
+
+
+def position(rope: Rope) -> Make:
+    """The slot `make_position` of a decoder with this rope: of rows of up to its limit,
+    if it has one."""
+    if rope.limit is None:
+        return positions.NoPositions
+    return partial(positions.NoPositionsUpTo, length=rope.limit)
 
 
 def attention(sizes: Any, **options: Any) -> Make:

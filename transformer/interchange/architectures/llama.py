@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple
 
+from transformer.interchange import rope as rope_
 from transformer.interchange.architecture import Architecture
 from transformer.interchange.architectures import decoders
 from transformer.interchange.config import Reader
@@ -31,13 +32,21 @@ CLASSES = {
 }
 # Where a configuration has none.
 EPSILONS = {"olmo2": 1e-5, "phi3": 1e-5}
+LENGTHS = {"mistral": 131072, "qwen2": 32768, "qwen3": 32768, "phi3": 4096}
+# Ropes that transformers has for it; for others all that are expressed here.
+KINDS = {"phi3": ("default", "longrope")}
+# Of Phi 4 mini, at what changes nothing.
+PHI4 = {"full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False}
 QKV_BIAS = biases.zero_init_bias_of("b_q_HK", "b_k_GK", "b_v_GK")
+ATTENTION_BIAS = biases.zero_init_bias_of("b_q_HK", "b_k_GK", "b_v_GK", "b_o_D")
+# Of which transformers reads `attention_bias`.
+BIASED = ("llama", "qwen3", "olmo2")
 
 
 class Sizes(NamedTuple):
     """What a configuration says of the net. rotated: features of a head that turn.
     window: keys that a token sees, itself included, or None. scanned: layers that
-    repeat are one scan (`stack.ScannedStack`)."""
+    repeat are one scan (`stack.ScannedStack`). biased: all maps of attention."""
 
     model_type: str
     vocab_size: int
@@ -55,26 +64,42 @@ class Sizes(NamedTuple):
     tied: bool
     window: int | None
     scanned: bool = False
+    biased: bool = False
 
 
 def read(config: Reader) -> Sizes:
     """The sizes of a configuration; refuses what the net does not express."""
     kind = config.get("model_type")
     width, heads = config.whole("hidden_size"), config.whole("num_attention_heads")
-    config.only("attention_bias", False)
+    if kind not in BIASED:
+        config.only("attention_bias", False)
     config.only("mlp_bias", False)
     config.only("pretraining_tp", 1)
     depth = config.whole("num_hidden_layers")
-    length = config.whole("max_position_embeddings", 2048)
+    length = config.whole("max_position_embeddings", LENGTHS.get(kind, 2048))
     window = _read_window(config, kind)
     layer = "full_attention" if window is None else "sliding_attention"
     config.only("layer_types", [layer] * depth)
     # Of the first Llama.
     config.only("max_sequence_length", length)
     head = config.whole("head_dim", 128 if kind == "qwen3" else width // heads)
-    rope, share = read_partial_rope(config)
-    config.only("original_max_position_embeddings", length)
+    kinds = KINDS.get(kind, (*rope_.KINDS, *rope_.LIMITED))
+    rope, share = read_partial_rope(config, kinds=kinds, length=length)
+    if rope.kind != "longrope":
+        config.only(rope_.LENGTH, length)
+    elif kind == "phi3":  # There transformers would take 4096.
+        config.whole(rope_.LENGTH)
     share = config.number("partial_rotary_factor", 1.0 if share is None else share)
+    rotated = int(head * share)
+    for factors in (rope.short, rope.long):
+        if factors and len(factors) != rotated // 2:
+            raise ValueError(
+                f"{config.where}: factors of longrope: expected {rotated // 2}, one "
+                f"for each pair of features, got {len(factors)}"
+            )
+    if kind == "phi3":
+        for key, value in PHI4.items():
+            config.only(key, value)
     return Sizes(
         model_type=kind,
         vocab_size=config.whole("vocab_size"),
@@ -84,13 +109,14 @@ def read(config: Reader) -> Sizes:
         heads=heads,
         kv_heads=config.whole("num_key_value_heads", heads),
         head_features=head,
-        rotated=int(head * share),
-        length=length,
+        rotated=rotated,
+        length=rope.limit or length,
         epsilon=config.positive("rms_norm_eps", EPSILONS.get(kind, 1e-6)),
         activation=decoders.read_activation(config, "hidden_act", "silu"),
         rope=rope,
         tied=config.flag("tie_word_embeddings", False),
         window=window,
+        biased=kind in BIASED and config.flag("attention_bias", False),
     )
 
 
@@ -121,6 +147,10 @@ def write(sizes: Sizes) -> dict[str, Any]:
         "hidden_act": sizes.activation,
         **write_rope(sizes.rope),
     }
+    if sizes.biased:
+        config["attention_bias"] = True
+    if sizes.rope.limit is not None:
+        config["max_position_embeddings"] = sizes.rope.claimed_length
     if sizes.rotated != sizes.head_features:
         share = sizes.rotated / sizes.head_features
         config["partial_rotary_factor"] = share
@@ -128,7 +158,7 @@ def write(sizes: Sizes) -> dict[str, Any]:
     if sizes.model_type in ("mistral", "phi3"):
         config["sliding_window"] = sizes.window
     if sizes.model_type == "phi3":
-        config["original_max_position_embeddings"] = sizes.length
+        config[rope_.LENGTH] = sizes.length
     return config
 
 
@@ -138,6 +168,12 @@ def _head_norm(sizes: Sizes) -> Any:
         "olmo2": partial(norms.JointHeadNorm, epsilon=sizes.epsilon),
     }
     return kinds.get(sizes.model_type, norms.Identity)
+
+
+def _bias(sizes: Sizes) -> biases.MakeBias:
+    if sizes.biased:
+        return ATTENTION_BIAS
+    return QKV_BIAS if sizes.model_type == "qwen2" else biases.no_bias
 
 
 def net(sizes: Sizes) -> decoder.Decoder:
@@ -150,13 +186,18 @@ def net(sizes: Sizes) -> decoder.Decoder:
             mask=decoders.window(sizes.window),
             rotate=sizes.rope.rotate(None if whole else sizes.rotated),
             head_norm=_head_norm(sizes),
-            make_bias=QKV_BIAS if sizes.model_type == "qwen2" else biases.no_bias,
+            make_bias=_bias(sizes),
         ),
         "make_mlp": decoders.mlp(sizes, mlp.GatedMLP),
         "make_norm": make_norm,
         "residual": output_norm if sizes.model_type == "olmo2" else pre_norm,
     }
-    return decoders.build(sizes, slots=lambda layer: slots, make_norm=make_norm)
+    return decoders.build(
+        sizes,
+        slots=lambda layer: slots,
+        make_norm=make_norm,
+        make_position=decoders.position(sizes.rope),
+    )
 
 
 LAYER, BLOCK = "model.layers.{N}.", "stack/layers_{N}/"
@@ -186,6 +227,7 @@ BIASES = (
     Rule(MAPS + "k_proj.bias", ATTEND + "b_k_GK", "(G K)"),
     Rule(MAPS + "v_proj.bias", ATTEND + "b_v_GK", "(G K)"),
 )
+OUTPUT_BIAS = (Rule(MAPS + "o_proj.bias", ATTEND + "b_o_D", "D"),)
 QWEN2 = (*COMMON, *BIASES)
 HEAD_NORMS = (
     Rule(MAPS + "q_norm.weight", ATTEND + "q_norm/gain_K", "K"),
@@ -220,8 +262,21 @@ TABLES = {"qwen2": QWEN2, "qwen3": QWEN3, "olmo2": OLMO2, "phi3": PHI3}
 def table(sizes: Sizes) -> Table:
     """The tensors of transformers' files."""
     rules = TABLES.get(sizes.model_type, COMMON)
+    rules = (*rules, *BIASES, *OUTPUT_BIAS) if sizes.biased else rules
     inv_freq = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
     return decoders.table(rules, sizes.tied, ignored={inv_freq: "computed here"})
+
+
+def notes(sizes: Sizes) -> tuple[str, ...]:
+    """What is less than the configuration says: the length of rows."""
+    rope = sizes.rope
+    if rope.limit is None:
+        return ()
+    beyond = f"beyond, {rope.kind} has other frequencies, which are not expressed here"
+    return (
+        f"rows of at most {rope.limit} tokens, of {rope.claimed_length} that the "
+        f"configuration says: {beyond}",
+    )
 
 
 ARCHITECTURE = Architecture(
@@ -231,4 +286,5 @@ ARCHITECTURE = Architecture(
     init=decoder.init_params,
     table=table,
     name=lambda sizes: CLASSES[sizes.model_type],
+    notes=notes,
 )
