@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -71,7 +71,10 @@ class Architecture(NamedTuple):
     key) -> its parameters; table(sizes) -> the tensors of a file. name: the class of
     transformers, such as LlamaForCausalLM. layers_repeat(sizes): whether a
     `ScannedStack` can hold them. format: of the library's folders. notes(sizes): a
-    line for each thing in which the net is less than the configuration says."""
+    line for each thing in which the net is less than the configuration says, or than
+    what transformers makes of the folder. fit(sizes, names): the sizes that the names
+    of a file's tensors say, of what no configuration does; None where there is no such
+    thing."""
 
     read: Callable[[Reader], Any]
     write: Callable[[Any], Mapping[str, Any]]
@@ -82,6 +85,7 @@ class Architecture(NamedTuple):
     layers_repeat: Callable[[Any], bool] = lambda sizes: True
     format: FolderFormat = FolderFormat()
     notes: Callable[[Any], Sequence[str]] = lambda sizes: ()
+    fit: Callable[[Any, Collection[str]], Any] | None = None
 
 
 def find_of(config: Mapping[str, Any], where: str) -> Architecture:

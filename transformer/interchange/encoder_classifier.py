@@ -32,7 +32,9 @@ def with_labels(sizes: Any, labels: tuple[str, ...], name: str) -> Any:
         return sizes._replace(head="classifier", labels=labels, pooler=pooler)
     if isinstance(sizes, videomae.Sizes):
         return sizes._replace(head="classifier", labels=labels)
-    if isinstance(sizes, bert.Sizes | distilbert.Sizes):
+    if isinstance(sizes, bert.Sizes):
+        return sizes._replace(readout=False, labels=labels, pooled=True)
+    if isinstance(sizes, distilbert.Sizes):
         return sizes._replace(readout=False, labels=labels)
     raise ValueError(
         "expected BERT, RoBERTa, DistilBERT, ViT, DINOv2 or VideoMAE, as an encoder or "

@@ -102,8 +102,9 @@ def _refuse_adapter(folder: Path) -> None:
 
 
 def read_config(folder: Path) -> tuple[Architecture, Any]:
-    """The architecture of a folder, or a GGUF file, and its sizes. ValueError, in one
-    line, for a configuration that the net does not express."""
+    """The architecture of a folder, or a GGUF file, and its sizes, for which the names
+    of tensors are read where no configuration says it. ValueError, in one line, for a
+    configuration that the net does not express."""
     folder = gguf_folder.resolve(folder)
     file = folder / CONFIG
     for name in (CONFIG, *COMPANIONS):
@@ -116,7 +117,20 @@ def read_config(folder: Path) -> tuple[Architecture, Any]:
     config = Reader(values, str(file))
     sizes = made.read(config)
     config.finish()
+    stem = made.format.stem
+    if made.fit is not None and tensor_files.has_tensors(folder, stem):
+        sizes = made.fit(sizes, tensor_files.open_tensors(folder, stem).keys())
     return made, sizes
+
+
+def config_bytes(folder: Path, kind: Architecture, sizes: Any) -> bytes:
+    """The configuration of a folder of these sizes, from which alone they are read
+    again: that of the folder, unless its tensors say more."""
+    values = tensor_files.read_json_file(folder / CONFIG)
+    if kind.read(Reader(values, str(folder / CONFIG))) == sizes:
+        return (folder / CONFIG).read_bytes()
+    values = {**_token_ids(values), **kind.write(sizes)}
+    return json.dumps(values, indent=2, sort_keys=True).encode()
 
 
 def _open_tensors(

@@ -56,6 +56,7 @@ def read(workdir: Path | None, init_from: Path | None) -> PretrainedRun:
     as `folder.open_folder` of what the run starts from, so before data are read."""
     place = folder.find(workdir, init_from)
     made, sizes = folder.read_config(place)
+    config = folder.config_bytes(place, made, sizes)
     sizes = sizes._replace(scanned=made.layers_repeat(sizes))
     resumes = workdir != init_from and workdir == place
     first = init_from and start.PretrainedStart(init_from, sizes.scanned)
@@ -63,7 +64,7 @@ def read(workdir: Path | None, init_from: Path | None) -> PretrainedRun:
         first = first._replace(opened=first.open())
     return PretrainedRun(
         model=tasks.Model(place, made, sizes, made.net(sizes)),
-        config=(place / folder.CONFIG).read_bytes(),
+        config=config,
         resumes=resumes,
         start=first,
     )

@@ -99,6 +99,12 @@ def read_json_file(file: Path) -> dict[str, Any]:
     return storage.read_json(file, {})
 
 
+def has_tensors(folder: Path, stem: str = STEM) -> bool:
+    """Whether a folder has safetensors of this stem."""
+    names = f"{stem}.safetensors", f"{stem}.safetensors.index.json"
+    return any((folder / name).is_file() for name in names)
+
+
 def open_tensors(folder: Path, stem: str = STEM) -> dict[str, Tensor]:
     """The tensors of a folder, by name. ValueError, in one line, for a folder without
     safetensors, and for files or an index that contradict themselves."""

@@ -7,6 +7,7 @@ after the padding's id); Conneau et al. 2019, arXiv 1911.02116.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ UNUSED = (
 class Sizes(NamedTuple):
     """What a configuration says of the net. kinds: of tokens. length: rows of the
     table of positions. padding: its id. readout: a masked language model, not an
-    encoder. pooled: an encoder whose file has a pooler, which no configuration says.
+    encoder. pooled: an encoder whose file has a pooler, which its tensors say.
     labels: of the classes of a classifier, else none.
     """
 
@@ -75,7 +76,20 @@ def read(config: Reader) -> Sizes:
         padding=config.whole("pad_token_id", 0 if kind == "bert" else 1, least=0),
         readout=head == "ForMaskedLM",
         labels=encoders.read_text_labels(config, head),
+        pooled=config.flag(encoders.POOLER, True) or head != "Model",
     )
+
+
+def is_bare(sizes: Sizes) -> bool:
+    """Whether it is an encoder without a pooler."""
+    return not (sizes.pooled or sizes.readout or sizes.labels)
+
+
+def fit(sizes: Sizes, names: Collection[str]) -> Sizes:
+    """With a pooler, if it is an encoder, where the file has one."""
+    if sizes.readout or sizes.labels:
+        return sizes
+    return sizes._replace(pooled=encoders.has_pooler(names))
 
 
 def name(sizes: Sizes) -> str:
@@ -96,6 +110,7 @@ def write(sizes: Sizes) -> dict[str, Any]:
         "pad_token_id": sizes.padding,
         **encoders.write_blocks(sizes.blocks),
         **(encoders.write_labels(sizes.labels) if sizes.labels else {}),
+        **({encoders.POOLER: False} if is_bare(sizes) else {}),
     }
 
 
@@ -162,7 +177,7 @@ def net(sizes: Sizes) -> Any:
     make_pool = partial(pooling.DensePooling, features=width, width=width)
     if sizes.labels:
         return pooling.classifier(make, make_pool, width, len(sizes.labels))
-    if not sizes.pooled:
+    if is_bare(sizes):
         return make()
     return pooling.PooledEncoder(make_encoder=make, make_pool=make_pool)
 
@@ -171,7 +186,7 @@ def table(sizes: Sizes) -> Table:
     """The tensors of transformers' files, in the dialect of the class."""
     family = "bert" if sizes.model_type == "bert" else "roberta"
     theirs = f"{family}." if sizes.readout or sizes.labels else ""
-    ours = "encoder/" if sizes.readout or sizes.pooled else ""
+    ours = "" if is_bare(sizes) else "encoder/"
     ours = "encoder/encoder/" if sizes.labels else ours
     rules = [*encoder_rules(theirs, ours)]
     if sizes.labels:
@@ -279,4 +294,6 @@ ARCHITECTURE = Architecture(
     init=encoders.init_text,
     table=table,
     name=name,
+    notes=lambda sizes: encoders.pooler_notes(name(sizes)) if is_bare(sizes) else (),
+    fit=fit,
 )

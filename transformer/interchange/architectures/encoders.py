@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,6 +28,9 @@ from transformer.network.block import Block, Make, ResidualOrder, pre_norm
 
 ACTIVATIONS = {**decoders.ACTIVATIONS, "quick_gelu": mlp.quick_gelu}
 CLASSIFIER = "ForSequenceClassification"
+# False of an encoder whose file has no pooler: a key of ours. One of the name of
+# transformers' argument, add_pooling_layer, would keep that from being heard.
+POOLER = "has_pooler"
 # Letters of tables: axes of one entry.
 ONE = {"o": 1, "p": 1}
 
@@ -160,6 +164,19 @@ def read_class(config: Reader, classes: Mapping[str, Any], default: str) -> Any:
     if not known:
         raise config.error("architectures", f"one of {', '.join(classes)}")
     return classes[named[0]]
+
+
+def has_pooler(names: Collection[str]) -> bool:
+    """Whether tensors of these names have a pooler, in any dialect."""
+    return any(re.search(r"(^|\.)pooler\.dense\.", name) for name in names)
+
+
+def pooler_notes(class_name: str) -> tuple[str, ...]:
+    """What is to be known of an encoder without its pooler."""
+    return (
+        f"no pooler, as in the file: {class_name} of transformers adds one of random "
+        "weights (pooler.dense), unless it is loaded with add_pooling_layer=False",
+    )
 
 
 def block_norm(blocks: BlockSizes) -> Make:

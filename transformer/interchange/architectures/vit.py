@@ -7,6 +7,7 @@ Images have the size of the configuration: positions are not interpolated.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -74,6 +75,8 @@ def read(config: Reader) -> Sizes:
         config.get("pooler_act", "tanh"),
         config.whole("pooler_output_size", blocks.width),
     )
+    if not config.flag(encoders.POOLER, True) and head == "pooler":
+        head = "nothing"
     return Sizes(
         model_type=kind,
         blocks=blocks,
@@ -108,6 +111,18 @@ def _read_dinov2(config: Reader, kind: str, head: str) -> Sizes:
     )
 
 
+def is_bare(sizes: Sizes) -> bool:
+    """Whether it is a ViT without its pooler."""
+    return sizes.model_type == "vit" and sizes.head == "nothing"
+
+
+def fit(sizes: Sizes, names: Collection[str]) -> Sizes:
+    """Without a pooler where the file has none (DINO)."""
+    if sizes.head != "pooler" or encoders.has_pooler(names):
+        return sizes
+    return sizes._replace(head="nothing", pooler=Sizes._field_defaults["pooler"])
+
+
 def name(sizes: Sizes) -> str:
     """The class of transformers."""
     classes = {head: name for name, head in CLASSES[sizes.model_type].items()}
@@ -132,6 +147,8 @@ def write(sizes: Sizes) -> dict[str, Any]:
             config["use_mask_token"] = sizes.mask_token
     if sizes.head == "classifier":
         config |= encoders.write_labels(sizes.labels)
+    if is_bare(sizes):
+        config[encoders.POOLER] = False
     if sizes.head == "pooler":
         config["pooler_act"], config["pooler_output_size"] = sizes.pooler
     return config
@@ -277,5 +294,12 @@ def block_rules(kind: str, layer: str, block: str) -> list[Rule]:
 
 
 ARCHITECTURE = Architecture(
-    read=read, write=write, net=net, init=init, table=table, name=name
+    read=read,
+    write=write,
+    net=net,
+    init=init,
+    table=table,
+    name=name,
+    notes=lambda sizes: encoders.pooler_notes(name(sizes)) if is_bare(sizes) else (),
+    fit=fit,
 )
