@@ -62,7 +62,7 @@ def experiment(
     optimizer: Optimizer = optimizers.muon_wsd,
     *,
     source: checks.Source = "apples",
-    episodes: Annotated[int, checks.Range(1, 200_000)] = EPISODES,
+    episodes: Annotated[int, checks.Range(2 * HELD_OUT, 200_000)] = EPISODES,
     return_scale: checks.ReturnScale = 10.0,
     depth: checks.Depth = 3,
     width: checks.Width = 128,

@@ -95,10 +95,13 @@ def test_files_that_are_no_sound_are_refused(tmp_path: Path) -> None:
     whole = tmp_path / "whole.wav"
     wavfile.write(whole, log_mel.RATE, TONE.astype(np.float32))
     content = whole.read_bytes()
+    silence = tmp_path / "silence.wav"
+    wavfile.write(silence, log_mel.RATE, np.empty(0, np.int16))
     cases = {
         "cut.wav": (content[:-400], "expected a whole wav file"),
         "text.wav": (b"It is a truth", "expected a wav file"),
         "empty.wav": (b"", "expected a wav file"),
+        "none.wav": (silence.read_bytes(), "expected finite samples, got none"),
         "text.flac": (b"It is a truth", "expected a sound file"),
     }
     for name, (stored, message) in cases.items():

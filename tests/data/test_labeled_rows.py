@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from transformer.data.records import Records
+from transformer.data.sources import labeled_text
 from transformer.data.text import labeled_rows, tokenizers
 
 TEXT = np.array(["ab", "abcdef", ""], object)
@@ -20,6 +23,16 @@ def test_texts_are_padded_or_cut_off() -> None:
     assert rows["ids_BL"].tolist() == [[a, b, 0, 0], [a, b, c, d], [0, 0, 0, 0]]
     assert rows["segment_BL"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]
     assert rows["label_B"].tolist() == [1, 0, 1]
+
+
+def test_classes_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
+    """As those of images: 2 before 10."""
+    rows = [f"{word} of {label},{label}" for label in (10, 2, 0) for word in "ab"]
+    (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *rows]))
+    data = labeled_text.load(tmp_path / "reviews.csv")
+    assert data.labels == ("0", "2", "10")
+    for text, label in zip(data.train["text"], data.train["label"], strict=True):
+        assert text.endswith(f" of {data.labels[label]}")
 
 
 def test_texts_that_are_cut_off_are_counted(

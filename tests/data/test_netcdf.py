@@ -57,6 +57,14 @@ def test_packed_values_and_coordinates_are_those_of_xarray(tmp_path: Path) -> No
     assert np.isnan(made.values[0, 0, 0, 1]) and made.values[0, 0, 0, 0] == 1.5
 
 
+def test_coordinates_in_another_unit_are_refused(tmp_path: Path) -> None:
+    """Radians would be degrees near the equator."""
+    values = np.zeros((3, 2, 2), np.float32)
+    radians = {"lat": (np.array([1.0, -1.0]), {"units": "radians"})}
+    with pytest.raises(ValueError, match="lat: expected the unit degrees, got 'rad"):
+        load(tmp_path / "a.nc", data_set(values, coordinates=radians))
+
+
 PACKED = [
     (np.int16, {"scale_factor": 0.01, "add_offset": 273.15, "_FillValue": -32768}),
     (np.int16, {"missing_value": 99, "scale_factor": np.float32(0.1)}),

@@ -110,6 +110,15 @@ def test_an_own_file_holds_out_its_tail_from_a_line_start(tmp_path):
     assert abs(len(held.encode()) / len(LINES.encode()) - 0.1) < 0.01
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    """As in tables; only at the start of a file, where it marks the encoding."""
+    file = tmp_path / "own.txt"
+    file.write_bytes(("\ufeff" + LINES + "\ufeff" + LINES).encode())
+    text = text_source.load(file, held_out=0.1)
+    (train,), (held,) = read(text, "train"), read(text, "validation")
+    assert train + held == LINES + "\ufeff" + LINES
+
+
 def test_a_folder_is_read_in_path_order_and_split_by_bytes(tmp_path):
     names = ["b/2.txt", "a.txt", "b/1.md", "c.txt"]
     for name in names:

@@ -99,7 +99,9 @@ def _read_wav(file: Path) -> tuple[int, np.ndarray]:
     cut = [str(w.message) for w in caught if "EOF" in str(w.message)]
     if cut:
         raise ValueError(f"{file}: expected a whole wav file, got: {cut[0]}")
-    wide = samples.astype(np.float64).reshape(len(samples), -1)
+    wide = samples.astype(np.float64)
+    if wide.ndim == 1:
+        wide = wide[:, None]
     if samples.dtype == np.uint8:
         wide = (wide - 128) / 128
     elif samples.dtype.kind == "i":

@@ -44,6 +44,14 @@ def split(arrays: Arrays, is_held_out: np.ndarray) -> tuple[Arrays, Arrays]:
     return train, {name: array[is_held_out] for name, array in arrays.items()}
 
 
+def class_names(labels: Iterable[str]) -> tuple[str, ...]:
+    """The classes in order: of numbers, by number."""
+    found = sorted(set(labels))
+    if all(label.isascii() and label.isdigit() for label in found):
+        found.sort(key=int)
+    return tuple(found)
+
+
 def fingerprint(root: Path, files: Iterable[Path]) -> str:
     """A hash of the files: their names under `root` and `text_files.fingerprint`."""
     listed = sorted(files, key=lambda path: path.parts)

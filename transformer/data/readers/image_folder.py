@@ -89,14 +89,6 @@ def _listing(path: Path, root: Path, columns: tuple[str, ...]) -> Listing:
     return images, labels, []
 
 
-def class_names(labels: Sequence[str]) -> tuple[str, ...]:
-    """The classes in order: of numbers, by number."""
-    found = sorted(set(labels))
-    if all(label.isascii() and label.isdigit() for label in found):
-        found.sort(key=int)
-    return tuple(found)
-
-
 def _check_classes(path: Path, names: tuple[str, ...]) -> None:
     if len(names) < 2:
         got = ", ".join(names) or "none"
@@ -115,7 +107,7 @@ def held_out_rows(
     sha256. ValueError for a class of less than two files, which are `what`."""
     held = np.zeros(len(names), bool)
     of_label = np.array(labels)
-    for label in class_names(labels):
+    for label in files.class_names(labels):
         rows = np.flatnonzero(of_label == label)
         if len(rows) < 2:
             place = path / label if (path / label).is_dir() else f"{path}: {label}"
@@ -142,11 +134,11 @@ def read(
     if all((path / split).is_dir() for split in documents.SPLITS):
         parts = [_listing(path / part, path, columns) for part in documents.SPLITS]
         (images, labels, tables), (others, other_labels, other_tables) = parts
-        names = class_names(labels)
-        if names != class_names(other_labels):
+        names = files.class_names(labels)
+        if names != files.class_names(other_labels):
             raise ValueError(
                 f"{path / 'validation'}: expected the classes of train, "
-                f"{', '.join(names)}; got {', '.join(class_names(other_labels))}"
+                f"{', '.join(names)}; got {', '.join(files.class_names(other_labels))}"
             )
         held = np.arange(len(images) + len(others)) >= len(images)
         images, labels = images + others, labels + other_labels
@@ -154,7 +146,7 @@ def read(
         text_files.report_unread(path, documents.SPLITS)
     else:
         images, labels, tables = _listing(path, root, columns)
-        names = class_names(labels)
+        names = files.class_names(labels)
         held = held_out_rows(path, [i.name for i in images], labels, held_out)
     _check_classes(path, names)
     number = {name: index for index, name in enumerate(names)}

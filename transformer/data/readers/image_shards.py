@@ -42,6 +42,23 @@ def report_unread(path: Path, shards: list[Path]) -> None:
         text_files.report_unread(path, [shard.name for shard in shards])
 
 
+def _check_end(shard: Path, offset: int) -> None:
+    """ValueError unless the bytes from `offset` on are the mark that ends an archive.
+    tarfile stops in silence in a header that is cut, at the end of a file that is cut
+    between two members, and behind the first of several archives in one file."""
+    with open(shard, "rb") as file:
+        file.seek(offset)
+        mark = file.read(tarfile.BLOCKSIZE)
+        if len(mark) < tarfile.BLOCKSIZE or mark.strip(b"\0"):
+            raise ValueError(
+                f"{shard}: expected a tar file up to the mark of its end, got a part"
+            )
+        if any(block.strip(b"\0") for block in iter(lambda: file.read(2**20), b"")):
+            raise ValueError(
+                f"{shard}: expected one tar archive, got more behind its end"
+            )
+
+
 def _members(shard: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
     """Each example's name and its files by extension."""
     name, found = "", {}
@@ -64,6 +81,7 @@ def _members(shard: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
                 raise ValueError(f"{shard}: {key}.{kind}: expected once, got it again")
             name = key
             found[kind] = member
+        _check_end(shard, archive.offset)
     if found:
         yield name, found
 

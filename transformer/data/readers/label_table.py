@@ -37,7 +37,7 @@ def _arrays(text: np.ndarray, label: np.ndarray, classes: tuple[str, ...]) -> Ar
 
 
 def _classes(path: Path, label: np.ndarray) -> tuple[str, ...]:
-    classes = tuple(sorted(set(label)))
+    classes = own_files.class_names(label)
     if len(classes) < 2:
         raise ValueError(f"{path}: expected 2 labels or more, got {', '.join(classes)}")
     return classes

@@ -113,6 +113,15 @@ def _choose(path: Path, data: Any) -> dict[str, Any]:
     return chosen
 
 
+def _degrees(where: str, variable: Any) -> np.ndarray:
+    """A latitude or longitude; ValueError where its unit is another one: radians would
+    be taken as degrees near the equator."""
+    unit = str(variable.attrs.get("units", ""))
+    if unit and not unit.lower().startswith(("deg", "\N{DEGREE SIGN}")):
+        raise ValueError(f"{where}: expected the unit degrees, got {unit!r}")
+    return _decode(where, variable)
+
+
 def _fields(path: Path, data: Any) -> dict[str, Any]:
     chosen = _choose(path, data)
     first, *others = chosen
@@ -128,7 +137,7 @@ def _fields(path: Path, data: Any) -> dict[str, Any]:
         if name in data.variables:
             where = f"{path}: {name}"
             coordinate = data.variables[name]
-            decode = _times if axis == "time" else _decode
+            decode = _times if axis == "time" else _degrees
             found[axis] = decode(where, coordinate)
         elif axis != "time":
             raise ValueError(f"{path}: expected the coordinate {name!r}, got none")

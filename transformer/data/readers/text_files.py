@@ -56,7 +56,9 @@ def open_at(path: Path, offset: int) -> Iterator[Any]:
 def _decode(path: Path, blocks: Iterable[bytes], offset: int) -> Iterator[str]:
     """The text of blocks of bytes that begin at `offset`; ValueError names the file and
     the byte that is not UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    # A byte order mark at the start marks the encoding and is no text.
+    encoding = "utf-8" if offset else "utf-8-sig"
+    decoder = codecs.getincrementaldecoder(encoding)()
     # An empty block ends the text: what is left of a character is at fault then.
     for data in itertools.chain(blocks, [b""]):
         begins = offset - len(decoder.getstate()[0])

@@ -113,7 +113,7 @@ def read(path: Path, *, frames: int, held_out: float) -> Records:
             f"{path}: {short} of {len(files)} videos have fewer than {frames} frames, "
             "some of which are repeated"
         )
-    classes = image_folder.class_names(labels)
+    classes = own_files.class_names(labels)
     number = {name: index for index, name in enumerate(classes)}
     arrays = {
         "file": own_files.strings([str(file) for file in files]),
