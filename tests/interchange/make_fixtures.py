@@ -259,13 +259,29 @@ ENCODERS = {
     "siglip": lambda t: t.SiglipModel(t.SiglipConfig(**SIGLIP)),
 }
 
+TOWER = {**TEXT, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+ENCODERS |= {
+    "clip_text": lambda t: t.CLIPTextModel(t.CLIPTextConfig(**TOWER)),
+    "clip_text_projection": lambda t: t.CLIPTextModelWithProjection(
+        t.CLIPTextConfig(**TOWER, projection_dim=20)
+    ),
+    "clip_vision": lambda t: t.CLIPVisionModel(t.CLIPVisionConfig(**IMAGE)),
+    "clip_vision_projection": lambda t: t.CLIPVisionModelWithProjection(
+        t.CLIPVisionConfig(**IMAGE, projection_dim=20)
+    ),
+    "siglip_text": lambda t: t.SiglipTextModel(
+        t.SiglipTextConfig(**TOWER, projection_size=20)
+    ),
+    "siglip_vision": lambda t: t.SiglipVisionModel(t.SiglipVisionConfig(**IMAGE)),
+}
+
 
 def encoder_inputs(name: str) -> dict[str, torch.Tensor]:
     """The inputs of transformers, by its names."""
     generator = np.random.default_rng(3)
     ids = generator.integers(3, VOCAB, (2, LENGTH))
     mask = np.ones_like(ids)
-    if name != "siglip":
+    if not name.startswith("siglip"):
         mask[1, -5:] = 0
     # The last real token of CLIP is the one with the largest id.
     last = mask.sum(1) - 1
@@ -280,7 +296,8 @@ def encoder_inputs(name: str) -> dict[str, torch.Tensor]:
     if name == "dinov2":
         image["bool_masked_pos"] = generator.random((2, 9)) < 0.4
     towers = name in ("clip", "siglip")
-    inputs = image if name.startswith(("vit", "dinov2")) else text
+    is_image = name.startswith(("vit", "dinov2")) or "_vision" in name
+    inputs = image if is_image else text
     inputs = {**text, **image} if towers else inputs
     return {key: torch.tensor(value) for key, value in inputs.items()}
 

@@ -17,12 +17,16 @@ MODULES = {
     # Encoders.
     "bert": "bert",
     "clip": "clip",
+    "clip_text_model": "clip_tower",
+    "clip_vision_model": "clip_tower",
     "dinov2": "vit",
     "dinov2_with_registers": "vit",
     "distilbert": "distilbert",
     "modernbert": "modernbert",
     "roberta": "bert",
     "siglip": "clip",
+    "siglip_text_model": "clip_tower",
+    "siglip_vision_model": "clip_tower",
     "vit": "vit",
     "xlm-roberta": "bert",
     # Decoders.

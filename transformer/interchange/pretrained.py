@@ -17,7 +17,6 @@ from transformer.interchange import (
     gguf_folder,
     speech,
     tasks,
-    text_embedding,
     text_to_text,
     tokenizer_conversion,
 )
@@ -124,9 +123,8 @@ class PretrainedModel(NamedTuple):
         """Vectors [N, D] of texts, as the verb `embed` makes them. ValueError for a
         model that is no text encoder."""
         model = self._model("embed")
-        how = text_embedding.choose_pooling(self.folder, pooling, normalize)
-        rows = tasks.rows_of(model)
-        return text_embedding.embed(self.net, self.params, rows, texts, how)
+        how = {"normalize": normalize}
+        return tasks.vectors_of(model, self.params, texts, pooling, **how)[1]
 
     def classify(
         self,

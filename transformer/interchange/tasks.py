@@ -24,7 +24,7 @@ from transformer.interchange import (
     video_rows,
 )
 from transformer.interchange.architecture import Architecture
-from transformer.interchange.architectures import videomae, vit, whisper
+from transformer.interchange.architectures import clip_tower, videomae, vit, whisper
 from transformer.interchange.text_rows import TextRows
 from transformer.models import bert, clip, encoder, pooling
 from transformer.models.shared_encoder_decoder import SharedEncoderDecoder
@@ -101,16 +101,38 @@ def rows_of(model: Model, longest: int | None = None) -> TextRows:
 def _padding(model: Model) -> int:
     """The id after a text. SigLIP reads it like other tokens; of dual encoders it is as
     the tokenizer says, else the configuration or its default."""
-    if not isinstance(model.net, clip.ScoredDualEncoder):
+    is_tower = isinstance(model.sizes, clip_tower.TextSizes)
+    if not isinstance(model.net, clip.ScoredDualEncoder) and not is_tower:
         return getattr(model.sizes, "padding", 0)
     library, _ = tokenizer.read_library(model.folder)
     for name in text_rows.read_special_tokens(model.folder, "pad_token"):
         found = library.token_to_id(name)
         if found is not None:
             return found
-    ids = folder.read_token_ids(model.folder).get("text_config", {})
+    ids = folder.read_token_ids(model.folder)
+    ids = ids if is_tower else ids.get("text_config", {})
     said = ids.get("pad_token_id", PAIRS_PADDING)
     return said if type(said) is int and said >= 0 else PAIRS_PADDING
+
+
+def vectors_of(
+    model: Model,
+    params: Any,
+    texts: Sequence[str],
+    mode: str | None,
+    *,
+    normalize: bool,
+) -> tuple[text_embedding.Pooling, np.ndarray]:
+    """The pooling of a text encoder, and the vectors [N, D] of texts. SigLIP reads the
+    padding of a row."""
+    is_tower = isinstance(model.sizes, clip_tower.TextSizes)
+    choose = text_embedding.choose_pooling
+    choose = text_embedding.own_pooling if is_tower else choose
+    how = choose(model.folder, mode, normalize)
+    whole = is_tower and not model.sizes.is_clip
+    return how, text_embedding.embed(
+        model.net, params, rows_of(model), texts, how, whole=whole
+    )
 
 
 def embed(
@@ -134,8 +156,7 @@ def embed(
     texts = read_texts(text)
     if output is not None and (output.suffix != ".npz" or output.exists()):
         raise ValueError(f"--output: expected a new .npz file, got {output}")
-    how = text_embedding.choose_pooling(model.folder, pooling, normalize)
-    vectors = text_embedding.embed(model.net, params, rows_of(model), texts, how)
+    how, vectors = vectors_of(model, params, texts, pooling, normalize=normalize)
     print(
         f"{len(texts)} texts, vectors of {vectors.shape[1]}, pooling {how.mode}"
         + (", length 1" if how.normalize else "")

@@ -26,11 +26,13 @@ MODES = {
     "pooling_mode_cls_token": "cls",
 }
 POOLS = {"mean": encoder.mean_pooling, "cls": encoder.first_token}
+# The net's: of an encoder of CLIP or SigLIP.
+OWN = "its own"
 
 
 class Pooling(NamedTuple):
-    """How features become a vector: one of `POOLS`. normalize: to length 1. prompt: put
-    before each text."""
+    """How features become a vector: one of `POOLS`, or `OWN`. normalize: to length 1.
+    prompt: put before each text."""
 
     mode: str
     normalize: bool
@@ -95,6 +97,16 @@ def read_prompt(folder: Path) -> str:
     return prompt
 
 
+def own_pooling(folder: Path, mode: str | None, normalize: bool) -> Pooling:
+    """The pooling of an encoder that has one which it was trained with. ValueError for
+    another."""
+    if mode is not None:
+        raise ValueError(
+            f"{folder}: expected no pooling, as the model has its own, got {mode}"
+        )
+    return Pooling(OWN, normalize)
+
+
 def choose_pooling(folder: Path, mode: str | None, normalize: bool) -> Pooling:
     """The pooling of the folder, or of the flags; the mean, which a printed line says,
     where neither says one."""
@@ -113,22 +125,32 @@ def choose_pooling(folder: Path, mode: str | None, normalize: bool) -> Pooling:
 
 
 def embed(
-    net: Any, params: Any, rows: TextRows, texts: Sequence[str], pooling: Pooling
+    net: Any,
+    params: Any,
+    rows: TextRows,
+    texts: Sequence[str],
+    pooling: Pooling,
+    *,
+    whole: bool = False,
 ) -> np.ndarray:
     """Vectors [N, D] of texts, float32; each is that of the text alone. net: an
-    encoder of (ids, tokens), or one with the method `features`."""
-    method = "features" if hasattr(net, "features") else None
+    encoder of (ids, tokens), or one with the method `features`. whole: as in
+    `text_rows.batches`."""
+    is_own = pooling.mode == OWN
+    method = "features" if hasattr(net, "features") and not is_own else None
 
     @jax.jit
     def apply(params: Any, ids_BL: jax.Array, segment_BL: jax.Array) -> jax.Array:
         index_BL = jnp.arange(ids_BL.shape[1], dtype=jnp.int32)[None]
         tokens = masks.packed(segment_BL, index_BL)
-        x_BLD: Any = net.apply({"params": params}, ids_BL, tokens, method=method)
-        x_BD = POOLS[pooling.mode](x_BLD, tokens)
+        made: Any = net.apply({"params": params}, ids_BL, tokens, method=method)
+        x_BD = made if is_own else POOLS[pooling.mode](made, tokens)
         return clip.unit_length(x_BD) if pooling.normalize else x_BD
 
     texts = [pooling.prompt + text for text in texts]
-    return text_rows.map_batches(rows, texts, lambda *batch: apply(params, *batch))
+    return text_rows.map_batches(
+        rows, texts, lambda *batch: apply(params, *batch), whole=whole
+    )
 
 
 def cosines(vectors: np.ndarray) -> np.ndarray:

@@ -45,6 +45,16 @@ def linear_activation(x: jax.Array) -> jax.Array:
     return x
 
 
+class TokenPooling(nn.Module):
+    """A function of all features without parameters, such as the last token's, as a
+    `make_pool` of `PooledEncoder`."""
+
+    pool: encoder.Pool = last_token
+
+    def __call__(self, x_BLD: jax.Array, tokens: TokenPositions) -> jax.Array:
+        return self.pool(x_BLD, tokens)
+
+
 class NormPooling(nn.Module):
     """A function of all features, by default the mean of the tokens, and a norm: a
     `pool` of `encoder.Classifier`."""

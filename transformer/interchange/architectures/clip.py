@@ -134,10 +134,23 @@ def write(sizes: Sizes) -> dict[str, Any]:
 def net(sizes: Sizes) -> clip.ScoredDualEncoder:
     """Both encoders; images are raw patches, and `patches` the positions of CLIP's
     class token and of them (`masks.single_document`)."""
-    is_clip = sizes.model_type == "clip"
-    make_text, make_image = (
-        partial(pooling.PooledEncoder, make_encoder=make, make_pool=make_pool)
-        for make, make_pool in (_text(sizes), _image(sizes))
+    is_clip, scanned = sizes.model_type == "clip", sizes.scanned
+    make_text = partial(
+        pooling.PooledEncoder,
+        make_encoder=make_text_encoder(
+            sizes.text, sizes.vocab_size, sizes.length, is_clip=is_clip, scanned=scanned
+        ),
+        make_pool=text_pooling(sizes.text, sizes.features, is_clip=is_clip),
+    )
+    blocks = sizes.vision
+    make_image = partial(
+        pooling.PooledEncoder,
+        make_encoder=make_image_encoder(
+            blocks, sizes.image, is_clip=is_clip, scanned=scanned
+        ),
+        make_pool=projection(blocks, sizes.features, encoder.first_token)
+        if is_clip
+        else attention_pooling(blocks),
     )
     return clip.ScoredDualEncoder(
         make_image_encoder=make_image,
@@ -146,49 +159,71 @@ def net(sizes: Sizes) -> clip.ScoredDualEncoder:
     )
 
 
-def _text(sizes: Sizes) -> tuple[Make, Make]:
-    """The text encoder and its pooling."""
-    blocks, is_clip = sizes.text, sizes.model_type == "clip"
-    make = partial(
+def make_text_encoder(
+    blocks: encoders.BlockSizes,
+    vocab_size: int,
+    length: int,
+    *,
+    is_clip: bool,
+    scanned: bool,
+) -> Make:
+    """The text encoder: causal in CLIP."""
+    return partial(
         encoder.Encoder,
         make_embed=partial(
             embeddings.PositionedEmbedding,
             make_content=partial(
                 embeddings.AdditiveEmbedding,
-                vocab_size=sizes.vocab_size,
+                vocab_size=vocab_size,
                 kinds=0,
                 width=blocks.width,
             ),
-            make_position=partial(positions.Learned, length=sizes.length),
+            make_position=partial(positions.Learned, length=length),
         ),
         make_stack=encoders.make_stack(
             blocks,
             mask=decoders.CAUSAL if is_clip else masks.full(),
-            scanned=sizes.scanned,
+            scanned=scanned,
         ),
         make_norm=encoders.block_norm(blocks),
     )
-    make_pool = partial(
+
+
+def projection(
+    blocks: encoders.BlockSizes, features: int, pool: Any, *, biased: bool = False
+) -> Make:
+    """A linear map of the pooled features; biased in SigLIP's texts."""
+    return partial(
         pooling.DensePooling,
-        features=sizes.features,
+        features=features,
         width=blocks.width,
-        pool=pooling.last_token if is_clip else pooling.end_of_row,
+        pool=pool,
         activation=pooling.linear_activation,
-        make_bias=biases.no_bias if is_clip else biases.zero_init_bias,
+        make_bias=biases.zero_init_bias if biased else biases.no_bias,
     )
-    return make, make_pool
 
 
-def _image(sizes: Sizes) -> tuple[Make, Make]:
-    """The image encoder and its pooling: CLIP's class token and a map, SigLIP's
-    attention."""
-    blocks, image, is_clip = sizes.vision, sizes.image, sizes.model_type == "clip"
+def text_pooling(blocks: encoders.BlockSizes, features: int, *, is_clip: bool) -> Make:
+    """The projection of a text's last token, or in SigLIP of the row's."""
+    pool = pooling.last_token if is_clip else pooling.end_of_row
+    return projection(blocks, features, pool, biased=not is_clip)
+
+
+def make_image_encoder(
+    blocks: encoders.BlockSizes,
+    image: encoders.ImageSizes,
+    *,
+    is_clip: bool,
+    scanned: bool,
+    make_norm: Make | None = None,
+) -> Make:
+    """The image encoder; make_norm: behind the blocks, theirs if None."""
     bias = biases.no_bias if is_clip else biases.zero_init_bias
     content: Make = encoders.make_patches(image, blocks.width, bias)
     if is_clip:
         content = partial(embeddings.ClassToken, width=blocks.width, make_embed=content)
-    make_norm = encoders.block_norm(blocks)
-    make = partial(
+    of_blocks = encoders.block_norm(blocks)
+    return partial(
         encoder.Encoder,
         make_embed=partial(
             embeddings.PositionedEmbedding,
@@ -196,27 +231,21 @@ def _image(sizes: Sizes) -> tuple[Make, Make]:
             make_position=partial(
                 positions.LearnedGrid, length=image.patches + is_clip
             ),
-            make_norm=make_norm if is_clip else norms.Identity,
+            make_norm=of_blocks if is_clip else norms.Identity,
         ),
-        make_stack=encoders.make_stack(
-            blocks, mask=masks.full(), scanned=sizes.scanned
-        ),
-        make_norm=make_norm,
+        make_stack=encoders.make_stack(blocks, mask=masks.full(), scanned=scanned),
+        make_norm=make_norm or of_blocks,
     )
-    if is_clip:
-        return make, partial(
-            pooling.DensePooling,
-            features=sizes.features,
-            width=blocks.width,
-            activation=pooling.linear_activation,
-            make_bias=biases.no_bias,
-        )
-    return make, partial(
+
+
+def attention_pooling(blocks: encoders.BlockSizes) -> Make:
+    """The pooling of SigLIP's images."""
+    return partial(
         pooling.AttentionPooling,
         width=blocks.width,
         make_attention=encoders.make_attention(blocks, masks.full()),
         make_mlp=encoders.make_mlp(blocks),
-        make_norm=make_norm,
+        make_norm=encoders.block_norm(blocks),
     )
 
 
@@ -230,31 +259,70 @@ def init(net: clip.ScoredDualEncoder, key: jax.Array) -> Any:
 
 def table(sizes: Sizes) -> Table:
     """The tensors of transformers' files."""
-    heads = CLIP if sizes.model_type == "clip" else SIGLIP
+    is_clip = sizes.model_type == "clip"
+    texts, images = "text_encoder/", "image_encoder/"
     rules = [
-        *tower_rules("text_model.", "text_encoder/encoder/"),
-        *tower_rules("vision_model.", "image_encoder/encoder/"),
-        Rule(TEXTS + "token_embedding.weight", IDS + "content/embedding_VD", "V D"),
-        Rule(TEXTS + "position_embedding.weight", IDS + "position/position_LD", "L D"),
-        *encoders.affine(
-            "text_model.final_layer_norm", "text_encoder/encoder/final_norm"
-        ),
-        Rule(
-            IMAGES + "position_embedding.weight", PIXELS + "position/position_LD", "L D"
-        ),
-        *encoders.affine(
-            "vision_model.post_layernorm", "image_encoder/encoder/final_norm"
-        ),
-        *heads,
+        *text_rules(texts + "encoder/"),
+        *image_rules(images + "encoder/", is_clip=is_clip),
+        *encoders.affine("vision_model.post_layernorm", images + "encoder/final_norm"),
     ]
-    return Table(
-        tuple(rules),
-        sizes=sizes.image.letters(),
-        ignored={r"(text|vision)_model\.embeddings\.position_ids": "counted here"},
-    )
+    if is_clip:
+        rules += [
+            Rule("logit_scale", "lambda_log_scale", ""),
+            Rule("text_projection.weight", texts + "pool/w_DO", "O D"),
+            Rule("visual_projection.weight", images + "pool/w_DO", "O D"),
+        ]
+    else:
+        rules += [
+            Rule("logit_scale", "lambda_log_scale", "1"),
+            Rule("logit_bias", "bias_score", "1"),
+            *text_head_rules(texts + "pool/"),
+            *image_head_rules(images + "pool/"),
+        ]
+    return Table(tuple(rules), sizes=sizes.image.letters(), ignored=IGNORED)
 
 
-def tower_rules(theirs: str, ours: str) -> list[Rule]:
+IGNORED = {r"(text|vision)_model\.embeddings\.position_ids": "counted here"}
+
+
+def text_rules(ours: str) -> list[Rule]:
+    """Rules of the text encoder at `ours`."""
+    theirs, embed = "text_model.embeddings.", ours + "embed/"
+    return [
+        *block_rules("text_model.", ours),
+        Rule(theirs + "token_embedding.weight", embed + "content/embedding_VD", "V D"),
+        Rule(
+            theirs + "position_embedding.weight", embed + "position/position_LD", "L D"
+        ),
+        *encoders.affine("text_model.final_layer_norm", ours + "final_norm"),
+    ]
+
+
+def image_rules(ours: str, *, is_clip: bool) -> list[Rule]:
+    """Rules of the image encoder at `ours`, but for the norm behind it."""
+    theirs, embed = "vision_model.embeddings.", ours + "embed/"
+    patches, content = theirs + "patch_embedding.", embed + "content"
+    rules = [
+        *block_rules("vision_model.", ours),
+        Rule(
+            theirs + "position_embedding.weight", embed + "position/position_LD", "L D"
+        ),
+    ]
+    if not is_clip:
+        return [
+            *rules,
+            encoders.patch_rule(patches + "weight", content),
+            Rule(patches + "bias", content + "/b_in_D", "D"),
+        ]
+    return [
+        *rules,
+        Rule(theirs + "class_embedding", content + "/class_D", "D"),
+        encoders.patch_rule(patches + "weight", content + "/PatchEmbedding_0"),
+        *encoders.affine("vision_model.pre_layrnorm", embed + "norm"),
+    ]
+
+
+def block_rules(theirs: str, ours: str) -> list[Rule]:
     """Rules of the blocks of either encoder."""
     layer, block = f"{theirs}encoder.layers.{{N}}.", f"{ours}stack/layers_{{N}}/"
     maps = (f"{layer}self_attn.{one}_proj" for one in ("q", "k", "v", "out"))
@@ -266,45 +334,33 @@ def tower_rules(theirs: str, ours: str) -> list[Rule]:
     ]
 
 
-TEXTS, IDS = "text_model.embeddings.", "text_encoder/encoder/embed/"
-IMAGES, PIXELS = "vision_model.embeddings.", "image_encoder/encoder/embed/"
-CLIP = (
-    Rule("logit_scale", "lambda_log_scale", ""),
-    Rule("text_projection.weight", "text_encoder/pool/w_DO", "O D"),
-    Rule("visual_projection.weight", "image_encoder/pool/w_DO", "O D"),
-    Rule(IMAGES + "class_embedding", PIXELS + "content/class_D", "D"),
-    encoders.patch_rule(
-        IMAGES + "patch_embedding.weight", PIXELS + "content/PatchEmbedding_0"
-    ),
-    *encoders.affine("vision_model.pre_layrnorm", PIXELS + "norm"),
-)
-HEAD, POOL = "vision_model.head.", "image_encoder/pool/"
-SIGLIP = (
-    Rule("logit_scale", "lambda_log_scale", "1"),
-    Rule("logit_bias", "bias_score", "1"),
-    *encoders.dense(
-        *("text_model.head", "text_encoder/pool/w_DO", "O D"),
-        bias="text_encoder/pool/b_O",
-        bias_layout="O",
-    ),
-    encoders.patch_rule(IMAGES + "patch_embedding.weight", PIXELS + "content"),
-    Rule(IMAGES + "patch_embedding.bias", PIXELS + "content/b_in_D", "D"),
-    Rule(HEAD + "probe", POOL + "query_D", "o p D", axes="(o p D)"),
-    Rule(
-        HEAD + "attention.in_proj_weight",
-        tuple(POOL + f"attention/w_{one}" for one in ("q_DHK", "k_DGK", "v_DGK")),
-        "(H K + G K + G K) D",
-    ),
-    Rule(
-        HEAD + "attention.in_proj_bias",
-        tuple(POOL + f"attention/b_{one}" for one in ("q_HK", "k_GK", "v_GK")),
-        "(H K + G K + G K)",
-    ),
-    Rule(HEAD + "attention.out_proj.weight", POOL + "attention/w_o_HKD", "D (H K)"),
-    Rule(HEAD + "attention.out_proj.bias", POOL + "attention/b_o_D", "D"),
-    *encoders.affine(HEAD + "layernorm", POOL + "norm"),
-    *encoders.mlp_rules(HEAD + "mlp.fc1", HEAD + "mlp.fc2", ours=POOL + "mlp"),
-)
+def text_head_rules(ours: str) -> list[Rule]:
+    """Rules of the map behind SigLIP's text encoder, at `ours`."""
+    bias = {"bias": ours + "b_O", "bias_layout": "O"}
+    return encoders.dense("text_model.head", ours + "w_DO", "O D", **bias)
+
+
+def image_head_rules(ours: str) -> list[Rule]:
+    """Rules of SigLIP's attention pooling, at `ours`."""
+    head, attend = "vision_model.head.", ours + "attention/"
+    return [
+        Rule(head + "probe", ours + "query_D", "o p D", axes="(o p D)"),
+        Rule(
+            head + "attention.in_proj_weight",
+            tuple(attend + f"w_{one}" for one in ("q_DHK", "k_DGK", "v_DGK")),
+            "(H K + G K + G K) D",
+        ),
+        Rule(
+            head + "attention.in_proj_bias",
+            tuple(attend + f"b_{one}" for one in ("q_HK", "k_GK", "v_GK")),
+            "(H K + G K + G K)",
+        ),
+        Rule(head + "attention.out_proj.weight", attend + "w_o_HKD", "D (H K)"),
+        Rule(head + "attention.out_proj.bias", attend + "b_o_D", "D"),
+        *encoders.affine(head + "layernorm", ours + "norm"),
+        *encoders.mlp_rules(head + "mlp.fc1", head + "mlp.fc2", ours=ours + "mlp"),
+    ]
+
 
 ARCHITECTURE = Architecture(
     read=read,
