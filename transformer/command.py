@@ -198,8 +198,16 @@ def recorded_flags(workdir: Path, make: ExperimentFn) -> dict[str, Any]:
 
 def is_pretrained(path: Path) -> bool:
     """Whether there is a model of another library: a folder of Hugging Face, or of an
-    adapter, which is refused by name; a GGUF file, or a folder with one."""
-    names = "config.json", "adapter_config.json"
+    adapter, which is refused by name; a GGUF file, or a folder with one; a cache of the
+    Hub; a pipeline of diffusers, which is refused."""
+    from transformer import hub_cache
+
+    names = "config.json", "adapter_config.json", "model_index.json"
+    if hub_cache.is_model(path) or hub_cache.models(path):
+        return True
+    # A link to nothing in a snapshot whose download did not end.
+    if not checks.is_remote(path) and (path / names[0]).is_symlink():
+        return True
     if path.suffix == ".gguf" or any((path / name).exists() for name in names):
         return True
     return path.is_dir() and any(path.glob("*.gguf"))
@@ -234,6 +242,9 @@ def inherited_flags(init_from: Path | str | None, make: ExperimentFn) -> dict[st
     folder = checks.parse_path(init_from)
     record = read_record(folder)
     if record is None and is_pretrained(folder):
+        from transformer import hub_cache
+
+        folder = hub_cache.resolve(folder)
         if not vars(make).get("imports"):
             _refuse_untrained(init_from, folder)
             raise ValueError(
@@ -294,9 +305,10 @@ def make_experiment(
     new tokenizer is not written, so that a refused run leaves nothing behind."""
     arguments = dict(arguments)
     start = arguments.get("init_from")
-    if start is not None and checks.is_remote(start) and is_pretrained(start):
+    if start is not None and is_pretrained(start):
         from transformer import remote_data
 
+        # Of one in an object store the copy, of a cache of the Hub the snapshot.
         arguments["init_from"] = remote_data.model_copy(start)
     if "workdir" in arguments:
         source = arguments.get("init_from")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformer import checks, storage
+from transformer import checks, hub_cache, storage
 
 FOLDER = "remote"
 
@@ -55,7 +55,8 @@ def local_copy(
 
 def model_copy(folder: Path) -> Path:
     """`local_copy` of the files of a model of another library; also of those in a run
-    folder, without what the run writes."""
+    folder, without what the run writes. Of a cache of the Hub the snapshot."""
+    folder = hub_cache.resolve(folder)
     return local_copy(folder, flag="--init_from", is_wanted=_is_of_model)
 
 

@@ -16,6 +16,7 @@ from transformer.interchange import (
     architecture,
     gguf_folder,
     gguf_model,
+    other_files,
     table,
     tensor_files,
     tokenizer_conversion,
@@ -88,7 +89,9 @@ def find(workdir: Path | None, init_from: Path | None) -> Path:
         found = place and gguf_folder.resolve(place)
         if found is not None and checks.regular_file(found / CONFIG).exists():
             return found
-    raise ValueError(f"--init_from: expected a folder with {CONFIG}, got {init_from}")
+    found = init_from and other_files.configuration(gguf_folder.resolve(init_from))
+    found = f"{init_from}, {found}" if found else init_from
+    raise ValueError(f"--init_from: expected a folder with {CONFIG}, got {found}")
 
 
 def _refuse_adapter(folder: Path) -> None:
@@ -111,7 +114,8 @@ def read_config(folder: Path) -> tuple[Architecture, Any]:
         checks.regular_file(folder / name)
     _refuse_adapter(folder)
     if not file.exists():
-        raise ValueError(f"{folder}: expected a folder with {CONFIG}, got none")
+        found = other_files.configuration(folder) or "none"
+        raise ValueError(f"{folder}: expected a folder with {CONFIG}, got {found}")
     values = tensor_files.read_json_file(file)
     made = architecture.find_of(values, str(file))
     config = Reader(values, str(file))

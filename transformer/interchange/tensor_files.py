@@ -21,6 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from transformer import checks, storage
+from transformer.interchange import other_files
 
 # Names begin with a stem: "model" of transformers, another of diffusers.
 STEM = "model"
@@ -39,9 +40,6 @@ DTYPES: dict[str, Any] = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-# Formats that run code when they are read.
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
-
 _POINTER = b"version https://git-lfs"
 
 
@@ -119,14 +117,8 @@ def open_tensors(folder: Path, stem: str = STEM) -> dict[str, Tensor]:
         return _open_shards(index, read_json_file(index))
     if single.is_file():
         return open_file(single)
-    found = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
-    if found:
-        raise ValueError(
-            f"{folder / found[0]}: expected safetensors, got a format that may run "
-            "code when it is read; convert it where you trust it: "
-            "AutoModel.from_pretrained(folder).save_pretrained(other_folder)"
-        )
-    raise ValueError(f"{folder}: expected {either}, got neither")
+    found = other_files.weights(folder, stem) or "neither"
+    raise ValueError(f"{folder}: expected {either}, got {found}")
 
 
 def open_file(file: Path) -> dict[str, Tensor]:
