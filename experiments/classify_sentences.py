@@ -29,7 +29,7 @@ def experiment(
         columns: of the table, its texts and its labels.
     """
     data = labeled_text.load(source, columns=columns)
-    tokenizer = labeled_rows.bpe(data)
+    tokenizer = labeled_rows.bpe(data, folder=run.workdir)
     net = model(classes=len(data.labels), vocab_size=tokenizer.vocab_size)
     return Experiment.from_run(
         run,

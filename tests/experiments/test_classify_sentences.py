@@ -11,6 +11,7 @@ import pytest
 import short_training
 
 from experiments import classify_sentences
+from transformer import storage
 from transformer.models import encoder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,21 @@ def test_a_file_of_labeled_text_is_learned_and_reported(reviews: Path) -> None:
     files = experiment.report(trained.params, jax.random.key(0))
     assert files["results.json"] == {"accuracy": 1.0, "accuracy/char_ngrams": 1.0}
     assert files["mistakes.txt"] == ""
+
+
+def test_other_data_is_encoded_by_the_tokenizer_of_the_run(
+    reviews: Path, tmp_path: Path
+) -> None:
+    """A tokenizer of its own would give the ids another meaning, and where it has as
+    many tokens nothing would say so."""
+    make = partial(classify_sentences.experiment, steps=2, batch_size=2)
+    run = make(source=str(reviews))
+    other = tmp_path / "other.tsv"
+    other.write_text("\n".join(LINES).replace("ugly", "awkward"))
+    assert make(source=str(other)).tokenizer.hash != run.tokenizer.hash
+    storage.commit_files(tmp_path / "run", run.extra_files)
+    again = make(source=str(other), workdir=tmp_path / "run")
+    assert again.tokenizer.hash == run.tokenizer.hash
 
 
 def test_the_page_explains_each_line_of_the_file() -> None:

@@ -220,7 +220,8 @@ class Experiment(NamedTuple):
 
         parts: further held-out rows, by the name of their evaluation.
         validation_loss: `loss` if None. accumulate: None for as few microbatches as a
-        device can hold. fields: the other fields of an Experiment.
+        device can hold. fields: the other fields of an Experiment. A text tokenizer is
+        one of its `extra_files`: the run on other data, or started from, has it too.
         """
         train, held_out = splits
         evaluations = {
@@ -230,6 +231,10 @@ class Experiment(NamedTuple):
         if fields.get("derived") and train.rows_per_epoch:
             epochs = run.steps * run.batch_size / train.rows_per_epoch
             fields["derived"] = {**fields["derived"], "epochs": float(f"{epochs:.2g}")}
+        # Tokens of pixels follow from the flags; those of text from the data.
+        if hasattr(fields.get("tokenizer"), "to_bytes"):
+            stored = {"tokenizer.json": fields["tokenizer"].to_bytes()}
+            fields["extra_files"] = stored | dict(fields.get("extra_files", {}))
         return cls(
             accumulate=accumulate or 1,
             accumulate_to_fit=accumulate is None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,11 @@ from transformer.data.text.tokenizers import Tokenizer
 LENGTH = 64
 
 
-def bpe(data: Records, *, vocab_size: int = 2048) -> Tokenizer:
-    """A byte-level BPE of `vocab_size` tokens of the training texts."""
+def bpe(
+    data: Records, *, vocab_size: int = 2048, folder: Path | None = None
+) -> Tokenizer:
+    """The tokenizer in `folder`, or a byte-level BPE of `vocab_size` tokens of the
+    training texts."""
 
     def pieces(split: str) -> Iterator[documents.Piece]:
         documents.check_split(split)
@@ -28,7 +32,7 @@ def bpe(data: Records, *, vocab_size: int = 2048) -> Tokenizer:
 
     fingerprint = storage.short_hash("labeled text", data.fingerprint)
     text = documents.TextDataset(data.name, fingerprint, pieces)
-    return tokenizers.bpe(text, vocab_size=vocab_size)
+    return tokenizers.for_text("bpe", text, vocab_size=vocab_size, folder=folder)
 
 
 def _rows(encoded: list[np.ndarray], label: np.ndarray, *, length: int) -> Arrays:
