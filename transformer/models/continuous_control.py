@@ -111,9 +111,9 @@ class ContinuousDecisionTransformer(nn.Module):
     ) -> Predictions:
         inputs = return_to_go_BT, observation_BTP, action_BTP
         x_BLD = self.features(*inputs, steps)
+        x_BTCD = x_BLD.reshape(x_BLD.shape[0], -1, TOKENS_PER_STEP, self.width)
         # After the observation the action, after the action what comes of it.
-        at_observation_BTD = x_BLD[:, 1::TOKENS_PER_STEP]
-        at_action_BTD = x_BLD[:, 2::TOKENS_PER_STEP]
+        at_observation_BTD, at_action_BTD = x_BTCD[:, :, 1], x_BTCD[:, :, 2]
         return Predictions(
             observation_BTP=self.observation_head(at_action_BTD),
             action_BTP=self.action_head(at_observation_BTD),
@@ -135,10 +135,12 @@ class ContinuousDecisionTransformer(nn.Module):
             self.action_embedding(action_BTP, steps) + time_BTD,
         )
         x_BLD = self.embedding_norm(decision_transformer.interleave(step_tokens))
-        segment_BL = jnp.repeat(jnp.asarray(steps.segment_BL), TOKENS_PER_STEP, axis=1)
+        segment_BT1 = jnp.asarray(steps.segment_BL)[..., None]
+        segment_BL = decision_transformer.interleave([segment_BT1] * TOKENS_PER_STEP)
         tokens = masks.single_document(x_BLD.shape[1])
         tokens = tokens._replace(
-            position_BL=jnp.zeros_like(tokens.position_BL), segment_BL=segment_BL
+            position_BL=jnp.zeros_like(tokens.position_BL),
+            segment_BL=segment_BL[..., 0],
         )
         x_BLD = self.stack(self.position(x_BLD, tokens.position_BL), tokens)
         return self.final_norm(x_BLD)
