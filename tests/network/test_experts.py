@@ -121,7 +121,11 @@ def loop_over_tokens(
 def test_mixture_equals_a_loop_over_tokens(k: int) -> None:
     params = weights()
     expected, _ = loop_over_tokens(params, X, k, np.inf, softmax=False)
-    for dispatch in (DISPATCHES["dropless"], routing.capacity_dispatch(EXPERTS)):
+    for dispatch in (
+        DISPATCHES["dropless"],
+        routing.capacity_dispatch(EXPERTS),
+        routing.dense_dispatch,
+    ):
         y, layer = output_and_routing(
             mixture(experts_per_token=k, dispatch=dispatch), params
         )
@@ -129,14 +133,13 @@ def test_mixture_equals_a_loop_over_tokens(k: int) -> None:
         assert layer["kept_BL"].min() == 1
 
 
-def test_large_capacity_equals_dropless() -> None:
+def test_large_capacity_and_dense_equal_dropless() -> None:
     """Gradients too, of all weights and of the tokens."""
     params = weights()
     expected = output_and_grads(mixture(gates=routing.softmax_gates), params)
-    large = mixture(
-        gates=routing.softmax_gates, dispatch=routing.capacity_dispatch(2.0)
-    )
-    close(expected, output_and_grads(large, params))
+    for dispatch in (routing.capacity_dispatch(2.0), routing.dense_dispatch):
+        module = mixture(gates=routing.softmax_gates, dispatch=dispatch)
+        close(expected, output_and_grads(module, params))
 
 
 @pytest.mark.parametrize("k", [1, 2])

@@ -100,11 +100,15 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_gated_experts_equal_a_loop_over_tokens(name: str) -> None:
-    """With no token dropped, by blocks or by a large capacity."""
+    """With no token dropped: by blocks, by a large capacity, or by all experts."""
     slots, formula = CASES[name]
     params = weights(with_bias="make_bias" in slots)
     expected = loop_over_tokens(params, **formula)
-    for dispatch in (routing.dropless_dispatch(5), routing.capacity_dispatch(EXPERTS)):
+    for dispatch in (
+        routing.dropless_dispatch(5),
+        routing.capacity_dispatch(EXPERTS),
+        routing.dense_dispatch,
+    ):
         module = mixture(**slots, dispatch=dispatch)
         close(expected, jax.jit(module.apply)({"params": params}, X))
 

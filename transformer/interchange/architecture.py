@@ -11,6 +11,7 @@ import flax.linen as nn
 from transformer.interchange import tensor_files
 from transformer.interchange.config import Reader
 from transformer.interchange.table import Table
+from transformer.network.moe import routing
 
 # The module that has `ARCHITECTURE` for a model type; imported when it is asked for.
 MODULES = {
@@ -78,7 +79,8 @@ class Architecture(NamedTuple):
     line for each thing in which the net is less than the configuration says, or than
     what transformers makes of the folder. fit(sizes, names): the sizes that the names
     of a file's tensors say, of what no configuration does; None where there is no such
-    thing."""
+    thing. mixture(sizes, dispatch): the net with another dispatch of its mixtures of
+    experts; None where it has none."""
 
     read: Callable[[Reader], Any]
     write: Callable[[Any], Mapping[str, Any]]
@@ -90,6 +92,7 @@ class Architecture(NamedTuple):
     format: FolderFormat = FolderFormat()
     notes: Callable[[Any], Sequence[str]] = lambda sizes: ()
     fit: Callable[[Any, Collection[str]], Any] | None = None
+    mixture: Callable[[Any, routing.Dispatch], nn.Module] | None = None
 
 
 def find_of(config: Mapping[str, Any], where: str) -> Architecture:

@@ -127,13 +127,16 @@ def write(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def net(sizes: Sizes) -> decoder.Decoder:
+def net(
+    sizes: Sizes, dispatch: routing.Dispatch = mixtures.DROPLESS
+) -> decoder.Decoder:
     """The decoder."""
     make_norm = partial(norms.RMSNorm, epsilon=sizes.epsilon)
     head_norm = partial(norms.HeadRMSNorm, epsilon=sizes.epsilon)
     gates = routing.softmax_gates if sizes.normalized else routing.raw_gates
     make_experts = mixtures.make_experts(
         sizes,
+        dispatch=dispatch,
         router=routing.sigmoid_router(groups=sizes.groups, top_groups=sizes.top_groups),
         gates=routing.scale_gates(gates, sizes.factor),
     )
@@ -184,6 +187,7 @@ ARCHITECTURE = Architecture(
     read=read,
     write=write,
     net=net,
+    mixture=net,
     init=decoder.init_params,
     table=table,
     name=lambda sizes: NAME,

@@ -101,7 +101,9 @@ def write(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def net(sizes: Sizes) -> decoder.Decoder:
+def net(
+    sizes: Sizes, dispatch: routing.Dispatch = mixtures.DROPLESS
+) -> decoder.Decoder:
     """The decoder."""
     make_norm = partial(norms.RMSNorm, epsilon=sizes.epsilon)
     make_mlp = partial(
@@ -110,7 +112,7 @@ def net(sizes: Sizes) -> decoder.Decoder:
         hidden_features=sizes.hidden_features,
         experts=sizes.experts,
         experts_per_token=sizes.experts_per_token,
-        dispatch=routing.dropless_dispatch(),
+        dispatch=dispatch,
         gates=routing.softmax_gates,
         expert_map=experts.clamped_experts(alpha=sizes.alpha, limit=sizes.limit),
         make_bias=biases.zero_init_bias,
@@ -166,6 +168,7 @@ ARCHITECTURE = Architecture(
     read=read,
     write=write,
     net=net,
+    mixture=net,
     init=decoder.init_params,
     table=table,
     name=lambda sizes: NAME,

@@ -28,6 +28,7 @@ CLASSES = {
 }
 
 
+DROPLESS = routing.dropless_dispatch()
 # Experts of a token, where a configuration does not say.
 CHOSEN = {"mixtral": 2, "qwen2_moe": 4, "qwen3_moe": 8}
 
@@ -156,12 +157,14 @@ def write(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def net(sizes: Sizes) -> decoder.Decoder:
+def net(sizes: Sizes, dispatch: routing.Dispatch = DROPLESS) -> decoder.Decoder:
     """The decoder: blocks of rotary attention and a mixture of gated experts."""
     make_norm = partial(norms.RMSNorm, epsilon=sizes.epsilon)
     head_norm = partial(norms.HeadRMSNorm, epsilon=sizes.epsilon)
     make_mlp = make_experts(
-        sizes, gates=routing.softmax_gates if sizes.normalized else routing.raw_gates
+        sizes,
+        dispatch=dispatch,
+        gates=routing.softmax_gates if sizes.normalized else routing.raw_gates,
     )
     if sizes.shared_features:
         shared = decoders.mlp(
@@ -191,7 +194,6 @@ def make_experts(sizes: Any, **options: Any) -> Make:
         hidden_features=sizes.hidden_features,
         experts=sizes.experts,
         experts_per_token=sizes.experts_per_token,
-        dispatch=routing.dropless_dispatch(),
         activation=decoders.ACTIVATIONS[sizes.activation],
         expert_map=experts.gated_experts,
         **options,
@@ -260,6 +262,7 @@ ARCHITECTURE = Architecture(
     read=read,
     write=write,
     net=net,
+    mixture=net,
     init=decoder.init_params,
     table=table,
     name=lambda sizes: CLASSES[sizes.model_type],

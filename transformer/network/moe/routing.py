@@ -2,7 +2,8 @@
 
 A dispatch is a value: `capacity_dispatch(factor)` gives each expert a fixed number of
 slots per row and drops the tokens that do not fit, `dropless_dispatch(block)` gives
-each expert as many blocks of slots as its tokens need. Both only assign slots;
+each expert as many blocks of slots as its tokens need, `dense_dispatch` gives each
+expert all tokens. They only assign slots;
 `dispatch` and `combine` move the tokens there and back.
 
 A token's slot depends on earlier tokens only, whatever the rank of the choice: a later
@@ -22,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.axes import constrain
+from transformer.network import masks
 
 
 class Choice(NamedTuple):
@@ -229,6 +231,20 @@ def dropless_dispatch(block: int = 64) -> Dispatch:
         )
 
     return slots
+
+
+def dense_dispatch(choices: Sequence[Choice], experts: int) -> Slots:
+    """A slot of each expert for each token: all experts compute all tokens, and no
+    token is dropped.
+
+    E / k times the operations of the chosen ones, but no size depends on the choices:
+    for programs whose sizes are open.
+    """
+    rows, length = choices[0].expert_BL.shape
+    index_L = masks.indices(length)
+    token_BEC = jnp.broadcast_to(index_L[None, None], (rows, experts, length))
+    slot_of_token = [c.expert_BL * length + index_L[None] for c in choices]
+    return Slots(token_BEC, slot_of_token, lambda w: w)
 
 
 def _ranks_and_counts(
