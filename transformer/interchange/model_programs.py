@@ -27,6 +27,7 @@ from transformer.models.encoder_decoder import EncoderDecoder
 from transformer.models.shared_encoder_decoder import SharedEncoderDecoder
 from transformer.network import embeddings
 from transformer.network.masks import TokenPositions
+from transformer.network.moe import routing
 
 # Timesteps of a noising process (DiT).
 TIMESTEPS = 1000
@@ -40,14 +41,19 @@ def programs(opened: PretrainedFolder, *, prompt: int, new: int) -> list[Program
     ValueError for another net."""
     net, sizes = opened.net, opened.sizes
     if isinstance(net, decoder.Decoder):
-        step = generation_programs.decoder_step(opened, prompt, new)
-        generation = generation_programs.decoder_generation(opened, step, new)
-        return [_logits(opened), generation, step]
+        made = _decoder_programs(opened, prompt, new)
+        mixture = opened.architecture.mixture
+        if mixture is None:
+            return made
+        # Blocks of the chosen experts are as many as the tokens need.
+        plain = opened._replace(net=mixture(sizes, routing.dense_dispatch))
+        pairs = zip(made, _decoder_programs(plain, prompt, new), strict=True)
+        return [one._replace(plain=same.apply, loop=same.loop) for one, same in pairs]
     if isinstance(net, SharedEncoderDecoder):
-        return [_text_logits(opened), generation_programs.text_generation(opened, new)]
+        return [_text_logits(opened), *generation_programs.text_generation(opened, new)]
     if isinstance(net, EncoderDecoder):
         generation = generation_programs.speech_generation(opened, prompt, new)
-        return [_speech_logits(opened), generation]
+        return [_speech_logits(opened), *generation]
     if isinstance(net, ContinuousDecisionTransformer):
         return [_trajectory(opened)]
     if isinstance(net, dit.DiT):
@@ -70,6 +76,12 @@ def programs(opened: PretrainedFolder, *, prompt: int, new: int) -> list[Program
         f"{opened.folder}: expected a net that has programs, got "
         f"{opened.architecture.name(sizes)}"
     )
+
+
+def _decoder_programs(opened: PretrainedFolder, prompt: int, new: int) -> list[Program]:
+    step = generation_programs.decoder_step(opened, prompt, new)
+    generation = generation_programs.decoder_generation(opened, step, new)
+    return [_logits(opened), generation, step]
 
 
 def _logits(opened: PretrainedFolder) -> Program:

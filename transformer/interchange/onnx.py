@@ -1,7 +1,8 @@
 """Programs as ONNX, by jax2onnx, for ONNX Runtime: the parameters are in the file, and
 rows and tokens are open as in StableHLO. jax2onnx 0.17 converts no loop that reads a
-cache, so greedy generation is a loop around the step that it converts
-(`onnx_loop.py`). Mixtures of experts are refused.
+cache, so greedy generation is a loop around the step that it converts, behind the
+encoder where there is one (`onnx_loop.py`). It leaves no size open that depends on the
+inputs, so all experts of a mixture compute all tokens (`Program.plain`).
 
 jax2onnx 0.17 pins orbax-checkpoint below 0.11.37, so an environment that trains takes
 it without its dependencies, or another one converts a folder that is exported already.
@@ -24,7 +25,7 @@ import jax.export
 
 from transformer.interchange import onnx_loop, programs
 from transformer.interchange.folder import PretrainedFolder
-from transformer.interchange.programs import Program, WrittenProgram
+from transformer.interchange.programs import GreedyLoop, Program, WrittenProgram
 
 SUFFIX = ".onnx"
 PACKAGES = ("jax2onnx", "onnxruntime")
@@ -43,7 +44,7 @@ SLOW_PASS = "remove_redundant_casts"
 def left_out(program: Program) -> str | None:
     """Why this program is not written; None where it is."""
     is_loop = program.name == "generate" and program.loop is None
-    return "jax2onnx converts no loop that reads a cache" if is_loop else None
+    return "its layers are scanned, and their cache is one array" if is_loop else None
 
 
 def require() -> tuple[Any, Any]:
@@ -70,9 +71,7 @@ def write(opened: PretrainedFolder, program: Program) -> WrittenProgram:
     if program.loop is None:
         _convert(jax2onnx, program, params, file, names, program.outputs)
     else:
-        step = program.loop.step
-        _convert(jax2onnx, step, params, file, *onnx_loop.step_names(step))
-        onnx_loop.wrap(file, program, program.loop)
+        _write_loop(jax2onnx, program, program.loop, params, file)
     session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
     def call(*inputs: Any) -> list[Any]:
@@ -85,6 +84,22 @@ def write(opened: PretrainedFolder, program: Program) -> WrittenProgram:
             part.unlink()
         raise
     return WrittenProgram(file, difference, "any " + program.open_sizes())
+
+
+def _write_loop(
+    jax2onnx: Any, program: Program, loop: GreedyLoop, params: Any, file: Path
+) -> None:
+    """The parts of a loop, and the program of them."""
+    _convert(jax2onnx, loop.step, params, file, *onnx_loop.step_names(loop.step))
+    if loop.encode is None:
+        onnx_loop.wrap(file, program, loop)
+        return
+    part = file.with_name(f"{file.name}.encode{SUFFIX}")
+    names = onnx_loop.encode_names(loop.encode)
+    _convert(jax2onnx, loop.encode, params, part, *names)
+    onnx_loop.wrap(file, program, loop, part)
+    for one in part.parent.glob(f"{part.name}*"):
+        one.unlink()
 
 
 def _convert(
@@ -106,7 +121,7 @@ def _convert(
     try:
         with _linear_time():
             jax2onnx.to_onnx(
-                partial(program.apply, params),
+                partial(program.plain or program.apply, params),
                 shapes,
                 input_names=list(names),
                 output_names=list(outputs),

@@ -23,6 +23,10 @@ TOLERANCE = 1e-3
 # The sizes of B and L, with S one more, within the limits, with which a program is
 # called before it is said to work.
 SIZES = ((2, 7), (3, 1))
+# Those of which a loop of generation is made.
+PARTS = "encode", "step"
+# Inputs that are 0 where there is padding, of tokens and of a source.
+MASKS = "attention_mask", "encoder_attention_mask"
 
 
 class Input(NamedTuple):
@@ -44,7 +48,9 @@ class Input(NamedTuple):
 
 class Program(NamedTuple):
     """apply(params, *inputs) -> a tuple of `outputs`. limits: of open sizes, such as
-    "L <= 64". loop: the same program for formats that convert no loop."""
+    "L <= 64". loop: the same program for formats that convert no loop. plain: the same
+    function for formats in which no size but the open ones may depend on the inputs;
+    None where `apply` is so."""
 
     name: str
     apply: Callable[..., tuple[jax.Array, ...]]
@@ -52,6 +58,7 @@ class Program(NamedTuple):
     outputs: tuple[str, ...]
     limits: tuple[str, ...] = ()
     loop: GreedyLoop | None = None
+    plain: Callable[..., tuple[jax.Array, ...]] | None = None
 
     def open_sizes(self) -> str:
         """The open sizes in words."""
@@ -69,7 +76,7 @@ class Program(NamedTuple):
         arrays = []
         for one in self.inputs:
             shape = one.sizes(B=rows, **sizes)
-            if one.name == "attention_mask":
+            if one.name in MASKS:
                 array = np.ones(shape, np.int32)
                 array[-1, (shape[1] + 1) // 2 :] = 0
             elif one.name == "lengths":
@@ -85,11 +92,20 @@ class Program(NamedTuple):
 class GreedyLoop(NamedTuple):
     """Greedy generation by a step: ids (B, 1), the number of tokens before and a cache,
     which is zeros at first, to logits and the new cache. new: tokens of a row, at most;
-    stop: ids that end it."""
+    stop: ids that end it; excluded: ids that are never chosen; forced_end: the last of
+    `new` tokens, where a row has not ended before.
+
+    encode: from the first inputs of the program to what the step has beside those, once
+    for all steps: its outputs, and inputs of the program itself. start: the prompt of
+    each row, where the program has no prompts among its inputs."""
 
     step: Program
     new: int
     stop: tuple[int, ...]
+    excluded: tuple[int, ...] = ()
+    forced_end: int | None = None
+    encode: Program | None = None
+    start: int | None = None
 
 
 class WrittenProgram(NamedTuple):
