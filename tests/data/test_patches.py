@@ -25,9 +25,10 @@ def test_patches_run_in_reading_order_with_channels_fastest():
     np.testing.assert_array_equal(video, [[0, 1, 4, 5], [2, 3, 6, 7]])
 
 
-@pytest.mark.parametrize("module", [np, jnp])
+@pytest.mark.parametrize(
+    ("module", "lead"), [(np, ()), (np, (3,)), (np, (2, 3)), (jnp, (2, 3))], ids=str
+)
 @pytest.mark.parametrize("shape, size", GRIDS, ids=str)
-@pytest.mark.parametrize("lead", [(), (3,), (2, 3)], ids=str)
 def test_join_is_the_inverse_of_cut(module, shape, size, lead):
     pixels = module.arange(np.prod((*lead, *shape, 3))).reshape(*lead, *shape, 3)
     raw = patches.patchify(pixels, size)

@@ -157,7 +157,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
     made = [language_model.experiment(**TINY, accumulate=n) for n in (1, 4)]
     assert [one.accumulate for one in made] == [1, 4]
     assert not any(one.accumulate_to_fit for one in made)
-    params = made[0].init(jax.random.key(0))
+    params = jax.device_get(jax.jit(made[0].init)(jax.random.key(0)))
     params = jax.tree.map(lambda a: a + 0.02, params)  # Maps begin at zero.
     batch, key = made[0].batch(0, range(8)), jax.random.key(1)
     (loss, gradient), (summed, sums) = (

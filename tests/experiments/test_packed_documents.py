@@ -100,7 +100,8 @@ def test_packed_equals_alone(name: str, tmp_path: Path) -> None:
     assert together["segment_BL"].max() == 3
     alone = batch_of([[one] for row in rows for one in row])
     for function in logits:
-        packed_BLV, apart_BLV = (jax.jit(function)(b) for b in (together, alone))
+        jitted = jax.jit(function)
+        packed_BLV, apart_BLV = (np.asarray(jitted(b)) for b in (together, alone))
         for number in range(6):
             row, segment = divmod(number, 3)
             here_L = together["segment_BL"][row] == segment + 1

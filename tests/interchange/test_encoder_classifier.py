@@ -43,7 +43,7 @@ def start(name: str, labels: tuple[str, ...], partial: bool) -> tuple[Any, Any, 
     opened = folder.open_folder(FIXTURES / name)
     made = opened.architecture
     sizes = encoder_classifier.with_labels(opened.sizes, labels, name)
-    params = made.init(made.net(sizes), jax.random.key(0))
+    params = jax.jit(made.init, static_argnums=0)(made.net(sizes), jax.random.key(0))
     source = PretrainedStart(FIXTURES / name)
     of_folder = encoder_classifier.ClassifierStart(source, labels, partial)
     return of_folder, params, opened

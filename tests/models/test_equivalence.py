@@ -158,7 +158,7 @@ def test_packed_equals_separate(case: Case) -> None:
         tokens = masks.packed(batch["segment_BL"], batch["position_BL"])
         return module.apply({"params": params}, batch["ids_BL"], tokens)[0]
 
-    together_BLD = features(batch)
+    together_BLD = np.asarray(features(batch))
     for document in (1, 2):
         here_BL = batch["segment_BL"] == document
         alone = {name: np.zeros_like(batch[name]) for name in batch}
@@ -169,7 +169,7 @@ def test_packed_equals_separate(case: Case) -> None:
             alone["segment_BL"][row, :count] = 1
             # The ids in the padding have no effect.
             alone["ids_BL"][row, count:] = document + 7
-        apart_BLD = features(alone)
+        apart_BLD = np.asarray(features(alone))
         for row in range(ROWS):
             count = here_BL[row].sum()
             close(together_BLD[row][here_BL[row]], apart_BLD[row, :count], 2e-5)

@@ -40,7 +40,7 @@ def stack(layers):
 def changes(optimizer, params, gradients):
     """The changes of two successive updates."""
     advance = jax.jit(lambda state: optimizer.update(gradients, state, params))
-    first, state = advance(optimizer.init(params))
+    first, state = advance(jax.jit(optimizer.init)(params))
     second, _ = advance(state)
     return [first, second]
 

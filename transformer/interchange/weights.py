@@ -168,6 +168,19 @@ class CastCounts:
         return line
 
 
+def _at(leaf: Any, index: tuple[int, ...]) -> np.ndarray:
+    """The part of an array at an index of its first axes."""
+    if index:
+        leaf = _take(leaf, index) if isinstance(leaf, jax.Array) else leaf[index]
+    return np.asarray(leaf)
+
+
+@jax.jit
+def _take(array: jax.Array, index: tuple[int, ...]) -> jax.Array:
+    # One program for all layers: an index outside `jit` is a constant of its program.
+    return array[index]
+
+
 def plan(
     bindings: list[Binding],
     params: Any,
@@ -179,7 +192,7 @@ def plan(
     leaves = leaf_paths(params)
 
     def make(binding: Binding, dtype: Any) -> np.ndarray:
-        values = [np.asarray(leaves[part.path][part.index]) for part in binding.parts]
+        values = [_at(leaves[part.path], part.index) for part in binding.parts]
         packed = layout.pack(binding.layout, binding.arrays, values)
         return counts.cast(packed, dtype, binding.name)
 
