@@ -121,22 +121,31 @@ def converse(model: Any, **options: Any) -> str:
     return model.chat([{"role": "user", "content": "the hen"}], **options)
 
 
-@pytest.mark.parametrize(
-    "call", [generate, pytest.param(converse, marks=pytest.mark.slow)]
-)
+def chatting(folder: Path) -> Any:
+    """A model of a folder with a chat template."""
+    source = pretrained_folder.write(folder)
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    (source / "chat_template.jinja").write_text(template)
+    return transformer.load(source)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", [generate, converse])
 def test_a_notebook_decodes_with_narrow_weights(
     call: Any, tmp_path: Path, capsys: Any
 ) -> None:
-    """As with the rounded weights; values and errors are those of the flag."""
-    source = pretrained_folder.write(tmp_path / "llama")
-    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    (source / "chat_template.jinja").write_text(template)
-    model = louder(transformer.load(source))
+    """As with the rounded weights."""
+    model = louder(chatting(tmp_path / "llama"))
     rounded = narrow_weights.dequantize(narrow_weights.narrow(model.params, "int8"))
     expected = call(model._replace(params=rounded), new_tokens=12)
     capsys.readouterr()
     assert call(model, new_tokens=12, decode_dtype="int8") == expected
     assert "decoding with int8 weights" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("call", [generate, converse])
+def test_a_notebook_refuses_other_dtypes_of_weights(call: Any, tmp_path: Path) -> None:
+    model = chatting(tmp_path / "llama")
     with pytest.raises(ValueError, match="decode_dtype: expected one of float32, "):
         call(model, decode_dtype="int4")
 
