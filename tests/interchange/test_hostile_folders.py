@@ -289,7 +289,7 @@ def test_hostile_folders_are_refused_in_one_line(name: str, tmp_path: Path) -> N
         folder.open_folder(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 600
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 500
     assert peak < 100 * 2**20
 
 
