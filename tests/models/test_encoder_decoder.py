@@ -71,23 +71,28 @@ def test_cached_decoding_equals_the_full_forward(kind: Any) -> None:
     whole_BLD = jax.jit(partial(features, module=module))(params, batch)
 
     @jax.jit
-    def stepwise(params: Any) -> jax.Array:
-        apply = partial(module.apply, {"params": params})
+    def begin(params: Any) -> Any:
         source = jnp.asarray(batch["source_BL"]), tokens_of(batch["source_segment_BL"])
+        memory = module.apply({"params": params}, *source, method="cache_memory")
         own = module.empty_cache(ROWS, TARGET_LENGTH, 3, jnp.float32)
-        cache = block.join_caches(own, apply(*source, method="cache_memory"))
-        features = []
-        for start, stop in ((0, 3), *((n, n + 1) for n in range(3, TARGET_LENGTH))):
-            ids_BL = batch["ids_BL"][:, start:stop]
-            position_BL = jnp.broadcast_to(jnp.arange(start, stop)[None], ids_BL.shape)
-            segment_BL = jnp.asarray(batch["target_segment_BL"][:, start:stop])
-            tokens = masks.TokenPositions(position_BL, position_BL, segment_BL)
-            (x_BLD, _), cache = apply(ids_BL, cache, tokens, method="decode")
-            features.append(x_BLD)
-        return jnp.concatenate(features, axis=1)
+        return block.join_caches(own, memory)
 
+    @jax.jit
+    def step(params: Any, cache: Any, *arrays: Any) -> Any:
+        ids_BL, position_BL, segment_BL = arrays
+        tokens = masks.TokenPositions(position_BL, position_BL, segment_BL)
+        inputs = ids_BL, cache, tokens
+        (x_BLD, _), cache = module.apply({"params": params}, *inputs, method="decode")
+        return x_BLD, cache
+
+    cache, steps = begin(params), []
+    index_BL = np.broadcast_to(np.arange(TARGET_LENGTH)[None], batch["ids_BL"].shape)
+    arrays = batch["ids_BL"], index_BL, batch["target_segment_BL"]
+    for start, stop in ((0, 3), *((n, n + 1) for n in range(3, TARGET_LENGTH))):
+        x_BLD, cache = step(params, cache, *(a[:, start:stop] for a in arrays))
+        steps.append(x_BLD)
     real = batch["target_segment_BL"] > 0
-    close(np.asarray(whole_BLD)[real], np.asarray(stepwise(params))[real], 2e-5)
+    close(np.asarray(whole_BLD)[real], np.concatenate(steps, axis=1)[real], 2e-5)
 
 
 def test_greedy_cached_decoding_is_the_argmax_of_the_full_model() -> None:

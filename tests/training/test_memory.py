@@ -37,11 +37,11 @@ def test_a_step_beyond_the_memory_is_refused_before_it_is_taken(
     tmp_path, capsys, monkeypatch
 ):
     """The state fits; the activations of the batch do not."""
-    limit = 10 * 2**20
+    limit = 2**20
     monkeypatch.setattr(memory, "device_bytes", lambda: limit)
     argv = [f"--workdir={tmp_path / 'run'}", "--steps=1", "--mesh=data:1"]
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
-    assert commands.exit_status([*argv, "--batch_size=100000"], monkeypatch) == 1
+    assert commands.exit_status([*argv, "--batch_size=10000"], monkeypatch) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "expected a step that fits into 0.0 GiB of memory a device, got" in line
     assert "--batch_size" in line
