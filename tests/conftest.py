@@ -41,3 +41,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.nodeid in NIGHTLY:
             item.add_marker(pytest.mark.slow)
+        # A case that the plain suite leaves out would be found out by night only.
+        known = {"request", *item._fixtureinfo.name2fixturedefs}
+        if missing := set(item.fixturenames) - known:
+            raise pytest.UsageError(f"{item.nodeid}: no fixture {', '.join(missing)}")

@@ -149,13 +149,13 @@ def test_a_tenth_of_the_texts_is_dropped_in_training_only(
     assert float(validation(params, batch, key).total) != float(expected.total)
 
 
-def test_samples_start_from_the_nearest_example(trained: Any, tmp_path: Path) -> None:
+def test_samples_start_from_the_nearest_example(params: Any, tmp_path: Path) -> None:
     """At time 1 they are that example. A text that shares no word with a name has none:
     it starts from noise."""
     made = text_to_image.experiment(**TINY, start_time=1.0)
     train = made.data.data.train
     images = made.generate(
-        trained[1].params,
+        params,
         jax.random.key(0),
         text=f"{train['text'][5]}; qqq",
         sampling_steps=1,
