@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -235,6 +236,32 @@ def test_no_intact_step_is_an_error_that_names_each(folder: Path) -> None:
 def test_the_best_of_a_run_without_an_evaluation_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="got best of a run without an evaluation"):
         checkpoint.choose(folder, "best")
+
+
+def test_a_save_that_is_removed_while_it_is_written_is_followed_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    saved = checkpoint.open_(tmp_path / "checkpoints", IDENTITY)
+    saved.save(make_state(1))
+
+    def remove_files() -> None:
+        """The next wait for a save finds that its files are gone."""
+        finish = saved._manager.wait_until_finished
+
+        def fail() -> None:
+            finish()
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+        monkeypatch.setattr(saved._manager, "wait_until_finished", fail)
+
+    remove_files()
+    saved.save(make_state(2))
+    assert "step 1 could not be saved: No such file" in capsys.readouterr().out
+    assert 2 in saved.steps()
+    saved.save(make_state(3))
+    remove_files()
+    with pytest.raises(OSError, match="step 3 could not be saved: No such file"):
+        saved.close()
 
 
 def test_uncommitted_step_is_ignored_and_removed(folder: Path) -> None:

@@ -18,7 +18,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,7 +121,7 @@ def check_identity(folder: Path, identity: Identity) -> None:
             if expected != got:
                 raise ValueError(
                     f"{folder}: it holds another {field}'s checkpoints: "
-                    f"expected {expected}, got {got}"
+                    f"expected {expected or 'none'}, got {got or 'none'}"
                 )
         return
 
@@ -187,7 +187,19 @@ class Checkpoints:
                 raise OSError("Orbax did not save")
 
     def wait(self) -> None:
-        """Block until the last save is on disk. Raises OSError if it failed."""
+        """Block until the last save is on disk. Raises OSError if it failed, but where
+        somebody removed its files: a line says so, and the next save is whole."""
+        manager = self._manager
+        try:
+            self._finish_save()
+        except OSError as error:
+            if error.errno != errno.ENOENT or jax.process_count() > 1:
+                raise
+            print(f"warning: {error}: removed; the next save is whole", flush=True)
+            with suppress(Exception):  # The same error; its threads end.
+                manager.close()
+
+    def _finish_save(self) -> None:
         if self._manager is None or self._saving is None:
             return
         step, primary = self._saving, jax.process_index() == 0
@@ -206,7 +218,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait, and end the background threads. Raises OSError if the save failed."""
-        self.wait()
+        self._finish_save()
         manager, self._manager = self._manager, None
         if manager is not None:
             manager.close()
@@ -349,7 +361,8 @@ def _error_number(error: Exception) -> int | None:
     found = re.search(r"os_error_code='(\d+)'|OS error (\d+)", str(error))
     if found:
         return int(found.group(1) or found.group(2))
-    return getattr(error, "errno", None)
+    missing = errno.ENOENT if str(error).startswith("NOT_FOUND:") else None
+    return getattr(error, "errno", missing)
 
 
 def _item_files(folder: Path) -> list[Path]:
