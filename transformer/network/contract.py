@@ -112,13 +112,10 @@ def random_params(module: nn.Module, width: int) -> Any:
     return jax.tree_util.tree_map_with_path(sample, shapes["params"])
 
 
-def _batch(width: int) -> dict[str, jax.Array]:
-    shape = ROWS, LENGTH, width
-    x_BLD, direction_BLD = np.random.default_rng(1).normal(size=(2, *shape))
-    return {
-        "x_BLD": jnp.asarray(x_BLD, jnp.float32),
-        "direction_BLD": jnp.asarray(direction_BLD, jnp.float32),
-    }
+def _batch(width: int) -> dict[str, np.ndarray]:
+    shape = 2, ROWS, LENGTH, width
+    x_BLD, direction_BLD = np.random.default_rng(1).normal(size=shape).astype("f4")
+    return {"x_BLD": x_BLD, "direction_BLD": direction_BLD}
 
 
 @partial(jax.jit, static_argnums=0)
@@ -161,10 +158,12 @@ def _check_names(params: Any) -> None:
 
 
 def _check_dtype(module: nn.Module, params: Any, width: int) -> None:
+    def features(params: Any, x_BLD: jax.Array) -> Any:
+        weights = {"params": cast_weights(params, jnp.bfloat16)}
+        return module.apply(weights, x_BLD, masks.single_document(LENGTH))
+
     x_BLD = _batch(width)["x_BLD"].astype(jnp.bfloat16)
-    weights = cast_weights(params, jnp.bfloat16)
-    arguments = {"params": weights}, x_BLD, masks.single_document(LENGTH)
-    y_BLD: Any = jax.eval_shape(module.apply, *arguments)
+    y_BLD = jax.eval_shape(features, params, x_BLD)
     if y_BLD.dtype != jnp.bfloat16:
         raise AssertionError(
             f"bfloat16 weights give bfloat16 features: got {y_BLD.dtype}; cast the "
@@ -206,11 +205,11 @@ def _check_decoding(module: Any, params: Any, width: int, *, decodes: bool) -> N
     cache = module.empty_cache(ROWS, LENGTH, CHUNK, jnp.float32)
     parts, edges = [], [0, *range(CHUNK, LENGTH + 1)]
     for start, stop in zip(edges, edges[1:], strict=False):
-        at = jnp.asarray(index_BL[:, start:stop], jnp.int32)
-        tokens = masks.TokenPositions(at, at, jnp.ones_like(at))
+        at = index_BL[:, start:stop].astype(np.int32)
+        tokens = masks.TokenPositions(at, at, np.ones_like(at))
         y_BLD, cache = decode(variables, x_BLD[:, start:stop], cache, tokens)
         parts.append(y_BLD)
-    _require_equal("cached = whole", expected, jnp.concatenate(parts, axis=1))
+    _require_equal("cached = whole", expected, np.concatenate(parts, axis=1))
 
 
 def _check_sharding(module: nn.Module, params: Any, batch: dict[str, Any]) -> None:
