@@ -73,6 +73,12 @@ def test_parameters_of_another_run_are_evaluated_where_no_run_has_begun(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_part_of_no_parameters_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="--init_partial: expected --init_from beside"):
+        run(tmp_path / "run", init_partial=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_does_not_fit_is_listed_and_refused_or_left(source, tmp_path, capsys):
     """From shapes alone, so that a refused run leaves no folder."""
     folder, state = source

@@ -159,6 +159,8 @@ def _with_defaults(
 
 def _apply(run: Run, experiment: Experiment) -> Experiment:
     """`experiment` with the settings of `run` that are the same in every one."""
+    if run.init_partial and run.init_from is None:
+        raise ValueError("--init_partial: expected --init_from beside it, got none")
     if run.freeze or run.ema_decay or run.state_dtype != "float32":
         wrapped = optimizers.wrap(
             experiment.optimizer,
