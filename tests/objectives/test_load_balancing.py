@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import LENGTH, ROWS, close
@@ -14,29 +14,32 @@ from transformer.objectives import load_balancing
 
 EXPERTS = 4
 RNG = np.random.default_rng(0)
-LOGITS = jnp.asarray(RNG.normal(size=(ROWS, LENGTH, EXPERTS)), jnp.float32)
-WEIGHT = jnp.asarray(RNG.integers(0, 2, (ROWS, LENGTH)), jnp.float32)
+LOGITS = RNG.normal(size=(ROWS, LENGTH, EXPERTS)).astype(np.float32)
+WEIGHT = RNG.integers(0, 2, (ROWS, LENGTH)).astype(np.float32)
+
+load_balancing_loss = jax.jit(load_balancing.load_balancing_loss)
+router_z_loss = jax.jit(load_balancing.router_z_loss)
 
 
-def top_k(k: int) -> jax.Array:
+def top_k(k: int) -> np.ndarray:
     """1 where a token chose the expert, by its k largest logits: (B, L, E)."""
-    rank = jnp.argsort(jnp.argsort(-LOGITS, axis=-1), axis=-1)
-    return (rank < k).astype(jnp.float32)
+    rank = np.argsort(np.argsort(-LOGITS, axis=-1), axis=-1)
+    return (rank < k).astype(np.float32)
 
 
 def test_balance_loss_is_one_at_uniform_load_and_the_experts_at_one_expert() -> None:
     """Every token to another expert in turn: f = p = 1 / E. All to one: E."""
-    turn = jnp.broadcast_to(jnp.arange(LENGTH) % EXPERTS, (ROWS, LENGTH))
-    ones = jnp.ones((ROWS, LENGTH))
+    turn = np.broadcast_to(np.arange(LENGTH) % EXPERTS, (ROWS, LENGTH))
+    ones = np.ones((ROWS, LENGTH))
     for sharpness in (0.0, 3.0):
-        one_hot = jax.nn.one_hot(turn, EXPERTS)
-        loss = load_balancing.load_balancing_loss(sharpness * one_hot, one_hot, ones)
-        assert float(loss.total / loss.weight) == pytest.approx(1.0)
-    same = jax.nn.one_hot(0 * turn, EXPERTS)
-    loss = load_balancing.load_balancing_loss(100 * same, same, ones)
-    assert float(loss.total / loss.weight) == pytest.approx(EXPERTS)
-    loss = load_balancing.load_balancing_loss(LOGITS, top_k(2), ones)
-    assert float(loss.total / loss.weight) > 1.0
+        one_hot = np.eye(EXPERTS)[turn]
+        loss = load_balancing_loss(sharpness * one_hot, one_hot, ones)
+        assert float(loss.total) / float(loss.weight) == pytest.approx(1.0)
+    same = np.eye(EXPERTS)[0 * turn]
+    loss = load_balancing_loss(100 * same, same, ones)
+    assert float(loss.total) / float(loss.weight) == pytest.approx(EXPERTS)
+    loss = load_balancing_loss(LOGITS, top_k(2), ones)
+    assert float(loss.total) / float(loss.weight) > 1.0
 
 
 def test_router_losses_equal_the_formulas_of_switch_and_st_moe() -> None:
@@ -44,54 +47,53 @@ def test_router_losses_equal_the_formulas_of_switch_and_st_moe() -> None:
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     expected = 0.0
     for row in range(ROWS):
-        real = np.asarray(WEIGHT[row]) > 0
+        real = WEIGHT[row] > 0
         f = np.bincount(p[row][real].argmax(-1), minlength=EXPERTS) / real.sum()
         expected += real.sum() * EXPERTS * (f * p[row][real].mean(0)).sum()
-    loss = load_balancing.load_balancing_loss(LOGITS, top_k(1), WEIGHT)
+    loss = load_balancing_loss(LOGITS, top_k(1), WEIGHT)
     close((expected, WEIGHT.sum()), (loss.total, loss.weight))
-    z_loss = load_balancing.router_z_loss(LOGITS, WEIGHT)
-    squares = np.log(np.exp(logits).sum(-1)) ** 2 * np.asarray(WEIGHT)
+    z_loss = router_z_loss(LOGITS, WEIGHT)
+    squares = np.log(np.exp(logits).sum(-1)) ** 2 * WEIGHT
     close((squares.sum(), WEIGHT.sum()), (z_loss.total, z_loss.weight))
 
 
 def test_balance_loss_adds_over_rows_and_ignores_padding() -> None:
     chosen = top_k(2)
-    full = load_balancing.load_balancing_loss(LOGITS, chosen, WEIGHT)
+    full = load_balancing_loss(LOGITS, chosen, WEIGHT)
     rows = [
-        load_balancing.load_balancing_loss(
-            LOGITS[i : i + 1], chosen[i : i + 1], WEIGHT[i : i + 1]
-        )
+        load_balancing_loss(LOGITS[i : i + 1], chosen[i : i + 1], WEIGHT[i : i + 1])
         for i in range(ROWS)
     ]
-    close(full, jax.tree.map(lambda *parts: sum(parts), *rows))
-    other = jnp.where(WEIGHT[..., None] > 0, chosen, 1 - chosen)
-    close(full, load_balancing.load_balancing_loss(LOGITS, other, WEIGHT))
-    empty = load_balancing.load_balancing_loss(LOGITS, chosen, 0 * WEIGHT)
+    close(full, jax.tree.map(lambda *parts: sum(map(float, parts)), *rows))
+    other = np.where(WEIGHT[..., None] > 0, chosen, 1 - chosen)
+    close(full, load_balancing_loss(LOGITS, other, WEIGHT))
+    empty = load_balancing_loss(LOGITS, chosen, 0 * WEIGHT)
     assert float(empty.total) == 0 == float(empty.weight)
 
 
 def test_router_losses_sum_over_layers() -> None:
     """The total over layers; the fractions as means over layers, times the weight."""
-    kept = jnp.asarray([1.0, 0.5])
+    kept = 1.0, 0.5
     layers = [
         {
             "logits_BLE": scale * LOGITS,
             "chosen_BLE": top_k(2),
-            "kept_BL": jnp.full((ROWS, LENGTH), kept[i]),
+            "kept_BL": np.full((ROWS, LENGTH), kept[i]),
         }
         for i, scale in enumerate((1.0, 2.0))
     ]
-    loss = load_balancing.router_losses(
-        layers, WEIGHT, load_coefficient=0.5, z_coefficient=0.25
+    router_losses = jax.jit(
+        partial(load_balancing.router_losses, load_coefficient=0.5, z_coefficient=0.25)
     )
+    loss = router_losses(layers, WEIGHT)
     balance = [
-        load_balancing.load_balancing_loss(a["logits_BLE"], a["chosen_BLE"], WEIGHT)
+        float(load_balancing_loss(a["logits_BLE"], a["chosen_BLE"], WEIGHT).total)
         for a in layers
     ]
-    z = [load_balancing.router_z_loss(a["logits_BLE"], WEIGHT) for a in layers]
-    total = sum(0.5 * a.total + 0.25 * b.total for a, b in zip(balance, z, strict=True))
+    z = [float(router_z_loss(a["logits_BLE"], WEIGHT).total) for a in layers]
+    total = sum(0.5 * a + 0.25 * b for a, b in zip(balance, z, strict=True))
     sums = {
-        "load_balance_loss": (balance[0].total + balance[1].total) / 2,
+        "load_balance_loss": sum(balance) / 2,
         "dispatched_fraction": 0.75 * WEIGHT.sum(),
     }
     close((total, WEIGHT.sum(), sums), tuple(loss))
@@ -101,7 +103,7 @@ def test_router_outputs_are_in_numeric_order_of_layers() -> None:
     """layers_10 after layers_9; unrolled as scanned."""
 
     def layer(i: int) -> Any:
-        logits_BLE = jnp.full((2, 3, 4), 1.0 * i)
+        logits_BLE = np.full((2, 3, 4), 1.0 * i)
         kept_BL = logits_BLE[..., 0]
         names = {"logits_BLE": logits_BLE, "chosen_BLE": logits_BLE, "kept_BL": kept_BL}
         return {"mlp": {name: (a,) for name, a in names.items()}}
@@ -110,19 +112,21 @@ def test_router_outputs_are_in_numeric_order_of_layers() -> None:
     outputs = list(load_balancing.router_outputs(unrolled))
     assert [float(a["logits_BLE"].mean()) for a in outputs] == list(range(11))
     assert {a["kept_BL"].shape for a in outputs} == {(2, 3)}
-    stacked = jax.tree.map(lambda *a: jnp.stack(a), *unrolled["stack"].values())
+    stacked = jax.tree.map(lambda *a: np.stack(a), *unrolled["stack"].values())
     scanned = {"stack": {"layers": {"block": stacked}}}
     close(outputs, list(load_balancing.router_outputs(scanned)))
 
 
 def test_expert_token_counts_are_those_of_the_weighted_ids() -> None:
-    ids = jnp.asarray(RNG.integers(0, 5, (ROWS, LENGTH)), jnp.int32)
+    ids = RNG.integers(0, 5, (ROWS, LENGTH)).astype(np.int32)
     layers = [{"chosen_BLE": top_k(2)}, {"chosen_BLE": top_k(1)}]
     batch = {"ids_BL": ids, "weight_BL": WEIGHT}
-    got = load_balancing.expert_token_counts(layers, batch, vocab_size=5)
+    got = jax.jit(partial(load_balancing.expert_token_counts, vocab_size=5))(
+        layers, batch
+    )
     expected = np.zeros((2, EXPERTS, 5))
     for n, outputs in enumerate(layers):
-        chosen = np.asarray(outputs["chosen_BLE"] * WEIGHT[..., None])
+        chosen = outputs["chosen_BLE"] * WEIGHT[..., None]
         for row, place in np.ndindex(ROWS, LENGTH):
             expected[n, :, ids[row, place]] += chosen[row, place]
     np.testing.assert_array_equal(got, expected)

@@ -1,7 +1,8 @@
 """The loss of a text with questions in it."""
 
+from functools import partial
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,22 +19,23 @@ BATCH = {
 
 def test_recall_loss_weighs_text_and_answers_of_each_model() -> None:
     """A row of weight 0 does not count, and a needle's tokens have no bytes."""
-    keys = [jax.random.key(i) for i in range(2)]
-    logits = {
-        n: jax.random.normal(k, (3, 3, 5)) for n, k in zip("ab", keys, strict=True)
-    }
-    logits["b"] = logits["b"].at[:2, 2, 4].add(20.0)
-    loss = recall.recall_loss(logits, BATCH, [3, 1, 2, 5, 0], answer_weight=7.0)
-    rows = jnp.asarray(BATCH["weight_B"])[:, None]
+    rng = np.random.default_rng(0)
+    logits = {name: rng.normal(size=(3, 3, 5)) for name in "ab"}
+    logits["b"][:2, 2, 4] += 20.0
+    bytes_V = np.array([3, 1, 2, 5, 0])
+    run = jax.jit(partial(recall.recall_loss, answer_weight=7.0))
+    loss = run(logits, BATCH, bytes_V)
+    rows = BATCH["weight_B"][:, None]
+    of_model = jax.jit(cross_entropy)
     text, question = (
         {
-            name: cross_entropy(a, jnp.asarray(BATCH["targets_BL"]), BATCH[key] * rows)
+            name: of_model(a, BATCH["targets_BL"], BATCH[key] * rows)
             for name, a in logits.items()
         }
         for key in ("text_weight_BL", "question_BL")
     )
-    expected = sum(text[n].total + 7.0 * question[n].total for n in "ab")
-    assert float(loss.total) == pytest.approx(float(expected), rel=1e-6)
+    expected = sum(float(text[n].total) + 7.0 * float(question[n].total) for n in "ab")
+    assert float(loss.total) == pytest.approx(expected, rel=1e-6)
     assert float(loss.weight) == 2 * 4
     metrics = recall.recall_metrics(loss)
     assert metrics["recall_accuracy/b"] == 1
