@@ -18,7 +18,7 @@ from transformer.network.masks import Mask, TokenPositions
 ROWS, LENGTH, HEADS, FEATURES = 2, 12, 4, 8
 SEGMENTS = np.array([[1] * 5 + [2] * 4 + [0] * 3, [1] * 12], np.int32)
 POSITIONS = np.array([[0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 0, 0], [*range(12)]], np.int32)
-PACKED = masks.packed(jnp.asarray(SEGMENTS), jnp.asarray(POSITIONS))
+PACKED = TokenPositions(np.arange(LENGTH)[None], POSITIONS, SEGMENTS)
 
 
 class Score(NamedTuple):
@@ -59,11 +59,10 @@ SCORES = [
 every_score = pytest.mark.parametrize("score", SCORES, ids=name_of)
 
 
-def tensors(groups: int, seed: int = 0) -> tuple[jax.Array, jax.Array, jax.Array]:
+def tensors(groups: int, seed: int = 0) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     shapes = [(ROWS, LENGTH, heads, FEATURES) for heads in (HEADS, groups, groups)]
-    q, k, v = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes)
-    return q, k, v
+    return [rng.normal(size=s).astype(np.float32) for s in shapes]
 
 
 def arguments(score: Score) -> dict[str, Any]:
@@ -121,7 +120,8 @@ def test_weights_sum_to_one_over_allowed_keys(score: Score) -> None:
     q, k, _ = tensors(score.groups)
     weights = jax.jit(partial(attention.attention_weights, **arguments(score)))(q, k)
     allowed_keys = np.broadcast_to(allowed_pairs(score)[:, None], weights.shape)
-    np.testing.assert_array_equal(np.asarray(weights) > 0, allowed_keys)
+    weights = np.asarray(weights)
+    np.testing.assert_array_equal(weights > 0, allowed_keys)
     np.testing.assert_allclose(weights.sum(-1), allowed_keys.any(-1), atol=1e-6)
 
 
@@ -131,7 +131,7 @@ def test_gradients_are_zero_exactly_where_the_mask_excludes(score: Score) -> Non
     causality, for a causal mask."""
     q, k, v = tensors(score.groups)
     rng = np.random.default_rng(1)
-    direction = jnp.asarray(rng.normal(size=q.shape), jnp.float32)
+    direction = rng.normal(size=q.shape).astype(np.float32)
 
     def projected(k: jax.Array, v: jax.Array) -> jax.Array:
         y = attention.dot_product_attention(q, k, v, **arguments(score))
@@ -160,13 +160,11 @@ def test_a_query_without_allowed_keys_gives_zero_and_no_nan() -> None:
 @pytest.mark.parametrize("groups", [1, 2])
 def test_grouped_heads_equal_repeated_heads(groups: int) -> None:
     q, k, v = tensors(groups)
-    grouped = attention.dot_product_attention(
-        q, k, v, **arguments(Score("", groups=groups))
+    run = jax.jit(
+        partial(attention.dot_product_attention, **arguments(Score("", groups=groups)))
     )
-    k, v = (jnp.repeat(a, HEADS // groups, axis=2) for a in (k, v))
-    close(
-        grouped, attention.dot_product_attention(q, k, v, **arguments(Score(""))), 1e-6
-    )
+    repeated = (np.repeat(a, HEADS // groups, axis=2) for a in (k, v))
+    close(run(q, k, v), run(q, *repeated), 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -199,10 +197,12 @@ def test_bfloat16_inputs_have_float32_weights() -> None:
     """bfloat16 in, bfloat16 out; the attention matrix is float32 between them."""
     q, k, v = (a.astype(jnp.bfloat16) for a in tensors(2))
     score = arguments(Score("", groups=2))
-    assert attention.attention_weights(q, k, **score).dtype == jnp.float32
-    got = attention.dot_product_attention(q, k, v, **score)
+    weights = jax.eval_shape(partial(attention.attention_weights, **score), q, k)
+    assert weights.dtype == jnp.float32
+    got = jax.jit(partial(attention.dot_product_attention, **score))(q, k, v)
     assert got.dtype == jnp.bfloat16
-    close(formula(Score("", groups=2), q, k, v)[1], got.astype(jnp.float32), 1e-2)
+    expected = formula(Score("", groups=2), q, k, v)[1]
+    close(expected, np.asarray(got, np.float32), 1e-2)
 
 
 def make(**settings_of: Any) -> attention.Attention:
@@ -210,11 +210,12 @@ def make(**settings_of: Any) -> attention.Attention:
     return attention.Attention(**{**settings, "mask": masks.causal(), **settings_of})
 
 
-def random_params(module: Any) -> tuple[Any, jax.Array]:
-    x_BLD = jax.random.normal(jax.random.key(0), (ROWS, LENGTH, 16))
+def random_params(module: Any) -> tuple[Any, np.ndarray]:
+    x_BLD = np.random.default_rng(1).normal(size=(ROWS, LENGTH, 16)).astype(np.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), x_BLD, PACKED)["params"]
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape)), shapes), x_BLD
+    params = jax.tree.map(lambda s: np.float32(rng.normal(size=s.shape)), shapes)
+    return params, x_BLD
 
 
 def test_attention_module_equals_its_formula() -> None:
@@ -230,16 +231,17 @@ def test_attention_module_equals_its_formula() -> None:
     def normal(x: np.ndarray, gain: np.ndarray) -> np.ndarray:
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * gain
 
-    p = jax.tree.map(np.asarray, params)
     q, k, v = (
-        np.einsum("BLD,DHK->BLHK", x_BLD, p[f"w_{name}"]) + p[f"b_{name[:1]}_{end}"]
+        np.einsum("BLD,DHK->BLHK", x_BLD, params[f"w_{name}"])
+        + params[f"b_{name[:1]}_{end}"]
         for name, end in (("q_DHK", "HK"), ("k_DGK", "GK"), ("v_DGK", "GK"))
     )
-    rotate = positions.rotary()
-    q = rotate(jnp.asarray(normal(q, p["q_norm"]["gain_K"])), PACKED.position_BL)
-    k = rotate(jnp.asarray(normal(k, p["k_norm"]["gain_K"])), PACKED.position_BL)
+    rotate = jax.jit(positions.rotary())
+    q = rotate(normal(q, params["q_norm"]["gain_K"]), POSITIONS)
+    k = rotate(normal(k, params["k_norm"]["gain_K"]), POSITIONS)
     _, expected = formula(Score("", groups=2, soft_cap=2.0), q, k, v)
-    close(np.einsum("BLHK,HKD->BLD", expected, p["w_o_HKD"]) + p["b_o_D"], got)
+    expected = np.einsum("BLHK,HKD->BLD", expected, params["w_o_HKD"])
+    close(expected + params["b_o_D"], got)
 
 
 def test_there_is_a_head() -> None:
@@ -269,20 +271,22 @@ def test_cache_has_only_the_slots_that_the_mask_can_reach(
     cache = make(mask=mask).empty_cache(2, 100, 3, jnp.bfloat16)
     assert cache.k_BGMK.shape == cache.v_BGMK.shape == (2, 2, slots, FEATURES)
     assert cache.k_BGMK.dtype == jnp.bfloat16
-    assert all(a.shape == (2, slots) and (a == 0).all() for a in cache.tokens)
+    tokens = map(np.asarray, cache.tokens)
+    assert all(a.shape == (2, slots) and (a == 0).all() for a in tokens)
 
 
 def test_padding_is_not_cached() -> None:
     module = make(mask=masks.window(2))
     params, x_BLD = random_params(module)
-    index_BL = jnp.broadcast_to(jnp.arange(4), (2, 4))
-    segment_BL = jnp.asarray([[1, 1, 1, 1], [1, 0, 0, 0]])
+    index_BL = np.broadcast_to(np.arange(4), (2, 4))
+    segment_BL = np.array([[1, 1, 1, 1], [1, 0, 0, 0]])
     _, cache = jax.jit(partial(module.apply, method="decode"))(
         {"params": params},
         x_BLD[:, :4],
         module.empty_cache(2, 100, 4, jnp.float32),
         TokenPositions(index_BL, index_BL, segment_BL),
     )
+    cache = jax.tree.map(np.asarray, cache)
     np.testing.assert_array_equal(
         cache.segment_BM, [[1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0]]
     )
@@ -293,14 +297,16 @@ def test_padding_is_not_cached() -> None:
 def test_bfloat16_cache_equals_the_rounded_float32_cache() -> None:
     """For rows of different lengths in a rolling cache, bit for bit."""
     rng = np.random.default_rng(0)
-    k_BLGK = jnp.asarray(rng.normal(size=(2, 4, 2, 8)), jnp.float32)
+    k_BLGK = rng.normal(size=(2, 4, 2, 8)).astype(np.float32)
     module = make(mask=masks.window(2))
-    index_BL = jnp.broadcast_to(jnp.arange(4, 8), (2, 4))
-    tokens = TokenPositions(
-        index_BL, index_BL, jnp.asarray([[1, 1, 1, 1], [1, 0, 0, 0]])
-    )
+    index_BL = np.broadcast_to(np.arange(4, 8), (2, 4))
+    tokens = TokenPositions(index_BL, index_BL, np.array([[1, 1, 1, 1], [1, 0, 0, 0]]))
+    update = jax.jit(update_cache)
     wide, narrow = (
-        update_cache(module.empty_cache(2, 100, 4, dtype), k_BLGK, -k_BLGK, tokens)
+        jax.tree.map(
+            np.asarray,
+            update(module.empty_cache(2, 100, 4, dtype), k_BLGK, -k_BLGK, tokens),
+        )
         for dtype in (jnp.float32, jnp.bfloat16)
     )
     for expected, got in zip(wide, narrow, strict=True):

@@ -34,7 +34,7 @@ def with_gradients(function: Callable[..., jax.Array]) -> Callable[..., Any]:
 
 
 def wide(tree: Any) -> Any:
-    return jax.tree.map(lambda a: a.astype(jnp.float32), tree)
+    return jax.tree.map(lambda a: np.asarray(a, np.float32), tree)
 
 
 KERNELS = {
@@ -47,7 +47,7 @@ every_kernel = pytest.mark.parametrize("name", KERNELS)
 def heads(length: int, dtype: str = "float32", rows: int = 2) -> tuple[Any, ...]:
     rng = np.random.default_rng(0)
     shapes = [(rows, length, 4, 8), (rows, length, 2, 8), (rows, length, 2, 8)]
-    return tuple(jnp.asarray(rng.normal(size=s), dtype) for s in shapes)
+    return tuple(rng.normal(size=s).astype(jnp.dtype(dtype)) for s in shapes)
 
 
 def attention_with_gradients(
@@ -163,7 +163,7 @@ def test_row_attention_is_exact_for_large_scores(scale: float) -> None:
 def test_values_may_be_wider_than_keys(kernel: Any) -> None:
     """The values' features are independent: halves of them, one after the other."""
     q, k, _ = heads(40)
-    v = jnp.asarray(np.random.default_rng(1).normal(size=(2, 40, 2, 16)), jnp.float32)
+    v = np.random.default_rng(1).normal(size=(2, 40, 2, 16)).astype(np.float32)
     run = jax.jit(attention_with_gradients(kernel, 40, masks.causal()))
     plain = attention_with_gradients(
         attention.dot_product_attention, 40, masks.causal()
@@ -171,5 +171,5 @@ def test_values_may_be_wider_than_keys(kernel: Any) -> None:
     expected, got = jax.jit(plain)(q, k, v), run(q, k, v)
     assert got[0].shape == (2, 40, 4, 16)
     close(expected, got)
-    halves = [run(q, k, part)[0] for part in (v[..., :8], v[..., 8:])]
-    close(jnp.concatenate(halves, -1), got[0])
+    halves = [np.asarray(run(q, k, part)[0]) for part in (v[..., :8], v[..., 8:])]
+    close(np.concatenate(halves, -1), got[0])

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import close
@@ -34,7 +33,7 @@ def test_class_token_precedes_the_embedded_patches() -> None:
 
 
 def test_rows_of_ids_and_of_kinds_add() -> None:
-    ids_BL, kind_BL = jnp.asarray([[4, 0, 2]]), jnp.asarray([[0, 1, 1]])
+    ids_BL, kind_BL = np.array([[4, 0, 2]]), np.array([[0, 1, 1]])
     module = embeddings.AdditiveEmbedding(vocab_size=5, kinds=2, width=6)
     tokens = masks.single_document(3)
     got, p = apply_random(module, embeddings.TypedTokens(ids_BL, kind_BL), tokens)
@@ -48,10 +47,10 @@ def test_rows_of_ids_and_of_kinds_add() -> None:
 
 
 def test_the_mask_token_replaces_masked_patches() -> None:
-    masked_BL = jnp.asarray([[1, 0, 0, 1, 0], [0, 0, 0, 0, 0]], bool)
+    masked_BL = np.array([[1, 0, 0, 1, 0], [0, 0, 0, 0, 0]], bool)
     embed = partial(embeddings.PatchEmbedding, features=8, width=6)
     module = embeddings.MaskToken(width=6, make_embed=embed)
-    inputs = embeddings.MaskedInputs(jnp.asarray(X), masked_BL)
+    inputs: Any = embeddings.MaskedInputs(X, masked_BL)
     got, p = apply_random(module, inputs, masks.single_document(5))
     inner = p["PatchEmbedding_0"]
     patch_BLD = X @ inner["w_in_PD"] + inner["b_in_D"]
@@ -101,20 +100,23 @@ def test_positions_may_begin_at_a_later_row() -> None:
 def test_frames_pass_two_convolutions() -> None:
     """Equal to XLA's; half as many tokens as frames, or an error."""
     embed = embeddings.ConvEmbedding(features=5, width=6, activation=jax.nn.relu)
-    raw_BLP = jax.random.normal(jax.random.key(0), (2, 8, 5))
+    raw_BLP = RNG.normal(size=(2, 8, 5)).astype(np.float32)
     tokens = masks.single_document(4)
     params = jax.jit(embed.init)(jax.random.key(1), raw_BLP, tokens)["params"]
-    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(0.1), params)
 
     def convolution(x_BLP: jax.Array, w_WPD: jax.Array, stride: int) -> jax.Array:
         return jax.lax.conv_general_dilated(
             x_BLP, w_WPD, (stride,), [(1, 1)], dimension_numbers=("NWC", "WIO", "NWC")
         )
 
-    x_BLD = convolution(raw_BLP, params["w_in_WPD"], 1) + params["b_in_D"][None, None]
-    x_BLD = convolution(jax.nn.relu(x_BLD), params["w_out_WDO"], 2)
-    x_BLD = x_BLD + params["b_out_O"][None, None]
-    got: Any = embed.apply({"params": params}, raw_BLP, tokens)
-    np.testing.assert_allclose(got, jax.nn.relu(x_BLD), atol=1e-5)
+    @jax.jit
+    def expected(raw_BLP: jax.Array, p: Any) -> jax.Array:
+        x_BLD = convolution(raw_BLP, p["w_in_WPD"], 1) + p["b_in_D"][None, None]
+        x_BLD = convolution(jax.nn.relu(x_BLD), p["w_out_WDO"], 2)
+        return jax.nn.relu(x_BLD + p["b_out_O"][None, None])
+
+    got = jax.jit(embed.apply)({"params": params}, raw_BLP, tokens)
+    np.testing.assert_allclose(got, expected(raw_BLP, params), atol=1e-5)
     with pytest.raises(ValueError, match="expected 10 frames for 5 tokens, got 8"):
         embed.apply({"params": params}, raw_BLP, masks.single_document(5))

@@ -15,9 +15,10 @@ from transformer.models import decoder
 from transformer.network import narrow_weights, precision
 
 ROUND = {
-    "int8": narrow_weights.to_int8,
-    "bfloat16": narrow_weights.to_bfloat16,
+    "int8": jax.jit(narrow_weights.to_int8, static_argnums=1),
+    "bfloat16": jax.jit(narrow_weights.to_bfloat16, static_argnums=1),
 }
+dequantize = jax.jit(narrow_weights.dequantize)
 SIZES = dict(B=1, L=8, D=30, F=97, H=6, K=5, G=3, V=103)
 # The last one is large enough for several threads.
 PRODUCTS = [
@@ -46,7 +47,7 @@ def operands(
     x = rng.normal(size=[sizes[c] for c in first]).astype(np.float32)
     w = rng.normal(size=[sizes[c] for c in second]).astype(np.float32)
     summed = tuple(i for i, c in enumerate(second) if c not in result)
-    return x, ROUND[dtype](jnp.asarray(w), summed)
+    return x, ROUND[dtype](w, summed)
 
 
 def product(subscripts: str, x: Any, w: Any) -> np.ndarray:
@@ -60,7 +61,7 @@ def test_products_equal_those_of_numpy_in_float64(
     dtype: str, subscripts: str, sizes: dict[str, int]
 ) -> None:
     x, w = operands(dtype, subscripts, sizes)
-    wide = np.float64(w.dequantize())
+    wide = np.float64(dequantize(w))
     expected = np.einsum(subscripts, np.float64(x), wide)
     # The bound of a float32 sum in any order (Higham 2002, section 4.2).
     most = np.einsum(subscripts, np.abs(np.float64(x)), np.abs(wide))
@@ -93,24 +94,25 @@ def test_a_number_that_is_not_finite_stays_so_in_its_row() -> None:
 
 
 def test_int8_is_within_half_a_step_of_the_largest_weight_over_127() -> None:
-    w_DF = jax.random.normal(jax.random.key(0), (64, 33)) * jnp.arange(33)[None]
-    narrow = narrow_weights.to_int8(w_DF, (0,))
-    step_F = np.abs(np.asarray(w_DF)).max(0) / np.float32(127)
+    w_DF = np.float32(np.random.default_rng(0).normal(size=(64, 33)) * np.arange(33))
+    narrow = ROUND["int8"](w_DF, (0,))
+    step_F = np.abs(w_DF).max(0) / np.float32(127)
     step_F[0] = 1.0
-    np.testing.assert_allclose(narrow.scale[0], step_F, rtol=1e-6)
-    error_DF = np.abs(np.float64(w_DF) - np.float64(narrow.dequantize()))
+    np.testing.assert_allclose(np.asarray(narrow.scale)[0], step_F, rtol=1e-6)
+    error_DF = np.abs(np.float64(w_DF) - np.float64(dequantize(narrow)))
     assert np.all(error_DF <= 0.5001 * step_F[None])
-    assert narrow.values.dtype == jnp.int8 and int(np.abs(narrow.values).max()) == 127
+    assert narrow.values.dtype == jnp.int8
+    assert int(np.abs(np.asarray(narrow.values)).max()) == 127
 
 
 def test_bfloat16_weights_are_the_nearest_bfloat16_numbers() -> None:
-    w_DF = jax.random.normal(jax.random.key(0), (64, 33))
-    narrow = narrow_weights.to_bfloat16(w_DF, (0,))
-    expected = w_DF.astype(jnp.bfloat16).astype(jnp.float32)
-    np.testing.assert_array_equal(narrow.dequantize(), expected)
-    np.testing.assert_array_equal(
-        narrow.rows(jnp.asarray([[3, 0]])), expected[jnp.asarray([[3, 0]])]
-    )
+    w_DF = np.float32(np.random.default_rng(0).normal(size=(64, 33)))
+    narrow = ROUND["bfloat16"](w_DF, (0,))
+    expected = w_DF.astype(jnp.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(dequantize(narrow), expected)
+    ids = np.array([[3, 0]])
+    rows = jax.jit(narrow_weights.NarrowWeight.rows)(narrow, ids)
+    np.testing.assert_array_equal(rows, expected[ids])
 
 
 @pytest.mark.parametrize("dtype", ROUND)
@@ -121,7 +123,7 @@ def test_linear_maps_and_tables_are_narrow_and_all_else_stays(
     params = random_params(MODELS[1].make())
     if stack:
         # Layers in one array, as of a scanned stack.
-        params = jax.tree.map(lambda leaf: jnp.stack([leaf, -leaf]), params)
+        params = jax.tree.map(lambda leaf: np.stack([leaf, -np.asarray(leaf)]), params)
     weights = narrow_weights.narrow(params, dtype)
     for path, leaf in jax.tree_util.tree_leaves_with_path(
         weights, is_leaf=narrow_weights.is_narrow
@@ -133,13 +135,14 @@ def test_linear_maps_and_tables_are_narrow_and_all_else_stays(
     table_VD = params["embedding_VD"]
     tied = narrow_weights.narrow({"embedding_VD": table_VD}, dtype)
     assert narrow_weights.is_narrow(tied["embedding_VD"])
-    wide = narrow_weights.dequantize(weights)
+    wide = dequantize(weights)
     assert jax.tree.structure(wide) == jax.tree.structure(params)
     for before, after in zip(
         jax.tree.leaves(params), jax.tree.leaves(wide), strict=True
     ):
         assert before.shape == after.shape
-        np.testing.assert_allclose(before, after, atol=0.01 * np.abs(before).max())
+        atol = 0.01 * np.abs(np.asarray(before)).max()
+        np.testing.assert_allclose(before, after, atol=atol)
 
 
 def test_what_is_narrow_is_said_in_one_line() -> None:
@@ -166,8 +169,8 @@ def test_what_is_narrow_is_said_in_one_line() -> None:
 def test_other_products_are_refused(subscripts: str) -> None:
     first, second, _ = subscripts.replace("->", ",").split(",")
     sizes = SIZES | {"E": 2}
-    x = jnp.zeros([sizes[c] for c in first])
-    w = narrow_weights.to_int8(jnp.ones([sizes[c] for c in second]), (0,))
+    x: Any = np.zeros([sizes[c] for c in first])
+    w = ROUND["int8"](np.ones([sizes[c] for c in second]), (0,))
     with pytest.raises(ValueError, match=f"{subscripts}.*expected a product of"):
         precision.linear(subscripts, x, w)
 

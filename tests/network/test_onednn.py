@@ -45,10 +45,10 @@ SUBSCRIPTS = [
 DTYPES = {"float32": 1e-6, "bfloat16": 1e-2}
 
 
-def operands(subscripts: str, dtype: str) -> list[jax.Array]:
+def operands(subscripts: str, dtype: str) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     return [
-        jnp.asarray(rng.normal(size=[SIZES[c] for c in letters]), dtype)
+        rng.normal(size=[SIZES[c] for c in letters]).astype(jnp.dtype(dtype))
         for letters in subscripts.split("->")[0].split(",")
     ]
 
@@ -58,16 +58,19 @@ def operands(subscripts: str, dtype: str) -> list[jax.Array]:
 def test_products_equal_xla(subscripts: str, dtype: str) -> None:
     if dtype == "bfloat16" and not onednn.multiplies_bfloat16():
         pytest.skip("a CPU without AVX-512")
-    a, b = operands(subscripts, dtype)
-    expected = jnp.einsum(
-        subscripts, a.astype(jnp.float32), b.astype(jnp.float32), precision="highest"
-    )
-    got = jax.jit(partial(onednn.einsum, subscripts))(a, b)
+
+    @jax.jit
+    def products(a: jax.Array, b: jax.Array) -> Any:
+        wide = a.astype(jnp.float32), b.astype(jnp.float32)
+        expected = jnp.einsum(subscripts, *wide, precision="highest")
+        got = onednn.einsum(subscripts, a, b)
+        return expected, got, onednn.einsum(subscripts, a, b, dtype=a.dtype)
+
+    expected, got, narrow = products(*operands(subscripts, dtype))
     assert got.dtype == jnp.float32
     close(expected, got, 1e-6)
-    narrow = jax.jit(partial(onednn.einsum, subscripts, dtype=a.dtype))(a, b)
-    assert narrow.dtype == a.dtype
-    close(expected, narrow.astype(jnp.float32), DTYPES[dtype])
+    assert narrow.dtype == jnp.dtype(dtype)
+    close(expected, np.asarray(narrow, np.float32), DTYPES[dtype])
 
 
 def test_bfloat16_is_refused_where_onednn_has_no_product(monkeypatch) -> None:
@@ -81,7 +84,8 @@ def test_bfloat16_is_refused_where_onednn_has_no_product(monkeypatch) -> None:
 def test_vmap_equals_one_batched_product() -> None:
     a, b = operands("BLD,DF->BLF", "float32")
     one = partial(onednn.einsum, "LD,DF->LF")
-    close(onednn.einsum("BLD,DF->BLF", a, b), jax.jit(jax.vmap(one, (0, None)))(a, b))
+    batched = partial(onednn.einsum, "BLD,DF->BLF")
+    close(jax.jit(batched)(a, b), jax.jit(jax.vmap(one, (0, None)))(a, b))
 
 
 @pytest.mark.parametrize("case", MODELS, ids=name_of)
@@ -104,8 +108,8 @@ def test_model_with_onednn_equals_model_with_xla(case: Case) -> None:
 
 def test_fused_cross_entropy_with_onednn_equals_xla() -> None:
     x_BLD, w_VD = operands("BLD,VD->BLV", "float32")
-    targets_BL = jnp.zeros(x_BLD.shape[:2], jnp.int32)
-    weight_BL = jnp.ones(x_BLD.shape[:2])
+    targets_BL = np.zeros(x_BLD.shape[:2], np.int32)
+    weight_BL = np.ones(x_BLD.shape[:2], np.float32)
 
     def total(einsum: precision.Einsum, *arguments: Any) -> jax.Array:
         return cross_entropy.fused_cross_entropy(

@@ -25,12 +25,12 @@ SEGMENTS = np.repeat([[1, 2, 0], [1, 2, 2]], [90, 70, 40], axis=1).astype(np.int
 def heads(rows: int = 2, length: int = 200) -> tuple[Any, ...]:
     rng = np.random.default_rng(0)
     shapes = [(rows, length, 4, 16), (rows, length, 2, 16), (rows, length, 2, 16)]
-    return tuple(jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes)
+    return tuple(rng.normal(size=s).astype(np.float32) for s in shapes)
 
 
 def with_gradients(attend: Any, segment_BL: Any, **settings: Any) -> Any:
-    position_BL = jnp.broadcast_to(jnp.arange(segment_BL.shape[1]), segment_BL.shape)
-    tokens = masks.packed(jnp.asarray(segment_BL), position_BL)
+    index_BL = np.broadcast_to(np.arange(segment_BL.shape[1]), segment_BL.shape)
+    tokens = masks.TokenPositions(index_BL, index_BL, segment_BL)
     # What a padded query sees has no meaning.
     real_BL11 = (segment_BL != 0)[:, :, None, None]
 

@@ -102,10 +102,11 @@ def test_scanned_periods_decode_as_they_read_whole_rows() -> None:
         return jax.lax.scan(step, cache, jnp.arange(5))[1].swapaxes(0, 1)
 
     np.testing.assert_allclose(decode(p), y, rtol=1e-5, atol=1e-5)
-    cache = scanned.empty_cache(2, 5, 1, jnp.float32)
+    cache = jax.eval_shape(lambda: scanned.empty_cache(2, 5, 1, jnp.float32))
     slots = [[one.k_BGMK.shape[3] for one in section] for section in cache]
     assert slots == [[5], [2, 3], [2]]
-    slots = [one.k_BGMK.shape[2] for one in stack.unstack_cache(cache)]
+    caches = jax.eval_shape(stack.unstack_cache, cache)
+    slots = [one.k_BGMK.shape[2] for one in caches]
     assert slots == [5, 2, 3, 2, 3, 2]
 
 
@@ -126,16 +127,15 @@ def test_scanned_periods_equal_unrolled_layers() -> None:
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    again = stack.unstack_layer_params(stack.stack_layer_params(p, found))
+    join = jax.jit(partial(stack.stack_layer_params, cuts=found))
+    again = jax.jit(stack.unstack_layer_params)(join(p))
     jax.tree.map(np.testing.assert_array_equal, again, p)
     (_, (y, sown)), grads = run(unrolled, p)
-    (_, (y_scanned, sown_scanned)), grads_scanned = run(
-        scanned, stack.stack_layer_params(p, found)
-    )
+    (_, (y_scanned, sown_scanned)), grads_scanned = run(scanned, join(p))
     np.testing.assert_allclose(y, y_scanned, atol=1e-5)
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5),
-        stack.stack_layer_params(grads, found),
+        join(grads),
         grads_scanned,
     )
     for name in ("stream_BLD", "weights_BHLM"):
