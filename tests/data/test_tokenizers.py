@@ -113,14 +113,17 @@ def test_unknown_characters_cost_their_bytes(tmp_path, unknown):
     tokenizer = tokenizers.characters(text)
     rows = packing.validation(text, tokenizer, length=64, batch_size=8)
     log_p = np.log(np.random.default_rng(0).dirichlet(np.ones(tokenizer.vocab_size)))
+
+    @jax.jit
+    def count_bytes(logits, *targets):
+        loss = cross_entropy.cross_entropy(logits, *targets)
+        return cross_entropy.add_byte_count(loss, *targets, tokenizer.bytes_V)
+
     total = None
     for step in range(rows.batches):
         batch = rows.batch(step, range(8))
         logits = np.broadcast_to(log_p, (8, 64, len(log_p))).astype(np.float32)
-        targets = batch["targets_BL"], batch["weight_BL"]
-        loss = cross_entropy.add_byte_count(
-            cross_entropy.cross_entropy(logits, *targets), *targets, tokenizer.bytes_V
-        )
+        loss = count_bytes(logits, batch["targets_BL"], batch["weight_BL"])
         total = loss if total is None else jax.tree.map(np.add, total, loss)
     letters = len(tokenizer.table) - 257
     names = {entry: n for n, entry in enumerate(tokenizer.table[:letters])}

@@ -41,11 +41,10 @@ def log_p(module: Any, params: Any, ids_BL: np.ndarray) -> np.ndarray:
 
 
 def test_length_normalizer_is_the_formula_of_the_paper() -> None:
-    np.testing.assert_allclose(beam_search.length_normalizer(1, 0.7), 1.0)
-    np.testing.assert_allclose(
-        beam_search.length_normalizer(13, 0.5), 3.0**0.5, rtol=1e-6
-    )
-    np.testing.assert_allclose(beam_search.length_normalizer(13, 0.0), 1.0)
+    normalizer = jax.jit(beam_search.length_normalizer)
+    np.testing.assert_allclose(normalizer(1, 0.7), 1.0)
+    np.testing.assert_allclose(normalizer(13, 0.5), 3.0**0.5, rtol=1e-6)
+    np.testing.assert_allclose(normalizer(13, 0.0), 1.0)
 
 
 def test_one_beam_is_greedy_decoding() -> None:
@@ -71,7 +70,8 @@ def test_one_beam_is_greedy_decoding() -> None:
             length_penalty=0.0,
         )
     )(params, ids_BL, length_B)
-    ended_B = np.asarray(greedy.ids_BL[:, 1:] == OFTEN).any(1)
+    greedy, found = jax.device_get((greedy, found))
+    ended_B = (greedy.ids_BL[:, 1:] == OFTEN).any(1)
     assert 10 < ended_B.sum() < 40 and len(set(greedy.length_B.tolist())) > 4
     expected_BL = np.array(greedy.ids_BL[:, 1:])
     expected_BL[~ended_B, -1] = OFTEN  # cut at the limit of new tokens

@@ -21,11 +21,13 @@ Array = jax.Array | np.ndarray
 Predict = Callable[[jax.Array], jax.Array]
 
 
+@jax.jit
 def descending_order(score_BL: Array) -> jax.Array:
     """The order of each row's patches by score (B, L), the largest first."""
     return jnp.argsort(-score_BL, axis=-1)
 
 
+@jax.jit
 def erase(raw_BLP: Array, order_BL: Array, count: Array, blank_P: Array) -> jax.Array:
     """Raw patches with the first `count` of each row's order set to `blank_P`. count:
     one number for all rows, or (B,) numbers."""
@@ -34,6 +36,7 @@ def erase(raw_BLP: Array, order_BL: Array, count: Array, blank_P: Array) -> jax.
     return jnp.where(erased_BL[..., None], blank_P[None, None], raw_BLP)
 
 
+@jax.jit
 def baseline_scores(
     raw_BLP: Array, blank_P: Array, key: jax.Array
 ) -> dict[str, jax.Array]:
