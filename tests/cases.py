@@ -89,7 +89,7 @@ def random_params(
 
     def draw(path: Any, leaf: Any) -> jax.Array:
         near = 1.0 if leaf_name(path).startswith("gain_") else 0.0
-        return jnp.asarray(near + 0.3 * rng.normal(size=leaf.shape), jnp.float32)
+        return jnp.asarray(np.float32(near + 0.3 * rng.normal(size=leaf.shape)))
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
 

@@ -75,7 +75,8 @@ def language_model(path: Path) -> LanguageModel:
     """The model of the folder, with weights of unit size, so that no prediction is
     nearly uniform."""
     opened = folder.open_folder(write(path))
-    params = jax.tree.map(lambda a: 10 * a, opened.read_params())
+    loud = jax.tree.map(lambda a: 10 * np.asarray(a), opened.read_params())
+    params = jax.device_put(loud)
     tokenizer = tokenizer_.read_tokenizer(path)
     return LanguageModel(opened.net, params, tokenizer, SIZES.length, prefix=258)
 

@@ -107,7 +107,7 @@ def random_params(module: nn.Module, width: int) -> Any:
 
     def sample(path: Any, leaf: Any) -> jax.Array:
         mean = 1.0 if axes.leaf_name(path).startswith("gain_") else 0.0
-        return jnp.asarray(mean + 0.3 * rng.normal(size=leaf.shape), jnp.float32)
+        return jnp.asarray(np.float32(mean + 0.3 * rng.normal(size=leaf.shape)))
 
     return jax.tree_util.tree_map_with_path(sample, shapes["params"])
 
