@@ -77,7 +77,7 @@ def test_a_folder_is_loaded_in_a_notebook(source: Path) -> None:
     assert text.startswith("the hen")
     ids_BL = model.tokenizer.encode("the hen")[None]
     tokens = masks.single_document(ids_BL.shape[1])
-    readout = model.net.apply({"params": model.params}, ids_BL, tokens)
+    readout = jax.jit(model.net.apply)({"params": model.params}, ids_BL, tokens)
     assert decoder.logits(readout).shape == (
         1,
         ids_BL.shape[1],
