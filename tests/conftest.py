@@ -32,6 +32,15 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 # Tracing makes many objects that live long.
 gc.set_threshold(200_000, 20, 100)
 
+
+@pytest.fixture(scope="module")
+def one_device():
+    """One device, as most machines have: for command lines that are not about them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *names: jax.local_devices()[:1])
+        yield
+
+
 # Cases of other tests that take long and that a cheaper case stands for.
 NIGHTLY = (Path(__file__).parent / "nightly.txt").read_text().splitlines()
 

@@ -14,6 +14,8 @@ from transformer import checks
 from transformer.generation import text_model
 from transformer.training import faults
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 LANGUAGE_MODEL = SimpleNamespace(
     experiment=language_model.experiment, generate=text_model.generate
 )

@@ -19,6 +19,8 @@ import transformer
 from transformer import main, sweep
 from transformer.training import checkpoint, loop, metrics, profiling
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 ROOT = Path(__file__).parents[1]
 INTERVALS = loop.Intervals(log=2, evaluate=3, checkpoint=4, profile=range(2, 4))
 run = partial(main.run, tiny_experiment.experiment, intervals=INTERVALS)

@@ -14,6 +14,8 @@ from transformer.generation import text_model
 from transformer.network import masks
 from transformer.training import metrics
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 LANGUAGE_MODEL = SimpleNamespace(
     experiment=language_model.experiment, generate=text_model.generate
 )

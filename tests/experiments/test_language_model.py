@@ -18,6 +18,8 @@ from transformer import command, flags, main
 from transformer.generation import text_model
 from transformer.training import flops, optimizers, update
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 RUN = SimpleNamespace(
     experiment=language_model.experiment, generate=text_model.generate
 )
