@@ -107,9 +107,11 @@ def read_partial_rope(
     if old is not None or theta is not None:
         found.append(parse_rope(config, "rope_scaling", old or {}, theta, **default))
     if len(set(found)) > 1:
+        pairs = zip(Rope._fields, *found, strict=True)
+        differ = ", ".join(f"{name} {a} and {b}" for name, a, b in pairs if a != b)
         raise ValueError(
             f"{config.where}: expected rope_parameters equal to rope_theta and "
-            f"rope_scaling, got {found[0]} and {found[1]}"
+            f"rope_scaling, got {differ}"
         )
     shares = [
         v["partial_rotary_factor"]
