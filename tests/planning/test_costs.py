@@ -59,6 +59,47 @@ def test_a_counter_may_rise_by_more_than_one() -> None:
     assert got.unknown_loops == 0
 
 
+WRAPPED = """HloModule wrapped
+%add (p: s32[], q: s32[]) -> s32[] {
+  %p = s32[] parameter(0)
+  %q = s32[] parameter(1)
+  ROOT %sum = s32[] add(%p, %q)
+}
+%less (a: s32[], b: s32[]) -> pred[] {
+  %a = s32[] parameter(1)
+  %b = s32[] parameter(0)
+  ROOT %lt = pred[] compare(%b, %a), direction=LT
+}
+%body (x: (s32[], f32[4,4])) -> (s32[], f32[4,4]) {
+  %x = (s32[], f32[4,4]) parameter(0)
+  %i = s32[] get-tuple-element(%x), index=0
+  %m = f32[4,4] get-tuple-element(%x), index=1
+  %two = s32[] constant(2)
+  %next = s32[] fusion(%i, %two), kind=kLoop, calls=%add
+  %dot = f32[4,4] dot(%m, %m), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %both = (s32[], f32[4,4]) tuple(%next, %dot)
+}
+%condition (y: (s32[], f32[4,4])) -> pred[] {
+  %y = (s32[], f32[4,4]) parameter(0)
+  %j = s32[] get-tuple-element(%y), index=0
+  %end = s32[] constant(7)
+  ROOT %test = pred[] fusion(%j, %end), kind=kLoop, calls=%less
+}
+ENTRY %main (m0: f32[4,4]) -> (s32[], f32[4,4]) {
+  %m0 = f32[4,4] parameter(0)
+  %zero = s32[] constant(0)
+  %start = (s32[], f32[4,4]) tuple(%zero, %m0)
+  ROOT %loop = (s32[], f32[4,4]) while(%start), condition=%condition, body=%body
+}
+"""
+
+
+def test_a_counter_may_be_wrapped_in_a_fusion() -> None:
+    """As XLA of a CPU writes it; operands may come in another order."""
+    got = costs.of_program(hlo.parse(WRAPPED))
+    assert (got.flops, got.unknown_loops) == (4 * 2 * 4**3, 0)
+
+
 def test_padding_of_a_convolution_is_not_multiplied() -> None:
     """Counted by hand: a window of three over 10 positions, one of padding at each
     end, meets 28 inputs; with stride 2, 14."""

@@ -211,14 +211,14 @@ def _trips(
         return int(known.group(1))
     parts = dict(re.findall(r"(condition|body)=%?([\w.\-]+)", loop.attributes))
     condition, body = (computations.get(parts[n], {}) for n in ("condition", "body"))
-    test = next((i for i in condition.values() if i.root), None)
+    test = _unwrap(computations, next((i for i in condition.values() if i.root), None))
     if test is None or test.opcode != "compare" or "=LT" not in test.attributes:
         return None
     counter, limit = (condition[name] for name in test.operands)
     place = _tuple_place(counter)
     initial = _constant(computation, _element(computation, loop.operands[0], place))
     end = _constant(condition, limit)
-    after = _root_element(body, place)
+    after = _unwrap(computations, _root_element(body, place))
     if initial is None or end is None or after is None or after.opcode != "add":
         return None
     left, right = (_source(body, body[name]) for name in after.operands)
@@ -227,6 +227,21 @@ def _trips(
     if not same or by is None or by < 1:
         return None
     return max(0, math.ceil((end - initial) / by))
+
+
+def _unwrap(
+    computations: dict[str, dict[str, Instruction]], instruction: Instruction | None
+) -> Instruction | None:
+    """Of a fusion its root, with the fusion's operands, where it reads no other
+    result: compilers for CPUs wrap the counter of a loop in one."""
+    if instruction is None or instruction.opcode != "fusion":
+        return instruction
+    fused = computations[instruction.callees[0]]
+    root = next(i for i in fused.values() if i.root)
+    if any(fused[name].opcode != "parameter" for name in root.operands):
+        return instruction
+    places = (int(fused[name].literal) for name in root.operands)
+    return root._replace(operands=tuple(instruction.operands[i] for i in places))
 
 
 def _tuple_place(instruction: Instruction) -> int | None:
