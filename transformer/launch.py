@@ -214,6 +214,9 @@ def _join_cluster(cluster: Cluster | None) -> bool:
             raise
         return False
     except (RuntimeError, OSError) as error:
+        if cluster and "mpi4py" in str(error):
+            cluster.refuse_alone()
+            return False
         raise JoinError(
             f"expected to join the processes of {name}, got: {error} "
             "(--coordinator=localhost:8476 --processes=1 --process=0 starts one alone)"

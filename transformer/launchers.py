@@ -87,7 +87,8 @@ _OPEN_MPI = _Launcher(
     "OMPI_COMM_WORLD_SIZE",
     "OMPI_COMM_WORLD_RANK",
     per_host="OMPI_COMM_WORLD_LOCAL_SIZE",
-    reason="JAX needs OMPI_MCA_orte_hnp_uri, which Open MPI 5 does not set; ",
+    reason="JAX needs OMPI_MCA_orte_hnp_uri, which Open MPI 5 does not set (from JAX "
+    "0.12 on mpi4py joins its processes: pip install mpi4py); ",
 )
 _SLURM = _Launcher(
     "SLURM",
