@@ -136,6 +136,7 @@ def start_processes(
     processes: int = 2,
     env: dict[str, str] | None = None,
     workdirs: list[Any] | None = None,
+    verb: str = "train",
 ) -> list[Child]:
     """Processes of two devices each, which train one run in `folder`, or each in one of
     `workdirs`."""
@@ -146,6 +147,7 @@ def start_processes(
     return [
         Child(
             folder.parent / f"{folder.name}-output{process}.txt",
+            verb,
             f"--workdir={workdirs[process] if workdirs else folder}",
             coordinator,
             f"--processes={processes}",

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from transformer import checks, main
+from transformer import axes, checks, main
 from transformer.objectives import cross_entropy
 from transformer.objectives.loss import Loss
 from transformer.training.declaration import declare
@@ -69,6 +69,15 @@ def loss(params: Any, batch: dict[str, Any], key: jax.Array) -> Loss:
     )
 
 
+@jax.jit
+def follow(params: Any) -> jax.Array:
+    """The most probable tokens after 0 to 7; rows over the mesh, as of a batch."""
+    x_BD = axes.constrain(params["embedding_VD"][:8], "BD")
+    x_BF = jax.nn.relu(x_BD @ params["w_up_DF"])
+    x_BD = x_BD + x_BF @ params["w_down_FD"]
+    return axes.constrain(jnp.argmax(x_BD @ params["readout_VD"].T, -1), "B")
+
+
 def metrics(loss: Loss) -> dict[str, float]:
     """The mean loss."""
     return {"loss": float(loss.total) / float(loss.weight)}
@@ -107,6 +116,7 @@ def experiment(
     pause: float = 0.0,
     evaluation_pause: float = 0.0,
     report_pause: float = 0.0,
+    report_predictions: bool = False,
     fault: Literal["none", "nan", "raise", "hang"] = "none",
     fault_step: int = 5,
     fault_process: int = 0,
@@ -119,6 +129,7 @@ def experiment(
         pause: seconds that a batch takes.
         evaluation_pause: seconds that a batch of the evaluation takes.
         report_pause: seconds that the report takes.
+        report_predictions: also the tokens that follow each.
         fault: fault of the batch.
         fault_step: its step.
         fault_process: its process.
@@ -145,7 +156,10 @@ def experiment(
         if report_pause:
             print("reporting", flush=True)
             time.sleep(report_pause)
-        return {
+        predictions = {}
+        if report_predictions:
+            predictions = {"predictions.txt": str(jax.device_get(follow(params)))}
+        return predictions | {
             "samples.txt": "0 1 2\n",
             "results.json": {"accuracy": 0.123456, "baseline": "none"},
         }

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 CACHED_SECONDS = 0.5
 # A process without a heartbeat for this long counts as dead.
 HEARTBEAT_SECONDS = 30
+# The others await the report of the slowest process, or the verb of process 0.
+SHUTDOWN_SECONDS = 3600
 # Process 0 must be there, and all processes must have joined, within these.
 COORDINATOR_SECONDS = 60.0
 JOIN_SECONDS = 120
@@ -231,7 +233,7 @@ def _initialize(cluster: Cluster | None, *flags: Any, **options: Any) -> None:
     jax.distributed.initialize(
         *flags,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         **options,
     )
     if cluster and cluster.one_per_host and "JAX_LOCAL_DEVICE_IDS" not in os.environ:

@@ -272,10 +272,15 @@ def _evaluate(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -
 def _execute_own(
     parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any
 ) -> None:
+    import jax
+
+    from transformer.training import process_params
+
     params = _params(parsed, experiment, mesh)
     verb = experiment.offered_verbs[parsed.verb]
-    with checks.refuse_unreadable():
-        verb(params, parsed.workdir, **parsed.verb_flags)
+    with process_params.on_own_devices(params) as params, checks.refuse_unreadable():
+        if jax.process_index() == 0:  # It reads and writes, the others await its end.
+            verb(params, parsed.workdir, **parsed.verb_flags)
 
 
 def _report(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:

@@ -109,11 +109,11 @@ def test_resumed_run_equals_uninterrupted_bit_for_bit(uninterrupted, tmp_path):
 
 
 def test_two_processes_equal_one(uninterrupted, tmp_path):
-    children = commands.start_processes(
-        tmp_path / "run", f"--steps={STEPS}", *EVERY, "--mesh=data:2,tensor:2"
-    )
-    assert [child.status() for child in children] == [0, 0], children[1].text
+    """In their state, and in what each computes for the report."""
     folder = tmp_path / "run"
+    flags = f"--steps={STEPS}", *EVERY, "--mesh=data:2,tensor:2", "--report_predictions"
+    children = commands.start_processes(folder, *flags)
+    assert [child.status() for child in children] == [0, 0], children[1].text
     experiment = tiny_experiment.experiment(steps=STEPS)
     state = state_of(folder, experiment)
     expected = state_of(uninterrupted, experiment)
@@ -126,6 +126,11 @@ def test_two_processes_equal_one(uninterrupted, tmp_path):
         two, one = (commands.losses(f, kind) for f in (folder, uninterrupted))
         assert len(two) == len(one)
         np.testing.assert_allclose(two, one, rtol=1e-5)
+    predictions = str(np.asarray(tiny_experiment.follow(state.params)))
+    assert (folder / "predictions.txt").read_text() == predictions
+    children = commands.start_processes(folder, verb="generate")
+    assert [child.status() for child in children] == [0, 0], children[0].text
+    assert [child.text.count("0 3\n") for child in children] == [1, 0]
 
 
 def test_train_returns_the_state_and_continues_it(tmp_path):

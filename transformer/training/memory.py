@@ -43,12 +43,33 @@ def device_bytes() -> int | None:
 
 def least_device_bytes() -> float | None:
     """`device_bytes` of the process that has least, so that all choose alike."""
-    there = device_bytes()
+    return _least(device_bytes())
+
+
+def _least(there: int | None) -> float | None:
     if jax.process_count() == 1:
         return there
     own = np.float32(math.inf if there is None else there)
     least = float(np.min(multihost_utils.process_allgather(own)))
     return None if math.isinf(least) else least
+
+
+def check_copy(arrays: Any, shardings: Any) -> None:
+    """Raise faults.OutOfMemory where `arrays`, copied with these shardings, do not fit
+    beside what a device of any process has in use, as far as that is known."""
+    parts = jax.tree.map(
+        lambda a, s: math.prod(s.shard_shape(a.shape)) * a.dtype.itemsize,
+        arrays,
+        shardings,
+    )
+    needs, there = sum(jax.tree.leaves(parts)), device_bytes()
+    stats = jax.local_devices()[0].memory_stats() or {}
+    free = _least(there and there - stats.get("bytes_in_use", 0))
+    if free is not None and needs > free:
+        raise faults.OutOfMemory(
+            f"expected {_gib(needs)} of memory a device for a copy of the parameters "
+            f"on the devices of each process, got {_gib(int(free))}"
+        )
 
 
 def check(abstract_state: Any, gradient_dtype: str = "float32") -> None:

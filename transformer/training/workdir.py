@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from transformer import checks, storage
-from transformer.training import checkpoint, legs, metrics
+from transformer.training import checkpoint, faults, legs, metrics, process_params
 from transformer.training.experiment import Experiment
 
 RECORD = "run.json"
@@ -202,17 +202,24 @@ def write_missing(workdir: Path, files: Mapping[str, bytes]) -> None:
 
 
 def finish(workdir: Path, experiment: Experiment, params: Any, step: int) -> None:
-    """Write the loss plot and the report, then mark the run as finished."""
+    """Write the loss plot and the report, then mark the run as finished: also without
+    a report, where no process can hold the parameters alone."""
     if jax.process_index() == 0:
         metrics.plot(workdir)
-    write_report(workdir, experiment, params)
+    try:
+        write_report(workdir, experiment, params)
+    except faults.OutOfMemory as error:
+        if jax.process_index() == 0:
+            print(f"warning: report left out: {error}", flush=True)
     if jax.process_index() == 0:
         storage.commit(workdir / FINISHED, json.dumps({"step": step}).encode())
 
 
 def write_report(workdir: Path, experiment: Experiment, params: Any) -> None:
-    """Write the files of the experiment's report; print the numbers among them."""
-    report = experiment.report(params, jax.random.key(experiment.seed))
+    """Write the files of the experiment's report; print the numbers among them. Each
+    process makes it with its own devices; process 0 writes."""
+    with process_params.on_own_devices(params) as params:
+        report = experiment.report(params, jax.random.key(experiment.seed))
     if jax.process_index() != 0:
         return
     for name, content in report.items():
