@@ -49,8 +49,9 @@ def text_length(vocabulary: NeedleVocabulary, length: int) -> int:
     """The number of text tokens for a row of `length`, its last target included;
     ValueError where there is no room for text."""
     added = vocabulary.keys * (1 + vocabulary.questions)
-    if length < added + 1:
-        raise ValueError(f"expected a length of at least {added + 1}, got {length}")
+    if length <= added:
+        least = added + 1
+        raise ValueError(f"sequence_length: expected at least {least}, got {length}")
     return length + 1 - added
 
 
