@@ -230,7 +230,8 @@ def _run(
         signals.raise_at_once()
         folder.finish(workdir, experiment, loop.params_of(state), experiment.steps)
         signals.request_stop()  # The run is finished: a signal changes nothing.
-    print(f"finished; see {workdir}")
+    if jax.process_index() == 0:
+        print(f"finished; see {workdir}")
     return state
 
 
@@ -262,10 +263,13 @@ def _params(parsed: Command, experiment: Any, mesh: Any) -> Any:
 
 
 def _evaluate(parsed: Command, make: ExperimentFn, experiment: Any, mesh: Any) -> None:
+    import jax
+
     from transformer.training import evaluation
 
     params = _params(parsed, experiment, mesh)
-    for name, metrics in evaluation.evaluate(experiment, params, mesh).items():
+    results = evaluation.evaluate(experiment, params, mesh)
+    for name, metrics in results.items() if jax.process_index() == 0 else ():
         print(f"{name}: " + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
 
 

@@ -134,6 +134,8 @@ def add_evaluations(
 def evaluate(parsed: Command, make: ExperimentFn, mesh: Any) -> None:
     """Print the metrics of each evaluation on each of `sources`, a column each. The
     training data of the run is not needed."""
+    import jax
+
     from transformer.training import evaluation, loop, metrics
 
     found, params, columns = sources(parsed, make), None, []
@@ -154,4 +156,5 @@ def evaluate(parsed: Command, make: ExperimentFn, mesh: Any) -> None:
         )
     names = dict.fromkeys(name for column in columns for name in column)
     rows = [[name, *(column.get(name, "") for column in columns)] for name in names]
-    print(metrics.align([["", *found], *rows]))
+    if jax.process_index() == 0:
+        print(metrics.align([["", *found], *rows]))
