@@ -6,13 +6,13 @@ import csv
 import json
 import os
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import refused
 
 from transformer.data.readers import image_arrays, image_files
 from transformer.data.sources import captions as caption_source
@@ -20,14 +20,6 @@ from transformer.data.sources import images as image_source
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (6, 4, 4), np.uint8)
-
-
-def refused(load: Callable[[], Any], *parts: str) -> None:
-    with pytest.raises(ValueError) as caught:
-        load()
-    assert "\n" not in str(caught.value)
-    for part in parts:
-        assert part in str(caught.value)
 
 
 def in_classes(folder: Path, images: dict[str, Any], **options: Any) -> None:
