@@ -20,13 +20,13 @@ def experiment(
     optimizer=optimizers.muon_wsd,
     *,
     source: checks.Source = "en_pt",
-    columns: checks.Source = labeled_text.COLUMNS,
+    columns: checks.Source = "",
 ) -> Experiment:
     """A classifier of sentences.
 
     Args:
         source: en_pt, a TFDS name, or a table's path (.tsv, .csv, .jsonl, .parquet).
-        columns: of the table, its texts and its labels.
+        columns: of a table, its two columns, as text,label.
     """
     data = labeled_text.load(source, columns=columns)
     tokenizer = labeled_rows.bpe(data, folder=run.workdir)

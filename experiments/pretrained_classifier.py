@@ -66,7 +66,6 @@ def experiment(
     reads_text = hasattr(encoder_sizes, "vocab_size")
     reads_videos = isinstance(encoder_sizes, videomae.Sizes)
     if reads_text:
-        columns = columns or labeled_text.COLUMNS
         data = labeled_text.load(source or "en_pt", columns=columns)
     elif reads_videos:
         frames = encoder_sizes.frames

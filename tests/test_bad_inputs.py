@@ -171,6 +171,11 @@ FILES = {
     "to_step": ("run.json", edit_leg("to_step", 10**30), "steps from 0 to 2^31 - 1,"),
     "labels": ("run.json", edit_record("labels", 5), "labels: expected a list, got 5"),
     "deep": ("run.json", lambda content: b"[" * 99999, "run.json: expected JSON"),
+    "key twice": (
+        "run.json",
+        lambda content: content.replace(b'"depth": 1', b'"depth": 1, "depth": 2', 1),
+        "run.json: expected JSON, got the key 'depth' more than once",
+    ),
     "empty": ("run.json", lambda content: b"", "run.json: expected JSON"),
     "depth=None": ("run.json", edit_flag("depth", None), "--depth: expected"),
     "depth=1.5": ("run.json", edit_flag("depth", 1.5), "--depth: expected"),
@@ -203,6 +208,11 @@ FILES = {
         "finished.json: step: expected a whole number, got '6'",
     ),
     "one byte": ("metrics.jsonl", insert(b"\xff"), "metrics.jsonl, line 2: expected"),
+    "a step twice": (
+        "metrics.jsonl",
+        insert(b'{"step": 1, "kind": "train", "step": 2}'),
+        "metrics.jsonl, line 2: expected JSON, got the key 'step' more than once",
+    ),
     "a number": ("metrics.jsonl", insert(b"3"), "metrics.jsonl, line 2: expected"),
     "no step": (
         "metrics.jsonl",

@@ -176,12 +176,27 @@ def _digest_like(expected: str, path: Path) -> str:
         return MD5 + hashlib.file_digest(file, "md5").hexdigest()  # pyright: ignore
 
 
+def parse_json(content: str | bytes) -> Any:
+    """The value of a JSON text. ValueError for what is none, and for a key that an
+    object has twice: `json.loads` would take its last value, in silence."""
+    return json.loads(content, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(n for place, n in enumerate(names) if n in names[:place])
+        raise ValueError(f"the key {_shorten(twice)} more than once")
+    return found
+
+
 def read_json(file: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON object in `file`. ValueError, in one line, for anything else, and as
     `checks.regular_file` and `check_fields`."""
     checks.regular_file(file)
     try:
-        value = json.loads(file.read_bytes())
+        value = parse_json(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         cause = getattr(error, "strerror", None) or str(error) or "nested too deep"
         raise ValueError(f"{file}: expected JSON, got {cause}") from None

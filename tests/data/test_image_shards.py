@@ -5,24 +5,15 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
+from refusals import refused
 
 from transformer.data.sources import captions as caption_source
 from transformer.data.sources import images as image_source
-
-
-def refused(load: Callable[[], Any], *parts: str) -> None:
-    with pytest.raises(ValueError) as caught:
-        load()
-    assert "\n" not in str(caught.value)
-    for part in parts:
-        assert part in str(caught.value)
 
 
 def by_class(made: Any) -> list[np.ndarray]:
@@ -76,6 +67,10 @@ def test_tar_files_are_read_by_the_names_of_webdataset(tmp_path: Path) -> None:
         ({"1.cls": b"0"}, "0.tar: 1: expected one image, got .cls"),
         ({"1.png": png(1), "1.cls": b"\xff"}, "0.tar: 1.cls: expected UTF-8 text"),
         ({"1.png": png(1), "1.json": b"{"}, "0.tar: 1.json: expected UTF-8 text"),
+        (
+            {"1.png": png(1), "1.json": b'{"cls": 1, "cls": 2}'},
+            "0.tar: 1.json: expected UTF-8 text, got the key 'cls' more than once",
+        ),
         ({"1.png": b"no", "1.cls": b"0"}, "1.png: expected an image, got another kind"),
         ({"1.png": png(1), "1.jpg": png(1)}, "1: expected one image, got .png, .jpg"),
     ):

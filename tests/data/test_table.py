@@ -17,6 +17,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from transformer.data.readers import table
 from transformer.data.sources import labeled_text, pairs
 from transformer.data.sources import text as text_source
 from transformer.data.text import documents, packing, tokenizers
@@ -136,6 +137,10 @@ TORN = gzip.compress(b"x" * 99)[:-9]
 FAULTS = {
     "a.jsonl": [
         (b'{"text":"a"}\n{"text', "row 2: expected JSON, got "),
+        (
+            b'{"text": "a"}\n{"text": "b", "text": "c"}',
+            "row 2: expected JSON, got the key 'text' more than once",
+        ),
         (b'{"text":"a"}\n{"t":"b"}\n', "row 2: expected one column 'text'"),
         (b'{"text":"a"}\n\n[1]\n', "row 3: expected an object, got list"),
         (b'{"text":1.5}\n', "row 1: expected text, got float"),
@@ -188,6 +193,23 @@ def test_reading_takes_memory_that_does_not_grow_with_the_file(
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0] + 100_000 < 2_000_000
+
+
+def test_default_columns_may_be_in_upper_case(tmp_path: Path) -> None:
+    """Of all kinds of table alike. Of two that differ in case, one is as written."""
+    rows = [{"Text": f"line {n}", "Class": n % 2} for n in range(20)]
+    file = write(tmp_path / "a.csv", rows)
+    made = labeled_text.load(file)
+    assert made.labels == ("0", "1") and made.train["text"][0].startswith("line ")
+    assert next(text_source.load(file).pieces("train")).text.startswith("line ")
+    names = table.default_columns(["path", "file"], ["label", "class"])
+    for present, expected in (
+        (["Label", "FILE"], ("FILE", "Label")),
+        (["File", "path", "Path", "class"], ("path", "class")),
+        (["Path", "PATH", "Class"], ("path", "Class")),
+        (["a", "b"], ("path", "label")),
+    ):
+        assert names(present) == expected
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl.zst", "a.parquet"])

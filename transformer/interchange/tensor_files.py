@@ -131,7 +131,7 @@ def open_file(file: Path) -> dict[str, Tensor]:
             pass
         with open(file, "rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
-            header = json.loads(opened.read(length))
+            header = storage.parse_json(opened.read(length))
     except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         cause = getattr(error, "strerror", None) or str(error) or "nested too deep"
         if _is_pointer(file):

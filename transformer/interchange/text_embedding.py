@@ -3,7 +3,6 @@ Reimers and Gurevych 2019, arXiv 1908.10084)."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer import storage
 from transformer.data.notices import print_once
 from transformer.interchange import tensor_files, text_rows
 from transformer.interchange.text_rows import TextRows
@@ -45,9 +45,9 @@ def read_pooling(folder: Path) -> Pooling | None:
     if not (folder / MODULES).is_file():
         return None
     try:
-        modules = json.loads((folder / MODULES).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        raise ValueError(f"{folder / MODULES}: expected JSON") from None
+        modules = storage.parse_json((folder / MODULES).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{folder / MODULES}: expected JSON, got {error}") from None
     kinds = [
         str(one.get("type")).rpartition(".")[2] if isinstance(one, dict) else str(one)
         for one in (modules if isinstance(modules, list) else [modules])

@@ -37,8 +37,12 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     tokenizer.json, says no end of a text, or has a decoder that is not known here."""
     folder = gguf_folder.resolve(folder)
     library, text = read_library(folder)
-    ends = end_tokens(folder, library)
-    return make(library, json.loads(text), text, ends, where=str(folder / FILE))
+    ends, where = end_tokens(folder, library), str(folder / FILE)
+    try:
+        content = storage.parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: expected a tokenizer, got {error}") from None
+    return make(library, content, text, ends, where=where)
 
 
 def read_library(folder: Path) -> tuple[Any, str]:

@@ -62,7 +62,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / META / "metadata"
     name = f"{META}/{path.name}"
     try:
-        found = json.loads(checks.regular_file(path).read_bytes())
+        found = storage.parse_json(checks.regular_file(path).read_bytes())
         if found.pop("digest") == _json_digest(found):
             return found
     except OSError as error:

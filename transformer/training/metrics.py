@@ -36,9 +36,10 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def _record(where: str, line: bytes) -> dict[str, Any]:
-    record: Any = line.decode(errors="replace")
-    with contextlib.suppress(ValueError, RecursionError):
-        record = json.loads(line)
+    try:
+        record = storage.parse_json(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: expected JSON, got {error}") from None
     storage.check_fields(where, record, {"step": int, "kind": str})
     if not 0 <= record["step"] < 2**31:
         raise ValueError(f"{where}: step: expected 0 to 2^31 - 1, got {record['step']}")

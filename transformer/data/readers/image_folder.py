@@ -25,6 +25,7 @@ from transformer.data.readers import (
     image_arrays,
     image_shards,
     image_table,
+    label_table,
     table,
     text_files,
 )
@@ -32,7 +33,6 @@ from transformer.data.readers.image_files import ImageFile
 from transformer.data.records import Records
 from transformer.data.text import documents
 
-LABEL = ("label", "class")
 TABLE = "labels"
 
 Listing = tuple[list[ImageFile], list[str], list[Path]]
@@ -68,7 +68,7 @@ def _listing(path: Path, root: Path, columns: tuple[str, ...]) -> Listing:
     is_table = path.is_file() and table.is_table(path)
     listed = path if is_table else table.find(path, TABLE)
     if listed is not None:
-        names = columns or image_table.default_columns(*LABEL)
+        names = columns or image_table.default_columns(*label_table.LABEL)
         images, labels = image_table.read(listed, names)
         return images, labels, [listed]
     image_table.refuse_columns(columns, path)

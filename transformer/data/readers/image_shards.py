@@ -10,13 +10,12 @@ they are: nothing is unpacked, so a tar file that is compressed as a whole is re
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformer import checks
+from transformer import checks, storage
 from transformer.data.readers import files as own_files
 from transformer.data.readers import image_table, table, text_files
 from transformer.data.readers.image_files import ImageFile
@@ -100,7 +99,7 @@ def _text(
         try:
             value: Any = content.decode("utf-8").strip()
             if keys is not None:
-                record = json.loads(value)
+                record = storage.parse_json(value)
                 value = next((record[key] for key in keys if key in record), "")
         except (ValueError, TypeError) as error:
             got = own_files.one_line(error)

@@ -1,5 +1,6 @@
 """The user's own labeled text: a table of texts and labels (`readers/table.py`), in
-columns called `text` and `label`, or a TSV of two columns without names.
+columns called `text` and `label` or `class`, or named by the flag --columns; or a TSV
+of two columns without names.
 
     What a lovely day!<tab>positive
 
@@ -19,10 +20,14 @@ from transformer.data.readers import files as own_files
 from transformer.data.readers import table
 from transformer.data.records import Arrays, Records
 
+TEXT = ("text",)
+LABEL = ("label", "class")
 
-def _read(path: Path, columns: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
+
+def _read(path: Path, columns: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Texts and their labels, arrays of strings."""
-    rows = list(table.require_cells(table.read(path, columns).rows))
+    chosen = columns or table.default_columns(TEXT, LABEL)
+    rows = list(table.require_cells(table.read(path, chosen).rows))
     if not rows:
         raise ValueError(f"{path}: expected labeled text, got none")
     text, label = (
@@ -60,7 +65,7 @@ def _held_out(
     return np.array([one in chosen for one in text])
 
 
-def read(path: Path, *, held_out: float, columns: tuple[str, str]) -> Records:
+def read(path: Path, *, held_out: float, columns: tuple[str, ...] = ()) -> Records:
     """`text`, an array of strings, and `label` int32 [N]. columns: of the texts and of
     the labels. ValueError, naming file and row, for a missing column, an empty cell,
     and what is not UTF-8."""

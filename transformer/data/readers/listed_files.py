@@ -9,8 +9,7 @@ found without a flag; others are named by the flag --columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from transformer.data.readers import table
@@ -18,22 +17,10 @@ from transformer.data.readers import table
 PATH = ("path", "file", "filename", "file_name")
 
 
-def _default_names(
-    defaults: Sequence[Sequence[str]], present: Sequence[str]
-) -> tuple[str, ...]:
-    """For each column the first of its default names that is present, in lower or upper
-    case, else the first of them."""
-    found = {name.strip().lower(): name for name in reversed(present)}
-    return tuple(
-        next((found[name] for name in names if name in found), names[0])
-        for names in defaults
-    )
-
-
 def default_columns(kind: str, *texts: str) -> table.Columns:
     """The column of the paths, called as in `PATH` or as the `kind` of file, and that
     of the texts, which has one of these names."""
-    return partial(_default_names, ((*PATH, kind), texts))
+    return table.default_columns((*PATH, kind), texts)
 
 
 def read(path: Path, columns: table.Columns, *, what: str) -> Iterator[tuple[str, str]]:

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformer import checks
+from transformer import checks, storage
 from transformer.data.readers import compression
 from transformer.data.text import documents
 
@@ -37,6 +36,25 @@ class Table(NamedTuple):
 
     names: tuple[str, ...]
     rows: Iterator[tuple[str, list[str]]]
+
+
+def default_columns(*defaults: Sequence[str]) -> Columns:
+    """For each column, the first of its default names that a table has, as it stands or
+    in upper case, as `Text` of `text`; else the first of them."""
+
+    def choose(present: Sequence[str]) -> tuple[str, ...]:
+        return tuple(_present_name(names, present) for names in defaults)
+
+    return choose
+
+
+def _present_name(names: Sequence[str], present: Sequence[str]) -> str:
+    for name in names:
+        found = [one for one in present if one.strip().lower() == name.lower()]
+        if found:
+            # Of several that differ in case, the one as it is written, or none.
+            return found[0] if len(found) == 1 else name
+    return names[0]
 
 
 def is_table(path: Path) -> bool:
@@ -211,7 +229,7 @@ def _json_lines(path: Path, columns: Columns, flag: str) -> tuple[Sequence[str],
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)
+                value = storage.parse_json(line)
             except (ValueError, RecursionError) as error:
                 raise ValueError(
                     f"{path}, row {number}: expected JSON, got {error}"

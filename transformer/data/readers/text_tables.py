@@ -50,7 +50,8 @@ def hash_fraction(text: str) -> float:
 def texts(path: Path, column: str) -> Iterator[str]:
     """The text of each row. Errors as `table.read`; ValueError for a TSV that does not
     name its columns."""
-    found = table.read(path, [column], flag="--text_column")
+    chosen = table.default_columns([column])
+    found = table.read(path, chosen, flag="--text_column")
     for _, (text,) in found.rows:
         if not found.names:
             raise ValueError(

@@ -16,15 +16,14 @@ from transformer.data.sources import (
     refuse_columns,
 )
 
-COLUMNS = "text,label"
-
 
 def load(
-    source: str | Path, *, columns: str = COLUMNS, held_out: float = HELD_OUT
+    source: str | Path, *, columns: str = "", held_out: float = HELD_OUT
 ) -> Records:
     """`text`, an array of strings, and `label` int32 [N]; `labels` are the classes.
 
-    columns: the names of the two columns of a table, divided by a comma.
+    columns: the names of the two columns of a table, divided by a comma; by default
+        those of usual names.
 
     en_pt: the sentences of the shipped pairs, labeled by language, split as the pairs.
     A TFDS data set needs one text (or one called text) and one ClassLabel feature.
@@ -33,11 +32,11 @@ def load(
     if path is not None:
         from transformer.data.readers import label_table
 
-        text, label = column_names(columns, 2)
+        names = column_names(columns, 2) if columns else ()
         return label_table.read(
-            path, held_out=held_out_fraction(source, held_out), columns=(text, label)
+            path, held_out=held_out_fraction(source, held_out), columns=names
         )
-    refuse_columns(columns if columns != COLUMNS else "", source)
+    refuse_columns(columns, source)
     from transformer.data.tfds import arrays
 
     if source == "en_pt":

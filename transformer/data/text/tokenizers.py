@@ -261,7 +261,7 @@ def from_bytes(
     """The tokenizer of `to_bytes`; ValueError if its content or hash is wrong. threads:
     that encode with a BPE."""
     try:
-        body = json.loads(content)
+        body = storage.parse_json(content)
         stored = body.pop("hash")
         kind, vocab_size = body["kind"], body["vocab_size"]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
