@@ -229,3 +229,15 @@ def test_a_flag_that_shapes_parameters_is_fixed(name, tmp_path):
         value = another_value(parameter)
         if flag not in fixed and value is not None:
             assert shapes(**{flag: value}) == expected, flag
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_width_that_no_heads_fill_is_refused_before_data_are_read(name):
+    """They, and a tokenizer made for them, may take long: here there are none."""
+    make = importlib.import_module(f"experiments.{name}").experiment
+    known = flags.parameters(make)
+    if "width" not in known:
+        pytest.skip("it has no width of its own")
+    data = {flag: "/no/such" for flag in ("source", "text") if flag in known}
+    with pytest.raises(ValueError, match="^--width: expected a multiple of (32|64),"):
+        make(width=40, **data)

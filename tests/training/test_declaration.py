@@ -356,6 +356,30 @@ def test_a_size_that_a_model_states_is_refused() -> None:
         scaled(partial(linear, depth=9))
 
 
+def test_a_size_that_the_model_refuses_is_refused_before_data_are_read() -> None:
+    """Only a flag by its name, and not what stands in for a size of the data."""
+
+    def even(*, depth: int, grid: tuple[int, ...], classes: int) -> str:
+        if depth % 2 or len(grid) != 2:
+            raise ValueError(f"depth: expected an even number, got {depth}")
+        if classes < 2:
+            raise ValueError(f"classes: expected 2 or more, got {classes}")
+        return f"{depth} {classes}"
+
+    @declare(steps=5, batch_size=4)
+    def made(run: Run, model: Any = even, *, depth: int = 2) -> Any:
+        """Classes."""
+        read.append(depth)
+        return experiment(run, model(depth=depth, grid=(3, 3), classes=2), None)
+
+    read: list[int] = []
+    assert made().net == "2 2"
+    with pytest.raises(ValueError, match="^--depth: expected an even number, got 3$"):
+        made(depth=3)
+    assert made(lambda **sizes: "any", depth=3).net == "any"
+    assert read == [2, 3]
+
+
 def test_derived_experiments_inherit_what_is_derived() -> None:
     @derive(scaled, steps=9)
     def child(*, depth: int = 4, **rest: Any) -> Experiment:

@@ -198,17 +198,35 @@ def dit(
     )
 
 
-def patch_dit(*, patch_features: int, **options: Any) -> DiT:
-    """A `dit` of raw patches (B, L, P), P `patch_features`, such as velocities; options
+def patch_dit(
+    *,
+    patch_features: int,
+    grid: tuple[int, ...],
+    classes: int,
+    depth: int,
+    width: int,
+    **slots: Any,
+) -> DiT:
+    """A `dit` of raw patches (B, L, P), P `patch_features`, such as velocities; slots
     as there."""
     make_embed = partial(embeddings.PatchEmbedding, features=patch_features)
-    return dit(make_embed=make_embed, output_features=patch_features, **options)
+    sizes: Any = {"output_features": patch_features, "grid": grid, "classes": classes}
+    return dit(make_embed=make_embed, depth=depth, width=width, **sizes, **slots)
 
 
-def token_dit(*, vocab_size: int, **options: Any) -> DiT:
-    """A `dit` of token ids (B, L) to logits (B, L, V); options as there."""
+def token_dit(
+    *,
+    vocab_size: int,
+    grid: tuple[int, ...],
+    classes: int,
+    depth: int,
+    width: int,
+    **slots: Any,
+) -> DiT:
+    """A `dit` of token ids (B, L) to logits (B, L, V); slots as there."""
     make_embed = partial(embeddings.TokenEmbedding, vocab_size=vocab_size)
-    return dit(make_embed=make_embed, output_features=vocab_size, **options)
+    sizes: Any = {"output_features": vocab_size, "grid": grid, "classes": classes}
+    return dit(make_embed=make_embed, depth=depth, width=width, **sizes, **slots)
 
 
 def init_params(net: DiT, key: jax.Array, *, like: Any) -> Any:

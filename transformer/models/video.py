@@ -5,7 +5,6 @@ in space and in time in alternation (ViViT's factorized self-attention, Arnab et
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -27,7 +26,7 @@ from transformer.network import (
 def video_predictor(
     *,
     frames: int,
-    grid: Sequence[int],
+    grid: tuple[int, ...],
     patch_features: int,
     depth: int,
     width: int,

@@ -123,6 +123,10 @@ def _bind_slots(
             tuned = {name: chosen[name] for name in of_optimizer}
             values["optimizer"] = functools.partial(optimizer, **tuned)
         run = Run(**{name: chosen[name] for name in of_run})
+        if run.init_partial and run.init_from is None:
+            raise ValueError("--init_partial: expected --init_from beside it, got none")
+        if "model" in values:
+            _check_sizes(values["model"], chosen)
         values |= {name: chosen[name] for name in own}
         made = _apply(run, function(run, **values))
         facts = flags.derived_values(function, chosen)
@@ -136,6 +140,28 @@ def _bind_slots(
         docs=[source for source in docs if source],
         refill=lambda values: _bind_slots(function, defaults, {**filled, **values}),
     )
+
+
+def _check_sizes(model: Callable[..., Any], values: Mapping[str, Any]) -> None:
+    """ValueError where the function in the slot `model` refuses the value of a flag,
+    which its message begins with: before the experiment reads its data. 1 stands in
+    for sizes that follow from the data."""
+    parameters = inspect.signature(model).parameters
+    known = {name: values[name] for name in parameters if name in values}
+    stand_ins = {
+        name: (1, 1) if str(parameter.annotation).startswith("tuple") else 1
+        for name, parameter in parameters.items()
+        if name not in known
+        and parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        and parameter.default is inspect.Parameter.empty
+    }
+    if not known:
+        return
+    try:
+        model(**known, **stand_ins)
+    except Exception as error:  # Of a stand-in, else the experiment raises it again.
+        if isinstance(error, ValueError) and str(error).partition(":")[0] in known:
+            raise ValueError(f"--{error}") from None
 
 
 def _with_defaults(
@@ -159,8 +185,6 @@ def _with_defaults(
 
 def _apply(run: Run, experiment: Experiment) -> Experiment:
     """`experiment` with the settings of `run` that are the same in every one."""
-    if run.init_partial and run.init_from is None:
-        raise ValueError("--init_partial: expected --init_from beside it, got none")
     if run.freeze or run.ema_decay or run.state_dtype != "float32":
         wrapped = optimizers.wrap(
             experiment.optimizer,
