@@ -103,7 +103,7 @@ def test_a_run_folder_in_another_store_is_refused(capsys, monkeypatch, tmp_path)
 
 
 GENERATE = {
-    "--prompt=a\udcff\udcfe": "expected",
+    "--prompt=a\udcff\udcfe": "--prompt: expected text in UTF-8, got 'a\\udcff\\udcfe'",
     "--temperature=inf": "--temperature: expected",
     "--temperature=1e-38": "--temperature: expected",
     "--temperature=-1": "--temperature: expected",
@@ -348,6 +348,15 @@ def test_a_lock_that_is_a_folder_is_named(tmp_path, capsys, monkeypatch):
     argv = [*RUN, f"--text={__file__}", f"--workdir={tmp_path / 'run'}"]
     message = refusal(argv, capsys, monkeypatch)
     assert "run/lock: expected a file, got a folder" in message
+
+
+def test_a_tokenizer_that_is_a_folder_is_named(finished, tmp_path, capsys, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run/tokenizer.json").unlink()
+    (tmp_path / "run/tokenizer.json").mkdir()
+    argv = [f"--workdir={tmp_path / 'run'}", "--steps=8"]
+    message = refusal(argv, capsys, monkeypatch)
+    assert message.endswith("run/tokenizer.json: expected a file, got a folder")
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,8 @@ def test_other_texts_are_measured_whole(folder, capsys, monkeypatch):
     texts = f"--text={folder / 'a.txt'},{folder / 'b.txt'}"
     argv = ["evaluate", f"--workdir={folder / 'run'}", texts]
     assert commands.exit_status(argv, monkeypatch, run=LANGUAGE_MODEL) == 0
-    head, *lines = capsys.readouterr().out.splitlines()
+    start, head, *lines = capsys.readouterr().out.splitlines()
+    assert start.startswith("language_model: run folder ")
     assert head.split() == [str(folder / "a.txt"), str(folder / "b.txt")]
     cells = {line.split()[0]: line.split()[1:] for line in lines}
     found = [float(cell) for cell in cells["validation/bits_per_byte"]]

@@ -55,6 +55,8 @@ FIXED = Role("fixed")
 DATA = Role("data")
 # A folder that may be in an object store; other paths are of a file system.
 FOLDER = Role("folder")
+# Text for a model: bytes of a command line that are no text are refused.
+TEXT = Role("text in UTF-8")
 # The run of an experiment, which the report reads.
 CLASSIFIER = Role("folder", "classify_images")
 SCORER = Role("folder", "clip")
@@ -71,6 +73,7 @@ GrayLevels = Annotated[int, Range(2, 256), FIXED]
 ImageSize = Annotated[int, Range(1, 4096), FIXED]
 PatchSize = Annotated[int, Range(1, 1024), FIXED]
 Source = Annotated[str, DATA]
+Prompt = Annotated[str, TEXT]
 Folder = Annotated[Path, FOLDER]
 Classifier = Annotated[Path, CLASSIFIER]
 Scorer = Annotated[Path, SCORER]
@@ -234,6 +237,11 @@ def output_file(name: str, path: Path | None) -> None:
     none: before the work of which it is the result."""
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         raise ValueError(f"{name}: expected a file in a folder that exists, got {path}")
+
+
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can encode it, as it cannot what was none on a command line."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def utf8(name: str, text: str) -> str:

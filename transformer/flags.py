@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from absl import flags
 
 from transformer import checks
-from transformer.checks import FIXED, Range, Role
+from transformer.checks import FIXED, TEXT, Range, Role, is_utf8
 
 # Makes a `training.experiment.Experiment`; its keyword-only parameters are flags.
 ExperimentFn = Callable[..., Any]
@@ -114,7 +114,7 @@ class Kind(NamedTuple):
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         words = {int: "a whole number", float: "a number", bool: "true or false"}
-        word = words.get(self.type, "text")
+        word = words.get(self.type, "text" if self.role != TEXT else TEXT.word)
         return f"{word} in {self.range}" if self.range else word
 
     def __contains__(self, value: Any) -> bool:
@@ -129,6 +129,8 @@ class Kind(NamedTuple):
             return False
         if self.choices:
             return value in self.choices
+        if self.role == TEXT:
+            return is_utf8(str(value))
         return self.range is None or value in self.range
 
 

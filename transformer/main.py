@@ -160,7 +160,8 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
     if parsed.verb in ("train", "report"):
         command.check_runs(make, parsed.experiment_flags)
     mesh = launch.parse_mesh(parsed.common["mesh"])
-    if parsed.verb == "train" and jax.process_index() == 0:
+    # What a verb of its own prints may be the content of a file.
+    if (parsed.verb in _VERBS or sys.stdout.isatty()) and jax.process_index() == 0:
         name = flags.name_of(make)
         found = launch.describe(parsed.common["coordinator"])
         print(

@@ -255,6 +255,18 @@ def with_hole(content: bytes) -> bytes:
     return with_hash(content, model=model)
 
 
+def with_unknown_type(content: bytes) -> bytes:
+    model = json.loads(content)["model"]
+    model["model"]["type"] = "Nope"
+    return with_hash(content, model=model)
+
+
+def with_ids_of_text(content: bytes) -> bytes:
+    model = json.loads(content)["model"]
+    model["model"]["vocab"] = dict.fromkeys(model["model"]["vocab"], "x")
+    return with_hash(content, model=model)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -266,6 +278,8 @@ def with_hole(content: bytes) -> bytes:
         (lambda content: b"\xff\xfa", "a tokenizer, got UnicodeDecodeError"),
         (lambda content: with_hash(content, model=None), "a bpe tokenizer, got inv"),
         (lambda content: with_hash(content, model={}), "a bpe tokenizer, got "),
+        (with_unknown_type, "a bpe tokenizer, got data did not match any variant"),
+        (with_ids_of_text, "a bpe tokenizer, got .*expected u32"),
         (with_hole, "a bpe tokenizer, got ids that do not count from 0"),
         (
             lambda content: with_hash(content, kind="characters", alphabet=[1]),

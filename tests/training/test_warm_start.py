@@ -58,10 +58,10 @@ def test_parameters_of_another_run_are_evaluated_where_no_run_has_begun(
     """All of them; nothing is written, and a report needs a run."""
     folder, _ = source
     assert commands.exit_status(["evaluate", f"--workdir={folder}"], monkeypatch) == 0
-    expected = capsys.readouterr().out
+    expected = capsys.readouterr().out.splitlines()[1:]
     argv = [f"--workdir={tmp_path / 'new'}", f"--init_from={folder}"]
     assert commands.exit_status(["evaluate", *argv], monkeypatch) == 0
-    assert capsys.readouterr().out == expected
+    assert capsys.readouterr().out.splitlines()[1:] == expected != []
     line = commands.refusal(["report", *argv], capsys, monkeypatch)
     assert "expected the folder of a run, got none" in line
     line = commands.refusal(["export", *argv], capsys, monkeypatch)

@@ -14,6 +14,7 @@ from transformer import checks
 from transformer.generation import logit_filters, process_sampler
 from transformer.processes import autoregressive
 
+OPENING = "It is a * universally acknowledged, that a single * must be in *."
 # (params, pieces of token ids) -> the predicted ids of the gap after each piece but
 # the last.
 Fill = Callable[[Any, Sequence[np.ndarray]], list[np.ndarray]]
@@ -146,7 +147,7 @@ def generate(
     params: Any,
     key: jax.Array,
     *,
-    prompt: str = "It is a * universally acknowledged, that a single * must be in *.",
+    prompt: checks.Prompt = OPENING,
 ) -> str:
     """Fill in the gaps of a text: print the text, and return it. ValueError for a text
     that is not UTF-8.

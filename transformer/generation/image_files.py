@@ -17,7 +17,7 @@ def generate(
     params: Any,
     key: jax.Array,
     *,
-    text: str = "red cat",
+    text: checks.Prompt = "red cat",
     sampling_steps: checks.Count = 32,
     sample_seed: checks.Seed = 0,
     output: Path = Path("sample.png"),

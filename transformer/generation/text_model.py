@@ -233,7 +233,7 @@ def generate(
     params: Any,
     key: jax.Array,
     *,
-    prompt: str = "It is a truth universally acknowledged",
+    prompt: checks.Prompt = "It is a truth universally acknowledged",
     new_tokens: checks.Count = 200,
     temperature: checks.Temperature = 0.8,
     top_k: checks.Count | None = None,

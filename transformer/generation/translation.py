@@ -123,7 +123,7 @@ def generate(
     params: Any,
     key: jax.Array,
     *,
-    text: str = "Click the button to save the document as a file.",
+    text: checks.Prompt = "Click the button to save the document as a file.",
     beam_size: checks.Count = 4,
     length_penalty: checks.Scale = 0.6,
 ) -> str:

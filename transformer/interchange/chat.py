@@ -22,7 +22,7 @@ def generate(
     params: Any,
     key: jax.Array,
     *,
-    prompt: str = "It is a truth universally acknowledged",
+    prompt: checks.Prompt = "It is a truth universally acknowledged",
     chat: bool = False,
     new_tokens: checks.Count = 200,
     temperature: checks.Temperature | None = None,
