@@ -103,7 +103,7 @@ def experiment(
     return Experiment.from_run(
         run,
         optimizer,
-        (train, records.evaluation(data.validation, batch_size=100)),
+        (train, records.evaluation(data.validation, batch_size=128)),
         fingerprint=f"two decision transformers of {depth} x {width}",
         init=init,
         loss=loss,

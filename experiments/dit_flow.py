@@ -79,7 +79,7 @@ def experiment(
     sizes: Any = {"batch_size": run.batch_size, "seed": run.seed, "name": data.name}
     prepare = tokenizer.prepare
     train = records.training(data.train, **sizes, prepare=prepare)
-    held_out = records.evaluation(data.validation, batch_size=250, prepare=prepare)
+    held_out = records.evaluation(data.validation, batch_size=256, prepare=prepare)
     process = flow_matching.process(
         sample_time=flow_matching.logit_normal_times,
         update=partial(flow_matching.ancestral_step, eta=eta),

@@ -75,7 +75,7 @@ def experiment(
     net = model(side=tokenizer.side, vocab_size=vocab_size, depth=depth, width=width)
     sizes: Any = {"batch_size": run.batch_size, "seed": run.seed, "name": data.name}
     train = records.training(tokenizer.train, **sizes)
-    held_out = records.evaluation(tokenizer.validation, batch_size=250)
+    held_out = records.evaluation(tokenizer.validation, batch_size=256)
     generator = pixel_model.from_net(net, tokenizer, compute_dtype=run.compute_dtype)
     process = autoregressive.process(choose=generator.choose)
     options: Any = {"compute_dtype": run.compute_dtype}

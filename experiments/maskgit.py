@@ -80,7 +80,7 @@ def experiment(
     net = model(grid=tokenizer.grid, vocab_size=mask_id + 1, **sizes)
     options: Any = {"batch_size": run.batch_size, "seed": run.seed, "name": data.name}
     train = records.training(tokenizer.train, **options)
-    held_out = records.evaluation(tokenizer.validation, batch_size=250)
+    held_out = records.evaluation(tokenizer.validation, batch_size=256)
     process = masked_diffusion.process(
         mask_id=mask_id, temperature=temperature, choice_temperature=choice_temperature
     )

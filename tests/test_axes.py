@@ -76,6 +76,12 @@ class FakeTpu:
     platform: str = "tpu"
 
 
+def test_the_current_mesh_is_the_one_set_or_all_own_devices() -> None:
+    assert axes.current_mesh() == axes.make_mesh()
+    with jax.set_mesh(axes.make_mesh(fsdp=4, tensor=2)):
+        assert axes.current_mesh() == axes.make_mesh(fsdp=4, tensor=2)
+
+
 def test_a_mesh_over_slices_has_them_on_the_outermost_axis() -> None:
     """Parameters are whole in each slice: `fsdp` is within one. The devices come from
     several hosts in any order."""

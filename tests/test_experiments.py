@@ -111,6 +111,9 @@ def test_every_experiment_traces(name, tmp_path):
         dimensions = axes.dimensions(axes.leaf_name(path))
         assert min(1, leaf.ndim) <= len(dimensions) <= leaf.ndim
     for evaluation in experiment.evaluations.values():
+        # No flag sets it: as in training, or such that 2 to 16 devices divide it.
+        rows = evaluation.batch_size
+        assert rows == experiment.batch_size or rows % 16 == 0
         held_out = evaluation.batch(0, range(evaluation.batch_size))
         jax.eval_shape(evaluation.loss, state.params, held_out, jax.random.key(0))
 

@@ -196,6 +196,12 @@ def make_mesh(*, devices: Sequence[Any] | None = None, **sizes: int | None) -> M
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def current_mesh() -> Mesh:
+    """The mesh of `jax.set_mesh`; that of all devices of this process where none is."""
+    mesh = jax.sharding.get_mesh()
+    return make_mesh(devices=jax.local_devices()) if mesh.empty else mesh
+
+
 def _place(device: Any) -> tuple[int, int, int]:
     """The order of devices: those of a slice, and of a host there, follow each other.
 

@@ -133,7 +133,8 @@ def gap_filling_report(
     """
     parts: windows.TextSplits = experiment.data
     measure = experiment.evaluations["validation"]
-    accuracy = measure.metrics(evaluation.total_loss(measure, params, axes.make_mesh()))
+    mesh = axes.current_mesh()
+    accuracy = measure.metrics(evaluation.total_loss(measure, params, mesh))
     counts = ngram_accuracies(parts, vocab_size=model.tokenizer.vocab_size)
     probe = probe_accuracies(
         pooled_features, {"trained": params, "random": experiment.init(key)}, parts
@@ -165,7 +166,7 @@ def isolated_accuracy(experiment: Experiment, compute_dtype: str, params: Any) -
         return cross_entropy.fused_cross_entropy(x_BLD, w_VD, ids_BL, weight_BL)
 
     measure = experiment.evaluations["validation"]._replace(loss=loss)
-    total = evaluation.total_loss(measure, params, axes.make_mesh())
+    total = evaluation.total_loss(measure, params, axes.current_mesh())
     return measure.metrics(total)["accuracy"]
 
 

@@ -43,7 +43,7 @@ def report(
 ) -> dict[str, Any]:
     """results.json and experts.png. forward: as of `expert_usage`."""
     usage = expert_usage(forward, held_out, tokenizer.vocab_size)
-    loss, counts_NEV = evaluation.total_loss(usage, params, axes.make_mesh())
+    loss, counts_NEV = evaluation.total_loss(usage, params, axes.current_mesh())
     metrics = usage.metrics(loss)
     load_NE = counts_NEV.sum(-1) / counts_NEV.sum(-1).mean(-1, keepdims=True)
     dense, moe = (metrics[f"bits_per_byte/{name}"] for name in ("dense", "moe"))

@@ -30,7 +30,7 @@ HARMONICS = 2
 SMOOTHING_DAYS = 31
 # With fewer years, some year would have no other beside its two neighbors.
 TRAINING_YEARS = 4
-EVALUATION_BATCH = 12
+EVALUATION_BATCH = 16
 
 
 class PatchGrid(NamedTuple):

@@ -73,7 +73,7 @@ class PretrainedFolder(NamedTuple):
         def leaf(shape: Any, sharding: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(shape.shape, dtype, sharding=sharding)
 
-        mesh = axes.make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
+        mesh = axes.make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
         placed = axes.shardings(mesh, self.abstract_params)
         abstract = jax.tree.map(leaf, self.abstract_params, placed)
         return weights.read(self.bindings, self.tensors, abstract)

@@ -18,7 +18,7 @@ from transformer.data.shuffling import EvaluationSplit, TrainingSplit
 from transformer.interchange import image_rows
 from transformer.interchange.architectures import videomae
 
-EVALUATION_BATCH = 8
+EVALUATION_BATCH = 16
 
 
 def read_tubelets(

@@ -111,7 +111,8 @@ def _read_leaf(leaf: Any, sources: Mapping[tuple[int, ...], Source]) -> jax.Arra
             values[place] = part
         return values
 
-    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    sharding = leaf.sharding or one
     return jax.make_array_from_callback(leaf.shape, sharding, shard)
 
 

@@ -17,13 +17,15 @@ from transformer.training.experiment import BatchFn
 Value = TypeVar("Value")
 
 
-def check(batch_size: int, microbatches: int, mesh: Mesh) -> None:
+def check(
+    batch_size: int, microbatches: int, mesh: Mesh, *, name: str = "batch_size"
+) -> None:
     """Raise ValueError unless `microbatches` equal parts of a batch divide over the
-    mesh."""
+    mesh. name: of the batch, for the message."""
     shards = axes.batch_shards(mesh)
     if batch_size % (microbatches * shards):
         raise ValueError(
-            f"batch_size: expected a multiple of {microbatches * shards} "
+            f"{name}: expected a multiple of {microbatches * shards} "
             f"({microbatches} microbatches x {shards} shards of the mesh), "
             f"got {batch_size}"
         )

@@ -112,8 +112,9 @@ def check(
             f"got {first}:{last}"
         )
     batching.check(experiment.batch_size, experiment.accumulate, mesh)
-    for held_out in experiment.evaluations.values():
-        batching.check(held_out.batch_size, 1, mesh)
+    for name, held_out in experiment.evaluations.items():
+        what = f"rows of a batch of the evaluation {name}"
+        batching.check(held_out.batch_size, 1, mesh, name=what)
     with memory.limit_init(mesh.size, experiment.gradient_dtype):
         abstract = abstract_state(experiment, mesh)
     memory.check(abstract, experiment.gradient_dtype)
