@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import logging
@@ -19,18 +20,25 @@ from transformer.training.update import State
 ITEMS = ("params", "optimizer_state")
 META, DIGESTS, SEAL = "meta", "digests.json", "seal.json"
 PACKAGES = ("jax", "orbax-checkpoint", "optax", "numpy")
+# Bytes of an array that one of several devices saves.
+SMALLEST_PART = 2**20
 
 
 class CorruptCheckpoint(Exception):
     """A checkpoint differs from what was saved; the message names the file or leaf."""
 
 
+@functools.cache
 def orbax() -> Any:
     """Orbax, imported at first use: it takes seconds. Its logged tracebacks are
-    silenced; its errors are raised."""
+    silenced; its errors are raised. Of an array that several devices hold, each saves a
+    part only where that is large: a part is cut out by a program for each shape."""
     import orbax.checkpoint
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    handlers = orbax.checkpoint.type_handlers
+    arrays = handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SMALLEST_PART)
+    handlers.register_type_handler(jax.Array, arrays, override=True)
     return orbax.checkpoint
 
 
