@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -49,21 +50,28 @@ def init_state(experiment: Experiment, params: Any = None) -> State:
     )
 
 
-# The last abstract state, and what it was made of: tracing a deep model takes seconds
-# and many ask for it.
-_last: list[tuple[Any, State]] = []
+# What the last abstract state was made of, the function that makes the state, and the
+# abstract one: tracing a deep model takes seconds and many ask for it. JAX traces the
+# same function once.
+_last: list[tuple[Any, Any, State]] = []
 
 
 def abstract_state(experiment: Experiment, mesh: Mesh) -> State:
     """Shapes, dtypes and shardings of the state, without computing it."""
+    return _trace(experiment, mesh)[1]
+
+
+def _trace(experiment: Experiment, mesh: Mesh) -> tuple[Any, State]:
+    """`init_state` of the experiment, and its result without computing it."""
     source = experiment.init, experiment.optimizer, experiment.seed, mesh
     if not (_last and _last[0][0] == source):
-        _last[:] = [(source, _abstract_state(experiment, mesh))]
-    return _last[0][1]
+        init = partial(init_state, experiment)
+        _last[:] = [(source, init, _abstract_state(init, mesh))]
+    return _last[0][1:]
 
 
-def _abstract_state(experiment: Experiment, mesh: Mesh) -> State:
-    shapes = jax.eval_shape(lambda: init_state(experiment))
+def _abstract_state(init: Callable[..., State], mesh: Mesh) -> State:
+    shapes = jax.eval_shape(init, None)
     return jax.tree.map(
         lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
         shapes,
@@ -79,8 +87,8 @@ def state_shardings(experiment: Experiment, mesh: Mesh) -> State:
 def init_sharded_state(experiment: Experiment, mesh: Mesh, params: Any = None) -> State:
     """`init_state` computed already sharded (`out_shardings`), so that no device ever
     holds it whole."""
-    shardings = state_shardings(experiment, mesh)
-    init = partial(init_state, experiment)
+    init, abstract = _trace(experiment, mesh)
+    shardings = jax.tree.map(lambda a: a.sharding, abstract)
     return jax.jit(init, out_shardings=shardings)(params)
 
 
