@@ -148,17 +148,17 @@ def prefill(
     """The state after the prompts, `chunk` tokens at a time, with room for `new_tokens`
     more. ValueError for ids outside the vocabulary, where they are known already."""
     rows, longest = ids_BL.shape
-    known = vocab_size(fns, weights, rows=rows)
-    if not isinstance(ids_BL, jax.core.Tracer):
-        check_indices("token of a prompt", ids_BL, known)
     chunk = min(chunk, longest)
     chunks = -(-longest // chunk)
+    known = None
+    if not isinstance(ids_BL, jax.core.Tracer):
+        known = vocab_size(fns, weights, rows=rows)
+        check_indices("token of a prompt", ids_BL, known)
     cache_length = longest + new_tokens
     ids_BL = jnp.pad(ids_BL, ((0, 0), (0, max(cache_length, chunks * chunk) - longest)))
     cache = fns.empty_cache(rows, cache_length, chunk)
 
-    def step(part: int, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-        logits_BV, cache = carry
+    def read(part: int, cache: Any) -> tuple[jax.Array, Any]:
         start = part * chunk
         ids_BC = jax.lax.dynamic_slice_in_dim(ids_BL, start, chunk, axis=1)
         index_BC = jnp.broadcast_to(start + jnp.arange(chunk), (rows, chunk))
@@ -167,12 +167,20 @@ def prefill(
         (x_BCD, w_VD), cache = fns.decode(weights, ids_BC, cache, tokens)
         at_B = jnp.clip(length_B - 1 - start, 0, chunk - 1)
         x_BD = jnp.take_along_axis(x_BCD, at_B[:, None, None], axis=1)[:, 0]
+        return constrain(unembed("BD,VD->BV", x_BD, w_VD), "BV"), cache
+
+    def step(part: int, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        logits_BV, cache = carry
+        here_BV, cache = read(part, cache)
         last_here_B = (length_B - 1) // chunk == part
-        here_BV = constrain(unembed("BD,VD->BV", x_BD, w_VD), "BV")
         return jnp.where(last_here_B[:, None], here_BV, logits_BV), cache
 
-    logits_BV = jnp.zeros((rows, known), jnp.float32)
-    logits_BV, cache = jax.lax.fori_loop(0, chunks, step, (logits_BV, cache))
+    if chunks == 1 and known is None:
+        logits_BV, cache = read(0, cache)
+    else:  # Where it is not part of a program, the loop makes one.
+        known = known or vocab_size(fns, weights, rows=rows)
+        logits_BV = jnp.zeros((rows, known), jnp.float32)
+        logits_BV, cache = jax.lax.fori_loop(0, chunks, step, (logits_BV, cache))
     done_B = jnp.zeros((rows,), bool)
     return DecodeState(ids_BL, length_B, done_B, logits_BV, cache, jnp.int32(0), key)
 

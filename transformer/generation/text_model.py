@@ -45,10 +45,12 @@ def stream_tokens(
     longest = ids_BL.shape[1]
     most = longest + new_tokens
     refused = stop if refused is None else refused
-    _check_prompts(fns, params, ids_BL, prompts, refused)
     jax.eval_shape(lambda: fns.empty_cache(len(prompts), most, 1))
     cache_length = min(most, max(cache_length, longest + burst))
     prefill = jax.jit(partial(decoding.prefill, fns, new_tokens=cache_length - longest))
+    abstract = jax.eval_shape(fns.cast_weights, params)
+    logits_BV = prefill.eval_shape(abstract, ids_BL, length_B, key).logits_BV
+    _check_prompts(ids_BL, prompts, refused, vocab_size=logits_BV.shape[1])
     weights = decoding.cast_weights(fns, params)
     state = prefill(weights, ids_BL, length_B, key)
     weights, state = decoding.float32_on_cpu(weights, state)
@@ -78,15 +80,13 @@ def stream_tokens(
 
 
 def _check_prompts(
-    fns: decoding.DecodeFns,
-    params: Any,
     ids_BL: np.ndarray,
     prompts: Sequence[Sequence[int]],
     refused: Sequence[int],
+    *,
+    vocab_size: int,
 ) -> None:
-    weights = jax.eval_shape(fns.cast_weights, params)
-    known = decoding.vocab_size(fns, weights, rows=len(prompts))
-    checks.check_indices("token of a prompt", ids_BL, known)
+    checks.check_indices("token of a prompt", ids_BL, vocab_size)
     ends = sorted({int(token) for prompt in prompts for token in prompt} & set(refused))
     if ends:
         raise ValueError(
