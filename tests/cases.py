@@ -8,7 +8,7 @@ of exactly 1 or bias of exactly 0 behind which an error could hide).
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -78,13 +78,21 @@ def next_token(module: nn.Module, params: Any, batch: dict[str, Any]) -> Loss:
     )
 
 
+@cache
+def _shapes(module: nn.Module, init_params: Callable[..., Any]) -> Any:
+    return jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
+
+
 def random_params(
     module: nn.Module,
     seed: int = 0,
     init_params: Callable[..., Any] = decoder.init_params,
 ) -> Any:
     """Parameters of a model: gains near 1, weights of deviation 0.3."""
-    shapes = jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
+    try:
+        shapes = _shapes(module, init_params)
+    except TypeError:  # Of a module with a dict, which has no hash.
+        shapes = _shapes.__wrapped__(module, init_params)
     rng = np.random.default_rng(seed)
 
     def draw(path: Any, leaf: Any) -> jax.Array:

@@ -2,11 +2,15 @@
 
 import gc
 import os
-import tempfile
+import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Else each process compiles every module anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Tests compile much and compute little: without optimisation they take a quarter.
 FLAGS = [
     "--xla_force_host_platform_device_count=8",
@@ -20,17 +24,28 @@ os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax._src import compilation_cache  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Each command line traces its programs anew: the same one is compiled once a process.
-# Not once a suite, since JAX does not write its files atomically.
-PROGRAMS = tempfile.TemporaryDirectory()
-jax.config.update("jax_compilation_cache_dir", PROGRAMS.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+# Kept in memory: JAX's files would be serialized and compressed, which costs more than
+# it saves, and not shared by processes, since they are not written atomically.
+PROGRAMS: dict[str, Any] = {}
+compilation_cache.get_executable_and_time = lambda key, *_: (PROGRAMS.get(key), 0)
+compilation_cache.put_executable_and_time = lambda key, _, program, *__: (
+    PROGRAMS.setdefault(key, program)
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 # Tracing makes many objects that live long.
 gc.set_threshold(200_000, 20, 100)
+
+
+def pytest_sessionfinish():
+    """Collects once, and leaves nothing for the ten collections of pytest's end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +57,7 @@ def one_device():
 
 
 # Cases of other tests that take long and that a cheaper case stands for.
-NIGHTLY = (Path(__file__).parent / "nightly.txt").read_text().splitlines()
+NIGHTLY = set((Path(__file__).parent / "nightly.txt").read_text().splitlines())
 
 
 @pytest.hookimpl(tryfirst=True)
