@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +24,10 @@ def load_or_train(
     trained first where there is none.
 
     version: text that changes when a default run would, such as the identity of the
-    data. Trains on the first device.
+    data. Trains on the first device; among several processes on a CPU.
     """
+    if folder is None and jax.process_count() > 1:
+        _train_alone(experiment, version)
     mesh = axes.make_mesh(devices=jax.local_devices()[:1])
     values = flags.defaults(experiment)
 
@@ -48,3 +53,25 @@ def load_or_train(
         chosen["workdir"] = folder
     made = experiment(**chosen)
     return made, jax.device_get(loop.restore_run_params(made, folder, mesh))
+
+
+_ALONE = """
+import importlib, sys
+from transformer.training import pretrained
+module, name, version = sys.argv[1:]
+make = getattr(importlib.import_module(module), name)
+pretrained.load_or_train(make, None, version=version)
+"""
+
+
+def _train_alone(experiment: Callable[..., Experiment], version: str) -> None:
+    """Make the run of the cache in a process of its own: steps and checkpoints of this
+    one await all processes of its run, which may have the folder or wait for it."""
+    name = flags.module_of(experiment), experiment.__name__, version
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", _ALONE, *name]
+    done = subprocess.run(command, env=environment, check=False)
+    if done.returncode:
+        raise RuntimeError(
+            f"training {name[0]} in a process of its own: exit status {done.returncode}"
+        )
