@@ -116,7 +116,8 @@ def test_disk_that_fills_up_stops_the_run_in_one_line(when, disk, tmp_path):
     assert not any(name.endswith(".partial") for name in names)
     reference = Reference(tiny_experiment.experiment(steps=STEPS))
     newest = reference.check(folder)
-    assert [newest] == (saved or [20])
+    # A checkpoint takes 132 to 152 KiB.
+    assert newest in (saved or [20, 30])
     (disk / "others").unlink()
     again = commands.Child(tmp_path / "again.txt", *argv)
     assert again.status() == 0, again.text
