@@ -8,7 +8,7 @@ import pytest
 import tiny_experiment
 
 from transformer.objectives.loss import Loss
-from transformer.training import faults, flops, metrics, step_log, update
+from transformer.training import duration, faults, flops, metrics, step_log, update
 
 
 def step_metrics(total: float, weight: float = 2.0, norm: float = 3.0):
@@ -66,9 +66,22 @@ def test_non_finite_number_is_named_and_not_recorded(total, norm, message, tmp_p
     assert [record["step"] for record in metrics.read(tmp_path)] == [1]
 
 
+def test_a_run_says_before_its_first_step_how_long_it_will_take(tmp_path, capsys):
+    """By the rate of a product of this machine; not of a run of a few steps."""
+    logger(tmp_path).close()
+    assert capsys.readouterr().out == ""
+    experiment = tiny_experiment.experiment(steps=100)
+    step_log.StepLogger(experiment, tmp_path, first=0, every=2).close()
+    printed = capsys.readouterr().out
+    assert printed.startswith("between ") and printed.count("\n") == 1
+    assert "to the last step, 100, by its matrix products; timed at step 6" in printed
+    low, high = duration.bounds(1e12)
+    assert 0 < low < high == pytest.approx(low * 8)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(4.4, "4 s"), (39.9, "40 s"), (171, "2 min 50 s"), (12000, "3 h 20 min")],
 )
 def test_durations_are_short_words(seconds, text):
-    assert step_log._duration(seconds) == text
+    assert duration.text(seconds) == text

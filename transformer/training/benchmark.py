@@ -9,62 +9,18 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from transformer.training import batching, flops, remat
 from transformer.training.experiment import Experiment
 from transformer.training.loop import jit_update
+from transformer.training.timing import matmul_peak, measure_seconds, short
 from transformer.training.update import init_sharded_state
-
-
-class TimingQuartiles(NamedTuple):
-    """Quartiles of repeated measurements of a time, in seconds."""
-
-    low: float
-    median: float
-    high: float
-
-    def rate(self, amount: float) -> str:
-        """`amount` per second: the median and, in brackets, the quartiles."""
-        low, median, high = (_short(amount / s) for s in reversed(self))
-        return f"{median}/s  [{low} to {high}]"
-
-
-def _short(value: float) -> str:
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:.3g} "
-
-
-def measure_seconds(work: Callable[[], Any], *, repeats: int = 7) -> TimingQuartiles:
-    """Seconds of a call of `work` until its result is ready, after a warm-up call."""
-    jax.block_until_ready(work())
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(work())
-        seconds.append(time.perf_counter() - start)
-    return TimingQuartiles(*np.percentile(seconds, (25, 50, 75)))
-
-
-def matmul_peak(dtype: Any, *, size: int = 0) -> float:
-    """FLOP/s of the fastest square matmul, accumulated in float32, on one device."""
-    size = size or (8192 if jax.default_backend() == "gpu" else 2048)
-    a, b = (
-        jax.random.normal(jax.random.key(i), (size, size), jnp.float32).astype(dtype)
-        for i in (0, 1)
-    )
-    multiply = jax.jit(partial(jnp.matmul, preferred_element_type=jnp.float32))
-    seconds = measure_seconds(lambda: multiply(a, b), repeats=9)
-    return 2.0 * size**3 / seconds.low
 
 
 def memory_bandwidth(*, megabytes: int = 512) -> float:
@@ -109,7 +65,7 @@ def show(experiment: Experiment, mesh: Mesh) -> None:
     for name in ("float32", "bfloat16"):
         peak = matmul_peak(jnp.dtype(name)) * devices
         ratio = work / seconds.median / peak
-        _line(f"  of the {name} product peak", f"{ratio:.0%} of {_short(peak)}FLOP/s")
+        _line(f"  of the {name} product peak", f"{ratio:.0%} of {short(peak)}FLOP/s")
     _line("peak memory", f"{_peak_memory() / 2**20:.0f} MiB")
     _line("data", f"{data.rate(rows)} rows, {seconds.median / data.median:.0f}x "
           "faster than a step consumes them")  # fmt: skip

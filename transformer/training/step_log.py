@@ -10,22 +10,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from transformer.training import comparison, faults, flops, metrics
+from transformer.training import comparison, duration, faults, flops, metrics
 from transformer.training.experiment import Experiment
 from transformer.training.update import StepMetrics
 
 # Between these steps of a start the time of a step is measured; compilation and what
 # warms up are before.
 TIMED_STEPS = (2, 6)
-
-
-def _duration(seconds: float) -> str:
-    """Such as 40 s, 2 min 50 s, 3 h 20 min."""
-    minutes, rest = divmod(round(seconds, -1 if seconds > 20 else 0), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest:.0f} s" if minutes else f"{rest:.0f} s"
+# Of fewer steps nobody asks how long they will take while they are compiled.
+ANNOUNCED_STEPS = 100
 
 
 class StepLogger:
@@ -48,6 +41,18 @@ class StepLogger:
             metrics.Log(folder, first=first, steps=experiment.steps)
             if is_first_process
             else None
+        )
+        if self._log is not None and experiment.steps - first >= ANNOUNCED_STEPS:
+            self._announce(experiment.steps - first)
+
+    def _announce(self, steps: int) -> None:
+        self._count_cost()
+        work = steps * self._experiment.batch_size * self._flops
+        low, high = map(duration.text, duration.bounds(work))
+        print(
+            f"between {low} and {high} to the last step, {self._experiment.steps}, by "
+            f"its matrix products; timed at step {self._first + TIMED_STEPS[1]}",
+            flush=True,
         )
 
     def log_async(self, step: int, step_metrics: StepMetrics) -> None:
@@ -81,8 +86,8 @@ class StepLogger:
         left = self._experiment.steps - step
         if step == stop and left > stop - start and self._log is not None:
             seconds = (time.perf_counter() - self._timed_since) / (stop - start)
-            line = f"step {step:>6}  about {_duration(left * seconds)} to the last step"
-            print(f"{line}, {self._experiment.steps}", flush=True)
+            line = f"step {step:>6}  about {duration.text(left * seconds)}"
+            print(f"{line} to the last step, {self._experiment.steps}", flush=True)
 
     def _print_mean(self, step: int) -> None:
         seconds = (time.perf_counter() - self._since) / len(self._window)
