@@ -230,6 +230,21 @@ def test_run_stopped_in_its_report_is_finished_by_the_next(tmp_path):
     Reference(tiny_experiment.experiment(steps=6)).check(folder)
 
 
+def test_processes_stopped_in_their_report_end_at_once(tmp_path):
+    """Where JAX would keep SIGTERM for a next step."""
+    folder = tmp_path / "run"
+    children = commands.start_processes(folder, "--steps=6", "--report_pause=60")
+    for child in children:
+        child.await_text("reporting", 1)
+    for child in children:
+        child.signal(signal.SIGTERM)
+    start = time.monotonic()
+    assert [child.status() for child in children] == [143, 143], children[1].text
+    assert time.monotonic() - start < 20 and steps_in(folder) == [6]
+    for child in children:
+        assert "stopped by SIGTERM; the last step is saved" in child.text
+
+
 RAISED = "RuntimeError: row of step 5 is bad"
 FAILURES = [
     ("raise", 0, 5, 45, RAISED),

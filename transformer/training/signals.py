@@ -37,12 +37,15 @@ def _is_multiprocess() -> bool:
     return jax is not None and jax.distributed.is_initialized()
 
 
-def _install(handler: Callable[[int, FrameType | None], None]) -> None:
+def _install(
+    handler: Callable[[int, FrameType | None], None], *, agree: bool = True
+) -> None:
+    """agree: whether several processes stop at the same step."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number in SIGNALS:
         # Among several processes JAX handles SIGTERM, and they agree on a step.
-        by_jax = number == signal.SIGTERM and _is_multiprocess()
+        by_jax = agree and number == signal.SIGTERM and _is_multiprocess()
         # nohup and background jobs ignore signals: so does the run.
         if not by_jax and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
@@ -86,7 +89,7 @@ def raise_at_once() -> None:
         _received.append(number)
         raise Termination
 
-    _install(stop)
+    _install(stop, agree=False)
     if _received and not _is_multiprocess():
         raise Termination
 
