@@ -52,7 +52,8 @@ def load_or_train(
     if "workdir" in values:
         chosen["workdir"] = folder
     made = experiment(**chosen)
-    return made, jax.device_get(loop.restore_run_params(made, folder, mesh))
+    with jax.set_mesh(mesh):
+        return made, jax.device_get(loop.restore_run_params(made, folder, mesh))
 
 
 _ALONE = """
