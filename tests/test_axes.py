@@ -82,6 +82,16 @@ def test_the_current_mesh_is_the_one_set_or_all_own_devices() -> None:
         assert axes.current_mesh() == axes.make_mesh(fsdp=4, tensor=2)
 
 
+def test_a_mesh_of_own_devices_awaits_no_process(monkeypatch) -> None:
+    """As that of a report: what it computes has no watchdog and no barrier."""
+    monkeypatch.setattr(jax, "process_count", lambda *_: 2)
+    with jax.set_mesh(axes.make_mesh()):
+        assert not axes.spans_processes()
+        monkeypatch.setattr(jax, "process_index", lambda *_: 1)
+        assert axes.spans_processes()
+    assert not axes.spans_processes()
+
+
 def test_a_mesh_over_slices_has_them_on_the_outermost_axis() -> None:
     """Parameters are whole in each slice: `fsdp` is within one. The devices come from
     several hosts in any order."""

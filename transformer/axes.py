@@ -202,6 +202,15 @@ def current_mesh() -> Mesh:
     return make_mesh(devices=jax.local_devices()) if mesh.empty else mesh
 
 
+def spans_processes() -> bool:
+    """Whether the mesh of `jax.set_mesh` has devices of other processes: only then may
+    a function await them."""
+    mesh, own = jax.sharding.get_mesh(), jax.process_index()
+    if mesh.empty or jax.process_count() == 1:
+        return False
+    return any(device.process_index != own for device in mesh.devices.flat)
+
+
 def _place(device: Any) -> tuple[int, int, int]:
     """The order of devices: those of a slice, and of a host there, follow each other.
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer import runtime_messages
+from transformer import axes, runtime_messages
 from transformer.training import signals
 
 # Errors of the disk, not of the program.
@@ -129,12 +129,12 @@ def watchdog_seconds() -> float:
 
 
 def arm_watchdog(*, compiling: bool = False) -> None:
-    """Among several processes, exit with every thread's traceback unless called again
-    within WATCHDOG_SECONDS: a hanging process would hang all of them for ever.
+    """On a mesh of several processes, exit with every thread's traceback unless called
+    again within WATCHDOG_SECONDS: a hanging process would hang all of them for ever.
 
     compiling: allow COMPILING_SECONDS, for compilation and writes to a slow disk.
     """
-    if jax.process_count() > 1:
+    if axes.spans_processes():
         seconds = COMPILING_SECONDS if compiling else watchdog_seconds()
         faulthandler.dump_traceback_later(seconds, exit=True)
 
@@ -188,7 +188,7 @@ def compile_program(function: Any, *arguments: Any) -> Any:
     """
     arm_watchdog(compiling=True)
     lowered = function.lower(*arguments)
-    if jax.process_count() > 1:
+    if axes.spans_processes():
         from jax.experimental import multihost_utils
 
         program = lowered.compile()

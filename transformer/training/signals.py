@@ -110,10 +110,14 @@ def restore_handlers() -> Iterator[None]:
 
 
 def stop_requested() -> bool:
-    """Whether to save and stop here. Several processes must all call this equally
+    """Whether to save and stop here. The processes of a mesh must all call this equally
     often; they stop at the same call."""
     if not _is_multiprocess():
         return bool(_received)
     from jax.experimental import multihost_utils
 
+    from transformer import axes
+
+    if not axes.spans_processes():
+        return bool(_received)
     return multihost_utils.reached_preemption_sync_point(next(_calls))
