@@ -44,6 +44,8 @@ def needed_flags(name, folder):
         return {}
     source = writers[name](folder / "source")
     needed = {"init_from": source, "workdir": source}
+    if name == "pretrained_classifier":
+        needed["init_partial"] = True
     if name == "pretrained_speech":
         texts = [f"hen {number}" for number in range(40)]
         table = pretrained_folder.write_recordings(folder / "clips", texts)

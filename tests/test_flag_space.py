@@ -38,7 +38,7 @@ SMALL = {
 
 # Sizes of these that fit together in every experiment.
 USUAL = {"width": 64, "vocab_size": 300, "sequence_length": 64, "image_size": 16}
-USUAL |= {"patch": 4, "gray_levels": 5, "batch_size": 2}
+USUAL |= {"patch": 2, "gray_levels": 2, "batch_size": 2}
 
 
 def in_range(name, parameter):

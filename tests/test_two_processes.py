@@ -46,8 +46,6 @@ def test_two_processes_train_evaluate_and_report(name, tmp_path):
     needed = test_experiments.needed_flags(name, tmp_path)
     needed.pop("workdir", None)
     flags = [f"--{flag}={value}" for flag, value in needed.items()]
-    if name == "pretrained_classifier":
-        flags.append("--init_partial")
     folder = tmp_path / "run"
     first, _ = start(name, folder, "train", "--steps=1", *flags)
     assert f"finished; see {folder}" in first

@@ -35,6 +35,20 @@ def test_records_are_one_step_behind(tmp_path, capsys):
     assert "step      2  train: loss 2.2," in capsys.readouterr().out
 
 
+def test_a_step_that_scores_no_target_is_told_and_left_out(tmp_path, capsys):
+    """It has no gradient, and the mean is that of the other steps."""
+    log = logger(tmp_path)
+    for step, weight in enumerate((0.0, 2.0, 0.0, 0.0), 1):
+        log.log_async(step, step_metrics(weight, weight))
+    log.close()
+    assert [record["step"] for record in metrics.read(tmp_path)] == [2]
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("no target is scored: no gradient" in line for line in lines) == 3
+    assert [line[:26] for line in lines if "train" in line] == [
+        "step      2  train: loss 1"
+    ]
+
+
 def test_speed_is_in_tokens_and_operations(tmp_path, capsys):
     """Their ratio is the operations of a token."""
     log = logger(tmp_path)

@@ -82,6 +82,19 @@ def test_gradient_is_that_of_the_mean_loss():
         )
 
 
+def test_a_batch_that_scores_no_target_changes_nothing_but_the_decay():
+    state = first_state()
+    batch = EXPERIMENT.batch(0, range(8))
+    batch["weight_BL"] = np.zeros_like(batch["weight_BL"])
+    advance = jax.jit(lambda *given: update.update(EXPERIMENT, *given))
+    after, metrics = advance(state, batch)
+    assert all(norm == 0 for norm in jax.tree.leaves(metrics.gradient_norms))
+    for before, now in zip(
+        *map(jax.tree.leaves, (state.params, after.params)), strict=True
+    ):
+        np.testing.assert_allclose(before, now, rtol=1e-2)
+
+
 def test_state_is_made_sharded_by_the_names_of_its_leaves():
     mesh = axes.make_mesh(data=2, fsdp=2, tensor=2)
     state = update.init_sharded_state(EXPERIMENT, mesh)

@@ -57,8 +57,13 @@ def evaluate_state(
 def evaluate(
     experiment: Experiment, params: Any, mesh: Mesh
 ) -> dict[str, dict[str, float]]:
-    """The metrics of every evaluation, by its name."""
-    return {
-        name: evaluation.metrics(total_loss(evaluation, params, mesh))
-        for name, evaluation in experiment.evaluations.items()
-    }
+    """The metrics of every evaluation, by its name, but those without a scored target,
+    which a line tells."""
+    results = {}
+    for name, evaluation in experiment.evaluations.items():
+        total = total_loss(evaluation, params, mesh)
+        if total.weight:
+            results[name] = evaluation.metrics(total)
+        elif jax.process_index() == 0:
+            print(f"warning: {name}: no target is scored", flush=True)
+    return results

@@ -66,17 +66,23 @@ class StepLogger:
             return
         (step, step_metrics), self._pending = self._pending, None
         loss, norms = jax.device_get(step_metrics)
+        self._estimate(step)
+        if loss.weight:
+            self._record(step, loss, norms)
+        elif self._log is not None:
+            print(f"warning: step {step}: no target is scored: no gradient", flush=True)
+        if step % self._every == 0 or step == self._experiment.steps:
+            self._print_mean(step)
+
+    def _record(self, step: int, loss: Any, norms: Any) -> None:
         mean = float(loss.total) / float(loss.weight)
         faults.check_finite(step, mean, norms, self._finite)
         self._finite = step, mean
         total = math.sqrt(sum(float(np.square(n)) for n in jax.tree.leaves(norms)))
         numbers = {**self._experiment.metrics(loss), "gradient_norm": total}
         self._window.append(loss)
-        self._estimate(step)
         if self._log is not None:
             self._log.write(step, "train", numbers)
-        if step % self._every == 0 or step == self._experiment.steps:
-            self._print_mean(step)
 
     def _estimate(self, step: int) -> None:
         """Early in the run, how long it will take on this machine."""
@@ -90,6 +96,8 @@ class StepLogger:
             print(f"{line} to the last step, {self._experiment.steps}", flush=True)
 
     def _print_mean(self, step: int) -> None:
+        if not self._window:
+            return
         seconds = (time.perf_counter() - self._since) / len(self._window)
         rows = self._experiment.batch_size / seconds
         total = jax.tree.map(lambda *losses: sum(losses), *self._window)

@@ -100,8 +100,9 @@ def update(
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     loss, gradient = loss_and_grad(experiment, state.params, batch, key)
     # Sums until here; this is the one division, by the weight of the global batch,
-    # which is float32, and so is the quotient.
-    gradient = jax.tree.map(lambda g: g / loss.weight, gradient)
+    # which is float32, and so is the quotient; 0 where no target is scored.
+    weight = jnp.where(loss.weight == 0, 1, loss.weight)
+    gradient = jax.tree.map(lambda g: g / weight, gradient)
     change, optimizer_state = experiment.optimizer.update(
         gradient, state.optimizer_state, state.params
     )
