@@ -47,8 +47,8 @@ class StepLogger:
 
     def _announce(self, steps: int) -> None:
         self._count_cost()
-        work = steps * self._experiment.batch_size * self._flops
-        low, high = map(duration.text, duration.bounds(work))
+        work = self._experiment.batch_size * self._flops
+        low, high = map(duration.text, duration.bounds(steps, work))
         print(
             f"between {low} and {high} to the last step, {self._experiment.steps}, by "
             f"its matrix products; timed at step {self._first + TIMED_STEPS[1]}",
