@@ -82,7 +82,7 @@ def test_tensorboard_on_a_full_disk_does_not_block_the_run(disk):
 
 STEPS = 120
 # Output of a run without faults.
-ORDINARY = re.compile("tiny_experiment:|step|tracing$|evaluating$|reporting$")
+ORDINARY = re.compile("tiny_experiment:|between|step|tracing$|evaluating$|reporting$")
 # Flags; bytes left free; saved steps at which the rest is filled too; "" where it is no
 # save that fails.
 FILLS = {
