@@ -88,7 +88,9 @@ def test_a_run_says_before_its_first_step_how_long_it_will_take(tmp_path, capsys
     step_log.StepLogger(experiment, tmp_path, first=0, every=2).close()
     printed = capsys.readouterr().out
     assert printed.startswith("between ") and printed.count("\n") == 1
-    assert "to the last step, 100, by its matrix products; timed at step 6" in printed
+    assert (
+        "to the last step, 100, by its matrix products; timed after 6 steps" in printed
+    )
     low, high = duration.bounds(10, 1e12)
     assert 0 < 4 * low + 1 == pytest.approx(high)
 

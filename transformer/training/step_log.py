@@ -51,7 +51,7 @@ class StepLogger:
         low, high = map(duration.text, duration.bounds(steps, work))
         print(
             f"between {low} and {high} to the last step, {self._experiment.steps}, by "
-            f"its matrix products; timed at step {self._first + TIMED_STEPS[1]}",
+            f"its matrix products; timed after {TIMED_STEPS[1]} steps",
             flush=True,
         )
 
