@@ -63,11 +63,14 @@ def test_accepted_flags_are_known_to_this_jaxlib(
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's mallopt")
 def test_allocator_accepts_the_options() -> None:
-    program = "from transformer import cpu_tuning as c; print(c._keep_memory()[0])"
+    program = (
+        "from transformer import cpu_tuning as c; before = c.has_one_arena(); "
+        "print(c._keep_memory()[0], before, c.has_one_arena())"
+    )
     process = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert process.stdout.strip() in (str(ALL), "()")
+    assert process.stdout.strip() in (f"{ALL} False True", "() False False")
 
 
 def test_tuning_is_turned_off_by_argument_or_environment(

@@ -5,6 +5,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import marian_folder
@@ -15,8 +16,8 @@ import pytest
 
 import experiments
 from experiments import language_model
-from transformer import axes, checks, command, flags
-from transformer.training import optimizers, update
+from transformer import axes, checks, command, flags, main
+from transformer.training import memory, optimizers, update
 from transformer.training.experiment import Experiment
 
 NAMES = sorted(
@@ -106,6 +107,9 @@ def test_every_experiment_traces(name, tmp_path):
         lambda *given: update.update(experiment, *given), state, batch
     )
     decay_matrices_alone(experiment.optimizer, state.params)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    sizes = flags.derive(make, flags.defaults(make))
+    assert weights > memory.least_weights(sizes)
     shapes = jax.tree.map(lambda a: (a.shape, a.dtype), (state, after))
     assert shapes[0] == shapes[1]
     assert step_metrics.loss.total.shape == ()
@@ -246,3 +250,18 @@ def test_a_width_that_no_heads_fill_is_refused_before_data_are_read(name):
     data = {flag: "/no/such" for flag in ("source", "text") if flag in known}
     with pytest.raises(ValueError, match="^--width: expected a multiple of (32|64),"):
         make(width=40, **data)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_beyond_the_memory_is_refused_before_data_are_read(
+    name, tmp_path, monkeypatch
+):
+    make = importlib.import_module(f"experiments.{name}").experiment
+    known = flags.parameters(make)
+    if not {"depth", "width"} <= set(known):
+        pytest.skip("it has no depth and width of its own")
+    data: Any = {flag: "/no/such" for flag in ("source", "text") if flag in known}
+    monkeypatch.setattr(memory, "device_bytes", lambda: 2**34)
+    with pytest.raises(ValueError, match="expected a model .* 16.0 GiB .* needs more"):
+        main.run(make, tmp_path, depth=128, width=2**14, **data)
+    assert not any(tmp_path.iterdir())

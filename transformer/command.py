@@ -297,6 +297,17 @@ def check_runs(make: ExperimentFn, arguments: Mapping[str, Any]) -> None:
                 raise ValueError(f"--{name}: {error}") from None
 
 
+def check_memory(make: ExperimentFn, arguments: Mapping[str, Any], mesh: Any) -> None:
+    """Raise ValueError for a depth and width beyond the memory of `mesh`, before data
+    are read. A model that is not of this library is checked once it is made."""
+    from transformer.training import declaration, memory
+
+    slot = declaration.slots(make).get("model")
+    model = getattr(slot and slot.default, "func", slot and slot.default)
+    if getattr(model, "__module__", "").startswith("transformer."):
+        memory.check_weights(memory.least_weights(arguments), mesh.size)
+
+
 def make_experiment(
     make: ExperimentFn, arguments: Mapping[str, Any], workdir: Path
 ) -> Any:

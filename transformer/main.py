@@ -88,6 +88,7 @@ def run(
     defaults |= {name: source[name] for name in defaults if name in source}
     chosen = flags.derive(make, flags.from_json(make, {**defaults, **arguments}))
     command.check_runs(make, chosen)
+    command.check_memory(make, chosen, mesh)
     with jax.set_mesh(mesh), signals.restore_handlers():
         experiment = command.make_experiment(make, chosen, workdir)
         if _is_finished(workdir, experiment.steps):
@@ -160,6 +161,8 @@ def _execute(parsed: Command, make: ExperimentFn) -> int:
     if parsed.verb in ("train", "report"):
         command.check_runs(make, parsed.experiment_flags)
     mesh = launch.parse_mesh(parsed.common["mesh"])
+    if parsed.verb in ("train", "benchmark"):
+        command.check_memory(make, parsed.experiment_flags, mesh)
     # What a verb of its own prints may be the content of a file.
     if (parsed.verb in _VERBS or sys.stdout.isatty()) and jax.process_index() == 0:
         name = flags.name_of(make)

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -168,10 +169,36 @@ def test_pieces_encode_to_the_tokens_of_the_whole(each, seed):
     np.testing.assert_array_equal(encoded, whole)
 
 
-def test_many_pieces_keep_their_order(each):
+def test_many_pieces_keep_their_order(each, monkeypatch):
+    """By threads; and by one where they would wait for each other's memory."""
     pieces = [f"{number} {WORDS}" for number in range(50)]
+    monkeypatch.setattr(tokenizers, "_GROUP_CHARACTERS", 3 * len(pieces[0]))
+    monkeypatch.setattr(tokenizers, "_THREADS", 3)
+    pools = []
+
+    def pool(workers):
+        pools.append(workers)
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr(tokenizers, "ThreadPoolExecutor", pool)
     encoded = each["bpe"].encode_pieces(pieces)
     assert [each["bpe"].decode(tokens) for tokens in encoded] == pieces
+    monkeypatch.setattr(tokenizers.cpu_tuning, "has_one_arena", lambda: True)
+    for tokens, again in zip(encoded, each["bpe"].encode_pieces(pieces), strict=True):
+        np.testing.assert_array_equal(tokens, again)
+    assert pools == [3]
+
+
+@pytest.mark.parametrize("sizes", [[3, 3, 3, 3, 1], [9, 1, 7, 2, 6], [7], [0, 0, 6]])
+def test_pieces_are_encoded_in_groups_of_a_size(sizes, monkeypatch):
+    monkeypatch.setattr(tokenizers, "_GROUP_CHARACTERS", 6)
+    pieces = ["x" * size for size in sizes]
+    groups = tokenizers._groups(pieces)
+    assert [piece for group in groups for piece in group] == pieces
+    for group, after in zip(groups, [*groups[1:], None], strict=True):
+        assert len(group) == 1 or sum(map(len, group)) <= 6
+        # The next piece would not have fitted.
+        assert after is None or sum(map(len, group)) + len(after[0]) > 6
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe"])

@@ -13,7 +13,7 @@ import tiny_experiment
 
 import transformer
 from transformer import command, main
-from transformer.training import checkpoint, loop, optimizers, warm_start, workdir
+from transformer.training import loop, optimizers, warm_start, workdir
 
 INTERVALS = loop.Intervals(log=2, evaluate=4, checkpoint=2)
 run = partial(main.run, tiny_experiment.experiment, intervals=INTERVALS)
@@ -35,11 +35,8 @@ def test_a_run_starts_from_the_parameters_of_another(source, tmp_path, capsys):
     folder, state = source
     experiment = tiny_experiment.experiment(width=4, init_from=folder)
     mesh = main.launch.parse_mesh("")
-    checkpoints = checkpoint.open_(
-        tmp_path / "none", loop.checkpoint_identity(experiment)
-    )
     with jax.set_mesh(mesh):
-        first = loop.restore_or_init(experiment, checkpoints, mesh)
+        first = loop.first_state(experiment, mesh)
     assert_equal(first.params, state.params)
     assert int(first.step) == 0
     fresh = tiny_experiment.experiment(width=4).optimizer.init(state.params)

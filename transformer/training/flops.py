@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.interpreters import partial_eval
 
 from transformer.training.experiment import Experiment
+from transformer.training.update import param_shapes
 
 # What `network/kernels/onednn` calls, whose products are no part of the program.
 ONEDNN_PRODUCT = "__onednn$matmul"
@@ -25,7 +26,7 @@ def per_row(experiment: Experiment) -> float:
     matrix products of the loss, once forward and once for the gradient of each operand
     (Kaplan et al. 2020, arXiv 2001.08361, section 2.1)."""
     key = jax.random.key(0)
-    params = jax.eval_shape(experiment.init, key)
+    params = param_shapes(experiment)
     # A whole batch: losses may depend on its size (meshes, contrastive pairs).
     rows = experiment.batch_size
     batch = experiment.batch(0, range(rows))

@@ -58,18 +58,14 @@ def checkpoint_identity(experiment: Experiment) -> checkpoint.Identity:
     )
 
 
-def restore_or_init(experiment: Experiment, checkpoints: Any, mesh: Mesh) -> State:
-    """The state of the newest intact checkpoint, or the state before the first step,
-    with the parameters of the experiment's `warm_start`."""
-    state = _restore(experiment, checkpoints, mesh)
-    if state is None:
-        state = init_sharded_state(experiment, mesh)
-        if experiment.warm_start is None:
-            return state
-        params = experiment.warm_start.apply(state.params)
-        return init_sharded_state(experiment, mesh, params)
-    print(f"resuming from step {int(state.step)}", flush=True)
-    return state
+def first_state(experiment: Experiment, mesh: Mesh) -> State:
+    """The state before the first step, with the parameters of the experiment's
+    `warm_start`."""
+    state = init_sharded_state(experiment, mesh)
+    if experiment.warm_start is None:
+        return state
+    params = experiment.warm_start.apply(state.params)
+    return init_sharded_state(experiment, mesh, params)
 
 
 def _restore(
@@ -225,13 +221,10 @@ def train(
         checkpoints = checkpoint.open_(
             folder / checkpoint.FOLDER, checkpoint_identity(experiment)
         )
-        state = restore_or_init(experiment, checkpoints, mesh)
-        program: Any = None
-        faults.arm_watchdog()
-        batch_at = batching.sharded_batches(
-            experiment.batch, experiment.batch_size, mesh
-        )
-        start = int(state.step)
+        state = _restore(experiment, checkpoints, mesh)
+        start = 0 if state is None else int(state.step)
+        if state is not None:
+            print(f"resuming from step {start}", flush=True)
         outputs = Outputs(
             experiment,
             folder,
@@ -239,6 +232,13 @@ def train(
             intervals=intervals,
             mesh=mesh,
             start=start,
+        )
+        # After what says how long the run will take: it is compiled.
+        state = first_state(experiment, mesh) if state is None else state
+        program: Any = None
+        faults.arm_watchdog()
+        batch_at = batching.sharded_batches(
+            experiment.batch, experiment.batch_size, mesh
         )
         batches = batching.prefetch(batch_at, range(start, experiment.steps))
         try:

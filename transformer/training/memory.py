@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from transformer.training import faults
+
+# The least weights of a block, for each square of its width: of the MLP, 4 times as
+# wide or gated and 8/3 as wide; where a flag states that, of queries and outputs.
+BLOCK_WEIGHTS = 8
+ATTENTION_WEIGHTS = 2
 
 
 def state_bytes(abstract_state: Any, gradient_dtype: str = "float32") -> int:
@@ -77,6 +82,21 @@ def check(abstract_state: Any, gradient_dtype: str = "float32") -> None:
     needs, there = state_bytes(abstract_state, gradient_dtype), device_bytes()
     if there is not None and needs > there:
         raise _too_large(_gib(needs), there)
+
+
+def least_weights(sizes: Mapping[str, Any]) -> int:
+    """Of a model of this library with these sizes, by the names of their flags;
+    0 for one without `depth` and `width`."""
+    of_block = ATTENTION_WEIGHTS if "expert_width" in sizes else BLOCK_WEIGHTS
+    return sizes.get("depth", 0) * of_block * sizes.get("width", 0) ** 2
+
+
+def check_weights(count: int, devices: int) -> None:
+    """Raise the ValueError of `check` where so many weights in float32, and their
+    gradients in bfloat16, do not fit on `devices` devices."""
+    needs, there = count * (4 + 2) // devices, device_bytes()
+    if there is not None and needs > there:
+        raise _too_large(f"more than {_gib(needs)}", there)
 
 
 def _too_large(needs: str, there: int) -> ValueError:

@@ -70,6 +70,16 @@ def _trace(experiment: Experiment, mesh: Mesh) -> tuple[Any, State]:
     return _last[0][1:]
 
 
+def param_shapes(experiment: Experiment) -> Any:
+    """Shapes and dtypes of the parameters; those of the last `abstract_state` where it
+    is of this experiment."""
+    source = experiment.init, experiment.optimizer, experiment.seed
+    if _last and _last[0][0][:3] == source:
+        params = _last[0][2].params
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
+    return jax.eval_shape(experiment.init, jax.random.key(0))
+
+
 def _abstract_state(init: Callable[..., State], mesh: Mesh) -> State:
     shapes = jax.eval_shape(init, None)
     return jax.tree.map(

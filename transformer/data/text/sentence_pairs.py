@@ -60,7 +60,8 @@ def encode_pairs(tokenizer: Tokenizer, sources: Texts, targets: Texts) -> list[P
 
     def encode(sentences: Texts) -> list[np.ndarray]:
         encoded = tokenizer.encode_pieces(list(sentences))
-        return [np.append(ids, tokenizer.end).astype(np.int32) for ids in encoded]
+        end = np.array([tokenizer.end], np.int32)
+        return [np.concatenate([ids, end]) for ids in encoded]
 
     both = zip(encode(sources), encode(targets), strict=True)
     return [Pair(source, target) for source, target in both]

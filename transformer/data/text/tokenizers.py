@@ -20,13 +20,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer import checks, storage
+from transformer import checks, cpu_tuning, storage
 from transformer.data.text import documents
 
 FILE = "tokenizer.json"
 VERSION = "3"
 TRAINING_CHARACTERS = 200_000_000
-_GROUP = 4
+# Of the pieces that one thread encodes at once: a call for each sentence would take
+# longer than its encoding.
+_GROUP_CHARACTERS = 2**16
 _THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -192,13 +194,26 @@ def byte_letters() -> dict[str, int]:
     return letters | {chr(0x100 + place): value for place, value in enumerate(others)}
 
 
+def _groups(pieces: Sequence[str]) -> list[Sequence[str]]:
+    """Consecutive pieces together up to `_GROUP_CHARACTERS`, and at least one."""
+    ends = np.cumsum([len(piece) for piece in pieces])
+    groups, start = [], 0
+    while start < len(pieces):
+        before = ends[start - 1] if start else 0
+        stop = int(np.searchsorted(ends, before + _GROUP_CHARACTERS, side="right"))
+        groups.append(pieces[start : max(stop, start + 1)])
+        start = max(stop, start + 1)
+    return groups
+
+
 def _from_model(
-    model: dict[str, Any], target_vocab_size: int, threads: int = _THREADS
+    model: dict[str, Any], target_vocab_size: int, threads: int | None = None
 ) -> Tokenizer:
     """The tokenizer of a `tokenizers` model, given as JSON.
 
     target_vocab_size: what it was trained for; its text may have given fewer tokens.
-    threads: that encode.
+    threads: that encode; as many as there are cores, up to 8, if not given, but one
+        where they would wait for each other's memory.
     """
     made = library().Tokenizer.from_str(json.dumps(model))
     letters = byte_letters()
@@ -215,11 +230,11 @@ def _from_model(
     def encode_pieces(pieces: Sequence[str]) -> list[np.ndarray]:
         if len(pieces) < 2:
             return encode_group(pieces)
-        starts = range(0, len(pieces), _GROUP)
-        groups = [pieces[start : start + _GROUP] for start in starts]
-        if threads == 1:
+        groups = _groups(pieces)
+        workers = threads or (1 if cpu_tuning.has_one_arena() else _THREADS)
+        if workers == 1:
             return [array for group in groups for array in encode_group(group)]
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(workers) as pool:
             return [
                 array for group in pool.map(encode_group, groups) for array in group
             ]
@@ -256,10 +271,10 @@ def _train_bpe(library: Any, text: documents.TextDataset, vocab_size: int) -> To
 
 
 def from_bytes(
-    content: bytes, *, name: str = FILE, threads: int = _THREADS
+    content: bytes, *, name: str = FILE, threads: int | None = None
 ) -> Tokenizer:
     """The tokenizer of `to_bytes`; ValueError if its content or hash is wrong. threads:
-    that encode with a BPE."""
+    that encode with a BPE, as in `_from_model`."""
     try:
         body = storage.parse_json(content)
         stored = body.pop("hash")
