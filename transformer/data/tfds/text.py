@@ -28,8 +28,9 @@ FORMAT = "array_record"
 # Each after twice the time of the one before, from 0.4 s on: 6 s. TFDS makes 10, with
 # which a machine without network says so after three minutes and a half.
 RETRIES = 5
-# Read at once, since each read starts threads: as many examples as have so many bytes.
-READ_BYTES, MOST_EXAMPLES = 2**22, 4096
+# Read at once, since each read starts threads: as many examples as have so many bytes;
+# few where TFDS does not know their bytes.
+READ_BYTES, MOST_EXAMPLES, UNKNOWN_BYTES = 2**22, 4096, 2**16
 
 
 def _first_line(error: Exception) -> str:
@@ -201,7 +202,7 @@ def examples(builder: Any, split: tuple[str, int, int]) -> Iterator[tuple[str, A
     """(place, example) of each example of a TFDS split, first to one past the last."""
     part, start, stop = split
     source, info = builder.as_data_source(split=part), builder.info.splits[part]
-    one = max(1, int(info.num_bytes) // max(1, info.num_examples))
+    one = int(info.num_bytes) // max(1, info.num_examples) or UNKNOWN_BYTES
     at_once = min(max(1, READ_BYTES // one), MOST_EXAMPLES)
     for first in range(start, stop, at_once):
         numbers = range(first, min(first + at_once, stop))
