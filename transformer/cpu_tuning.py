@@ -137,18 +137,18 @@ def _keep_memory() -> tuple[tuple[str, ...], tuple[str, ...]]:
         return (), ("no mallopt in this C library",)
     # Each option helps by itself: a refused one does not end the loop.
     accepted = [name for name, option in MALLOPT.items() if mallopt(*option) == 1]
-    _set.update(accepted)
+    _options.update(accepted)
     return tuple(accepted), ()
 
 
-# The allocator options of this process.
-_set: set[str] = set()
+# The allocator options that this process has set.
+_options: set[str] = set()
 
 
 def has_one_arena() -> bool:
     """Whether all threads of this process allocate from one arena: those that allocate
     much wait for each other, and two are slower than one."""
-    return "M_ARENA_MAX" in _set
+    return "M_ARENA_MAX" in _options
 
 
 def _default_flags() -> list[str]:

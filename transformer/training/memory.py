@@ -85,8 +85,8 @@ def check(abstract_state: Any, gradient_dtype: str = "float32") -> None:
 
 
 def least_weights(sizes: Mapping[str, Any]) -> int:
-    """Of a model of this library with these sizes, by the names of their flags;
-    0 for one without `depth` and `width`."""
+    """The fewest weights that a model of this library has with these sizes, by the
+    names of their flags; 0 without `depth` and `width`."""
     of_block = ATTENTION_WEIGHTS if "expert_width" in sizes else BLOCK_WEIGHTS
     return sizes.get("depth", 0) * of_block * sizes.get("width", 0) ** 2
 
